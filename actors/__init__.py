@@ -1,0 +1,1 @@
+"""The thin Ray shell: each actor builds an engine object and delegates."""

@@ -1,0 +1,1 @@
+"""All logic of sendfleet in plain Python: no Ray, no actor."""

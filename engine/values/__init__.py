@@ -1,0 +1,1 @@
+"""Frozen values that every room shares. Imports only the standard library and msgpack."""

@@ -1,0 +1,47 @@
+"""Build the Cython kernels of `native/`.
+
+Everything else about the distribution is in pyproject.toml. The environment variable SENDFLEET_BUILD chooses:
+  release    (default) -O3, no run-time checks
+  debug      bounds, wraparound and overflow checks on, assertions on, -O1 -g
+  sanitised  as debug, with AddressSanitizer and UndefinedBehaviorSanitizer
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+BUILD = os.environ.get("SENDFLEET_BUILD", "release")
+FLAGS = {
+    "release": (["-O3", "-fno-strict-aliasing"], []),
+    "debug": (["-O1", "-g", "-DSENDFLEET_DEBUG=1"], []),
+    "sanitised": (
+        ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-DSENDFLEET_DEBUG=1"],
+        ["-fsanitize=address,undefined"],
+    ),
+}
+if BUILD not in FLAGS:
+    raise SystemExit(f"SENDFLEET_BUILD={BUILD!r}: allowed are {', '.join(FLAGS)}")
+compile_args, link_args = FLAGS[BUILD]
+CHECKED = BUILD != "release"
+
+extensions = [
+    Extension(f"native.{path.stem}", [str(path)], extra_compile_args=compile_args, extra_link_args=link_args)
+    for path in sorted(Path("native").glob("*.pyx"))
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": CHECKED,
+            "wraparound": CHECKED,
+            "cdivision": not CHECKED,
+            "overflowcheck": CHECKED,
+            "initializedcheck": CHECKED,
+            "embedsignature": True,
+        },
+    )
+)

@@ -1,0 +1,21 @@
+"""A clock that moves only when told."""
+
+
+class ManualClock:
+    def __init__(self, wall_ms: int = 1_800_000_000_000, monotonic_ns: int = 1_000_000_000) -> None:
+        self._wall_ms = wall_ms
+        self._monotonic_ns = monotonic_ns
+
+    def wall_ms(self) -> int:
+        return self._wall_ms
+
+    def monotonic_ns(self) -> int:
+        return self._monotonic_ns
+
+    def advance(self, seconds: float) -> None:
+        self._wall_ms += round(seconds * 1e3)
+        self._monotonic_ns += round(seconds * 1e9)
+
+    def step_wall(self, seconds: float) -> None:
+        """A jump of the wall clock alone, as an NTP step makes."""
+        self._wall_ms += round(seconds * 1e3)
