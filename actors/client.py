@@ -1,0 +1,188 @@
+"""The Python client: submit mail, ask what became of it.
+
+    client = connect("fleet.yaml")
+    receipt = client.submit([Message(sender="a@example.com", recipients=("b@example.org",), body=...)])
+
+A receipt means that the messages are on disk in a region. A batch whose answer was lost is sent again to the same
+region under the same key until it answers, so it is accepted once; only a batch that no region has seen is routed
+to another.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import ray
+
+from actors.deploy import LocalCluster, call, connect_ray, find
+from actors.names import FLEET, region_actor
+from engine.config.load import load_fleet
+from engine.config.schema import FleetConfig
+from engine.values.ids import region_of
+from engine.values.message import CampaignChunk, CampaignTemplate, Message, Receipt
+from engine.values.submission import decode_receipt, encode_submission
+
+log = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_S = 30.0
+GIVE_UP_S = 120.0
+FIRST_DELAY_S = 0.05
+MAX_DELAY_S = 2.0
+
+
+class AsyncClient:
+    """The client for code that runs on an event loop. Safe to use from many tasks at once."""
+
+    def __init__(self, config: FleetConfig) -> None:
+        self.config = config
+        self._numbers = {region.number: region.name for region in config.regions}
+        self._handles: dict[str, Any] = {}
+        self._next = int.from_bytes(os.urandom(4), "big")
+
+    async def submit(self, batch: Sequence[Message], *, key: bytes | None = None) -> Receipt:
+        """Submit up to a few hundred messages. `key` (16 bytes) makes the batch idempotent across processes."""
+        region = self._choose(key)
+        header, blob = encode_submission(batch, key or os.urandom(16))
+        return decode_receipt(await self._persist(region, "accept", header, blob))
+
+    async def submit_encoded(self, region: str, header: bytes, blob: bytes) -> Receipt:
+        """Submit a batch that was encoded before (benches)."""
+        return decode_receipt(await self._persist(region, "accept", header, blob))
+
+    def _choose(self, key: bytes | None) -> str:
+        names = [region.name for region in self.config.regions]
+        if key is not None:
+            return max(names, key=lambda name: hashlib.sha256(key + name.encode()).digest())
+        self._next += 1
+        return names[self._next % len(names)]
+
+    def _region(self, name: str) -> Any:
+        handle = self._handles.get(name)
+        if handle is None:
+            handle = self._handles[name] = find(region_actor(name))
+        return handle
+
+    async def _persist(self, region: str, method: str, *args: Any) -> Any:
+        """Call one region until it answers: its calls are idempotent, another region's would not be."""
+        deadline = time.monotonic() + GIVE_UP_S
+        delay_s = FIRST_DELAY_S
+        while True:
+            try:
+                return await call(self._region(region), method, *args, timeout_s=ANSWER_TIMEOUT_S)
+            except (ConnectionError, TimeoutError) as error:
+                if time.monotonic() > deadline:
+                    raise ConnectionError(
+                        f"region {region} gave no answer for {GIVE_UP_S:.0f} s; the outcome of {method} is unknown"
+                    ) from error
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, MAX_DELAY_S)
+
+    # the port of engine.campaign.sender
+
+    async def put_campaign(self, region: str, template: CampaignTemplate, field_names: Sequence[str]) -> int:
+        record = msgpack.packb(
+            {
+                "campaign": template.campaign,
+                "tenant": template.tenant,
+                "stream": int(template.stream),
+                "sender": template.sender,
+                "field_names": list(field_names),
+                "template": {
+                    "header_from": template.header_from,
+                    "subject": template.subject,
+                    "text": template.text,
+                    "html": template.html,
+                    "reply_to": template.reply_to,
+                    "headers": template.headers,
+                },
+            }
+        )
+        return int(await self._persist(region, "put_campaign", record))
+
+    async def progress(self, region: str, tenant: str, campaign: str) -> set[int]:
+        return set(await self._persist(region, "progress", tenant, campaign))
+
+    async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
+        data = msgpack.packb(
+            (campaign_no, chunk.number, chunk.digest, chunk.field_names, chunk.recipients, chunk.fields)
+        )
+        return decode_receipt(await self._persist(region, "accept_chunk", data))
+
+    # looking in
+
+    async def status(self, message_id: int) -> dict[str, object] | None:
+        """What is known of one message, or None if its region never accepted it."""
+        region = self._numbers.get(region_of(message_id))
+        if region is None:
+            return None
+        found: dict[str, object] | None = await call(self._region(region), "message_status", message_id)
+        return found
+
+    async def cancel(self, ids: Sequence[int]) -> int:
+        """Cancel queued messages that are not on the wire; returns how many were."""
+        by_region: dict[str, list[int]] = {}
+        for id_ in ids:
+            by_region.setdefault(self._numbers[region_of(id_)], []).append(id_)
+        counts = [int(await call(self._region(r), "cancel", group)) for r, group in by_region.items()]
+        return sum(counts)
+
+    async def snapshot(self) -> dict[str, Any]:
+        """The fleet's state: every region's counts and gauges."""
+        return dict(await call(find(FLEET), "snapshot"))
+
+    async def events(self, *, follow: bool = False) -> AsyncIterator[bytes]:
+        """Lines of the events logs on this machine, oldest first."""
+        offsets: dict[Path, int] = {}
+        root = Path(self.config.events.directory)
+        while True:
+            for path in sorted(root.glob("*/events-*.jsonl")):
+                with path.open("rb") as file:
+                    file.seek(offsets.get(path, 0))
+                    for line in file:
+                        if not line.endswith(b"\n"):
+                            break
+                        offsets[path] = offsets.get(path, 0) + len(line)
+                        yield line
+            if not follow:
+                return
+            await asyncio.sleep(0.2)
+
+
+class Client:
+    """The same for code without an event loop."""
+
+    def __init__(self, config: FleetConfig) -> None:
+        self._loop = asyncio.new_event_loop()
+        self.asynchronous = AsyncClient(config)
+
+    def submit(self, batch: Sequence[Message], *, key: bytes | None = None) -> Receipt:
+        return self._loop.run_until_complete(self.asynchronous.submit(batch, key=key))
+
+    def status(self, message_id: int) -> dict[str, object] | None:
+        return self._loop.run_until_complete(self.asynchronous.status(message_id))
+
+    def cancel(self, ids: Sequence[int]) -> int:
+        return self._loop.run_until_complete(self.asynchronous.cancel(ids))
+
+    def snapshot(self) -> dict[str, Any]:
+        return self._loop.run_until_complete(self.asynchronous.snapshot())
+
+    def close(self) -> None:
+        self._loop.close()
+        ray.shutdown()
+
+
+def connect(fleet: str | Path | FleetConfig, address: str | None = None) -> Client:
+    """Connect to the fleet of a fleet.yaml; `address` is the Ray address, by default the fleet on this machine.
+
+    actors.environment.prepare(config) must have run in this process before this module was imported.
+    """
+    config = fleet if isinstance(fleet, FleetConfig) else load_fleet(fleet)
+    connect_ray(address or LocalCluster(config).address())
+    return Client(config)

@@ -1,0 +1,32 @@
+"""Names of the actors in Ray, all in one namespace."""
+
+from engine.region.ports import PoolName
+
+NAMESPACE = "sendfleet"
+FLEET = "fleet"
+
+
+def region_actor(region: str) -> str:
+    return f"region:{region}"
+
+
+def source_actor(source: str) -> str:
+    return f"source:{source}"
+
+
+def pool_actor(region: str, name: PoolName) -> str:
+    return f"pool:{region}:{name}"
+
+
+def parse_pool(actor_name: str, region: str) -> PoolName | None:
+    """The pool that an actor name stands for, or None if it is not a pool of this region."""
+    prefix = f"pool:{region}:"
+    if not actor_name.startswith(prefix):
+        return None
+    provider, _, shard = actor_name[len(prefix) :].rpartition(".")
+    return PoolName(provider, int(shard))
+
+
+def placement(region: str) -> str:
+    """The custom resource that the nodes of a region carry."""
+    return f"region:{region}"

@@ -1,0 +1,1 @@
+"""One region's engine: admission, the ready windows, dispatch to pools, settlement, the events log. No Ray."""

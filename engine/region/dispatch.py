@@ -1,0 +1,214 @@
+"""From the scheduler's decisions to the pools: takes batches, makes them durable, hands them over, within credits.
+
+One feed per pool. A batch is handed over only after its in-flight record and the daily counters it charges are on
+disk, so a crash can never send a message twice without a mark, nor grant a daily cap twice. Batches overlap: while
+one record is syncing, the next is taken.
+
+A pool that dies is noticed by the launcher (process death, milliseconds). Everything it held goes back to the due
+index at once, marked as possibly sent, because its last words are unknown.
+"""
+
+import asyncio
+import logging
+import struct
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+import msgpack
+
+from engine.config.schema import LimitsConfig
+from engine.region.ports import PoolLauncher, PoolName, PoolPort
+from engine.region.sites import Sites
+from engine.region.windows import Windows
+from engine.values.clock import Clock
+from native.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+ENTRY = struct.Struct("<QqIHHIIQ")
+ID = struct.Struct("<Q")
+MIN_INTERVAL_S = 0.002
+RESEND_DELAY_S = 0.05
+
+
+class DispatchLog(Protocol):
+    """The part of the spool that makes a dispatch durable."""
+
+    def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> Awaitable[None]: ...
+
+
+class PoolFeed:
+    """One pool as its region sees it."""
+
+    __slots__ = ("batches", "name", "number", "outstanding", "port", "started", "task", "wake")
+
+    def __init__(self, number: int, name: PoolName) -> None:
+        self.number = number
+        self.name = name
+        self.port: PoolPort | None = None
+        self.outstanding = 0
+        self.batches = 0
+        self.wake = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.started = False
+
+
+class Dispatcher:
+    """Feeds every pool of a region."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        windows: Windows,
+        sites: Sites,
+        spool: DispatchLog,
+        launcher: PoolLauncher,
+        clock: Clock,
+        limits: LimitsConfig,
+        epoch: int,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        lost: Callable[[list[int]], Awaitable[None]],
+        day_of: Callable[[], int],
+    ) -> None:
+        self._scheduler = scheduler
+        self._windows = windows
+        self._sites = sites
+        self._spool = spool
+        self._launcher = launcher
+        self._clock = clock
+        self._limits = limits
+        self._epoch = epoch
+        self._spawn = spawn
+        self._lost = lost
+        self._day_of = day_of
+        self._feeds: dict[int, PoolFeed] = {}
+        self._batch_no = 0
+        self.paused = False
+
+    def wake(self, pool: int) -> None:
+        """Something changed for this pool: messages became ready, or room was made."""
+        feed = self._feeds.get(pool)
+        if feed is None:
+            name = PoolName(self._sites.pools.name(pool))
+            feed = self._feeds[pool] = PoolFeed(pool, name)
+            feed.task = self._spawn(self._run(feed))
+        feed.wake.set()
+
+    def wake_all(self) -> None:
+        for feed in self._feeds.values():
+            feed.wake.set()
+
+    def attach(self, name: PoolName, port: PoolPort) -> None:
+        """A pool that outlived the former incarnation of this region."""
+        number = self._sites.pools.number(name.provider)
+        feed = PoolFeed(number, name)
+        feed.port = port
+        feed.started = True
+        self._feeds[number] = feed
+        feed.task = self._spawn(self._run(feed))
+
+    async def acknowledge(self, provider: str, sequence: int) -> None:
+        feed = self._feeds.get(self._sites.pools.number(provider))
+        if feed is not None and feed.port is not None:
+            await feed.port.acknowledge(sequence)
+
+    def finished(self, pool: int, count: int) -> None:
+        """So many messages of the pool are settled or given back: credits return."""
+        feed = self._feeds.get(pool)
+        if feed is not None:
+            feed.outstanding -= count
+            feed.wake.set()
+
+    def outstanding(self) -> dict[str, int]:
+        return {str(feed.name): feed.outstanding for feed in self._feeds.values()}
+
+    async def _run(self, feed: PoolFeed) -> None:
+        while True:
+            await self._pause(feed)
+            feed.wake.clear()
+            if self.paused:
+                continue
+            if feed.port is None:
+                feed.port = await self._launcher.launch(feed.name, self._died)
+                await feed.port.resume(self._epoch)
+                feed.started = True
+            while self._take(feed):
+                await asyncio.sleep(0)
+
+    async def _pause(self, feed: PoolFeed) -> None:
+        """Wait until there may be something to take: an event, or the scheduler's next allowance."""
+        if feed.wake.is_set():
+            await asyncio.sleep(MIN_INTERVAL_S)
+            return
+        wake_ns = self._scheduler.next_wake_ns(feed.number)
+        timeout = None
+        if wake_ns >= 0:
+            timeout = max(MIN_INTERVAL_S, (wake_ns - self._clock.monotonic_ns()) / 1e9)
+        try:
+            await asyncio.wait_for(feed.wake.wait(), timeout)
+        except TimeoutError:
+            return
+
+    def _take(self, feed: PoolFeed) -> bool:
+        """Take one batch and start its way; returns whether another take may yield more at once."""
+        self._windows.refill(feed.number)
+        room = min(self._limits.batch, self._limits.pool_credits - feed.outstanding)
+        if room <= 0 or feed.port is None:
+            return False
+        entries = self._scheduler.take(feed.number, self._clock.monotonic_ns(), room)
+        count = len(entries) // ENTRY.size
+        if not count:
+            return False
+        feed.outstanding += count
+        feed.batches += 1
+        self._batch_no += 1
+        self._spawn(self._hand_over(feed, feed.port, self._batch_no, entries))
+        return count == room
+
+    async def _hand_over(self, feed: PoolFeed, port: PoolPort, batch_no: int, entries: bytes) -> None:
+        sites: dict[int, str] = {}
+        ids = bytearray()
+        daily: dict[str, int] = {}
+        for id_, _, site_no, source, _, _, _, _ in ENTRY.iter_unpack(entries):
+            ids += ID.pack(id_)
+            if site_no not in sites:
+                sites[site_no] = self._sites.site(site_no).name
+            site = self._sites.site(site_no)
+            if site.daily_cap is not None:
+                key = daily_key(source, site.name)
+                if key not in daily:
+                    daily[key] = self._day_of() << 40 | self._sites.used_today(site, source)
+        await self._spool.dispatch(batch_no, bytes(ids), daily)
+        header = msgpack.packb({"batch": batch_no, "epoch": self._epoch, "sites": sites})
+        while True:
+            try:
+                await port.deliver(header, entries)
+                return
+            except ConnectionError as error:
+                # the pool drops a batch number it has seen, so sending again is safe while it lives
+                if feed.port is not port:
+                    return
+                log.warning("pool %s: hand-over of batch %d: %s", feed.name, batch_no, error)
+                await asyncio.sleep(RESEND_DELAY_S)
+
+    def _died(self, name: PoolName) -> None:
+        number = self._sites.pools.number(name.provider)
+        feed = self._feeds.get(number)
+        if feed is None:
+            return
+        log.warning("pool %s died with %d messages in flight", name, feed.outstanding)
+        feed.port = None
+        feed.outstanding = 0
+        held = self._scheduler.in_flight_of(number)
+        ids = [id_ for (id_,) in ID.iter_unpack(held)]
+        self._spawn(self._requeue(feed, ids))
+
+    async def _requeue(self, feed: PoolFeed, ids: list[int]) -> None:
+        await self._lost(ids)
+        feed.wake.set()
+
+
+def daily_key(source: int, site: str) -> str:
+    """State key of today's count of one source at one site; the value is `day << 40 | used`."""
+    return f"daily/{source}/{site}"

@@ -1,0 +1,109 @@
+"""The events log: JSON lines, shipped at least once from the spool's outbox, outside the mail path.
+
+An event is written to the outbox in the same transaction as the outcome it records. Here it is appended to
+`events-NNNNNN.jsonl`, and trimmed from the outbox after the append. A crash between the two repeats some lines: each
+carries its outbox number, so a reader can drop what it has seen.
+"""
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from engine.values.ids import format_id
+from engine.values.outcome import OutcomeKind
+from engine.values.stream import Stream
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 0.1
+CHUNK = 512
+
+
+class Outbox(Protocol):
+    def read_outbox(self, limit: int) -> list[tuple[int, list[list[Any]]]]: ...
+
+    def trim_outbox(self, upto_seq: int) -> object: ...
+
+
+class EventLog:
+    """Ships one spool's events into files of at most `max_file` bytes each."""
+
+    def __init__(self, outbox: Outbox, directory: Path, max_file: int) -> None:
+        self._outbox = outbox
+        self._directory = directory
+        self._max_file = max_file
+        self._task: asyncio.Task[None] | None = None
+        self._shipped = 0
+
+    def start(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                shipped = self.ship()
+            except OSError as error:
+                # mail goes on; the events stay in the outbox until there is room for them again
+                log.error("events log %s: %s", self._directory, error)
+                shipped = 0
+            await asyncio.sleep(0.002 if shipped else IDLE_S)
+
+    def ship(self) -> int:
+        """Move one chunk of the outbox into the log; returns how many events."""
+        chunks = [chunk for chunk in self._outbox.read_outbox(CHUNK) if chunk[0] > self._shipped]
+        if not chunks:
+            return 0
+        lines = []
+        for sequence, events in chunks:
+            lines.extend(event_line(sequence, event) for event in events)
+        with self._current().open("ab") as file:
+            file.write(b"".join(lines))
+        self._shipped = chunks[-1][0]
+        self._outbox.trim_outbox(self._shipped)
+        return len(lines)
+
+    def _current(self) -> Path:
+        files = sorted(self._directory.glob("events-*.jsonl"))
+        if not files:
+            return self._directory / "events-000001.jsonl"
+        last = files[-1]
+        if os.stat(last).st_size < self._max_file:
+            return last
+        return self._directory / f"events-{int(last.stem.split('-')[1]) + 1:06d}.jsonl"
+
+
+def event_line(sequence: int, event: list[Any]) -> bytes:
+    """One event as a JSON line; the fields are those of docs/events.md."""
+    (at_ms, kind, id_, code, enhanced, text, host, source, flags, attempts, recipient, stream, tenant, campaign) = (
+        event
+    )
+    return orjson.dumps(
+        {
+            "seq": sequence,
+            "at_ms": at_ms,
+            "event": str(OutcomeKind(kind)),
+            "id": format_id(id_),
+            "recipient": recipient,
+            "stream": str(Stream(stream)),
+            "tenant": tenant,
+            "campaign": campaign,
+            "code": code,
+            "enhanced": enhanced,
+            "text": text,
+            "host": host,
+            "source": source,
+            "attempt": attempts,
+            "possible_duplicate": bool(flags & 1),
+        },
+        option=orjson.OPT_APPEND_NEWLINE,
+    )

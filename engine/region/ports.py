@@ -1,0 +1,52 @@
+"""What a region needs from the outside world: pools to deliver with, and somebody who starts them.
+
+In production these are Ray actors (actors/), in one process plain objects; the region cannot tell the difference.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class PoolPort(Protocol):
+    """One provider pool, as the region that feeds it sees it."""
+
+    async def resume(self, epoch: int) -> bytes:
+        """Attach this incarnation of the region; the answer lists what is on the wire and what is unreported."""
+
+    async def deliver(self, header: bytes, entries: bytes) -> None:
+        """Take a batch over. An error means that it is unknown whether the pool took it."""
+
+    async def acknowledge(self, sequence: int) -> None:
+        """Reports up to `sequence` are settled on disk."""
+
+    async def stop(self, deadline_s: float) -> None:
+        """Finish what is on the wire, report, and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolName:
+    """A pool of one region: the provider it serves and its shard."""
+
+    provider: str
+    shard: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.provider}.{self.shard}"
+
+
+class PoolLauncher(Protocol):
+    """Starts pools and watches over them."""
+
+    def launch(self, name: PoolName, on_death: Callable[[PoolName], None]) -> Awaitable[PoolPort]:
+        """Return the running pool of that name, started if there is none; `on_death` is called once, promptly."""
+
+    def survivors(self) -> Awaitable[list[PoolName]]:
+        """Pools of this region that are running now, started by an earlier incarnation."""
+
+
+class SourcePort(Protocol):
+    """The owners of the sources (one actor each): they judge, the region enforces."""
+
+    async def observe(self, source: str, summary: bytes) -> bytes:
+        """Report what happened since the last report; the answer is the source's allowances (engine/reputation)."""

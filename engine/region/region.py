@@ -1,0 +1,519 @@
+"""A region: accepts mail onto disk, decides when and from where it goes, settles what became of it.
+
+Owns the spool (as its single writer), the scheduler, the windows and the dispatcher. Does not know how a pool runs,
+what a socket is, or that Ray exists.
+
+Order of durable steps for one message: accepted (receipt after the sync) -> in-flight record -> on the wire ->
+settled. A crash between two of them loses nothing: after a restart what was in flight is due again, with the mark
+that it may have been sent (contract, promise 3).
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgpack
+
+from engine.config.schema import FleetConfig
+from engine.delivery.wire import decode_report, decode_resume
+from engine.providers.profiles import load_profiles
+from engine.region.admission import Admission
+from engine.region.dispatch import Dispatcher, daily_key
+from engine.region.ports import PoolLauncher, SourcePort
+from engine.region.retry import RetrySchedule
+from engine.region.sites import DAY_MS, Site, Sites
+from engine.region.suspensions import Suspensions
+from engine.region.windows import Windows
+from engine.routing.route import Failure, Route
+from engine.routing.router import Router
+from engine.spool.batches import AcceptBatch, CampaignRecord, ChunkBatch, Settlement
+from engine.spool.store import Spool
+from engine.values.address import AddressError, parse_address
+from engine.values.clock import Clock
+from engine.values.message import ItemError, Receipt
+from engine.values.outcome import Outcome, OutcomeKind, Scope
+from engine.values.reply import Reply
+from engine.values.stream import Stream
+from engine.values.submission import decode_submission, encode_receipt
+from native.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+TICK_S = 0.05
+OBSERVE_S = 0.25
+UNROUTABLE_BATCH = 500
+REROUTE_SCOPES = frozenset({Scope.SOURCE, Scope.NETBLOCK})
+FREE_SCOPES = frozenset({Scope.SOURCE, Scope.NETBLOCK, Scope.PROVIDER})
+
+
+@dataclass(frozen=True, slots=True)
+class RegionPorts:
+    """What a region is given: see engine/region/ports.py."""
+
+    launcher: PoolLauncher
+    sources: SourcePort
+
+
+class Region:
+    """One region (or shard of a region). All methods run on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        config: FleetConfig,
+        name: str,
+        spool: Spool,
+        router: Router,
+        ports: RegionPorts,
+        clock: Clock,
+        seed: int,
+    ) -> None:
+        self._config = config
+        self.name = name
+        self._spool = spool
+        self._router = router
+        self._ports = ports
+        self._clock = clock
+        self._rng = random.Random(seed)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._scheduler = Scheduler(seed=seed)
+        self._sites = Sites(
+            config=config,
+            region=name,
+            profiles=load_profiles(config.providers),
+            scheduler=self._scheduler,
+        )
+        streams = frozenset(
+            int(Stream.parse(str(stream))) for source in self._sites.sources.values() for stream in source.streams
+        )
+        self._retry = {int(stream): schedule_of(config, stream) for stream in Stream}
+        self._admission = Admission(
+            limits=config.limits,
+            streams=streams,
+            expire_ms={number: schedule.expire_ms for number, schedule in self._retry.items()},
+        )
+        self._streams = streams
+        self._windows = Windows(
+            index=spool,
+            scheduler=self._scheduler,
+            clock=clock,
+            limits=config.limits,
+            tenants=self._sites.tenants,
+            campaigns=self._sites.campaigns,
+            want_route=self._want_route,
+            expire=self._expire,
+            wake_pool=self._wake_pool,
+        )
+        self._dispatcher = Dispatcher(
+            scheduler=self._scheduler,
+            windows=self._windows,
+            sites=self._sites,
+            spool=_AwaitedSpool(spool),
+            launcher=ports.launcher,
+            clock=clock,
+            limits=config.limits,
+            epoch=spool.epoch,
+            spawn=self._spawn,
+            lost=self._lost,
+            day_of=lambda: self._clock.wall_ms() // DAY_MS,
+        )
+        self._suspensions = Suspensions(
+            scheduler=self._scheduler, sites=self._sites, spool=spool, clock=clock, sources=ports.sources
+        )
+
+    # -- life
+
+    async def start(self) -> None:
+        """Recover from the spool, attach the pools that outlived us, and begin to send."""
+        for number, domain, stream, tenant, campaign, first_due_ms in self._spool.queues():
+            if first_due_ms is not None:
+                self._windows.learn(number, domain, stream, tenant, campaign, first_due_ms)
+        await self._suspensions.restore()
+        for name in await self._ports.launcher.survivors():
+            port = await self._ports.launcher.launch(name, self._dispatcher._died)
+            state = decode_resume(await port.resume(self._spool.epoch))
+            await self._settle_outcomes(state.outcomes, batch_no=0)
+            self._windows.hold(state.in_progress)
+            self._dispatcher.attach(name, port)
+        self._spawn(self._tick())
+        self._spawn(self._observe())
+
+    async def stop(self) -> None:
+        """Stop sending and leave everything on disk. The spool is closed by whoever opened it."""
+        self._dispatcher.paused = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A background task that fails makes the region fail: its supervisor restarts it from the spool."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and self._failure is None:
+            self._failure = task.exception()
+            log.critical("region %s: a background task failed", self.name, exc_info=self._failure)
+
+    def check(self) -> None:
+        """Raise what made a background task fail, if one did."""
+        if self._failure is not None:
+            raise RuntimeError(f"region {self.name} has failed: {self._failure!r}") from self._failure
+
+    async def _tick(self) -> None:
+        while True:
+            self._sites.new_day(self._clock.wall_ms())
+            self._windows.tick()
+            await asyncio.sleep(TICK_S)
+
+    async def _observe(self) -> None:
+        while True:
+            await asyncio.sleep(OBSERVE_S)
+            await self._suspensions.exchange()
+
+    # -- mail in
+
+    async def accept(self, header: bytes, blob: bytes) -> bytes:
+        """Accept a batch (engine/values/submission.py). The answer is a receipt: what it names is on disk."""
+        self.check()
+        submission = decode_submission(header, len(blob))
+        now_ms = self._clock.wall_ms()
+        admitted = self._admission.admit(submission, now_ms)
+        ids: list[Sequence[int]] = [()] * len(submission.items)
+        repeated = False
+        if admitted.items:
+            result = await _wrap(
+                self._spool.accept(
+                    AcceptBatch(batch_key=submission.batch_key, items=admitted.items, blob=blob)
+                )
+            )
+            repeated = result.repeated
+            for position, item_ids in zip(admitted.positions, result.ids, strict=True):
+                ids[position] = item_ids
+            if result.due_keys:
+                self._learn(result.due_keys, admitted.items)
+                self._windows.offer(result.due_keys, self._clock.wall_ms())
+        return encode_receipt(
+            Receipt(
+                region=self.name,
+                ids=tuple(tuple(item) for item in ids),
+                errors=tuple(admitted.errors),
+                repeated=repeated,
+            )
+        )
+
+    def _learn(self, due_keys: Sequence[bytes], items: Sequence[Any]) -> None:
+        """Due keys stand in the order of (item, recipient): make the queues of new ones known."""
+        position = 0
+        for item in items:
+            for domain in item.domains:
+                if position == len(due_keys):
+                    return
+                number = int.from_bytes(due_keys[position][:4], "big")
+                if self._windows.get(number) is None:
+                    self._windows.learn(number, domain, item.stream, item.tenant, item.campaign)
+                position += 1
+
+    async def put_campaign(self, record: bytes) -> int:
+        """Store a campaign's template (msgpack of CampaignRecord's fields); returns its number here."""
+        self.check()
+        campaign = CampaignRecord(**msgpack.unpackb(record))
+        if campaign.stream not in self._streams:
+            raise ValueError(f"stream {Stream(campaign.stream)}: no source of region {self.name} serves it")
+        return await _wrap(self._spool.put_campaign(campaign))
+
+    def progress(self, tenant: str, campaign: str) -> list[int]:
+        """Numbers of the campaign's chunks that are safe in this region."""
+        return sorted(self._spool.campaign_progress(tenant, campaign))
+
+    async def accept_chunk(self, data: bytes) -> bytes:
+        """Accept a campaign chunk: msgpack [campaign_no, number, digest, field_names, recipients, fields]."""
+        self.check()
+        campaign_no, number, digest, _, recipients, fields = msgpack.unpackb(data)
+        campaign = self._spool.campaign(campaign_no)
+        now_ms = self._clock.wall_ms()
+        good: list[int] = []
+        addresses: list[str] = []
+        domains: list[str] = []
+        errors: list[ItemError] = []
+        for index, recipient in enumerate(recipients):
+            try:
+                address = parse_address(recipient)
+            except AddressError as error:
+                errors.append(ItemError(index, "recipient", recipient[:80], str(error)))
+                continue
+            good.append(index)
+            addresses.append(address.text)
+            domains.append(address.domain)
+        result = await _wrap(
+            self._spool.accept_chunk(
+                ChunkBatch(
+                    campaign_no=campaign_no,
+                    number=number,
+                    digest=digest,
+                    recipients=addresses,
+                    domains=domains,
+                    fields=[fields[index] for index in good],
+                    due_ms=now_ms,
+                    expires_ms=now_ms + self._retry[campaign.stream].expire_ms,
+                    tenant=campaign.tenant,
+                    stream=campaign.stream,
+                )
+            )
+        )
+        if result.due_keys:
+            for key, domain in zip(result.due_keys, domains, strict=True):
+                number_ = int.from_bytes(key[:4], "big")
+                if self._windows.get(number_) is None:
+                    self._windows.learn(number_, domain, campaign.stream, campaign.tenant, campaign.campaign)
+            self._windows.offer(result.due_keys, self._clock.wall_ms())
+        ids: list[tuple[int, ...]] = [()] * len(recipients)
+        for index, item_ids in zip(good, result.ids, strict=True):
+            ids[index] = tuple(item_ids)
+        return encode_receipt(
+            Receipt(region=self.name, ids=tuple(ids), errors=tuple(errors), repeated=result.repeated)
+        )
+
+    # -- routes
+
+    def _wake_pool(self, pool: int) -> None:
+        self._dispatcher.wake(pool)
+
+    def _want_route(self, domain: str) -> None:
+        cached = self._router.cached(domain)
+        if isinstance(cached, Route):
+            # not inside the caller's loop: windows are being changed there
+            asyncio.get_running_loop().call_soon(self._routed, domain, cached)
+        else:
+            self._spawn(self._resolve(domain))
+
+    async def _resolve(self, domain: str) -> None:
+        found = await self._router.route(domain)
+        if isinstance(found, Failure):
+            await self._settle_unroutable(domain, found)
+        else:
+            self._routed(domain, found)
+
+    def _routed(self, domain: str, route: Route) -> None:
+        self._windows.routed(domain, route, self._open_site(route))
+
+    def _open_site(self, route: Route) -> Site:
+        used: dict[int, int] = {}
+        now_ms = self._clock.wall_ms()
+        if not self._sites.known(route.site):
+            for source in self._sites.sources:
+                state = self._spool.get_state(daily_key(source, route.site))
+                if state is not None:
+                    value = int.from_bytes(state, "big")
+                    if value >> 40 == now_ms // DAY_MS:
+                        used[source] = value & (1 << 40) - 1
+        site = self._sites.open(
+            route.site, route.provider, now_ns=self._clock.monotonic_ns(), now_ms=now_ms, used=used
+        )
+        self._suspensions.apply_to(site)
+        return site
+
+    async def _settle_unroutable(self, domain: str, failure: Failure) -> None:
+        kind = OutcomeKind.BOUNCED if failure.kind == "bounced" else OutcomeKind.DEFERRED
+        while keys := self._windows.take_unroutable(domain, failure, UNROUTABLE_BATCH):
+            await self._settle_keys(keys, kind, Scope.DOMAIN, failure.reply)
+
+    async def _settle_keys(
+        self, keys: Sequence[bytes], kind: OutcomeKind, scope: Scope, reply: Reply
+    ) -> None:
+        """Settle messages that no pool ever saw."""
+        now_ms = self._clock.wall_ms()
+        settlements = []
+        for key in keys:
+            outcome = Outcome(int.from_bytes(key[10:], "big"), kind, scope, reply, 0xFFFF, "", now_ms)
+            settlements.append(self._settlement(key, outcome, 0, now_ms))
+        await self._commit(settlements)
+
+    def _expire(self, keys: list[bytes]) -> None:
+        reply = Reply(0, "4.4.7", "message expired before it could be sent")
+        self._spawn(self._settle_keys(keys, OutcomeKind.EXPIRED, Scope.MESSAGE, reply))
+
+    # -- outcomes
+
+    async def settle(self, report: bytes) -> int:
+        """Settle a pool's report on disk; returns its sequence number, which the pool may then forget."""
+        self.check()
+        decoded = decode_report(report)
+        await self._settle_outcomes(decoded.outcomes, decoded.batch_numbers)
+        return decoded.sequence
+
+    async def _settle_outcomes(self, outcomes: Sequence[Outcome], batch_no: int | Sequence[int]) -> None:
+        now_ms = self._clock.wall_ms()
+        settlements: list[Settlement] = []
+        returned = bytearray()
+        finished: dict[int, int] = {}
+        done = bytearray()
+        for index, outcome in enumerate(outcomes):
+            number = batch_no if isinstance(batch_no, int) else batch_no[index]
+            key = self._scheduler.key_of(outcome.id)
+            if key is None:
+                key = self._windows.release(outcome.id) or self._spool.due_key_of(outcome.id)
+                if key is None:
+                    continue  # settled before: the pool repeats what it has not seen acknowledged
+            else:
+                queue = self._windows.get(int.from_bytes(key[:4], "big"))
+                if queue is not None:
+                    finished[queue.pool] = finished.get(queue.pool, 0) + 1
+            if outcome.kind is OutcomeKind.RETURNED:
+                returned += outcome.id.to_bytes(8, "little")
+            else:
+                done += outcome.id.to_bytes(8, "little")
+                self._suspensions.note(outcome, self._site_of(key))
+            settlements.append(self._settlement(key, outcome, number, now_ms))
+        if returned:
+            self._scheduler.give_back(bytes(returned))
+        self._scheduler.settle(bytes(done))
+        for pool, count in finished.items():
+            self._dispatcher.finished(pool, count)
+        await self._commit(settlements)
+
+    def _site_of(self, key: bytes) -> int:
+        queue = self._windows.get(int.from_bytes(key[:4], "big"))
+        return -1 if queue is None or queue.flow < 0 else self._scheduler.site_of(queue.flow)
+
+    def _settlement(self, key: bytes, outcome: Outcome, batch_no: int, now_ms: int) -> Settlement:
+        if outcome.kind is not OutcomeKind.DEFERRED:
+            return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
+        record = self._spool.message(outcome.id)
+        if record is None:
+            return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
+        queue = self._windows.get(int.from_bytes(key[:4], "big"))
+        stream = queue.stream if queue is not None else int(Stream.MARKETING)
+        free = outcome.scope in FREE_SCOPES or (outcome.possible_duplicate and outcome.reply.code == 0)
+        next_due_ms: int | None
+        if now_ms >= record.expires_ms:
+            next_due_ms = None
+        elif outcome.scope in REROUTE_SCOPES or outcome.reply.text == POOL_DIED:
+            next_due_ms = now_ms
+        else:
+            next_due_ms = self._retry[stream].next_due_ms(
+                now_ms=now_ms, attempts=record.attempts + 1, expires_ms=record.expires_ms, rng=self._rng
+            )
+        if next_due_ms is None:
+            outcome = Outcome(
+                outcome.id,
+                OutcomeKind.EXPIRED,
+                outcome.scope,
+                outcome.reply,
+                outcome.source,
+                outcome.host,
+                outcome.at_ms,
+                outcome.possible_duplicate,
+            )
+            return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
+        return Settlement(
+            due_key=key, outcome=outcome, batch_no=batch_no, next_due_ms=next_due_ms, free=free
+        )
+
+    async def _commit(self, settlements: list[Settlement]) -> None:
+        if not settlements:
+            return
+        result = await _wrap(self._spool.settle(settlements))
+        now_ms = self._clock.wall_ms()
+        for key in result.due_keys:
+            if int.from_bytes(key[4:10], "big") <= now_ms:
+                self._windows.offer((key,), now_ms)
+            else:
+                self._windows.redue(key)
+
+    async def _lost(self, ids: list[int]) -> None:
+        """A pool died holding these: each may have been sent; all are due again at once, marked."""
+        now_ms = self._clock.wall_ms()
+        reply = Reply(0, "4.3.0", POOL_DIED)
+        settlements = []
+        for id_ in ids:
+            key = self._scheduler.key_of(id_)
+            if key is not None:
+                outcome = Outcome(
+                    id_, OutcomeKind.DEFERRED, Scope.SESSION, reply, 0xFFFF, "", now_ms, possible_duplicate=True
+                )
+                settlements.append(self._settlement(key, outcome, 0, now_ms))
+        self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
+        await self._commit(settlements)
+
+    # -- looking in
+
+    def status(self, message_id: int) -> dict[str, object] | None:
+        return self._spool.status(message_id)
+
+    async def cancel(self, ids: Sequence[int]) -> int:
+        """Cancel queued messages that are not on the wire; returns how many were."""
+        self._scheduler.remove(b"".join(id_.to_bytes(8, "little") for id_ in ids))
+        free = [id_ for id_ in ids if not self._scheduler.contains(id_)]
+        return int(await _wrap(self._spool.cancel(free)))
+
+    def snapshot(self) -> dict[str, object]:
+        """Counts and gauges for status pages, metrics and benches."""
+        return {
+            "region": self.name,
+            "epoch": self._spool.epoch,
+            "counts": self._spool.counts(),
+            "outstanding": self._dispatcher.outstanding(),
+            "spool_queues": len(self._windows),
+            "backlogged_queues": self._windows.backlogged(),
+            "unrouted_domains": self._windows.unrouted_domains(),
+            "scheduler": self._scheduler.stats(),
+            "suspensions": self._suspensions.listing(),
+        }
+
+
+POOL_DIED = "the delivering process ended before it could report"
+
+
+class _AwaitedSpool:
+    """The dispatch log as awaitables."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    async def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> None:
+        await _wrap(self._spool.dispatch(batch_no, ids, daily))
+
+
+def schedule_of(config: FleetConfig, stream: Stream) -> RetrySchedule:
+    retry = getattr(config.retry, str(stream))
+    return RetrySchedule(
+        first_ms=round(retry.first * 1000),
+        factor=retry.factor,
+        max_ms=round(retry.max * 1000),
+        jitter=retry.jitter,
+        expire_ms=round(retry.expire * 1000),
+        schedule_ms=tuple(round(delay * 1000) for delay in retry.schedule),
+    )
+
+
+def deliver_on(loop: asyncio.AbstractEventLoop) -> Callable[[list[Callable[[], None]]], None]:
+    """The spool's completions of one group commit, run on the loop by one wake-up."""
+
+    def run(callbacks: list[Callable[[], None]]) -> None:
+        for callback in callbacks:
+            callback()
+
+    def deliver(callbacks: list[Callable[[], None]]) -> None:
+        loop.call_soon_threadsafe(run, callbacks)
+
+    return deliver
+
+
+async def _wrap(future: "Future[T]") -> T:
+    """Await a spool future whose completion is already delivered on this loop."""
+    if future.done():
+        return future.result()
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(lambda _: waiter.done() or waiter.set_result(None))
+    await waiter
+    return future.result()

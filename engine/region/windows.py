@@ -1,0 +1,330 @@
+"""The window of ready messages in memory, over a queue on disk that may be far larger than memory.
+
+A spool queue (recipient domain, stream, tenant, campaign) is ordered on disk by due time. Here each has one small
+state: which flow of the scheduler it feeds, up to which due key it has been loaded, and when its next message falls
+due. Messages themselves are in memory only while they are ready and their flow has room; the rest is read back from
+the due index when the flow runs low.
+
+Invariants: a due key is in the scheduler, or its queue is `backlogged` with a cursor before it, or its queue has a
+timer at or before its due time, or its queue waits for a route. So nothing that is due is forgotten, and memory is
+bounded by `ready_total` plus one state per spool queue.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from engine.config.schema import LimitsConfig
+from engine.region.sites import Numbering, Site
+from engine.routing.route import Failure, Route
+from engine.values.clock import Clock
+from native.scheduler import Scheduler
+from native.wheel import Wheel
+
+KEY_SIZE = 18
+REFILL_CHECKS = 32
+
+
+class DueIndex(Protocol):
+    """The part of the spool that is read here: short read transactions."""
+
+    def scan_due(
+        self, queue: int, after: bytes | None, until_due_ms: int, limit: int
+    ) -> list[tuple[bytes, int]]: ...
+
+    def first_due_after(self, queue: int, after: bytes | None) -> int | None: ...
+
+
+class SpoolQueue:
+    """State of one spool queue in memory."""
+
+    __slots__ = (
+        "armed_ms",
+        "backlogged",
+        "campaign",
+        "cursor",
+        "domain",
+        "flow",
+        "listed",
+        "number",
+        "pool",
+        "stream",
+        "tenant",
+        "timer",
+    )
+
+    def __init__(self, number: int, domain: str, stream: int, tenant: str, campaign: str) -> None:
+        self.number = number
+        self.domain = domain
+        self.stream = stream
+        self.tenant = tenant
+        self.campaign = campaign
+        self.flow = -1
+        self.pool = -1
+        self.cursor: bytes | None = None  # everything up to here has been loaded once
+        self.backlogged = False  # due messages are on disk that are not in memory
+        self.listed = False  # stands in its pool's refill list
+        self.armed_ms = 0  # due time of the timer, 0 for none
+        self.timer = 0
+
+
+class Windows:
+    """All spool queues of a region, and the refill of the scheduler's flows from them."""
+
+    def __init__(
+        self,
+        *,
+        index: DueIndex,
+        scheduler: Scheduler,
+        clock: Clock,
+        limits: LimitsConfig,
+        tenants: Numbering,
+        campaigns: Numbering,
+        want_route: Callable[[str], None],
+        expire: Callable[[list[bytes]], None],
+        wake_pool: Callable[[int], None],
+    ) -> None:
+        self._index = index
+        self._scheduler = scheduler
+        self._clock = clock
+        self._limits = limits
+        self._tenants = tenants
+        self._campaigns = campaigns
+        self._want_route = want_route
+        self._expire = expire
+        self._wake_pool = wake_pool
+        self._queues: dict[int, SpoolQueue] = {}
+        self._unrouted: dict[str, list[SpoolQueue]] = {}
+        self._refills: dict[int, deque[SpoolQueue]] = {}
+        self._wheel = Wheel(clock.wall_ms() * 1_000_000)
+        self._elsewhere: dict[int, bytes | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    def get(self, number: int) -> SpoolQueue | None:
+        return self._queues.get(number)
+
+    def backlogged(self) -> int:
+        """How many routed queues wait for room in memory."""
+        return sum(len(refill) for refill in self._refills.values())
+
+    def unrouted_domains(self) -> int:
+        return len(self._unrouted)
+
+    def learn(
+        self, number: int, domain: str, stream: int, tenant: str, campaign: str, first_due_ms: int | None = None
+    ) -> SpoolQueue:
+        """Make a queue known; with `first_due_ms` (recovery) what it holds will be loaded from then on."""
+        queue = self._queues.get(number)
+        if queue is None:
+            queue = self._queues[number] = SpoolQueue(number, domain, stream, tenant, campaign)
+        if first_due_ms is not None:
+            self._arm(queue, first_due_ms)
+        return queue
+
+    def offer(self, due_keys: Iterable[bytes], now_ms: int) -> None:
+        """Take in committed due keys, grouped by queue and in order within it. Their queues must be known."""
+        groups: dict[int, list[bytes]] = {}
+        for key in due_keys:
+            number = int.from_bytes(key[:4], "big")
+            group = groups.get(number)
+            if group is None:
+                groups[number] = [key]
+            else:
+                group.append(key)
+        for number, keys in groups.items():
+            self._offer(self._queues[number], keys, now_ms)
+
+    def _offer(self, queue: SpoolQueue, keys: Sequence[bytes], now_ms: int) -> None:
+        ready = [key for key in keys if int.from_bytes(key[4:10], "big") <= now_ms]
+        if len(ready) != len(keys):
+            self._arm(queue, min(_due(key) for key in keys if _due(key) > now_ms))
+        if not ready:
+            return
+        if queue.flow < 0 or queue.backlogged or len(ready) > self._room(queue.flow):
+            self._rewind(queue, min(ready))
+            self._back(queue)
+            return
+        self._add(queue, ready)
+
+    def hold(self, ids: Iterable[int]) -> None:
+        """These are on the wire in a pool that outlived the former incarnation: not to be loaded until released."""
+        for id_ in ids:
+            self._elsewhere[id_] = None
+
+    def release(self, id_: int) -> bytes | None:
+        """The pool has spoken about an id on hold; returns its due key if it has been passed over meanwhile."""
+        return self._elsewhere.pop(id_, None)
+
+    def release_all(self) -> None:
+        """Nobody will speak about the ids on hold any more: those passed over become ready."""
+        passed_over = [key for key in self._elsewhere.values() if key is not None]
+        self._elsewhere.clear()
+        if passed_over:
+            self.offer(sorted(passed_over), self._clock.wall_ms())
+
+    def _without_held(self, keys: Sequence[bytes]) -> Sequence[bytes]:
+        kept = []
+        for key in keys:
+            id_ = _id(key)
+            if id_ in self._elsewhere:
+                self._elsewhere[id_] = key
+            else:
+                kept.append(key)
+        return kept
+
+    def _add(self, queue: SpoolQueue, keys: Sequence[bytes]) -> None:
+        if self._elsewhere:
+            keys = self._without_held(keys)
+            if not keys:
+                return
+        self._scheduler.add(queue.flow, b"".join(keys))
+        last = max(keys)
+        if queue.cursor is None or last > queue.cursor:
+            queue.cursor = last
+        self._wake_pool(queue.pool)
+
+    def _room(self, flow: int) -> int:
+        room = self._limits.ready_window - self._scheduler.ready(flow)
+        return min(room, self._limits.ready_total - self._scheduler.held())
+
+    def _rewind(self, queue: SpoolQueue, key: bytes) -> None:
+        """A key at or before the cursor would be skipped by the next refill: move the cursor before it."""
+        if queue.cursor is not None and key <= queue.cursor:
+            queue.cursor = _before(key)
+
+    def _back(self, queue: SpoolQueue) -> None:
+        queue.backlogged = True
+        if queue.flow < 0:
+            waiting = self._unrouted.get(queue.domain)
+            if waiting is None:
+                self._unrouted[queue.domain] = [queue]
+                self._want_route(queue.domain)
+            elif queue not in waiting:
+                waiting.append(queue)
+            return
+        if not queue.listed:
+            queue.listed = True
+            self._refills.setdefault(queue.pool, deque()).append(queue)
+            self._wake_pool(queue.pool)
+
+    def routed(self, domain: str, route: Route, site: Site) -> None:
+        """The domain's site is known: its waiting queues feed their flows from now on."""
+        for queue in self._unrouted.pop(domain, ()):
+            queue.flow = self._scheduler.flow(
+                site.number,
+                queue.stream,
+                self._tenants.number(queue.tenant),
+                self._campaigns.number(f"{queue.tenant}\0{queue.campaign}"),
+            )
+            queue.pool = site.pool
+            self._back(queue)
+
+    def take_unroutable(self, domain: str, failure: Failure, limit: int) -> list[bytes]:
+        """Due keys of a domain that has no route now, at most `limit`; [] when there are no more.
+
+        The caller settles them (bounce or deferral) and calls again; the queues then wait on their timers.
+        """
+        now_ms = self._clock.wall_ms()
+        keys: list[bytes] = []
+        for queue in self._unrouted.get(domain, ()):
+            found = self._index.scan_due(queue.number, queue.cursor, now_ms, limit - len(keys))
+            if found:
+                queue.cursor = found[-1][0]
+                keys.extend(key for key, _ in found)
+            if len(keys) >= limit:
+                return keys
+        if not keys:
+            for queue in self._unrouted.pop(domain, ()):
+                queue.backlogged = False
+                self._arm_next(queue)
+        return keys
+
+    def refill(self, pool: int) -> None:
+        """Read backlogged queues of a pool from disk while their flows run low."""
+        refill = self._refills.get(pool)
+        if not refill:
+            return
+        for _ in range(min(len(refill), REFILL_CHECKS)):
+            queue = refill.popleft()
+            room = self._room(queue.flow)
+            if room * 2 < self._limits.ready_window and self._scheduler.ready(queue.flow) > 0:
+                refill.append(queue)
+                continue
+            if room <= 0:
+                refill.append(queue)
+                continue
+            if self._load(queue, room):
+                refill.append(queue)
+            else:
+                queue.listed = False
+
+    def _load(self, queue: SpoolQueue, room: int) -> bool:
+        """Load up to `room` messages; returns whether more are waiting on disk."""
+        now_ms = self._clock.wall_ms()
+        found = self._index.scan_due(queue.number, queue.cursor, now_ms, room)
+        expired = [key for key, expires_ms in found if expires_ms < now_ms and _due(key) < expires_ms]
+        if expired:
+            gone = set(expired)
+            self._expire([key for key in expired if not self._scheduler.contains(_id(key))])
+            keys = [key for key, _ in found if key not in gone]
+        else:
+            keys = [key for key, _ in found]
+        if found:
+            queue.cursor = found[-1][0]
+        if keys:
+            self._add(queue, keys)
+        if len(found) >= room:
+            return True
+        queue.backlogged = False
+        self._arm_next(queue)
+        return False
+
+    def _arm_next(self, queue: SpoolQueue) -> None:
+        due_ms = self._index.first_due_after(queue.number, queue.cursor)
+        if due_ms is not None:
+            self._arm(queue, due_ms)
+
+    def redue(self, due_key: bytes) -> None:
+        """A deferred message has got this due key."""
+        queue = self._queues[int.from_bytes(due_key[:4], "big")]
+        self._rewind(queue, due_key)
+        self._arm(queue, _due(due_key))
+
+    def _arm(self, queue: SpoolQueue, due_ms: int) -> None:
+        if queue.armed_ms and queue.armed_ms <= due_ms:
+            return
+        if queue.armed_ms:
+            self._wheel.cancel(queue.timer)
+        queue.armed_ms = due_ms
+        queue.timer = self._wheel.add(due_ms * 1_000_000, queue.number)
+
+    def tick(self) -> None:
+        """Let the queues whose time has come load what is due."""
+        now_ns = self._clock.wall_ms() * 1_000_000
+        while True:
+            fired = self._wheel.advance(now_ns, 1024)
+            if not len(fired):
+                return
+            for number in fired:
+                queue = self._queues[number]
+                queue.armed_ms = 0
+                self._back(queue)
+
+    def next_due_ms(self) -> int | None:
+        due_ns = self._wheel.next_due_ns()
+        return None if due_ns < 0 else -(-due_ns // 1_000_000)
+
+
+def _due(key: bytes) -> int:
+    return int.from_bytes(key[4:10], "big")
+
+
+def _id(key: bytes) -> int:
+    return int.from_bytes(key[10:18], "big")
+
+
+def _before(key: bytes) -> bytes:
+    """The greatest 18-byte string below `key` (there is one: ids start at 1)."""
+    return (int.from_bytes(key, "big") - 1).to_bytes(KEY_SIZE, "big")
