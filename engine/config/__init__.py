@@ -1,0 +1,1 @@
+"""The fleet's configuration: schema, loading, units, and where each value comes from."""

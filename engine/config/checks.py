@@ -1,0 +1,151 @@
+"""Checks that concern more than one entry: unique names, numbers and addresses, references, gaps.
+
+They read the plain data, not the parsed models, and pass over whatever has the wrong shape: so they report
+their findings together with those of the schema, also when the schema refuses a part of the file.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.config.schema import FleetConfig
+from engine.values.stream import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong: where (`sources[2].ip`), the value found there, and what is allowed."""
+
+    path: str
+    value: object
+    message: str
+
+    def __str__(self) -> str:
+        shown = repr(self.value)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        return f"{self.path or '(file)'}: {shown}: {self.message}"
+
+
+def cross_check(data: Mapping[str, Any], profiles: Collection[str]) -> list[Problem]:
+    """Every problem between entries; `profiles` are the names of the provider profiles that exist."""
+    problems: list[Problem] = []
+    problems += _duplicates(data, "regions", "name")
+    problems += _duplicates(data, "regions", "number")
+    problems += _duplicates(data, "sources", "name")
+    problems += _duplicates(data, "sources", "ip")
+    problems += _references(data, profiles)
+    problems += _patterns(data)
+    problems += _plain_routes(data)
+    return problems
+
+
+def find_gaps(config: FleetConfig) -> list[Problem]:
+    """What is allowed but probably not meant: warnings."""
+    gaps = []
+    for index, region in enumerate(config.regions):
+        mine = [source for source in config.sources if source.region == region.name]
+        for stream in Stream:
+            name = str(stream)
+            if not any(name in source.streams for source in mine):
+                gaps.append(
+                    Problem(
+                        f"regions[{index}]",
+                        region.name,
+                        f"no source for the stream {name}: it is refused there",
+                    )
+                )
+            elif not any(name in source.streams and source.tenancy.kind != "dedicated" for source in mine):
+                gaps.append(
+                    Problem(f"regions[{index}]", region.name, f"only dedicated sources for the stream {name}")
+                )
+    return gaps
+
+
+def _entries(data: Mapping[str, Any], section: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    entries = data.get(section)
+    if isinstance(entries, list):
+        for index, entry in enumerate(entries):
+            if isinstance(entry, Mapping):
+                yield index, entry
+
+
+def _strings(value: object) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _duplicates(data: Mapping[str, Any], section: str, key: str) -> Iterator[Problem]:
+    seen: dict[object, int] = {}
+    for index, entry in _entries(data, section):
+        value = entry.get(key)
+        if not isinstance(value, str | int):
+            continue
+        first = seen.setdefault(value, index)
+        if first != index:
+            yield Problem(
+                f"{section}[{index}].{key}", value, f"is also that of {section}[{first}]; must be unique"
+            )
+
+
+def _references(data: Mapping[str, Any], profiles: Collection[str]) -> Iterator[Problem]:
+    regions = [entry["name"] for _, entry in _entries(data, "regions") if isinstance(entry.get("name"), str)]
+    for index, source in _entries(data, "sources"):
+        region = source.get("region")
+        if isinstance(region, str) and region not in regions:
+            yield Problem(f"sources[{index}].region", region, f"allowed are the regions {_listing(regions)}")
+    providers = data.get("providers")
+    known = {*profiles, *(providers if isinstance(providers, Mapping) else ())}
+    for index, route in _entries(data, "routes"):
+        provider = route.get("provider")
+        if isinstance(provider, str) and provider not in known:
+            yield Problem(
+                f"routes[{index}].provider", provider, f"allowed are the providers {_listing(known)}"
+            )
+    for index, exception in _exceptions(data):
+        provider = exception.get("provider")
+        if isinstance(provider, str) and provider not in known:
+            yield Problem(
+                f"tls.exceptions[{index}].provider", provider, f"allowed are the providers {_listing(known)}"
+            )
+    for region in regions:
+        if not any(source.get("region") == region for _, source in _entries(data, "sources")):
+            yield Problem("sources", region, "no source is in this region: it could send nothing")
+
+
+def _patterns(data: Mapping[str, Any]) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for index, route in _entries(data, "routes"):
+        for position, pattern in enumerate(_strings(route.get("domains"))):
+            first = seen.setdefault(pattern.lower(), index)
+            if first != index:
+                yield Problem(f"routes[{index}].domains[{position}]", pattern, f"is also in routes[{first}]")
+
+
+def _plain_routes(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """A route without TLS is an exception, and exceptions have a written reason."""
+    excepted = {
+        str(value).lower()
+        for _, exception in _exceptions(data)
+        for value in (exception.get("provider"), exception.get("domain"))
+        if value is not None
+    }
+    for index, route in _entries(data, "routes"):
+        if route.get("tls") != "disabled":
+            continue
+        names = {str(route.get("provider", "default"))}
+        domains = {pattern.lower() for pattern in _strings(route.get("domains"))}
+        if not names & excepted and not domains <= excepted:
+            yield Problem(
+                f"routes[{index}].tls",
+                "disabled",
+                "allowed only where tls.exceptions names the provider, or each of the domains, with a reason",
+            )
+
+
+def _exceptions(data: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    tls = data.get("tls")
+    return _entries(tls, "exceptions") if isinstance(tls, Mapping) else iter(())
+
+
+def _listing(names: Collection[str]) -> str:
+    return ", ".join(sorted(names))

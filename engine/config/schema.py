@@ -1,0 +1,496 @@
+"""The schema of fleet.yaml: field, type, default, meaning.
+
+Every model is frozen and refuses unknown keys. Durations are float seconds, sizes int bytes and rates `Rate`
+once parsed; in JSON they are written with their unit again, so `model_validate_json(model_dump_json())` gives
+an equal configuration. The checks that concern more than one entry (unique names, references) are in
+engine/config/checks.py.
+
+`docs/configuration.md` is made from this file by tools/write_configuration_docs.py.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
+
+from engine.config.units import (
+    Rate,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
+from engine.values.ids import MAX_REGION_NUMBER
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+NAME_FORM = "1 to 64 of a-z, 0-9, '.', '_' and '-', beginning and ending with a letter or digit"
+HOST_FORM = "a host name or an IP address, with a port if it is not 25, as in 127.0.0.1:2525 or [::1]:2525"
+
+
+def _is_host_name(text: str) -> bool:
+    return 0 < len(text) <= 253 and all(_LABEL.fullmatch(label) for label in text.rstrip(".").split("."))
+
+
+def _check_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"allowed are {NAME_FORM}")
+    return text
+
+
+def _check_ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("allowed is an IPv4 or IPv6 address") from None
+
+
+def _check_netblock(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"allowed is a network as in 192.0.2.0/24: {error}") from None
+
+
+def _check_ehlo(text: str) -> str:
+    if text.startswith("[") or not _is_host_name(text) or "." not in text:
+        raise ValueError("allowed is a fully qualified host name, as in mta1.example.com")
+    return text.lower()
+
+
+def _check_pattern(text: str) -> str:
+    """A recipient domain in ASCII form, `*.` before it for all below it, or `*`."""
+    rest = text.removeprefix("*.")
+    try:
+        ascii_form = rest if rest.isascii() else rest.encode("idna").decode()
+    except UnicodeError:
+        ascii_form = ""
+    if text != "*" and not _is_host_name(ascii_form):
+        raise ValueError("allowed is a domain (example.com), all below it (*.example.com) or everything (*)")
+    return text if text == "*" else text[: len(text) - len(rest)] + ascii_form.lower().rstrip(".")
+
+
+def split_host(text: str) -> tuple[str, int]:
+    """Return (host name or address, port) of `HOST_FORM`; raises ValueError."""
+    host, port = text, "25"
+    if text.startswith("["):
+        host, closing, tail = text[1:].partition("]")
+        if not closing or (tail and not tail.startswith(":")):
+            raise ValueError(f"allowed is {HOST_FORM}")
+        port = tail[1:] or "25"
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 1 <= int(port) <= 65535:
+        raise ValueError("allowed is a port from 1 to 65535")
+    try:
+        host = str(ipaddress.ip_address(host))
+    except ValueError:
+        if not _is_host_name(host):
+            raise ValueError(f"allowed is {HOST_FORM}") from None
+        host = host.lower().rstrip(".")
+    return host, int(port)
+
+
+def _check_host(text: str) -> str:
+    split_host(text)
+    return text
+
+
+def _positive_seconds(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise ValueError("allowed is a duration above zero")
+    return seconds
+
+
+def _positive_bytes(value: object) -> int:
+    size = parse_size(value)
+    if size <= 0:
+        raise ValueError("allowed is a size above zero")
+    return size
+
+
+def _rate_or_unlimited(value: object) -> Rate | Literal["unlimited"]:
+    return "unlimited" if value == "unlimited" else parse_rate(value)
+
+
+Duration = Annotated[
+    float,
+    PlainValidator(_positive_seconds),
+    PlainSerializer(format_duration, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "title": "duration"}),
+]
+Size = Annotated[
+    int,
+    PlainValidator(_positive_bytes),
+    PlainSerializer(format_size, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "title": "size"}),
+]
+RateOrUnlimited = Annotated[
+    Rate | Literal["unlimited"],
+    PlainValidator(_rate_or_unlimited),
+    PlainSerializer(str, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "title": "rate"}),
+]
+Name = Annotated[str, AfterValidator(_check_name)]
+IpAddress = Annotated[str, AfterValidator(_check_ip)]
+Netblock = Annotated[str, AfterValidator(_check_netblock)]
+EhloName = Annotated[str, AfterValidator(_check_ehlo)]
+DomainPattern = Annotated[str, AfterValidator(_check_pattern)]
+HostPort = Annotated[str, AfterValidator(_check_host)]
+StreamName = Literal["transactional", "notification", "marketing"]
+TlsMode = Literal["required", "disabled"]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, nothing unknown in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FleetSection(Section):
+    name: Name = Field("fleet", description="Name of the fleet: in metrics, and the name of its actors.")
+
+
+class SpoolConfig(Section):
+    directory: Path = Field(
+        Path("var/spool"),
+        description="Where each region keeps its spool, in a folder of its name. On a local disk.",
+    )
+    map_size: Size = Field(
+        64 * 2**30,
+        description="Largest size of a region's LMDB index: address space, not disk.",
+    )
+    min_free: Size = Field(512 * 2**20, description="Free disk space below which nothing more is accepted.")
+    watermark: float = Field(
+        0.8,
+        gt=0,
+        lt=1,
+        description="Share of `map_size` at which nothing more is accepted; the rest is for settling.",
+    )
+    segment_size: Size = Field(64 * 2**20, description="Size at which a body segment file is sealed.")
+
+
+class RegionConfig(Section):
+    name: Name = Field(description="Name of the region; its nodes carry the Ray resource `region:<name>`.")
+    number: int = Field(
+        ge=1,
+        le=MAX_REGION_NUMBER,
+        strict=True,
+        description="Upper 16 bits of the region's message ids. Never give a number to another region.",
+    )
+
+
+class Tenancy(Section):
+    """Written `shared`, `{dedicated: acme}` or `{hybrid: acme}`."""
+
+    kind: Literal["shared", "dedicated", "hybrid"] = "shared"
+    tenant: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if isinstance(value, Tenancy):
+            return value
+        if value == "shared":
+            return {"kind": "shared"}
+        if isinstance(value, Mapping) and len(value) == 1:
+            kind, tenant = next(iter(value.items()))
+            if kind in ("dedicated", "hybrid") and isinstance(tenant, str) and _NAME.fullmatch(tenant):
+                return {"kind": kind, "tenant": tenant}
+        raise ValueError("allowed are `shared`, `{dedicated: TENANT}` and `{hybrid: TENANT}`")
+
+    @model_serializer
+    def _write(self) -> str | dict[str, str]:
+        return "shared" if self.kind == "shared" else {self.kind: self.tenant}
+
+
+def _netblock_of(data: dict[str, Any]) -> str:
+    """The block that providers judge together by default: an IPv4 address's /24, an IPv6 one's /48."""
+    address = ipaddress.ip_address(data["ip"])
+    return str(ipaddress.ip_network((address, 24 if address.version == 4 else 48), strict=False))
+
+
+class SourceConfig(Section):
+    """An egress IP. Its number in the engine is its position in `sources`: append, do not reorder."""
+
+    name: Name = Field(description="Name of the source in logs, metrics and events.")
+    region: Name = Field(description="The region whose nodes hold the address.")
+    ip: IpAddress = Field(description="The address that sessions are bound to.")
+    ehlo: EhloName = Field(
+        description="Name in EHLO: has an A or AAAA record for `ip`, and is the PTR of it."
+    )
+    streams: Annotated[tuple[StreamName, ...], Field(min_length=1)] = Field(
+        description="The streams that may use it."
+    )
+    tenancy: Tenancy = Field(
+        Tenancy.model_validate("shared"),
+        description="`shared`; `{dedicated: TENANT}`: only that tenant; `{hybrid: TENANT}`: it first.",
+    )
+    netblock: Netblock = Field(
+        default_factory=_netblock_of,
+        description="Network that providers judge together. Default: /24 or /48 of `ip`.",
+    )
+
+    def tenancy_of(self) -> tuple[str, str]:
+        """(kind, tenant); the tenant of a shared source is ""."""
+        return self.tenancy.kind, self.tenancy.tenant
+
+
+class ResolverConfig(Section):
+    nameservers: tuple[IpAddress, ...] = Field(
+        (), description="Resolvers to ask; empty: those of /etc/resolv.conf."
+    )
+    port: Port = Field(53, description="Port of `nameservers`.")
+    timeout: Duration = Field(5.0, description="Deadline of one look-up, with all its retries.")
+    cache_entries: Count = Field(
+        100_000, description="Answers kept in memory; the least recently used goes first."
+    )
+    min_ttl: Duration = Field(30.0, description="An answer is kept at least so long, whatever its TTL says.")
+    max_ttl: Duration = Field(86400.0, description="An answer is kept at most so long.")
+    negative_ttl: Duration = Field(300.0, description="A permanent negative answer is kept at most so long.")
+    failure_ttl: Duration = Field(
+        30.0, description="A failed look-up (SERVFAIL, timeout) is not repeated for so long."
+    )
+    max_hosts: Annotated[int, Field(ge=1, le=100, strict=True)] = Field(
+        10, description="MX hosts and addresses per host used at most, the most preferred first."
+    )
+    private_addresses: Literal["refuse", "allow"] = Field(
+        "refuse",
+        description="Whether an MX host may be on a loopback, private or other non-public address. "
+        "`allow` is for tests: a stranger's DNS could point the engine at your own network.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_ttl > self.max_ttl:
+            raise ValueError("min_ttl: allowed is at most max_ttl")
+        return self
+
+
+class AuthConfig(Section):
+    username: str = Field(min_length=1, description="User name at the smart host.")
+    password_file: Path = Field(
+        description="File that holds the password, alone. Not in the configuration itself."
+    )
+
+
+class RouteConfig(Section):
+    """The most specific pattern wins: a whole domain, then the longest `*.` pattern, then `*`."""
+
+    domains: Annotated[tuple[DomainPattern, ...], Field(min_length=1)] = Field(
+        description="Recipient domains: `example.com`, `*.example.com` (all below it), `*` (all)."
+    )
+    provider: Name = Field("default", description="The provider profile that holds for them.")
+    hosts: tuple[HostPort, ...] = Field(
+        (),
+        description="Static hosts, in order of preference (smart host, tests). Empty: by MX, always port 25.",
+    )
+    tls: TlsMode | None = Field(
+        None,
+        description="`disabled` needs an entry in `tls.exceptions` too. Default: required unless excepted.",
+    )
+    auth: AuthConfig | None = Field(
+        None, description="Credentials for a smart host. Only with `hosts` and TLS."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.auth is not None and not self.hosts:
+            raise ValueError("auth: allowed only together with hosts")
+        if self.auth is not None and self.tls == "disabled":
+            raise ValueError("auth: a password is never sent without TLS; allowed is tls: required")
+        return self
+
+
+class SuspendRule(Section):
+    """Automation: a reply that says the source, netblock or provider should pause."""
+
+    name: Name = Field(description="Name of the rule, in events.")
+    pattern: str = Field(
+        min_length=1, description="Regular expression searched in `code enhanced text` of a reply."
+    )
+    scope: Literal["source", "netblock", "provider", "domain"] = Field(
+        description="What pauses at this provider."
+    )
+    duration: Duration = Field(description="How long.")
+    sample: str = Field(min_length=1, description="A reply of the provider that the pattern must match.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            matches = re.search(self.pattern, self.sample)
+        except re.error as error:
+            raise ValueError(f"pattern: not a regular expression: {error}") from None
+        if matches is None:
+            raise ValueError("pattern: does not match its own sample")
+        return self
+
+
+class ProviderConfig(Section):
+    """Overrides of a provider profile; what is not given stays as in engine/providers/<name>.yaml."""
+
+    mx_suffixes: tuple[DomainPattern, ...] | None = Field(
+        None, description="A domain belongs to the provider if its best MX host is one of these or below one."
+    )
+    domains: tuple[DomainPattern, ...] | None = Field(
+        None,
+        description="Recipient domains known to belong to it, for `config explain` without DNS.",
+    )
+    max_connections: Count | None = Field(None, description="Connections at once from one source.")
+    max_connections_total: Count | None = Field(
+        None, description="Connections at once from all sources of a node."
+    )
+    messages_per_connection: Count | None = Field(None, description="Messages before a session is closed.")
+    max_recipients: Count | None = Field(None, description="Recipients in one transaction.")
+    rate: RateOrUnlimited | None = Field(
+        None, description="Messages per time from one source, as `100/min`, or `unlimited`."
+    )
+    daily_cap: Count | None = Field(None, description="Messages per UTC day from one source.")
+    pipelining: bool | None = Field(None, description="Use PIPELINING if the server offers it.", strict=True)
+    chunking: bool | None = Field(
+        None, description="Use CHUNKING (BDAT) if the server offers it.", strict=True
+    )
+    idle_timeout: Duration | None = Field(None, description="An idle session is closed after so long.")
+    suspend: tuple[SuspendRule, ...] | None = Field(None, description="Replies after which sending pauses.")
+
+
+class RetryConfig(Section):
+    first: Duration = Field(300.0, description="Wait after the first attempt.")
+    factor: float = Field(2.0, ge=1, le=10, description="Each further wait is so much longer.")
+    max: Duration = Field(4 * 3600.0, description="Longest wait.")
+    jitter: float = Field(
+        0.2, ge=0, lt=1, description="Each wait is varied at random by this share of itself."
+    )
+    schedule: tuple[Duration, ...] = Field(
+        (), description="Explicit waits instead of first, factor and max; the last one repeats."
+    )
+    expire: Duration = Field(5 * 86400.0, description="Age at which an undelivered message is given up.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        first = self.schedule[0] if self.schedule else self.first
+        if not self.schedule and self.max < self.first:
+            raise ValueError(f"max: allowed is at least first ({format_duration(self.first)})")
+        if self.expire <= first:
+            raise ValueError(f"expire: allowed is more than the first wait ({format_duration(first)})")
+        return self
+
+
+class MarketingRetryConfig(RetryConfig):
+    """As RetryConfig, but bulk mail that is two days late is not wanted any more."""
+
+    expire: Duration = Field(2 * 86400.0, description="Age at which an undelivered message is given up.")
+
+
+class RetryStreams(Section):
+    transactional: RetryConfig = Field(RetryConfig(), description="Retries of transactional mail.")
+    notification: RetryConfig = Field(RetryConfig(), description="Retries of notifications.")
+    marketing: MarketingRetryConfig = Field(MarketingRetryConfig(), description="Retries of marketing mail.")
+
+
+class LimitsConfig(Section):
+    max_message_size: Size = Field(50 * 2**20, description="Largest message accepted.")
+    max_recipients: Count = Field(1000, description="Most recipients of one submitted message.")
+    ready_window: Count = Field(
+        2000, description="Ready messages in memory for one flow; the rest stays on disk."
+    )
+    ready_total: Count = Field(200_000, description="Ready messages in memory for all flows of a region.")
+    pool_credits: Count = Field(2000, description="Messages that one pool may hold unsettled.")
+    batch: Annotated[int, Field(ge=1, le=10_000, strict=True)] = Field(
+        500, description="Most messages in one batch between region and pool."
+    )
+    window_per_connection: Count = Field(
+        50,
+        description="Messages in flight per connection of a source: keeps it busy over a round trip.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.ready_total < self.ready_window:
+            raise ValueError("ready_total: allowed is at least ready_window")
+        if self.pool_credits < self.batch:
+            raise ValueError("pool_credits: allowed is at least batch")
+        return self
+
+
+class TlsException(Section):
+    provider: Name | None = Field(None, description="The provider it is for. Give this or `domain`.")
+    domain: DomainPattern | None = Field(None, description="The recipient domain or pattern it is for.")
+    mode: Literal["disabled"] = Field(description="`disabled`: mail goes in plain text.")
+    reason: str = Field(min_length=3, description="Why; for whoever reads the metrics.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.provider is None) == (self.domain is None):
+            raise ValueError("allowed is exactly one of provider and domain")
+        return self
+
+
+class TlsConfig(Section):
+    exceptions: tuple[TlsException, ...] = Field(
+        (),
+        description="Where TLS is not required. Nothing else is ever sent in plain text.",
+    )
+
+
+class TenantConfig(Section):
+    weight: Annotated[int, Field(ge=1, le=1000, strict=True)] = Field(
+        1, description="Share of a tenant relative to the others within a stream."
+    )
+
+
+class RayConfig(Section):
+    address: str | None = Field(
+        None, description="Address of a running cluster. Default: `up` starts one here."
+    )
+    port: Port = Field(6379, description="Port of the head node of a cluster that `up` starts.")
+    namespace: Name = Field("sendfleet", description="Ray namespace of the fleet's actors.")
+    object_store: Size = Field(
+        128 * 2**20, description="Object store of a cluster that `up` starts; bodies never use it."
+    )
+
+
+class EventsConfig(Section):
+    directory: Path = Field(
+        Path("var/events"), description="Where each region writes its events as JSON lines."
+    )
+    max_file: Size = Field(
+        256 * 2**20, description="Size at which an events file is closed and the next begun."
+    )
+
+
+class FleetConfig(Section):
+    """The whole of fleet.yaml."""
+
+    fleet: FleetSection = Field(FleetSection(), description="The fleet.")
+    spool: SpoolConfig = Field(SpoolConfig(), description="The durable queue of each region.")
+    regions: Annotated[tuple[RegionConfig, ...], Field(min_length=1)] = Field(description="The regions.")
+    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)] = Field(description="The egress IPs.")
+    resolver: ResolverConfig = Field(ResolverConfig(), description="DNS.")
+    routes: tuple[RouteConfig, ...] = Field((), description="Domains that do not go by their MX records.")
+    providers: dict[Name, ProviderConfig] = Field(
+        {}, description="Overrides of provider profiles, and new ones."
+    )
+    retry: RetryStreams = Field(RetryStreams(), description="When deferred mail is tried again, per stream.")
+    limits: LimitsConfig = Field(LimitsConfig(), description="Bounds.")
+    tls: TlsConfig = Field(TlsConfig(), description="Transport security.")
+    tenants: dict[Name, TenantConfig] = Field({}, description="Tenants with settings of their own.")
+    ray: RayConfig = Field(RayConfig(), description="The Ray cluster.")
+    events: EventsConfig = Field(EventsConfig(), description="The event log.")

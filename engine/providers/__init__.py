@@ -1,0 +1,1 @@
+"""Provider profiles: what each mailbox provider allows, as data with sources."""

@@ -1,0 +1,135 @@
+"""Provider profiles: limits that a mailbox provider publishes, or that other systems use with it.
+
+A profile is a YAML file in this folder; each setting carries the text of its source. What a file does not say
+it takes from default.yaml, which says everything. The fleet's `providers` section overrides single settings
+and may add profiles of its own. A suspension rule that does not match its own sample reply is refused when
+the file is read.
+
+`Profile.origins` tells for each setting where its value came from.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from engine.config.schema import Name, ProviderConfig, Section, SuspendRule
+from engine.config.strict_yaml import read_yaml
+from engine.config.units import Rate
+
+DEFAULT = "default"
+
+
+class ProfileError(Exception):
+    """A profile file of the package is wrong: a fault of the build, not of the user."""
+
+
+class Sourced(Section):
+    """A setting with the place it was read at, and when."""
+
+    value: Any
+    source: str = Field(min_length=10)
+
+
+class ProfileFile(Section):
+    """One file of this folder. `settings` has the keys of `ProviderConfig`."""
+
+    name: Name
+    settings: dict[str, Sourced]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The limits towards one provider. `rate` and `daily_cap` are None when there is none."""
+
+    name: str
+    mx_suffixes: tuple[str, ...]
+    domains: tuple[str, ...]
+    max_connections: int
+    max_connections_total: int
+    messages_per_connection: int
+    max_recipients: int
+    rate: Rate | None
+    daily_cap: int | None
+    pipelining: bool
+    chunking: bool
+    idle_timeout_s: float
+    suspend: tuple[SuspendRule, ...]
+    origins: Mapping[str, str] = field(compare=False)
+
+
+def read_profile(text: str, file: str) -> tuple[ProfileFile, ProviderConfig]:
+    """Parse and check a profile file; raises ProfileError."""
+    try:
+        profile = ProfileFile.model_validate(read_yaml(text))
+        settings = ProviderConfig.model_validate({key: s.value for key, s in profile.settings.items()})
+    except (ValidationError, ValueError) as error:
+        raise ProfileError(f"{file}: {error}") from error
+    return profile, settings
+
+
+@functools.cache
+def _shipped() -> Mapping[str, tuple[ProfileFile, ProviderConfig]]:
+    found = {}
+    for entry in sorted(resources.files(__package__).iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".yaml"):
+            profile, settings = read_profile(entry.read_text(encoding="utf-8"), entry.name)
+            if entry.name != f"{profile.name}.yaml":
+                raise ProfileError(f"{entry.name}: name is {profile.name!r}")
+            found[profile.name] = profile, settings
+    missing = set(ProviderConfig.model_fields) - {"daily_cap"} - set(found[DEFAULT][0].settings)
+    if missing:
+        raise ProfileError(f"default.yaml: missing are {', '.join(sorted(missing))}")
+    return MappingProxyType(found)
+
+
+def profile_names() -> frozenset[str]:
+    """Names of the profiles that are shipped."""
+    return frozenset(_shipped())
+
+
+def load_profiles(overrides: Mapping[str, ProviderConfig]) -> dict[str, Profile]:
+    """Every profile, the shipped ones and those that only `overrides` names, with the overrides applied."""
+    names = sorted(profile_names() | set(overrides))
+    return {name: _merge(name, overrides) for name in names}
+
+
+def _merge(name: str, overrides: Mapping[str, ProviderConfig]) -> Profile:
+    layers: list[tuple[str, ProfileFile | None, ProviderConfig]] = []
+    for layer in (DEFAULT, name) if name != DEFAULT else (DEFAULT,):
+        if layer in _shipped():
+            layers.append((f"engine/providers/{layer}.yaml", *_shipped()[layer]))
+        if layer in overrides:
+            layers.append((f"fleet.yaml: providers.{layer}", None, overrides[layer]))
+    values: dict[str, Any] = {"daily_cap": None}
+    origins: dict[str, str] = {"daily_cap": "built-in default"}
+    for origin, file, settings in layers:
+        for key in settings.model_fields_set:
+            value = getattr(settings, key)
+            if value is None:
+                continue
+            if key in ("mx_suffixes", "domains") and name != DEFAULT and DEFAULT in origin.split(".")[-2:]:
+                continue
+            values[key] = value
+            origins[key] = f"{origin} ({file.settings[key].source})" if file else f"{origin}.{key}"
+    rate = values["rate"]
+    return Profile(
+        name=name,
+        mx_suffixes=values.get("mx_suffixes", ()),
+        domains=values.get("domains", ()),
+        max_connections=values["max_connections"],
+        max_connections_total=values["max_connections_total"],
+        messages_per_connection=values["messages_per_connection"],
+        max_recipients=values["max_recipients"],
+        rate=rate if isinstance(rate, Rate) else None,
+        daily_cap=values["daily_cap"],
+        pipelining=values["pipelining"],
+        chunking=values["chunking"],
+        idle_timeout_s=values["idle_timeout"],
+        suspend=values["suspend"],
+        origins=MappingProxyType(origins),
+    )
