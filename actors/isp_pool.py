@@ -15,7 +15,7 @@ from actors.ports import NodeServices
 from engine.campaign.render import render_record
 from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
-from engine.delivery.wire import batch_of
+from engine.delivery.wire import decode_header
 from engine.providers.profiles import load_profiles
 from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
@@ -96,7 +96,7 @@ class IspPoolActor:
         return state
 
     async def deliver(self, header: bytes, entries: bytes) -> None:
-        batch = batch_of(header)
+        batch = decode_header(header).batch
         if batch in self._seen_set:
             return
         if len(self._seen) == REMEMBERED_BATCHES:

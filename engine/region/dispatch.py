@@ -10,13 +10,11 @@ index at once, marked as possibly sent, because its last words are unknown.
 
 import asyncio
 import logging
-import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
-import msgpack
-
 from engine.config.schema import LimitsConfig
+from engine.delivery.wire import ENTRY, ID, Header, encode_header
 from engine.region.ports import PoolLauncher, PoolName, PoolPort
 from engine.region.sites import Sites
 from engine.region.windows import Windows
@@ -25,8 +23,6 @@ from native.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-ENTRY = struct.Struct("<QqIHHIIQ")
-ID = struct.Struct("<Q")
 MIN_INTERVAL_S = 0.002
 RESEND_DELAY_S = 0.05
 
@@ -180,7 +176,7 @@ class Dispatcher:
                 if key not in daily:
                     daily[key] = self._day_of() << 40 | self._sites.used_today(site, source)
         await self._spool.dispatch(batch_no, bytes(ids), daily)
-        header = msgpack.packb({"batch": batch_no, "epoch": self._epoch, "sites": sites})
+        header = encode_header(Header(batch_no, self._epoch, sites))
         while True:
             try:
                 await port.deliver(header, entries)

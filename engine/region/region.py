@@ -138,7 +138,7 @@ class Region:
         for name in await self._ports.launcher.survivors():
             port = await self._ports.launcher.launch(name, self._dispatcher._died)
             state = decode_resume(await port.resume(self._spool.epoch))
-            await self._settle_outcomes(state.outcomes, batch_no=0)
+            await self._settle_outcomes(state.outcomes, state.batch_numbers)
             self._windows.hold(state.in_progress)
             self._dispatcher.attach(name, port)
         self._spawn(self._tick())

@@ -1,0 +1,93 @@
+"""The `sendfleet` command: the commands of engine/cli, and those that start and stop a fleet.
+
+Ray reads its settings when it is imported, so actors.client and actors.deploy are imported only after
+actors.environment has prepared the process for the fleet that the command names.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from actors.environment import prepare
+from engine.cli.main import build_cli
+from engine.config.load import ConfigError, load_fleet
+from engine.config.schema import FleetConfig
+
+console = Console(stderr=True)
+fleet_option = click.option(
+    "--fleet",
+    "fleet_path",
+    type=click.Path(path_type=Path),
+    default=Path("fleet.yaml"),
+    show_default=True,
+    envvar="SENDFLEET_FLEET",
+    help="The fleet's configuration.",
+)
+
+
+def _prepared(path: Path) -> FleetConfig:
+    try:
+        config = load_fleet(path)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    prepare(config)
+    return config
+
+
+def connect_port(path: Path) -> Any:
+    """A client of the running fleet, for the commands of engine/cli."""
+    config = _prepared(path)
+    deploy = importlib.import_module("actors.deploy")
+    client = importlib.import_module("actors.client")
+    try:
+        deploy.connect_ray(config.ray.address or deploy.LocalCluster(config).address())
+    except FileNotFoundError:
+        raise click.ClickException(
+            f"no fleet runs here for {path}: start it with `sendfleet up --fleet {path}`"
+        ) from None
+    return client.AsyncClient(config)
+
+
+@click.command()
+@fleet_option
+def up(fleet_path: Path) -> None:
+    """Start the fleet: on the cluster at ray.address, or on Ray nodes of this machine."""
+    config = _prepared(fleet_path)
+    deploy = importlib.import_module("actors.deploy")
+    address = config.ray.address
+    if address is None:
+        console.print(f"starting {len(config.regions)} Ray nodes on this machine")
+        address = deploy.LocalCluster(config).start()
+    deploy.start_fleet(config, address)
+    console.print(f"fleet [b]{config.fleet.name}[/b] is up: {', '.join(r.name for r in config.regions)}")
+
+
+@click.command()
+@fleet_option
+def down(fleet_path: Path) -> None:
+    """Stop the fleet. What is not sent yet stays on disk and goes out after the next `up`."""
+    config = _prepared(fleet_path)
+    deploy = importlib.import_module("actors.deploy")
+    cluster = deploy.LocalCluster(config)
+    try:
+        address = config.ray.address or cluster.address()
+    except FileNotFoundError:
+        raise click.ClickException(f"no fleet runs here for {fleet_path}") from None
+    try:
+        deploy.connect_ray(address)
+        deploy.stop_fleet(config)
+    except ConnectionError as error:
+        console.print(f"[yellow]the cluster does not answer, its processes are ended: {error}[/yellow]")
+    cluster.stop()
+    console.print(f"fleet [b]{config.fleet.name}[/b] is down")
+
+
+def main() -> None:
+    cli = build_cli(connect_port)
+    cli.add_command(up)
+    cli.add_command(down)
+    cli.main(args=sys.argv[1:], prog_name="sendfleet")
