@@ -1,0 +1,5 @@
+"""`python -m actors` is the `sendfleet` command."""
+
+from actors.command import main
+
+main()
