@@ -1,0 +1,39 @@
+"""One message on its way through a pool."""
+
+from typing import Any
+
+
+class Job:
+    """An id that the region handed over, until its outcome is reported.
+
+    `batch` is the batch number to report it under, `held_ns` when the pool got it, `tries` how often it went
+    into a session that ended before the peer said anything.
+    """
+
+    __slots__ = ("batch", "epoch", "held_ns", "id", "record", "send_at_ns", "site", "source", "tries")
+
+    def __init__(
+        self,
+        id_: int,
+        send_at_ns: int,
+        *,
+        site: str,
+        source: int,
+        batch: int,
+        epoch: int,
+        record: Any,
+        held_ns: int,
+    ) -> None:
+        self.id = id_
+        self.send_at_ns = send_at_ns
+        self.site = site
+        self.source = source
+        self.batch = batch
+        self.epoch = epoch
+        self.record = record
+        self.held_ns = held_ns
+        self.tries = 0
+
+    @property
+    def domain(self) -> str:
+        return str(self.record.recipient).rpartition("@")[2].lower()

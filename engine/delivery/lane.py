@@ -1,0 +1,275 @@
+"""One lane: the jobs of one source for one route, the sessions that carry them, and the opening of more.
+
+A session is opened when jobs are due and no session is free, one at a time per lane: a fast host is served by
+few sessions, a slow one gets more, up to the limits of the gate. When no host will talk to us, what waits is
+deferred with that answer, and what comes during the backoff too; while other sessions of the lane live, only
+the opening pauses.
+"""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from engine.delivery.hosts import Found, NotFound, find_host, unreachable
+from engine.delivery.job import Job
+from engine.delivery.pacing import Gate
+from engine.delivery.ports import EgressSource, Opener, PoolProfile, PoolRoute, Routes
+from engine.delivery.session import Session
+from engine.smtp.policy import FailureReason, Phase, Verdict, classify
+from engine.values.clock import Clock
+from engine.values.outcome import OutcomeKind, Scope
+from engine.values.reply import Reply
+
+log = logging.getLogger(__name__)
+
+MAX_TRIES = 3
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MAX_S = 60.0
+_DAMAGED = Verdict(OutcomeKind.DEFERRED, Scope.MESSAGE)
+
+
+class LanePool(Protocol):
+    """What a lane needs of its pool."""
+
+    profile: PoolProfile
+    clock: Clock
+    routes: Routes
+    opener: Opener
+    rng: random.Random
+    open_timeout_s: float
+    stopping: bool
+
+    def message_of(self, job: Job) -> bytes: ...
+    def settle(
+        self, job: Job, verdict: Verdict, reply: Reply, host: str, possible_duplicate: bool
+    ) -> None: ...
+    def delivered(self, job: Job, code: int, enhanced: str, text: str, host: str) -> None: ...
+    def give_back(self, job: Job) -> None: ...
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None: ...
+    def at(self, when_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle: ...
+
+
+class Lane:
+    """See the module docstring."""
+
+    def __init__(self, pool: LanePool, *, source: EgressSource, route: PoolRoute, gate: Gate) -> None:
+        self._pool = pool
+        self._source = source
+        self.route = route
+        self.gate = gate
+        self.pending: deque[Job] = deque()
+        self.sessions: set[Session] = set()
+        self.opening = False
+        self._max_recipients = pool.profile.max_recipients
+        self._failures = 0
+        self._failure: NotFound | None = None
+        self._retry_ns = 0
+        self._wake: asyncio.TimerHandle | None = None
+        gate.users.add(self)
+        self.settle = pool.settle
+        self.delivered = pool.delivered
+        self.now_ns = pool.clock.monotonic_ns
+
+    # -- from the pool
+
+    def add(self, job: Job) -> None:
+        self.pending.append(job)
+
+    def pump(self) -> None:
+        """Jobs came, room was made, or time passed: put idle sessions to work, open another if need be."""
+        if not self.pending:
+            return
+        for session in list(self.sessions):
+            if session.machine.is_idle:
+                session.machine.kick()
+                if not self.pending:
+                    return
+        if self.opening or self._pool.stopping:
+            return
+        now_ns = self.now_ns()
+        if now_ns < self._retry_ns:
+            if self._failure is not None and not self.sessions:
+                self._defer_all(self._failure)
+            return
+        if self.sessions and self.gate.earliest_ns(self.pending[0].send_at_ns) > now_ns:
+            return
+        if not self.gate.has_room():
+            self._claim_idle()
+            return
+        self.gate.acquire()
+        self.opening = True
+        self._pool.spawn(self._open())
+
+    def expire(self, before_ns: int) -> None:
+        """Give back what waits since before that time without having been due to wait."""
+        kept: deque[Job] = deque()
+        for job in self.pending:
+            if max(job.held_ns, job.send_at_ns) <= before_ns:
+                self._pool.give_back(job)
+            else:
+                kept.append(job)
+        self.pending = kept
+
+    def give_back_all(self) -> None:
+        while self.pending:
+            self._pool.give_back(self.pending.popleft())
+
+    def is_unused(self, now_ns: int) -> bool:
+        """Nothing here that must be remembered."""
+        return not (self.pending or self.sessions or self.opening or now_ns < self._retry_ns)
+
+    def close(self) -> None:
+        self.gate.users.discard(self)
+        if self._wake is not None:
+            self._wake.cancel()
+
+    # -- from the sessions
+
+    def take(self, session: Session) -> list[Job]:
+        """The jobs of one transaction that may begin now: one, or several that share one message."""
+        pending = self.pending
+        if not pending or self._pool.stopping:
+            return []
+        gate = self.gate
+        now_ns = self.now_ns()
+        start_ns = gate.earliest_ns(pending[0].send_at_ns)
+        if start_ns > now_ns:
+            self._wake_at(start_ns)
+            return []
+        first = pending.popleft()
+        jobs = [first]
+        if gate.interval_ns == 0 and self._max_recipients > 1:
+            record = first.record
+            while pending and len(jobs) < self._max_recipients:
+                other = pending[0]
+                if (
+                    other.send_at_ns > now_ns
+                    or other.record.content != record.content
+                    or other.record.sender != record.sender
+                    or len(record.content) == 2
+                ):
+                    break
+                jobs.append(pending.popleft())
+        gate.started(now_ns)
+        return jobs
+
+    def message_of(self, job: Job) -> bytes | None:
+        """The message's bytes; None if the spool or a template is damaged, then the job is deferred."""
+        try:
+            return self._pool.message_of(job)
+        except Exception as error:  # one bad message must not stop the others
+            log.exception("message %016x cannot be read or rendered", job.id)
+            self.settle(
+                job, _DAMAGED, Reply(0, "4.3.0", f"the message cannot be made: {error}"[:1024]), "", False
+            )
+            return None
+
+    def put_back(self, jobs: list[Job], *, tried: bool) -> None:
+        """Jobs that the peer has not seen, or wants in smaller portions, at the head of the lane."""
+        for job in reversed(jobs):
+            if tried:
+                job.tries += 1
+            if job.tries >= MAX_TRIES:
+                verdict = classify(Phase.MAIL, FailureReason.LOST)
+                self.settle(job, verdict, Reply(0, "4.4.2", "sessions end before they answer"), "", False)
+            elif self._pool.stopping:
+                self._pool.give_back(job)
+            else:
+                self.pending.appendleft(job)
+
+    def limit_recipients(self, count: int) -> None:
+        self._max_recipients = max(1, min(self._max_recipients, count))
+
+    def ended(self, session: Session, *, useful: bool) -> None:
+        self.sessions.discard(session)
+        self.gate.release()
+        if not useful:
+            self._back_off(None)
+        asyncio.get_running_loop().call_soon(self._pump_gate)
+
+    # -- within
+
+    def _pump_gate(self) -> None:
+        """Room was made: this lane first, then those that share its limits."""
+        self.pump()
+        for lane in list(self.gate.users):
+            if lane is not self and isinstance(lane, Lane):
+                lane.pump()
+
+    def _wake_at(self, when_ns: int) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake = self._pool.at(when_ns, self._woken)
+
+    def _woken(self) -> None:
+        self._wake = None
+        self.pump()
+
+    def _claim_idle(self) -> None:
+        """All connections are taken: end an idle one of a lane that has no use for it."""
+        for lane in self.gate.users:
+            if lane is self or not isinstance(lane, Lane) or lane.pending:
+                continue
+            for session in lane.sessions:
+                if session.machine.is_idle:
+                    session.machine.quit()
+                    return
+
+    def _back_off(self, failure: NotFound | None) -> None:
+        self._failure = failure
+        self._failures += 1
+        delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self._failures - 1, 10))
+        delay_s *= 0.75 + 0.5 * self._pool.rng.random()
+        self._retry_ns = self.now_ns() + round(delay_s * 1e9)
+
+    def _defer_all(self, failure: NotFound) -> None:
+        while self.pending:
+            self.settle(self.pending.popleft(), failure.verdict, failure.reply, failure.host, False)
+
+    async def _open(self) -> None:
+        pool = self._pool
+        try:
+            try:
+                found = await find_host(
+                    self.route,
+                    self._source,
+                    routes=pool.routes,
+                    opener=pool.opener,
+                    rng=pool.rng,
+                    timeout_s=pool.open_timeout_s,
+                )
+            except OSError as error:
+                found = unreachable(self.route.hosts[0].name if self.route.hosts else "", error)
+        except BaseException:
+            self.opening = False
+            self.gate.release()
+            raise
+        self.opening = False
+        if isinstance(found, NotFound):
+            self.gate.release()
+            self._back_off(found)
+            if not self.sessions:
+                self._defer_all(found)
+            return
+        self._opened(found)
+
+    def _opened(self, found: Found) -> None:
+        self._failures = 0
+        self._failure = None
+        profile = self._pool.profile
+        session = Session(
+            self,
+            host=found.host,
+            opened=found.opened,
+            pipelining=profile.pipelining,
+            chunking=profile.chunking,
+            max_transactions=profile.messages_per_connection,
+        )
+        self.sessions.add(session)
+        session.machine.attach(found.opened.transport)
+        if self._pool.stopping:
+            session.machine.quit()
+        self.pump()

@@ -1,0 +1,49 @@
+"""The limits of one source at one site, as the pool keeps them: connections, and the pace of transactions.
+
+The scheduler decides when a message may go and says so in `send_at_ns`; the gate adds what only the pool can
+know, that the previous transaction really started when it did. Two transactions of the same source and site
+never start closer together than the rate's interval, whatever the batches say.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Connections:
+    """Connections to one site from all sources together. `limit` 0: none."""
+
+    limit: int
+    open: int = 0
+
+    def has_room(self) -> bool:
+        return self.limit == 0 or self.open < self.limit
+
+
+@dataclass(slots=True)
+class Gate:
+    """One (source, site). `interval_ns` 0: no rate."""
+
+    limit: int
+    interval_ns: int
+    total: Connections
+    open: int = 0
+    next_ns: int = 0
+    users: set[object] = field(default_factory=set)
+
+    def has_room(self) -> bool:
+        return self.open < self.limit and self.total.has_room()
+
+    def acquire(self) -> None:
+        self.open += 1
+        self.total.open += 1
+
+    def release(self) -> None:
+        self.open -= 1
+        self.total.open -= 1
+
+    def earliest_ns(self, send_at_ns: int) -> int:
+        return max(send_at_ns, self.next_ns)
+
+    def started(self, now_ns: int) -> None:
+        """A transaction begins now; the interval counts from here, so lateness never turns into a burst."""
+        self.next_ns = now_ns + self.interval_ns

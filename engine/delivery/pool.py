@@ -1,0 +1,430 @@
+"""The pool of one provider on one node: takes batches, sends them, reports what became of each id.
+
+Promises:
+- Every id handed over is reported exactly once (a report that is not acknowledged is repeated with the same
+  rows): as delivered, deferred or bounced after an attempt, or as returned if no attempt could begin within
+  `HOLD_S` seconds.
+- A connection limit, a rate interval and the messages per connection of the profile are never exceeded.
+- A session that waits for the answer to a complete message is never killed before its timeout (RFC 1047): a
+  stop waits for it.
+- A batch number seen before in an epoch is dropped, so the region may repeat a hand-over. Batches of an older
+  epoch are dropped; `resume` with a newer one drops what is not on the wire.
+- Memory: what the region's credits allow, bodies only of messages on the wire; unused lanes are forgotten.
+
+Reports leave in batches, at the latest `FLUSH_S` after the first row. One coarse timer serves all sessions.
+"""
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from engine.delivery.job import Job
+from engine.delivery.lane import Lane
+from engine.delivery.pacing import Connections, Gate
+from engine.delivery.ports import EgressSource, Opener, PoolProfile, Records, Render, ReportSink, Routes
+from engine.delivery.session import Session
+from engine.delivery.wire import ENTRY, ID, OutcomeRow, decode_header, encode_report, encode_resume
+from engine.smtp.opener import open_session
+from engine.smtp.policy import Verdict
+from engine.values.clock import Clock
+from engine.values.outcome import OutcomeKind, Scope
+from engine.values.reply import Reply
+
+log = logging.getLogger(__name__)
+
+HOLD_S = 5.0
+FLUSH_S = 0.005
+FLUSH_ROWS = 500
+TICK_S = 0.25
+REPEAT_S = 2.0
+OPEN_TIMEOUT_S = 30.0
+SEEN_BATCHES = 8192
+
+# Seconds by phase of native.transaction: idle, RSET, MAIL, RCPT, DATA, final dot, QUIT, body block
+# (RFC 5321 section 4.5.3.2; QUIT is ours: nothing depends on its answer).
+TIMEOUTS_S = (0.0, 300.0, 300.0, 300.0, 120.0, 600.0, 5.0, 180.0)
+
+_RETURNED = int(OutcomeKind.RETURNED)
+_DELIVERED = int(OutcomeKind.DELIVERED)
+_RECIPIENT = str(Scope.RECIPIENT)
+_SESSION = str(Scope.SESSION)
+
+
+class PoolEngine:
+    """See the module docstring. All methods run on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        profile: PoolProfile,
+        reader: Records,
+        router: Routes,
+        sources: dict[int, EgressSource],
+        clock: Clock,
+        report: ReportSink,
+        render: Render,
+        rng: random.Random,
+        opener: Opener = open_session,
+        timeouts_s: tuple[float, ...] = TIMEOUTS_S,
+        open_timeout_s: float = OPEN_TIMEOUT_S,
+        hold_s: float = HOLD_S,
+        tick_s: float = TICK_S,
+    ) -> None:
+        self.profile = profile
+        self.clock = clock
+        self.routes = router
+        self.opener = opener
+        self.rng = rng
+        self.open_timeout_s = open_timeout_s
+        self.stopping = False
+        self._reader = reader
+        self._sources = sources
+        self._report = report
+        self._render = render
+        self._timeouts_ns = tuple(round(seconds * 1e9) for seconds in timeouts_s)
+        self._hold_ns = round(hold_s * 1e9)
+        self._tick_s = tick_s
+        rate = profile.rate
+        self._interval_ns = 0 if rate is None else round(rate.period_s * 1e9 / rate.count)
+        self._epoch = 0
+        self._jobs: dict[int, Job] = {}
+        self._seen: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._gates: dict[tuple[int, str], Gate] = {}
+        self._totals: dict[str, Connections] = {}
+        self._lanes: dict[tuple[int, str, Any], Lane] = {}
+        self._by_domain: dict[tuple[int, str, str], Lane] = {}
+        self._resolving: dict[str, list[Job]] = {}
+        self._rows: list[OutcomeRow] = []
+        self._flush_handle: asyncio.TimerHandle | None = None
+        self._sequence = 0
+        self._unacknowledged: OrderedDict[int, tuple[list[OutcomeRow], int]] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticker: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._counts = dict.fromkeys(OutcomeKind, 0)
+
+    # -- the region's side
+
+    async def deliver(self, header: bytes, entries: bytes) -> None:
+        """Take a batch over: `entries` as the scheduler packs them. Repeating a batch has no effect."""
+        if self._failure is not None:
+            raise RuntimeError(f"pool {self.profile.name} has failed: {self._failure!r}") from self._failure
+        head = decode_header(header)
+        key = (head.epoch, head.batch)
+        if head.epoch < self._epoch or key in self._seen:
+            return
+        self._epoch = head.epoch
+        self._seen[key] = None
+        if len(self._seen) > SEEN_BATCHES:
+            self._seen.popitem(last=False)
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().create_task(self._tick_forever())
+        self._take_over(head.batch, head.sites, entries)
+
+    def _take_over(self, batch: int, sites: dict[int, str], entries: bytes) -> None:
+        unpacked = list(ENTRY.iter_unpack(entries))
+        records = self._reader.fetch(b"".join([ID.pack(entry[0]) for entry in unpacked]))
+        now_ns = self.clock.monotonic_ns()
+        touched: set[Lane] = set()
+        for (id_, send_at_ns, site_no, source, _, _, _, _), record in zip(unpacked, records, strict=True):
+            known = self._jobs.get(id_)
+            if known is not None:
+                known.batch = batch  # still on the wire from an older epoch: its one outcome is reported here
+                continue
+            job = Job(
+                id_,
+                send_at_ns,
+                site=sites[site_no],
+                source=source,
+                batch=batch,
+                epoch=self._epoch,
+                record=record,
+                held_ns=now_ns,
+            )
+            self._jobs[id_] = job
+            if record is None or source not in self._sources or self.stopping:
+                self.give_back(job)
+                continue
+            lane = self._lane_of(job)
+            if lane is not None:
+                lane.add(job)
+                touched.add(lane)
+        for lane in touched:
+            lane.pump()
+
+    async def acknowledge(self, sequence: int) -> None:
+        """Reports up to `sequence` are settled on disk."""
+        while self._unacknowledged and next(iter(self._unacknowledged)) <= sequence:
+            self._unacknowledged.popitem(last=False)
+
+    async def resume(self, epoch: int) -> bytes:
+        """Attach a new incarnation of the region; see wire.py for the answer."""
+        if epoch > self._epoch:
+            self._epoch = epoch
+            self._drop_unsent(epoch)
+        self._seal_rows()
+        rows = [row for sealed, _ in self._unacknowledged.values() for row in sealed]
+        return encode_resume(self._sequence, rows, list(self._jobs))
+
+    async def drain(self, deadline_s: float) -> None:
+        """Give back what has not begun, finish what has. Beyond the deadline waits only for final replies."""
+        self.stopping = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + deadline_s
+        for job in [job for jobs in self._resolving.values() for job in jobs]:
+            self.give_back(job)
+        self._resolving.clear()
+        for lane in self._lanes.values():
+            lane.give_back_all()
+            for session in list(lane.sessions):
+                session.machine.quit()
+        while any(lane.sessions or lane.opening for lane in self._lanes.values()):
+            if loop.time() >= deadline:
+                self._end_hopeless()
+            await asyncio.sleep(min(0.01, self._tick_s))
+        self._flush()
+
+    async def stop(self, deadline_s: float) -> None:
+        """Drain, then end the pool's own tasks."""
+        await self.drain(deadline_s)
+        tasks = [*self._tasks, *([self._ticker] if self._ticker is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def stats(self) -> dict[str, object]:
+        """Counts since the start, and gauges."""
+        return {
+            "provider": self.profile.name,
+            "held": len(self._jobs),
+            "sessions": sum(len(lane.sessions) for lane in self._lanes.values()),
+            "opening": sum(lane.opening for lane in self._lanes.values()),
+            "lanes": len(self._lanes),
+            "unacknowledged": sum(len(rows) for rows, _ in self._unacknowledged.values()) + len(self._rows),
+            "outcomes": {str(kind): count for kind, count in self._counts.items() if count},
+        }
+
+    # -- lanes
+
+    def _lane_of(self, job: Job) -> Lane | None:
+        """The lane of a job; None while its route is being looked up."""
+        domain = job.domain
+        route = self.routes.cached(domain)
+        key = (job.source, job.site, domain)
+        lane = self._by_domain.get(key)
+        if lane is not None and lane.route is route:
+            return lane
+        if route is None:
+            waiting = self._resolving.get(domain)
+            if waiting is None:
+                self._resolving[domain] = [job]
+                self.spawn(self._resolve(domain))
+            else:
+                waiting.append(job)
+            return None
+        if not hasattr(route, "hosts"):
+            self._unroutable(job, route)
+            return None
+        lane = self._by_domain[key] = self._lane(job, route)
+        return lane
+
+    def _lane(self, job: Job, route: Any) -> Lane:
+        key = (job.source, job.site, route)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(
+                self, source=self._sources[job.source], route=route, gate=self._gate(job.source, job.site)
+            )
+        lane.route = route
+        return lane
+
+    def _gate(self, source: int, site: str) -> Gate:
+        gate = self._gates.get((source, site))
+        if gate is None:
+            total = self._totals.setdefault(site, Connections(self.profile.max_connections_total or 0))
+            gate = self._gates[source, site] = Gate(self.profile.max_connections, self._interval_ns, total)
+        return gate
+
+    async def _resolve(self, domain: str) -> None:
+        route = await self.routes.route(domain)
+        touched = set()
+        for job in self._resolving.pop(domain, ()):
+            if not hasattr(route, "hosts"):
+                self._unroutable(job, route)
+                continue
+            lane = self._by_domain[job.source, job.site, domain] = self._lane(job, route)
+            lane.add(job)
+            touched.add(lane)
+        for lane in touched:
+            lane.pump()
+
+    def _unroutable(self, job: Job, failure: Any) -> None:
+        kind = OutcomeKind.BOUNCED if failure.kind == "bounced" else OutcomeKind.DEFERRED
+        self.settle(job, Verdict(kind, Scope.DOMAIN), failure.reply, "", False)
+
+    def _drop_unsent(self, epoch: int) -> None:
+        """Forget what an older incarnation handed over and is not on the wire: the new one has it on disk."""
+        for lane in self._lanes.values():
+            for job in lane.pending:
+                del self._jobs[job.id]
+            lane.pending.clear()
+        for jobs in self._resolving.values():
+            for job in jobs:
+                del self._jobs[job.id]
+            jobs.clear()
+
+    # -- for lanes and sessions
+
+    def message_of(self, job: Job) -> bytes:
+        """The message as stored or rendered; raises what reading or rendering raises."""
+        content = job.record.content
+        if len(content) == 2:
+            return self._render(job.id, job.record)
+        body = self._reader.body(content)
+        return body if type(body) is bytes else bytes(body)
+
+    def delivered(self, job: Job, code: int, enhanced: str, text: str, host: str) -> None:
+        self._finish(
+            job,
+            (
+                job.id,
+                _DELIVERED,
+                _RECIPIENT,
+                code,
+                enhanced,
+                text,
+                host,
+                job.source,
+                self.clock.wall_ms(),
+                False,
+                job.batch,
+            ),
+        )
+
+    def settle(self, job: Job, verdict: Verdict, reply: Reply, host: str, possible_duplicate: bool) -> None:
+        self._finish(
+            job,
+            (
+                job.id,
+                int(verdict.kind),
+                str(verdict.scope),
+                reply.code,
+                reply.enhanced,
+                reply.text,
+                host,
+                job.source,
+                self.clock.wall_ms(),
+                possible_duplicate,
+                job.batch,
+            ),
+        )
+
+    def give_back(self, job: Job) -> None:
+        """No attempt was made: the region gets the id and its charge back."""
+        self._finish(
+            job,
+            (job.id, _RETURNED, _SESSION, 0, "", "", "", job.source, self.clock.wall_ms(), False, job.batch),
+        )
+
+    def _finish(self, job: Job, row: OutcomeRow) -> None:
+        del self._jobs[job.id]
+        self._counts[row[1]] += 1  # type: ignore[index]
+        rows = self._rows
+        rows.append(row)
+        if len(rows) == 1:
+            self._flush_handle = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+        elif len(rows) >= FLUSH_ROWS:
+            self._flush()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task that fails makes the pool fail: `deliver` says so, and the region starts another."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and self._failure is None:
+            self._failure = task.exception()
+            log.critical("pool %s: a task failed", self.profile.name, exc_info=self._failure)
+
+    def at(self, when_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call back at a monotonic time, never before it."""
+        delay_s = (when_ns - self.clock.monotonic_ns()) / 1e9
+        return asyncio.get_running_loop().call_later(max(0.0, delay_s) + 0.0005, callback)
+
+    # -- reports
+
+    def _seal_rows(self) -> None:
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        if self._rows:
+            self._sequence += 1
+            self._unacknowledged[self._sequence] = (self._rows, self.clock.monotonic_ns())
+            self._rows = []
+
+    def _flush(self) -> None:
+        before = self._sequence
+        self._seal_rows()
+        if self._sequence != before:
+            self._report(encode_report(self._sequence, self._epoch, self._unacknowledged[self._sequence][0]))
+
+    def _repeat_reports(self, now_ns: int) -> None:
+        """Reports that nobody has acknowledged for `REPEAT_S`: the region may not have got them."""
+        for sequence, (rows, sent_ns) in list(self._unacknowledged.items()):
+            if now_ns - sent_ns >= REPEAT_S * 1e9:
+                self._unacknowledged[sequence] = (rows, now_ns)
+                self._report(encode_report(sequence, self._epoch, rows))
+
+    # -- time
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_s)
+            self.tick()
+
+    def tick(self) -> None:
+        """Timeouts, idle sessions, entries held too long, unacknowledged reports, unused lanes."""
+        now_ns = self.clock.monotonic_ns()
+        idle_ns = round(self.profile.idle_timeout_s * 1e9)
+        for key, lane in list(self._lanes.items()):
+            for session in list(lane.sessions):
+                machine = session.machine
+                if machine.is_idle and now_ns - session.idle_since_ns >= idle_ns:
+                    machine.quit()
+                else:
+                    machine.tick(now_ns, self._timeouts_ns)
+            if lane.pending:
+                lane.expire(now_ns - self._hold_ns)
+                lane.pump()
+            elif lane.is_unused(now_ns):
+                self._forget(key, lane)
+        self._repeat_reports(now_ns)
+
+    def _forget(self, key: tuple[int, str, Any], lane: Lane) -> None:
+        """Drop an unused lane, and its gate when nothing is to be remembered there either."""
+        lane.close()
+        del self._lanes[key]
+        for domain_key in [k for k, other in self._by_domain.items() if other is lane]:
+            del self._by_domain[domain_key]
+        source, site, _ = key
+        gate = lane.gate
+        if not gate.users and gate.open == 0 and gate.next_ns <= self.clock.monotonic_ns():
+            self._gates.pop((source, site), None)
+            if gate.total.open == 0:
+                self._totals.pop(site, None)
+
+    def _end_hopeless(self) -> None:
+        """The deadline of a drain has passed: end what does not wait for the answer to a complete message."""
+        for lane in self._lanes.values():
+            for session in list(lane.sessions):
+                if not _must_wait(session):
+                    session.machine.abort()
+
+
+def _must_wait(session: Session) -> bool:
+    return session.machine.is_body_sent

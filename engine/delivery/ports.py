@@ -1,0 +1,115 @@
+"""What a pool needs from other rooms, as Protocols: records and bodies, routes, sessions, reports."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from engine.smtp.opener import Opened, OpenFailure, Target
+from engine.values.reply import Reply
+
+
+class Record(Protocol):
+    """One queued message as the spool holds it. `content` is opaque here, but equal means the same bytes:
+    [segment, offset, length, crc32], or [campaign number, [field values]] for a message that is still to be
+    rendered.
+    """
+
+    @property
+    def sender(self) -> str: ...
+    @property
+    def recipient(self) -> str: ...
+    @property
+    def content(self) -> Any: ...
+
+
+class Records(Protocol):
+    """Read access to the region's spool (engine/spool: SpoolReader)."""
+
+    def fetch(self, ids: bytes) -> Sequence[Any]:
+        """Records of packed ids (8 bytes each, little endian), None for one that is gone."""
+
+    def body(self, content: Any) -> bytes | memoryview:
+        """The bytes of a stored body, checked against its CRC; raises if they are damaged."""
+
+
+class RouteHost(Protocol):
+    """One host of a route."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def preference(self) -> int: ...
+
+
+class PoolRoute(Protocol):
+    """Where mail for a domain goes (engine/routing: Route). Hashable; equal routes share sessions."""
+
+    @property
+    def site(self) -> str: ...
+    @property
+    def hosts(self) -> Sequence[Any]: ...
+    @property
+    def tls(self) -> str: ...
+    @property
+    def auth(self) -> Any: ...
+
+
+class RouteFailure(Protocol):
+    """There is no route. `kind` is "deferred" or "bounced"."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def reply(self) -> Reply: ...
+
+
+class Routes(Protocol):
+    """The router of engine/routing."""
+
+    async def route(self, domain: str) -> Any: ...
+    def cached(self, domain: str) -> Any: ...
+    async def addresses(self, host: str) -> Sequence[tuple[Any, str]]: ...
+
+
+class Opener(Protocol):
+    """engine/smtp/opener.py: open_session."""
+
+    async def __call__(self, target: Target, *, timeout_s: float) -> Opened | OpenFailure: ...
+
+
+class PoolProfile(Protocol):
+    """The numbers of engine/providers that a pool keeps."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def max_connections(self) -> int: ...
+    @property
+    def max_connections_total(self) -> int | None: ...
+    @property
+    def messages_per_connection(self) -> int: ...
+    @property
+    def max_recipients(self) -> int: ...
+    @property
+    def rate(self) -> Any: ...
+    @property
+    def pipelining(self) -> bool: ...
+    @property
+    def chunking(self) -> bool: ...
+    @property
+    def idle_timeout_s(self) -> float: ...
+
+
+class EgressSource(Protocol):
+    """A source of the fleet configuration."""
+
+    @property
+    def ip(self) -> Any: ...
+    @property
+    def ehlo(self) -> str: ...
+
+
+# (id, record) -> complete message with CRLF line ends; the same bytes on each attempt
+Render: TypeAlias = Callable[[int, Any], bytes]
+ReportSink: TypeAlias = Callable[[bytes], None]

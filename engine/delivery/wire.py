@@ -1,0 +1,89 @@
+"""What goes between a region and its pools: entries out, reports back. Fixed layouts, encoded once per batch.
+
+deliver(header, entries): header is msgpack {"batch", "epoch", "sites": {number: name}}; entries are the 40
+byte records of the scheduler's take(). A report is msgpack [sequence, epoch, outcomes]; the answer to resume
+is msgpack [sequence, outcomes, ids in progress (8 bytes each, little endian)]. An outcome is [id, kind,
+scope, code, enhanced, text, host, source, at_ms, possible_duplicate, batch number].
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgpack
+
+from engine.values.outcome import Outcome, OutcomeKind, Scope
+from engine.values.reply import Reply
+
+ENTRY = struct.Struct("<QqIHHIIQ")
+ID = struct.Struct("<Q")
+
+OutcomeRow: TypeAlias = tuple[int, int, str, int, str, str, str, int, int, bool, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """`sites`: number of a site in this region -> its name."""
+
+    batch: int
+    epoch: int
+    sites: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`batch_numbers[i]` is the batch in which `outcomes[i].id` was handed over."""
+
+    sequence: int
+    epoch: int
+    outcomes: tuple[Outcome, ...]
+    batch_numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeState:
+    """What a pool that outlived its region knows. Acknowledging `sequence` lets it forget `outcomes`."""
+
+    sequence: int
+    outcomes: tuple[Outcome, ...]
+    batch_numbers: tuple[int, ...]
+    in_progress: tuple[int, ...]
+
+
+def encode_header(header: Header) -> bytes:
+    return bytes(msgpack.packb({"batch": header.batch, "epoch": header.epoch, "sites": header.sites}))
+
+
+def decode_header(data: bytes) -> Header:
+    fields = msgpack.unpackb(data, strict_map_key=False)
+    return Header(fields["batch"], fields["epoch"], fields["sites"])
+
+
+def encode_report(sequence: int, epoch: int, rows: Sequence[OutcomeRow]) -> bytes:
+    return bytes(msgpack.packb((sequence, epoch, rows)))
+
+
+def decode_report(data: bytes) -> Report:
+    sequence, epoch, rows = msgpack.unpackb(data, use_list=False)
+    return Report(sequence, epoch, tuple(map(_outcome, rows)), tuple(row[10] for row in rows))
+
+
+def encode_resume(sequence: int, rows: Sequence[OutcomeRow], in_progress: Sequence[int]) -> bytes:
+    return bytes(msgpack.packb((sequence, rows, b"".join(map(ID.pack, in_progress)))))
+
+
+def decode_resume(data: bytes) -> ResumeState:
+    sequence, rows, ids = msgpack.unpackb(data, use_list=False)
+    return ResumeState(
+        sequence,
+        tuple(map(_outcome, rows)),
+        tuple(row[10] for row in rows),
+        tuple(id_ for (id_,) in ID.iter_unpack(ids)),
+    )
+
+
+def _outcome(row: Sequence[Any]) -> Outcome:
+    id_, kind, scope, code, enhanced, text, host, source, at_ms, duplicate, _ = row
+    reply = Reply(code, enhanced, text)
+    return Outcome(id_, OutcomeKind(kind), Scope(scope), reply, source, host, at_ms, duplicate)

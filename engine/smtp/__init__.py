@@ -1,0 +1,1 @@
+"""SMTP to the outside: opening sessions, and what a reply means."""

@@ -1,0 +1,3 @@
+"""C face of the canonicaliser."""
+
+cpdef bytes canonicalise(bytes message, bint stuff)
