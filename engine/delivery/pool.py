@@ -1,9 +1,9 @@
 """The pool of one provider on one node: takes batches, sends them, reports what became of each id.
 
 Promises:
-- Every id handed over is reported exactly once (a report that is not acknowledged is repeated with the same
-  rows): as delivered, deferred or bounced after an attempt, or as returned if no attempt could begin within
-  `HOLD_S` seconds.
+- Every id handed over is reported exactly once: as delivered, deferred or bounced after an attempt, or as
+  returned if no attempt could begin within `HOLD_S` seconds. Whoever takes the reports sees to it that they
+  arrive; rows that are not acknowledged are told again to the next incarnation of the region, by `resume`.
 - A connection limit, a rate interval and the messages per connection of the profile are never exceeded.
 - A session that waits for the answer to a complete message is never killed before its timeout (RFC 1047): a
   stop waits for it.
@@ -16,6 +16,7 @@ Reports leave in batches, at the latest `FLUSH_S` after the first row. One coars
 
 import asyncio
 import logging
+import math
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -24,7 +25,7 @@ from typing import Any
 from engine.delivery.job import Job
 from engine.delivery.lane import Lane
 from engine.delivery.pacing import Connections, Gate
-from engine.delivery.ports import EgressSource, Opener, PoolProfile, Records, Render, ReportSink, Routes
+from engine.delivery.ports import FleetSources, Opener, PoolProfile, Records, Render, ReportSink, Routes
 from engine.delivery.session import Session
 from engine.delivery.wire import ENTRY, ID, OutcomeRow, decode_header, encode_report, encode_resume
 from engine.smtp.opener import open_session
@@ -39,7 +40,6 @@ HOLD_S = 5.0
 FLUSH_S = 0.005
 FLUSH_ROWS = 500
 TICK_S = 0.25
-REPEAT_S = 2.0
 OPEN_TIMEOUT_S = 30.0
 SEEN_BATCHES = 8192
 
@@ -59,10 +59,11 @@ class PoolEngine:
     def __init__(
         self,
         *,
+        provider: str,
         profile: PoolProfile,
         reader: Records,
         router: Routes,
-        sources: dict[int, EgressSource],
+        config: FleetSources,
         clock: Clock,
         report: ReportSink,
         render: Render,
@@ -73,6 +74,7 @@ class PoolEngine:
         hold_s: float = HOLD_S,
         tick_s: float = TICK_S,
     ) -> None:
+        self.provider = provider
         self.profile = profile
         self.clock = clock
         self.routes = router
@@ -81,7 +83,7 @@ class PoolEngine:
         self.open_timeout_s = open_timeout_s
         self.stopping = False
         self._reader = reader
-        self._sources = sources
+        self._sources = dict(enumerate(config.sources))
         self._report = report
         self._render = render
         self._timeouts_ns = tuple(round(seconds * 1e9) for seconds in timeouts_s)
@@ -100,7 +102,7 @@ class PoolEngine:
         self._rows: list[OutcomeRow] = []
         self._flush_handle: asyncio.TimerHandle | None = None
         self._sequence = 0
-        self._unacknowledged: OrderedDict[int, tuple[list[OutcomeRow], int]] = OrderedDict()
+        self._unacknowledged: OrderedDict[int, list[OutcomeRow]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
@@ -108,10 +110,10 @@ class PoolEngine:
 
     # -- the region's side
 
-    async def deliver(self, header: bytes, entries: bytes) -> None:
+    def deliver(self, header: bytes, entries: bytes) -> None:
         """Take a batch over: `entries` as the scheduler packs them. Repeating a batch has no effect."""
         if self._failure is not None:
-            raise RuntimeError(f"pool {self.profile.name} has failed: {self._failure!r}") from self._failure
+            raise RuntimeError(f"pool {self.provider} has failed: {self._failure!r}") from self._failure
         head = decode_header(header)
         key = (head.epoch, head.batch)
         if head.epoch < self._epoch or key in self._seen:
@@ -155,18 +157,18 @@ class PoolEngine:
         for lane in touched:
             lane.pump()
 
-    async def acknowledge(self, sequence: int) -> None:
+    def acknowledge(self, sequence: int) -> None:
         """Reports up to `sequence` are settled on disk."""
         while self._unacknowledged and next(iter(self._unacknowledged)) <= sequence:
             self._unacknowledged.popitem(last=False)
 
-    async def resume(self, epoch: int) -> bytes:
+    def resume(self, epoch: int) -> bytes:
         """Attach a new incarnation of the region; see wire.py for the answer."""
         if epoch > self._epoch:
             self._epoch = epoch
             self._drop_unsent(epoch)
         self._seal_rows()
-        rows = [row for sealed, _ in self._unacknowledged.values() for row in sealed]
+        rows = [row for sealed in self._unacknowledged.values() for row in sealed]
         return encode_resume(self._sequence, rows, list(self._jobs))
 
     async def drain(self, deadline_s: float) -> None:
@@ -198,12 +200,12 @@ class PoolEngine:
     def stats(self) -> dict[str, object]:
         """Counts since the start, and gauges."""
         return {
-            "provider": self.profile.name,
+            "provider": self.provider,
             "held": len(self._jobs),
             "sessions": sum(len(lane.sessions) for lane in self._lanes.values()),
             "opening": sum(lane.opening for lane in self._lanes.values()),
             "lanes": len(self._lanes),
-            "unacknowledged": sum(len(rows) for rows, _ in self._unacknowledged.values()) + len(self._rows),
+            "unacknowledged": sum(len(rows) for rows in self._unacknowledged.values()) + len(self._rows),
             "outcomes": {str(kind): count for kind, count in self._counts.items() if count},
         }
 
@@ -282,7 +284,7 @@ class PoolEngine:
         """The message as stored or rendered; raises what reading or rendering raises."""
         content = job.record.content
         if len(content) == 2:
-            return self._render(job.id, job.record)
+            return self._render(job.record)
         body = self._reader.body(content)
         return body if type(body) is bytes else bytes(body)
 
@@ -349,12 +351,12 @@ class PoolEngine:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None and self._failure is None:
             self._failure = task.exception()
-            log.critical("pool %s: a task failed", self.profile.name, exc_info=self._failure)
+            log.critical("pool %s: a task failed", self.provider, exc_info=self._failure)
 
     def at(self, when_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
         """Call back at a monotonic time, never before it."""
         delay_s = (when_ns - self.clock.monotonic_ns()) / 1e9
-        return asyncio.get_running_loop().call_later(max(0.0, delay_s) + 0.0005, callback)
+        return asyncio.get_running_loop().call_later(max(0.001, math.ceil(delay_s * 1000) / 1000), callback)
 
     # -- reports
 
@@ -364,21 +366,14 @@ class PoolEngine:
             self._flush_handle = None
         if self._rows:
             self._sequence += 1
-            self._unacknowledged[self._sequence] = (self._rows, self.clock.monotonic_ns())
+            self._unacknowledged[self._sequence] = self._rows
             self._rows = []
 
     def _flush(self) -> None:
         before = self._sequence
         self._seal_rows()
         if self._sequence != before:
-            self._report(encode_report(self._sequence, self._epoch, self._unacknowledged[self._sequence][0]))
-
-    def _repeat_reports(self, now_ns: int) -> None:
-        """Reports that nobody has acknowledged for `REPEAT_S`: the region may not have got them."""
-        for sequence, (rows, sent_ns) in list(self._unacknowledged.items()):
-            if now_ns - sent_ns >= REPEAT_S * 1e9:
-                self._unacknowledged[sequence] = (rows, now_ns)
-                self._report(encode_report(sequence, self._epoch, rows))
+            self._report(encode_report(self._sequence, self._epoch, self._unacknowledged[self._sequence]))
 
     # -- time
 
@@ -403,7 +398,6 @@ class PoolEngine:
                 lane.pump()
             elif lane.is_unused(now_ns):
                 self._forget(key, lane)
-        self._repeat_reports(now_ns)
 
     def _forget(self, key: tuple[int, str, Any], lane: Lane) -> None:
         """Drop an unused lane, and its gate when nothing is to be remembered there either."""
