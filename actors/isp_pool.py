@@ -1,7 +1,7 @@
 """IspPool: the actor that holds the sessions to one provider. A shell around engine.delivery.pool.PoolEngine.
 
 Reports go to the region one after the other and are kept until it has them on disk; while the region restarts they
-wait here. A batch number that was seen before is dropped, so the region may repeat a hand-over.
+wait here.
 """
 
 import asyncio
@@ -12,10 +12,9 @@ from collections import deque
 from pathlib import Path
 
 from actors.ports import NodeServices
-from engine.campaign.render import render_record
+from engine.campaign.record import RecordRenderer
 from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
-from engine.delivery.wire import decode_header
 from engine.providers.profiles import load_profiles
 from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
@@ -25,7 +24,6 @@ from engine.values.clock import SteadyClock
 log = logging.getLogger(__name__)
 
 REPEAT_DELAY_S = 0.05
-REMEMBERED_BATCHES = 4096
 
 
 class IspPoolActor:
@@ -41,31 +39,29 @@ class IspPoolActor:
         self._reports: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
-        self._seen: deque[int] = deque(maxlen=REMEMBERED_BATCHES)
-        self._seen_set: set[int] = set()
-        self._epoch = 0
 
     def _pool(self) -> PoolEngine:
         if self._engine is None:
             clock = SteadyClock()
             profiles = load_profiles(self._config.providers)
+            reader = SpoolReader(Path(self._config.spool.directory) / self._region)
             self._engine = PoolEngine(
-                provider=self._provider,
                 profile=profiles[self._provider],
-                reader=SpoolReader(Path(self._config.spool.directory) / self._region),
+                reader=reader,
                 router=Router(self._config, profiles, build_resolver(self._config.resolver), clock),
-                config=self._config,
+                sources={n: s for n, s in enumerate(self._config.sources) if s.region == self._region},
                 clock=clock,
                 report=self._report,
-                render=render_record,
+                render=RecordRenderer(reader),
                 rng=random.Random(),
             )
             self._sender = asyncio.get_running_loop().create_task(self._send_reports())
         return self._engine
 
     def _report(self, report: bytes) -> None:
-        self._reports.append(report)
-        self._wake.set()
+        if report not in self._reports:  # the engine repeats what is not acknowledged
+            self._reports.append(report)
+            self._wake.set()
 
     async def _send_reports(self) -> None:
         while True:
@@ -75,43 +71,34 @@ class IspPoolActor:
                 report = self._reports[0]
                 try:
                     sequence = await self._link.settle(report)
-                except ConnectionError as error:
+                except (ConnectionError, TimeoutError) as error:
                     log.warning("pool %s: region %s does not answer: %s", self._provider, self._region, error)
                     await asyncio.sleep(REPEAT_DELAY_S)
                     continue
                 if self._reports and self._reports[0] is report:
                     self._reports.popleft()
-                self._pool().acknowledge(sequence)
+                await self._pool().acknowledge(sequence)
 
     async def pid(self) -> int:
         return os.getpid()
 
     async def resume(self, epoch: int) -> bytes:
         """A new incarnation of the region attaches: what it is told now need not be reported again."""
-        state = self._pool().resume(epoch)
+        state = await self._pool().resume(epoch)
         self._reports.clear()
-        self._epoch = epoch
-        self._seen.clear()
-        self._seen_set.clear()
         return state
 
     async def deliver(self, header: bytes, entries: bytes) -> None:
-        batch = decode_header(header).batch
-        if batch in self._seen_set:
-            return
-        if len(self._seen) == REMEMBERED_BATCHES:
-            self._seen_set.discard(self._seen[0])
-        self._seen.append(batch)
-        self._seen_set.add(batch)
-        self._pool().deliver(header, entries)
+        await self._pool().deliver(header, entries)
 
     async def acknowledge(self, sequence: int) -> None:
-        self._pool().acknowledge(sequence)
+        await self._pool().acknowledge(sequence)
 
     async def stats(self) -> dict[str, object]:
         return {**self._pool().stats(), "pid": os.getpid(), "unsettled_reports": len(self._reports)}
 
     async def stop(self, deadline_s: float) -> None:
+        """Finish what is on the wire and wait until the region has settled it."""
         await self._pool().drain(deadline_s)
         while self._reports:
             await asyncio.sleep(REPEAT_DELAY_S)

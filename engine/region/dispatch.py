@@ -126,7 +126,7 @@ class Dispatcher:
             if self.paused:
                 continue
             if feed.port is None:
-                feed.port = await self._launcher.launch(feed.name, self._died)
+                feed.port = await self._launcher.launch(feed.name, self.pool_died)
                 await feed.port.resume(self._epoch)
                 feed.started = True
             while self._take(feed):
@@ -188,7 +188,7 @@ class Dispatcher:
                 log.warning("pool %s: hand-over of batch %d: %s", feed.name, batch_no, error)
                 await asyncio.sleep(RESEND_DELAY_S)
 
-    def _died(self, name: PoolName) -> None:
+    def pool_died(self, name: PoolName) -> None:
         number = self._sites.pools.number(name.provider)
         feed = self._feeds.get(number)
         if feed is None:

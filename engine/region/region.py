@@ -136,9 +136,10 @@ class Region:
                 self._windows.learn(number, domain, stream, tenant, campaign, first_due_ms)
         await self._suspensions.restore()
         for name in await self._ports.launcher.survivors():
-            port = await self._ports.launcher.launch(name, self._dispatcher._died)
+            port = await self._ports.launcher.launch(name, self._dispatcher.pool_died)
             state = decode_resume(await port.resume(self._spool.epoch))
             await self._settle_outcomes(state.outcomes, state.batch_numbers)
+            await port.acknowledge(state.sequence)
             self._windows.hold(state.in_progress)
             self._dispatcher.attach(name, port)
         self._spawn(self._tick())
@@ -444,6 +445,7 @@ class Region:
                 settlements.append(self._settlement(key, outcome, 0, now_ms))
         self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
         await self._commit(settlements)
+        self._windows.release_all()
 
     # -- looking in
 
