@@ -1,0 +1,48 @@
+"""Routes as values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from engine.values.reply import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class HostTarget:
+    """A host that takes the mail: name or address, port, preference (lower is tried first)."""
+
+    name: str
+    port: int
+    preference: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """For a smart host. The password stays in its file until a session is opened: never in a log or a repr."""
+
+    username: str
+    password_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the mail of a domain goes. Equal routes may share sessions.
+
+    `site` is what limits apply to: the provider, or in the long tail `mx:` and the rollup name of the best MX
+    host. `hosts` are in order of preference and by name within one: whoever connects shuffles equal
+    preferences.
+    """
+
+    site: str
+    provider: str
+    hosts: tuple[HostTarget, ...]
+    tls: Literal["required", "disabled"]
+    auth: Credentials | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """No route now (`deferred`) or at all (`bounced`). The reply's code is 0: no server has spoken."""
+
+    kind: Literal["deferred", "bounced"]
+    reply: Reply
