@@ -1,8 +1,8 @@
 """Why the engine would treat a message as it does: each effective setting with its value and its origin.
 
-An origin is a path in fleet.yaml, a profile file with the source of its number, or the built-in default. Nothing is
-asked of the DNS here: without a static route the provider is the one whose profile lists the domain, unless the
-caller passes the route that it has resolved.
+An origin is a path in fleet.yaml, a profile file with the source of its number, or the built-in default.
+Nothing is asked of the DNS here: without a static route the provider is the one whose profile lists the
+domain, unless the caller passes the route that it has resolved.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,7 @@
 """A bounded cache with expiry, least recently used out first, and one flight per key.
 
-A look-up of a present key is one dictionary probe. `get` does not reorder (it is on the per-message path);
-what `fetch` returns from the cache is moved to the young end. A failure of the loader reaches everyone who
-waits for it.
+A look-up of a present key costs a few dictionary operations: it is on the per-message path. A failure of the
+loader reaches everyone who waits for it, and is not kept.
 """
 
 import asyncio
@@ -36,6 +35,7 @@ class ExpiringCache(Generic[V]):
         entry = self._entries.get(key)
         if entry is None or entry[1] <= self._clock.monotonic_ns():
             return None
+        self._entries[key] = self._entries.pop(key)  # now the youngest
         return entry[0]
 
     async def fetch(self, key: str) -> V:
@@ -43,7 +43,6 @@ class ExpiringCache(Generic[V]):
         value = self.get(key)
         if value is not None:
             self.hits += 1
-            self._entries[key] = self._entries.pop(key)
             return value
         task = self._flights.get(key)
         if task is None:

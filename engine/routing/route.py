@@ -18,7 +18,7 @@ class HostTarget:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """For a smart host. The password stays in its file until a session is opened: never in a log or a repr."""
+    """For a smart host. The password stays in its file until a session opens: never in a log or a repr."""
 
     username: str
     password_file: Path

@@ -75,7 +75,7 @@ class Router:
         return await self._routes.fetch(domain)
 
     async def addresses(self, host: str) -> Addresses:
-        """(socket family, address) of a route's host, IPv6 and IPv4 by turns; () if there is none right now."""
+        """(socket family, address) of a route's host, IPv6 and IPv4 by turns; () if there is none now."""
         return await self._addresses.fetch(host)
 
     def static_route(self, domain: str) -> RouteConfig | None:

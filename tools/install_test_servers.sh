@@ -1,0 +1,29 @@
+#!/bin/sh
+# Unpack the real servers that some tests and benches use into .tools/: knot (authoritative DNS) and postfix (for
+# smtp-sink). Debian packages, unpacked and not installed: nothing is configured or started. Done once, a second run
+# does nothing.
+#
+#   .tools/usr/sbin/knotd       wants LD_LIBRARY_PATH=.tools/usr/lib/<machine>-linux-gnu
+#   .tools/usr/sbin/smtp-sink   wants LD_LIBRARY_PATH=.tools/usr/lib/postfix:.tools/usr/lib/<machine>-linux-gnu
+set -eu
+
+tools=$(cd "$(dirname "$0")/.." && pwd)/.tools
+[ -e "$tools/.complete" ] && exit 0
+
+if [ "$(id -u)" = 0 ]; then
+    apt-get -qq update >/dev/null
+fi
+
+download="$tools/download.$$"
+mkdir -p "$download"
+trap 'rm -rf "$download"' EXIT INT TERM
+
+# What this machine would have to install for them; the two themselves also if it has them.
+missing=$(apt-get install --simulate --no-install-recommends knot postfix | awk '$1 == "Inst" { print $2 }')
+for package in $(printf '%s\n' knot postfix $missing | sort -u); do
+    (cd "$download" && apt-get -qq download -o APT::Sandbox::User=root "$package" >/dev/null)
+done
+for package in "$download"/*.deb; do
+    dpkg -x "$package" "$tools"
+done
+touch "$tools/.complete"
