@@ -1,0 +1,81 @@
+# sendfleet: what one does here. `make` alone lists it.
+#
+# The virtual environment .venv is made on demand from requirements.lock. SENDFLEET_BUILD is release, debug or
+# sanitised (see setup.py); a change of it rebuilds the kernels.
+
+PYTHON3 ?= python3
+BIN := .venv/bin
+PYTHON := $(BIN)/python
+SENDFLEET_BUILD ?= release
+PYTEST_FLAGS ?=
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help demo test check bench soak lint format type build debug clean machine test-servers
+
+help:
+	@echo "make demo    a campaign of 10,000 recipients through a two-region fleet on loopback, audited"
+	@echo "make test    build, lint, and run all tests"
+	@echo "make check   what CI runs and more: format, lint, types, cython-lint, tests"
+	@echo "make bench   every benchmark; results go to bench/results (BENCH=name for one)"
+	@echo "make soak    the crash tests, over and over (ROUNDS=10)"
+	@echo "make lint | format | type | build | debug | clean"
+
+demo: build
+	$(PYTHON) tools/demo.py
+
+test: build test-servers
+	ruff format --check --quiet .
+	ruff check --quiet .
+	$(PYTHON) -m pytest -q $(PYTEST_FLAGS)
+
+check: build lint type test-servers
+	$(PYTHON) -m pytest -q $(PYTEST_FLAGS)
+
+lint: .venv/complete
+	ruff format --check .
+	ruff check .
+	cython-lint native
+
+format: .venv/complete
+	ruff format .
+	ruff check --fix .
+
+type: .venv/complete
+	mypy
+
+bench: build test-servers
+	$(PYTHON) -m bench $(BENCH)
+
+ROUNDS ?= 10
+soak: build test-servers
+	@for round in $$(seq $(ROUNDS)); do \
+		echo "round $$round of $(ROUNDS)"; \
+		$(PYTHON) -m pytest -q -m crash $(PYTEST_FLAGS) || exit 1; \
+	done
+
+build: .venv/complete
+	@mkdir -p build
+	@if [ "$$(cat build/kind 2>/dev/null)" = "$(SENDFLEET_BUILD)" ]; then force=; else force=--force; fi; \
+	SENDFLEET_BUILD=$(SENDFLEET_BUILD) $(PYTHON) setup.py --quiet build_ext --inplace --parallel 2 $$force
+	@echo $(SENDFLEET_BUILD) > build/kind
+
+debug:
+	$(MAKE) build SENDFLEET_BUILD=debug
+
+.venv/complete: requirements.lock pyproject.toml
+	@tools/check_machine.sh $(PYTHON3)
+	test -x $(PYTHON) || $(PYTHON3) -m venv .venv
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	PYTHONWARNINGS=ignore $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+machine:
+	@tools/check_machine.sh $(PYTHON3)
+
+test-servers:
+	@tools/install_test_servers.sh
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis var
+	rm -f native/*.c native/*.so
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
