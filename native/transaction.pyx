@@ -427,7 +427,8 @@ cdef class TransactionMachine:
                 for i in range(len(current.answers)):
                     if current.answers[i] is None:
                         current.answers[i] = answer
-                        if self._body_sent and code == 0:
+                        # a 421 before its turn does not say that what we sent behind it was thrown away
+                        if self._body_sent and (code == 0 or self._stage != STAGE_DOT):
                             current.possible_duplicate = True
             self.owner.transaction_ended(self, current)
         if following is not None:

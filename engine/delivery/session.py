@@ -162,7 +162,7 @@ class Session:
                 reply = Reply(0, "4.4.2", f"{Phase(phase).name}: {text}")
             if verdict.split and len(jobs) > 1:
                 continue
-            lane.settle(job, verdict, reply, self.host, transaction.possible_duplicate and not code)
+            lane.settle(job, verdict, reply, self.host, transaction.possible_duplicate and code in (0, 421))
         if refused and len(jobs) > 1:
             self._split(jobs, refused, transaction)
 

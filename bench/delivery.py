@@ -1,0 +1,245 @@
+"""The delivery pool alone: messages per second and CPU per message against a sink in its own process.
+
+    python -m bench.delivery --sink PATH/TO/smtp-sink [--messages 50000] [--size 10240] [--sessions 4]
+
+Records come from memory, so this is what the pool, the sessions and the transaction machine cost; nothing is
+durable here. The run fails if the sink has not counted exactly what the pool reports as delivered. Results go to
+bench/results.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import re
+import resource
+import socket
+import statistics
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from engine.delivery.pool import PoolEngine
+from engine.delivery.wire import ENTRY, Header, decode_report, encode_header
+from engine.values.clock import SystemClock
+from engine.values.outcome import OutcomeKind
+
+BATCH = 500
+CREDITS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    sender: str
+    recipient: str
+    content: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    name: str
+    port: int
+    preference: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    site: str
+    provider: str
+    hosts: tuple[Host, ...]
+    tls: str = "disabled"
+    auth: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    max_connections: int
+    name: str = "sink"
+    max_connections_total: int = 0
+    messages_per_connection: int = 1_000_000
+    max_recipients: int = 1
+    rate: None = None
+    pipelining: bool = True
+    chunking: bool = False
+    idle_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    ip: str = "127.0.0.2"
+    ehlo: str = "mta.example.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    sources: tuple[Source, ...] = (Source(),)
+
+
+class Memory:
+    """Records and routes that cost nothing."""
+
+    def __init__(self, body: bytes, port: int) -> None:
+        self._body = body
+        self._route = Route("sink", "sink", (Host("127.0.0.1", port),))
+
+    def fetch(self, ids: bytes) -> Sequence[Any]:
+        return [
+            Record("sender@example.com", f"user{id_}@example.net", (1, id_, len(self._body), 0))
+            for (id_,) in struct.iter_unpack("<Q", ids)
+        ]
+
+    def body(self, content: Any) -> bytes:
+        return self._body
+
+    def cached(self, domain: str) -> Any:
+        return self._route
+
+    async def route(self, domain: str) -> Any:
+        return self._route
+
+    async def addresses(self, host: str) -> Sequence[tuple[Any, str]]:
+        return [(4, host)]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    messages: int
+    seconds: float
+    messages_per_s: float
+    cpu_us_per_message: float
+
+
+class Sink:
+    """smtp-sink as a child process; it must come from a postfix package."""
+
+    def __init__(self, path: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        libraries = path.parent.parent / "lib" / "postfix"
+        # a file, not a pipe: the sink prints its counters at every message and would block on a full pipe
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._process = subprocess.Popen(
+            [str(path), "-u", "nobody", "-c", f"127.0.0.1:{self.port}", "1000"],
+            stdout=self._output,
+            env=os.environ | {"LD_LIBRARY_PATH": str(libraries)},
+        )
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise SystemExit("the sink does not listen")
+
+    def close(self) -> int:
+        """End it; returns how many messages it counted."""
+        self._process.terminate()
+        self._process.wait()
+        with self._output as output:
+            output.seek(0)
+            counts = re.findall(rb"mesg=(\d+)", output.read())
+        return int(counts[-1]) if counts else 0
+
+
+async def run(port: int, *, messages: int, size: int, sessions: int) -> Result:
+    line = b"x" * 74 + b"\r\n"
+    body = b"Subject: bench\r\n\r\n" + line * max(1, (size - 18) // len(line))
+    delivered: set[int] = set()
+    room = asyncio.Semaphore(CREDITS // BATCH)
+    done = asyncio.Event()
+    outstanding = 0
+
+    def report(data: bytes) -> None:
+        nonlocal outstanding
+        decoded = decode_report(data)
+        for outcome in decoded.outcomes:
+            if outcome.kind is not OutcomeKind.DELIVERED:
+                raise SystemExit(f"not delivered: {outcome}")
+            delivered.add(outcome.id)
+        outstanding += len(decoded.outcomes)
+        while outstanding >= BATCH:
+            outstanding -= BATCH
+            room.release()
+        pool.acknowledge(decoded.sequence)
+        if len(delivered) == messages:
+            done.set()
+
+    memory = Memory(body, port)
+    pool = PoolEngine(
+        provider="sink",
+        profile=Profile(max_connections=sessions),
+        reader=memory,
+        router=memory,
+        config=Fleet(),
+        clock=SystemClock(),
+        report=report,
+        render=lambda record: b"",
+        rng=random.Random(1),
+    )
+    started = time.perf_counter()
+    cpu = time.process_time()
+    for batch in range(messages // BATCH):
+        await room.acquire()
+        entries = b"".join(ENTRY.pack(batch * BATCH + i + 1, 0, 0, 0, 0, 0, 0, 0) for i in range(BATCH))
+        pool.deliver(encode_header(Header(batch, 1, {0: "sink"})), entries)
+    await done.wait()
+    seconds = time.perf_counter() - started
+    used = time.process_time() - cpu
+    await pool.stop(5.0)
+    return Result(messages, seconds, messages / seconds, used / messages * 1e6)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--sink", type=Path, default=Path(".tools/postfix/usr/sbin/smtp-sink"))
+    parser.add_argument("--messages", type=int, default=50_000)
+    parser.add_argument("--size", type=int, default=10_240)
+    parser.add_argument("--sessions", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    messages = options.messages // BATCH * BATCH
+    results = []
+    for _ in range(options.repeats):
+        sink = Sink(options.sink)
+        try:
+            result = uvloop.run(
+                run(sink.port, messages=messages, size=options.size, sessions=options.sessions)
+            )
+        finally:
+            counted = sink.close()
+        if counted != messages:
+            raise SystemExit(f"the sink counted {counted} messages, the pool delivered {messages}")
+        results.append(result)
+        print(f"{result.messages_per_s:9.0f} messages/s  {result.cpu_us_per_message:6.1f} us CPU per message")
+    rates = [result.messages_per_s for result in results]
+    costs = [result.cpu_us_per_message for result in results]
+    document = {
+        "bench": "delivery",
+        "durable": False,
+        "size_bytes": options.size,
+        "sessions": options.sessions,
+        "messages_per_s": {"median": statistics.median(rates), "min": min(rates), "max": max(rates)},
+        "cpu_us_per_message": {"median": statistics.median(costs), "min": min(costs), "max": max(costs)},
+        "peak_memory_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "arch": platform.machine()},
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip(),
+        "runs": [asdict(result) for result in results],
+    }
+    path = Path(__file__).parent / "results" / f"delivery-{options.size}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""A PoolEngine with everything around it in memory."""
+
+import asyncio
+import random
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.delivery.pool import PoolEngine
+from engine.delivery.wire import ENTRY, Header, decode_report, encode_header
+from engine.smtp.opener import open_session
+from engine.values.clock import SystemClock
+from engine.values.outcome import Outcome
+
+BODY = b"Subject: test\r\n\r\n.hidden dot\r\nbye\r\n"
+FAST_TIMEOUTS_S = (0.0, 0.15, 0.15, 0.15, 0.15, 0.15, 0.1, 0.15)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    sender: str
+    recipient: str
+    content: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    name: str
+    port: int
+    preference: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    site: str
+    hosts: tuple[Host, ...]
+    tls: str = "disabled"
+    auth: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    count: int
+    period_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    name: str = "test"
+    max_connections: int = 2
+    max_connections_total: int = 0
+    messages_per_connection: int = 100
+    max_recipients: int = 1
+    rate: Rate | None = None
+    pipelining: bool = True
+    chunking: bool = True
+    idle_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    ip: str = "127.0.0.2"
+    ehlo: str = "mta.example.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    sources: tuple[Source, ...] = (Source(), Source("127.0.0.3"))
+
+
+@dataclass(slots=True)
+class World:
+    """Records, routes and the reports of one pool. Ids are small numbers; recipients are u<id>@<domain>."""
+
+    routes: dict[str, Any]
+    domain_of: dict[int, str] = field(default_factory=dict)
+    body_bytes: bytes = BODY
+    same_body: bool = False
+    gone: set[int] = field(default_factory=set)
+    outcomes: list[Outcome] = field(default_factory=list)
+    batch_numbers: list[int] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
+
+    def record(self, id_: int) -> Record | None:
+        if id_ in self.gone:
+            return None
+        domain = self.domain_of.get(id_, "example.net")
+        content = (1, 0 if self.same_body else id_, len(self.body_bytes), 0)
+        return Record("sender@example.com", f"u{id_}@{domain}", content)
+
+    def fetch(self, ids: bytes) -> Sequence[Any]:
+        return [self.record(id_) for (id_,) in struct.iter_unpack("<Q", ids)]
+
+    def body(self, content: Any) -> bytes:
+        return self.body_bytes
+
+    def cached(self, domain: str) -> Any:
+        return self.routes.get(domain)
+
+    async def route(self, domain: str) -> Any:
+        await asyncio.sleep(0)
+        return self.routes[domain]
+
+    async def addresses(self, host: str) -> Sequence[tuple[Any, str]]:
+        return [(4, "127.0.0.1")]
+
+    def report(self, data: bytes) -> None:
+        report = decode_report(data)
+        self.outcomes += report.outcomes
+        self.batch_numbers += report.batch_numbers
+        self.sequences.append(report.sequence)
+
+    def of(self, id_: int) -> Outcome:
+        found = [outcome for outcome in self.outcomes if outcome.id == id_]
+        assert len(found) == 1, f"id {id_}: {len(found)} outcomes"
+        return found[0]
+
+
+def make_pool(world: World, profile: Profile | None = None, **options: Any) -> PoolEngine:
+    settings: dict[str, Any] = {
+        "provider": "test",
+        "profile": profile or Profile(),
+        "reader": world,
+        "router": world,
+        "config": Fleet(),
+        "clock": SystemClock(),
+        "report": world.report,
+        "render": lambda record: BODY,
+        "rng": random.Random(7),
+        "opener": open_session,
+        "timeouts_s": FAST_TIMEOUTS_S,
+        "open_timeout_s": 0.2,
+        "hold_s": 2.0,
+        "tick_s": 0.01,
+    }
+    return PoolEngine(**(settings | options))
+
+
+def hand_over(
+    pool: PoolEngine,
+    ids: Sequence[int],
+    *,
+    batch: int = 1,
+    epoch: int = 1,
+    source: int = 0,
+    send_at_ns: int = 0,
+) -> None:
+    entries = b"".join(ENTRY.pack(id_, send_at_ns, 9, source, 0, 0, 0, 0) for id_ in ids)
+    pool.deliver(encode_header(Header(batch, epoch, {9: "test"})), entries)
+
+
+async def settled(world: World, count: int, *, timeout_s: float = 8.0) -> None:
+    """Wait until so many outcomes have been reported, and a little longer for one too many."""
+    async with asyncio.timeout(timeout_s):
+        while len(world.outcomes) < count:
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(0.02)
