@@ -1,7 +1,7 @@
 """Every phase x every fault of a hostile server: each id gets exactly one outcome, and none a false one.
 
-Held against the server's own books: delivered only what it took, bounced only what it refused, and whatever it took
-without our knowing is marked as a possible duplicate.
+Held against the server's own books: delivered only what it took, bounced only what it refused, and whatever it
+took without our knowing is marked as a possible duplicate.
 """
 
 import asyncio

@@ -69,7 +69,7 @@ class Fleet:
     sources: tuple[Source, ...] = (Source(), Source("127.0.0.3"))
 
 
-@dataclass(slots=True)
+@dataclass
 class World:
     """Records, routes and the reports of one pool. Ids are small numbers; recipients are u<id>@<domain>."""
 
@@ -153,6 +153,6 @@ def hand_over(
 async def settled(world: World, count: int, *, timeout_s: float = 8.0) -> None:
     """Wait until so many outcomes have been reported, and a little longer for one too many."""
     async with asyncio.timeout(timeout_s):
-        while len(world.outcomes) < count:
+        while len(world.outcomes) < count:  # noqa: ASYNC110 - reports may come in any number
             await asyncio.sleep(0.005)
     await asyncio.sleep(0.02)

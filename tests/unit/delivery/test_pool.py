@@ -1,0 +1,433 @@
+"""The pool's promises, against a well-behaved server on loopback (its own, in the same loop)."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from engine.delivery.hosts import in_order
+from engine.delivery.wire import decode_resume
+from engine.smtp.opener import Opened, OpenFailure, Target, open_session
+from engine.smtp.policy import FailureReason, Phase
+from engine.values.outcome import OutcomeKind, Scope
+from engine.values.reply import Reply
+from tests.support.hostile import Fault, HostileServer
+from tests.support.pools import Host, Profile, Rate, Route, World, hand_over, make_pool, settled
+
+FOREVER_S = (0.0, *[60.0] * 7)
+
+
+def world_of(server: HostileServer, **options: Any) -> World:
+    return World({"example.net": Route("test", (Host("127.0.0.1", server.port),))}, **options)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+
+
+def test_delivers_from_the_source_address_with_its_name() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(world)
+            hand_over(pool, [1, 2, 3], source=1)
+            await settled(world, 3)
+            assert {o.kind for o in world.outcomes} == {OutcomeKind.DELIVERED}
+            assert world.of(1).reply == Reply(250, "2.0.0", "Ok: queued")
+            assert (world.of(1).source, world.of(1).host) == (1, "127.0.0.1")
+            assert b"EHLO mta.example.com" in server.commands
+            peers = {writer.get_extra_info("peername")[0] for writer in server._writers}
+            assert peers == {"127.0.0.3"}
+            await pool.stop(1)
+            assert server.commands[-1] == b"QUIT"
+
+    run(go)
+
+
+def test_messages_per_connection() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(world, Profile(max_connections=1, messages_per_connection=4))
+            hand_over(pool, range(1, 11))
+            await settled(world, 10)
+            await pool.stop(1)
+            sessions = b" ".join(command[:4] for command in server.commands).split(b"EHLO")[1:]
+            assert [session.count(b"MAIL") for session in sessions] == [4, 4, 2]
+            assert server.connections == 3
+
+    run(go)
+
+
+def test_connection_limits() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(world, Profile(max_connections=3, max_connections_total=4))
+            for batch, source in enumerate((0, 1) * 5):
+                hand_over(pool, range(batch * 50, batch * 50 + 50), batch=batch, source=source)
+                await asyncio.sleep(0.005)
+            await settled(world, 500)
+            assert {o.kind for o in world.outcomes} == {OutcomeKind.DELIVERED}
+            assert server.most_connections <= 4
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_the_pace_of_a_rate_is_never_exceeded() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(world, Profile(max_connections=3, rate=Rate(50, 1.0)), hold_s=10.0)
+            started: list[float] = []
+            send = server._answer
+
+            async def watched(writer: Any, phase: str, recipients: list[str]) -> bool:
+                if phase == "mail":
+                    started.append(time.monotonic())
+                return await send(writer, phase, recipients)
+
+            server._answer = watched  # type: ignore[method-assign]
+            hand_over(pool, range(1, 16))
+            await settled(world, 15)
+            # the server sees a MAIL a little late, so two may look closer than they were
+            assert started[-1] - started[0] >= 14 * 0.020 - 0.005
+            gaps = [b - a for a, b in itertools.pairwise(started)]
+            assert min(gaps) > 0.010
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_nothing_starts_before_its_time() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(world)
+            begin = time.monotonic_ns()
+            hand_over(pool, [1], send_at_ns=begin + 60_000_000)
+            await settled(world, 1)
+            assert time.monotonic_ns() - begin >= 60_000_000
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_recipients_of_one_message_share_a_transaction() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server, same_body=True)
+            pool = make_pool(world, Profile(max_connections=1, max_recipients=4))
+            hand_over(pool, range(1, 11))
+            await settled(world, 10)
+            assert [len(names) for _, names in server.transactions] == [4, 4, 2]
+            assert sorted(server.committed) == sorted(f"u{i}@example.net" for i in range(1, 11))
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_different_messages_are_not_grouped() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(world, Profile(max_connections=1, max_recipients=4))
+            hand_over(pool, range(1, 4))
+            await settled(world, 3)
+            assert [len(names) for _, names in server.transactions] == [1, 1, 1]
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_too_many_recipients_are_split_at_once() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            good = server._answer
+
+            async def at_most_two(writer: Any, phase: str, recipients: list[str]) -> bool:
+                if phase == "mail":
+                    server.now = 0  # type: ignore[attr-defined]
+                if phase == "rcpt":
+                    server.now += 1  # type: ignore[attr-defined]
+                    if server.now > 2:  # type: ignore[attr-defined]
+                        await server._send(writer, b"452 4.5.3 too many recipients\r\n")
+                        return False
+                return await good(writer, phase, recipients)
+
+            server._answer = at_most_two  # type: ignore[method-assign]
+            world = world_of(server, same_body=True)
+            pool = make_pool(world, Profile(max_connections=1, max_recipients=5))
+            hand_over(pool, range(1, 6))
+            await settled(world, 5)
+            assert {o.kind for o in world.outcomes} == {OutcomeKind.DELIVERED}
+            assert [len(names) for _, names in server.transactions] == [2, 2, 1]
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_what_cannot_begin_is_returned_in_time() -> None:
+    async def go() -> None:
+        async def never(target: Target, *, timeout_s: float) -> Opened | OpenFailure:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        world = World({"example.net": Route("test", (Host("127.0.0.1", 1),))})
+        pool = make_pool(world, opener=never, hold_s=0.1)
+        hand_over(pool, [1, 2], batch=77)
+        await settled(world, 2)
+        assert {o.kind for o in world.outcomes} == {OutcomeKind.RETURNED}
+        assert world.batch_numbers == [77, 77]
+        assert pool.stats()["held"] == 0
+
+    run(go)
+
+
+def test_no_host_defers_what_waits_and_what_comes_during_the_backoff() -> None:
+    async def go() -> None:
+        opened: list[str] = []
+
+        async def refuse(target: Target, *, timeout_s: float) -> Opened | OpenFailure:
+            opened.append(target.host)
+            return OpenFailure(
+                Phase.CONNECT, FailureReason.UNREACHABLE, Reply(0, "4.4.1", "connect: unreachable")
+            )
+
+        hosts = (Host("mx1", 25, 20), Host("mx2", 25, 10), Host("mx3", 25, 30))
+        world = World({"example.net": Route("test", hosts)})
+        pool = make_pool(world, opener=refuse)
+        hand_over(pool, [1])
+        await settled(world, 1)
+        assert opened == ["mx2", "mx1", "mx3"], "every host, by preference"
+        hand_over(pool, [2], batch=2)
+        await settled(world, 2)
+        assert opened == ["mx2", "mx1", "mx3"], "no new search during the backoff"
+        for id_ in (1, 2):
+            assert (world.of(id_).kind, world.of(id_).scope) == (OutcomeKind.DEFERRED, Scope.HOST)
+            assert world.of(id_).reply.enhanced == "4.4.1"
+
+    run(go)
+
+
+def test_the_next_host_after_a_greeting_of_5yz() -> None:
+    async def go() -> None:
+        async with HostileServer(Fault("greeting", "5xx")) as bad, HostileServer() as good:
+            hosts = (Host("127.0.0.1", bad.port, 10), Host("127.0.0.1", good.port, 20))
+            world = World({"example.net": Route("test", hosts)})
+            pool = make_pool(world)
+            hand_over(pool, [1])
+            await settled(world, 1)
+            assert world.of(1).kind is OutcomeKind.DELIVERED
+            assert bad.connections == 1
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_a_greeting_about_our_ip_is_not_tried_elsewhere() -> None:
+    async def go() -> None:
+        opened: list[str] = []
+
+        async def blocked(target: Target, *, timeout_s: float) -> Opened | OpenFailure:
+            opened.append(target.host)
+            reply = Reply(554, "5.7.1", "Client host [192.0.2.1] blocked using zen.spamhaus.org")
+            return OpenFailure(Phase.GREETING, reply, reply)
+
+        world = World({"example.net": Route("test", (Host("mx1", 25, 1), Host("mx2", 25, 2)))})
+        pool = make_pool(world, opener=blocked)
+        hand_over(pool, [1])
+        await settled(world, 1)
+        assert opened == ["mx1"]
+        assert (world.of(1).kind, world.of(1).scope) == (OutcomeKind.DEFERRED, Scope.SOURCE)
+
+    run(go)
+
+
+def test_a_source_address_we_do_not_have() -> None:
+    async def go() -> None:
+        target = Target("mx", "127.0.0.1", 25, "192.0.2.77", "mta.example.com", "disabled")
+        result = await open_session(target, timeout_s=1)
+        assert isinstance(result, OpenFailure)
+        assert result.answer is FailureReason.BIND
+
+    run(go)
+
+
+def test_tls_required_and_not_offered_never_sends_in_the_clear() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = World({"example.net": Route("test", (Host("127.0.0.1", server.port),), tls="required")})
+            pool = make_pool(world)
+            hand_over(pool, [1])
+            await settled(world, 1)
+            assert world.of(1).kind is OutcomeKind.DEFERRED
+            assert world.of(1).reply.enhanced == "4.7.10"
+            assert not any(c.startswith(b"MAIL") for c in server.commands)
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_unroutable_domains() -> None:
+    @dataclass(frozen=True)
+    class Unroutable:
+        kind: str
+        reply: Reply
+
+    async def go() -> None:
+        world = World({"gone.test": Unroutable("bounced", Reply(0, "5.1.2", "no such domain"))})
+        world.domain_of = {1: "gone.test", 2: "gone.test"}
+        cached = dict(world.routes)
+        world.cached = lambda domain: None  # type: ignore[method-assign]
+        pool = make_pool(world)
+        hand_over(pool, [1])
+        world.cached = cached.get  # type: ignore[method-assign]
+        hand_over(pool, [2], batch=2)
+        await settled(world, 2)
+        assert {(o.kind, o.reply.enhanced) for o in world.outcomes} == {(OutcomeKind.BOUNCED, "5.1.2")}
+        await pool.stop(1)
+
+    run(go)
+
+
+def test_a_batch_is_taken_once_and_older_epochs_not_at_all() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(world)
+            hand_over(pool, [1, 2], batch=1, epoch=5)
+            hand_over(pool, [1, 2], batch=1, epoch=5)
+            hand_over(pool, [3], batch=2, epoch=4)
+            await settled(world, 2)
+            assert sorted(o.id for o in world.outcomes) == [1, 2]
+            hand_over(pool, [1, 2], batch=1, epoch=5)
+            await asyncio.sleep(0.05)
+            assert len(world.outcomes) == 2
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_resume_drops_the_unsent_and_tells_the_rest() -> None:
+    async def go() -> None:
+        async with HostileServer(Fault("dot", "stall", 2)) as server:
+            world = world_of(server)
+            pool = make_pool(world, Profile(max_connections=1), timeouts_s=FOREVER_S)
+            hand_over(pool, range(1, 8), epoch=1)
+            await settled(world, 1)
+            state = decode_resume(pool.resume(2))
+            assert [o.id for o in state.outcomes] == [1]
+            assert state.in_progress == (2, 3), "3 stands behind the dot of 2"
+            assert decode_resume(pool.resume(2)).outcomes == state.outcomes, "until they are acknowledged"
+            pool.acknowledge(state.sequence)
+            assert decode_resume(pool.resume(3)).outcomes == ()
+            hand_over(pool, [2, 4], batch=1, epoch=3)
+            for writer in list(server._writers):
+                writer.transport.abort()
+            await settled(world, 4)
+            assert world.of(2).possible_duplicate
+            assert sorted(o.id for o in world.outcomes) == [1, 2, 3, 4]
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_a_stop_waits_for_a_final_reply_beyond_its_deadline() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            good = server._answer
+
+            async def slow(writer: Any, phase: str, recipients: list[str]) -> bool:
+                if phase == "dot":
+                    await asyncio.sleep(0.3)
+                return await good(writer, phase, recipients)
+
+            server._answer = slow  # type: ignore[method-assign]
+            world = world_of(server)
+            pool = make_pool(world, Profile(max_connections=1), timeouts_s=FOREVER_S)
+            hand_over(pool, range(1, 6))
+            while not server.bodies:  # noqa: ASYNC110 - the server has no event for it
+                await asyncio.sleep(0.005)
+            await pool.stop(0.05)
+            assert world.of(1).kind is OutcomeKind.DELIVERED
+            assert sorted(o.id for o in world.outcomes) == [1, 2, 3, 4, 5]
+            kinds = {o.kind for o in world.outcomes if o.id > 2}
+            assert kinds == {OutcomeKind.RETURNED}
+            assert not any(o.possible_duplicate for o in world.outcomes)
+
+    run(go)
+
+
+def test_idle_sessions_are_closed_and_unused_lanes_forgotten() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(world, Profile(idle_timeout_s=0.05))
+            hand_over(pool, [1])
+            await settled(world, 1)
+            await asyncio.sleep(0.2)
+            assert pool.stats()["sessions"] == 0
+            assert pool.stats()["lanes"] == 0
+            assert server.commands[-1] == b"QUIT"
+            hand_over(pool, [2], batch=2)
+            await settled(world, 2)
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_one_unreadable_message_does_not_stop_the_others() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            world.gone = {2}
+
+            def broken(content: Any) -> bytes:
+                if content[1] == 3:
+                    raise ValueError("crc")
+                return world.body_bytes
+
+            world.body = broken  # type: ignore[method-assign]
+            pool = make_pool(world)
+            hand_over(pool, [1, 2, 3, 4])
+            await settled(world, 4)
+            assert world.of(2).kind is OutcomeKind.RETURNED
+            assert (world.of(3).kind, world.of(3).reply.enhanced) == (OutcomeKind.DEFERRED, "4.3.0")
+            assert world.of(4).kind is OutcomeKind.DELIVERED
+            await pool.stop(1)
+
+    run(go)
+
+
+@pytest.mark.parametrize(
+    ("body", "enhanced"), [("é".encode() + b"\r\n", ""), (b"x" * 1_100_000, "5.3.4")], ids=["8bit", "size"]
+)
+def test_what_the_host_cannot_take(body: bytes, enhanced: str) -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server, body_bytes=body)
+            pool = make_pool(world)
+            hand_over(pool, [1])
+            await settled(world, 1)
+            if enhanced:
+                assert (world.of(1).kind, world.of(1).reply.enhanced) == (OutcomeKind.BOUNCED, enhanced)
+            else:
+                assert world.of(1).kind is OutcomeKind.DELIVERED
+                assert any(b"BODY=8BITMIME" in command for command in server.commands)
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_hosts_of_equal_preference_are_shuffled() -> None:
+    hosts = [Host(f"mx{i}", 25, i // 3) for i in range(6)]
+    seen = {tuple(h.name for h in in_order(hosts, random.Random(seed))) for seed in range(40)}
+    assert len(seen) > 10
+    assert all(set(names[:3]) == {"mx0", "mx1", "mx2"} for names in seen)
