@@ -107,7 +107,7 @@ def _references(data: Mapping[str, Any], profiles: Collection[str]) -> Iterator[
             yield Problem(
                 f"tls.exceptions[{index}].provider", provider, f"allowed are the providers {_listing(known)}"
             )
-    for region in regions:
+    for region in regions if data.get("sources") else ():
         if not any(source.get("region") == region for _, source in _entries(data, "sources")):
             yield Problem("sources", region, "no source is in this region: it could send nothing")
 
@@ -148,4 +148,4 @@ def _exceptions(data: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any
 
 
 def _listing(names: Collection[str]) -> str:
-    return ", ".join(sorted(names))
+    return ", ".join(sorted(set(names)))

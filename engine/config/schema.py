@@ -458,12 +458,7 @@ class TenantConfig(Section):
 
 class RayConfig(Section):
     address: str | None = Field(
-        None, description="Address of a running cluster. Default: `up` starts one here."
-    )
-    port: Port = Field(6379, description="Port of the head node of a cluster that `up` starts.")
-    namespace: Name = Field("sendfleet", description="Ray namespace of the fleet's actors.")
-    object_store: Size = Field(
-        128 * 2**20, description="Object store of a cluster that `up` starts; bodies never use it."
+        None, description="Address of a running cluster. Default: `up` starts one on this machine."
     )
 
 

@@ -30,7 +30,7 @@ _BYTES = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_NUMBER_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)", re.ASCII)
+_NUMBER_UNIT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)", re.ASCII)
 _RATE = re.compile(r"([0-9]{1,12})\s*/\s*([0-9]{0,9})([a-z]+)", re.ASCII)
 
 DURATION_FORM = "a number with a unit: ms, s, m, h or d, as in 5m"
@@ -76,7 +76,8 @@ def parse_size(text: object) -> int:
     match = _NUMBER_UNIT.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None or match[2] not in _BYTES:
         raise ValueError(f"allowed is {SIZE_FORM}")
-    return round(float(match[1]) * _BYTES[match[2]])
+    number, unit = match[1], _BYTES[match[2]]
+    return int(number) * unit if number.isdecimal() else round(float(number) * unit)
 
 
 def format_size(size: int) -> str:

@@ -1,0 +1,238 @@
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config.checks import find_gaps
+from engine.config.load import ConfigError, load_fleet, parse_fleet
+from engine.config.schema import FleetConfig, split_host
+from engine.config.units import Rate
+from tests.support.fleets import fleet, fleet_data
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "fleet.yaml"
+
+
+def problems_of(data: object) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_fleet(data)
+    return {problem.path: problem.message for problem in caught.value.problems}
+
+
+def test_the_example_is_valid_and_has_no_gaps() -> None:
+    config = load_fleet(EXAMPLE)
+    assert [region.name for region in config.regions] == ["eu", "us"]
+    assert find_gaps(config) == []
+
+
+def test_json_gives_the_same_configuration() -> None:
+    config = fleet(
+        providers={"google": {"rate": "100/min", "idle_timeout": "1500ms"}, "mine": {"rate": "unlimited"}},
+        retry={"transactional": {"schedule": ["1m", "90s"]}},
+        sources=[
+            {**fleet_data()["sources"][0], "tenancy": {"hybrid": "acme"}},
+            {**fleet_data()["sources"][0], "name": "b", "ip": "2001:db8::1", "tenancy": "shared"},
+        ],
+        spool={"map_size": "3GiB"},
+        routes=[{"domains": ["*"], "hosts": ["[::1]:2525"], "auth": {"username": "u", "password_file": "p"}}],
+    )
+    assert FleetConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_values_are_in_base_units() -> None:
+    config = fleet(
+        providers={"google": {"rate": "100/min"}},
+        limits={"max_message_size": "1MiB"},
+        resolver={"timeout": "1500ms"},
+    )
+    assert config.providers["google"].rate == Rate(100, 60.0)
+    assert config.limits.max_message_size == 2**20
+    assert config.resolver.timeout == 1.5
+    assert config.retry.transactional.expire == 5 * 86400
+    assert config.retry.marketing.expire == 2 * 86400
+
+
+def test_netblock_follows_from_the_address() -> None:
+    first = fleet_data()["sources"][0]
+    config = fleet(
+        sources=[
+            {**first, "ip": "192.0.2.77"},
+            {**first, "name": "six", "ip": "2001:DB8:1:2::3"},
+            {**first, "name": "own", "ip": "192.0.2.78", "netblock": "198.51.100.0/28"},
+        ]
+    )
+    assert [s.netblock for s in config.sources] == ["192.0.2.0/24", "2001:db8:1::/48", "198.51.100.0/28"]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("shared", ("shared", "")),
+        ({"dedicated": "acme"}, ("dedicated", "acme")),
+        ({"hybrid": "acme"}, ("hybrid", "acme")),
+    ],
+)
+def test_tenancy(written: object, expected: tuple[str, str]) -> None:
+    source = {**fleet_data()["sources"][0], "tenancy": written}
+    assert fleet(sources=[source]).sources[0].tenancy_of() == expected
+
+
+def test_all_problems_at_once_schema_and_references() -> None:
+    found = problems_of(
+        {
+            "regions": [{"name": "eu", "numbr": 1}, {"name": "eu", "number": 0}],
+            "sources": [
+                {"name": "a", "region": "us", "ip": "1.2.3", "ehlo": "host", "streams": ["bulk"]},
+                {
+                    "name": "a",
+                    "region": "eu",
+                    "ip": "192.0.2.1",
+                    "ehlo": "a.example",
+                    "streams": ["marketing"],
+                },
+            ],
+            "resolver": {"timeout": 5},
+            "routes": [{"domains": ["a..b"], "provider": "gogle", "hosts": ["h:99999"]}],
+            "providers": {"google": {"max_conections": 3, "rate": "9"}},
+            "retry": {"marketing": {"first": "5m", "max": "1m"}, "notification": {"expire": "1m"}},
+            "tls": {"exceptions": [{"mode": "disabled", "reason": "because"}]},
+            "color": "red",
+        }
+    )
+    assert found["regions[0].number"] == "required"
+    assert found["regions[0].numbr"] == "unknown key; did you mean 'number'?"
+    assert "greater than or equal to 1" in found["regions[1].number"]
+    assert "unique" in found["regions[1].name"]
+    assert "unique" in found["sources[1].name"]
+    assert found["sources[0].region"] == "allowed are the regions eu"
+    assert "IPv4 or IPv6" in found["sources[0].ip"]
+    assert "host name" in found["sources[0].ehlo"]
+    assert found["sources[0].streams[0]"] == "allowed are 'transactional', 'notification' or 'marketing'"
+    assert "a number with a unit" in found["resolver.timeout"]
+    assert "allowed is a domain" in found["routes[0].domains[0]"]
+    assert "google" in found["routes[0].provider"]
+    assert "65535" in found["routes[0].hosts[0]"]
+    assert found["providers.google.max_conections"] == "unknown key; did you mean 'max_connections'?"
+    assert "a count per period" in found["providers.google.rate"]
+    assert "at least first" in found["retry.marketing.max"]
+    assert "more than the first wait" in found["retry.notification.expire"]
+    assert "exactly one" in found["tls.exceptions[0]"]
+    assert found["color"].startswith("unknown key; allowed are ")
+    assert not any("default factory" in message or "at least 1 item" in message for message in found.values())
+
+
+@pytest.mark.parametrize(
+    ("sections", "path"),
+    [
+        ({"regions": [{"name": "eu", "number": 1}, {"name": "us", "number": 2}]}, "sources"),
+        ({"sources": []}, "sources"),
+        ({"routes": [{"domains": ["a.test"]}, {"domains": ["b.test", "A.test"]}]}, "routes[1].domains[1]"),
+        ({"routes": [{"domains": ["a.test"], "hosts": ["h"], "tls": "disabled"}]}, "routes[0].tls"),
+        (
+            {"routes": [{"domains": ["a.test"], "auth": {"username": "u", "password_file": "p"}}]},
+            "routes[0].auth",
+        ),
+        (
+            {"tls": {"exceptions": [{"provider": "nope", "mode": "disabled", "reason": "xxx"}]}},
+            "tls.exceptions[0].provider",
+        ),
+        ({"tls": {"exceptions": [{"provider": "google", "mode": "disabled"}]}}, "tls.exceptions[0].reason"),
+        ({"providers": {"Big Co": {}}}, "providers.Big Co"),
+        ({"limits": {"batch": 600, "pool_credits": 500}}, "limits.pool_credits"),
+        ({"limits": {"ready_window": 0}}, "limits.ready_window"),
+        ({"retry": {"transactional": {"factor": float("nan")}}}, "retry.transactional.factor"),
+        ({"retry": {"transactional": {"first": "0s"}}}, "retry.transactional.first"),
+        ({"resolver": {"min_ttl": "2d"}}, "resolver.min_ttl"),
+        ({"tenants": {"acme": {"weight": 0}}}, "tenants.acme.weight"),
+        ({"spool": None}, "spool"),
+        ({"routes": {}}, "routes"),
+    ],
+)
+def test_each_refusal_names_its_path(sections: dict[str, Any], path: str) -> None:
+    assert list(problems_of(fleet_data(**sections))) == [path]
+
+
+def test_a_plain_route_is_allowed_with_a_written_reason() -> None:
+    reason = {"mode": "disabled", "reason": "smart host in the same rack"}
+    route = {"domains": ["a.test"], "hosts": ["h"], "tls": "disabled"}
+    assert fleet(routes=[route], tls={"exceptions": [{"domain": "a.test", **reason}]})
+    assert fleet(routes=[route | {"provider": "qq"}], tls={"exceptions": [{"provider": "qq", **reason}]})
+
+
+def test_a_provider_of_ones_own_can_be_used_by_a_route() -> None:
+    assert fleet(providers={"mine": {}}, routes=[{"domains": ["*"], "provider": "mine"}])
+
+
+def test_a_region_number_is_given_once() -> None:
+    regions = [{"name": "eu", "number": 1}, {"name": "us", "number": 1}]
+    assert "unique" in problems_of(fleet_data(regions=regions))["regions[1].number"]
+
+
+def test_duplicate_addresses_are_refused() -> None:
+    first = fleet_data()["sources"][0]
+    assert "sources[1].ip" in problems_of(fleet_data(sources=[first, {**first, "name": "b"}]))
+
+
+def test_gaps_are_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(
+        "regions: [{name: eu, number: 1}]\n"
+        "sources: [{name: a, region: eu, ip: 192.0.2.1, ehlo: a.example, streams: [marketing],"
+        " tenancy: {dedicated: acme}}]\n"
+    )
+    with caplog.at_level(logging.WARNING):
+        load_fleet(file)
+    assert "no source for the stream transactional" in caplog.text
+    assert "only dedicated sources for the stream marketing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("a: [", "line 1"),
+        ("regions: []\nregions: []\n", "line 2, column 1"),
+        ("- a\n", ""),
+        ("!!python/x {}", "line 1"),
+    ],
+)
+def test_a_file_that_is_not_the_right_yaml(tmp_path: Path, text: str, place: str) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_fleet(file)
+    assert caught.value.problems[0].path.startswith(place)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_fleet("/nonexistent/fleet.yaml")
+
+
+def test_the_error_can_be_pickled() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_fleet({"regions": 3})
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert copy.problems == caught.value.problems
+    assert str(copy) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:2525", ("127.0.0.1", 2525)),
+        ("mx.Example.com", ("mx.example.com", 25)),
+        ("[::1]:26", ("::1", 26)),
+        ("[::1]", ("::1", 25)),
+        ("2001:db8::1", ("2001:db8::1", 25)),
+    ],
+)
+def test_hosts(text: str, expected: tuple[str, int]) -> None:
+    assert split_host(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a:", "a:0", "a b", "[::1", "[::1]25", "a:b:c", "-.x"])
+def test_bad_hosts(text: str) -> None:
+    with pytest.raises(ValueError, match="allowed"):
+        split_host(text)

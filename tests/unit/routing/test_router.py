@@ -1,0 +1,282 @@
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from engine.providers.profiles import load_profiles
+from engine.routing.answers import AddressAnswer, MxAnswer, Status
+from engine.routing.route import Credentials, Failure, HostTarget, Route
+from engine.routing.router import Router, is_public
+from tests.support.clock import ManualClock
+from tests.support.dns_answers import FakeResolver
+from tests.support.fleets import fleet
+
+
+class Bed:
+    def __init__(self, **sections: Any) -> None:
+        config = fleet(**sections)
+        self.dns = FakeResolver()
+        self.clock = ManualClock()
+        self.router = Router(config, load_profiles(config.providers), self.dns, self.clock)
+
+    def route(self, domain: str) -> Route | Failure:
+        return asyncio.run(self.router.route(domain))
+
+    def run(self, body: Callable[[], Awaitable[None]]) -> None:
+        asyncio.run(body())  # type: ignore[arg-type]
+
+
+def found(answer: Route | Failure) -> Route:
+    assert isinstance(answer, Route), answer
+    return answer
+
+
+def failed(answer: Route | Failure) -> tuple[str, str]:
+    assert isinstance(answer, Failure), answer
+    assert answer.reply.code == 0
+    return answer.kind, answer.reply.enhanced
+
+
+def test_mx_in_order_of_preference_always_port_25() -> None:
+    bed = Bed()
+    bed.dns.set_mx("example.org", (20, "b.example.net"), (10, "a.example.net"), (20, "aa.example.net"))
+    route = found(bed.route("Example.ORG."))
+    assert route.hosts == (
+        HostTarget("a.example.net", 25, 10),
+        HostTarget("aa.example.net", 25, 20),
+        HostTarget("b.example.net", 25, 20),
+    )
+    assert (route.site, route.provider, route.tls, route.auth) == (
+        "mx:example.net",
+        "default",
+        "required",
+        None,
+    )
+
+
+def test_the_provider_is_that_of_the_best_mx() -> None:
+    bed = Bed()
+    bed.dns.set_mx("customer.example", (5, "backup.example.net"), (1, "aspmx.l.google.com"))
+    route = found(bed.route("customer.example"))
+    assert (route.site, route.provider) == ("google", "google")
+
+
+def test_two_domains_of_one_operator_share_a_site() -> None:
+    bed = Bed()
+    bed.dns.set_mx("one.example", (1, "mx1.hoster.co.uk"))
+    bed.dns.set_mx("two.example", (1, "mx2.hoster.co.uk"))
+    assert found(bed.route("one.example")).site == found(bed.route("two.example")).site == "mx:hoster.co.uk"
+
+
+def test_null_mx_is_final() -> None:
+    bed = Bed()
+    bed.dns.set_mx("example.org", (0, ""))
+    assert failed(bed.route("example.org")) == ("bounced", "5.1.10")
+
+
+def test_a_null_mx_beside_others_is_passed_over() -> None:
+    bed = Bed()
+    bed.dns.set_mx("example.org", (0, ""), (10, "mx.example.net"))
+    assert [host.name for host in found(bed.route("example.org")).hosts] == ["mx.example.net"]
+
+
+def test_no_such_domain_is_final() -> None:
+    assert failed(Bed().route("nowhere.example")) == ("bounced", "5.1.2")
+
+
+def test_a_dns_failure_is_temporary() -> None:
+    bed = Bed()
+    bed.dns.mx_of["example.org"] = MxAnswer(Status.FAILED, reason="SERVFAIL")
+    assert failed(bed.route("example.org")) == ("deferred", "4.4.3")
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_the_domain_is_its_own_host_only_without_mx(ipv6: bool) -> None:
+    bed = Bed()
+    bed.dns.mx_of["example.org"] = MxAnswer(Status.EMPTY, ttl_s=60)
+    if ipv6:
+        bed.dns.set_aaaa("example.org", "2606:4700::1111")
+    else:
+        bed.dns.set_a("example.org", "8.8.8.8")
+    route = found(bed.route("example.org"))
+    assert route.hosts == (HostTarget("example.org", 25, 0),)
+    assert route.site == "mx:example.org"
+
+
+def test_with_mx_records_the_own_address_is_never_used() -> None:
+    bed = Bed()
+    bed.dns.set_mx("example.org", (10, "gone.example.net"))
+    bed.dns.set_a("example.org", "8.8.8.8")
+    assert [host.name for host in found(bed.route("example.org")).hosts] == ["gone.example.net"]
+    assert ("A", "example.org") not in bed.dns.asked
+
+
+def test_neither_mx_nor_address_is_final_but_a_failed_address_question_is_not() -> None:
+    bed = Bed()
+    bed.dns.mx_of["example.org"] = MxAnswer(Status.EMPTY, ttl_s=60)
+    assert failed(bed.route("example.org")) == ("bounced", "5.1.2")
+    bed.clock.advance(3600)
+    bed.dns.v6_of["example.org"] = AddressAnswer(Status.FAILED, reason="timeout")
+    assert failed(bed.route("example.org")) == ("deferred", "4.4.3")
+
+
+def test_static_routes_come_first_the_most_specific_one() -> None:
+    bed = Bed(
+        routes=[
+            {"domains": ["*"], "hosts": ["127.0.0.1:12529"]},
+            {"domains": ["*.test"], "provider": "yahoo", "hosts": ["127.0.0.1:12527"]},
+            {
+                "domains": ["gmail.test"],
+                "provider": "google",
+                "hosts": ["smart.example.com:587", "127.0.0.1:12525"],
+                "auth": {"username": "u", "password_file": "/etc/p"},
+            },
+        ]
+    )
+    google = found(bed.route("gmail.test"))
+    assert google.hosts == (HostTarget("smart.example.com", 587, 0), HostTarget("127.0.0.1", 12525, 1))
+    assert google.site == "google"
+    assert isinstance(google.auth, Credentials)
+    assert found(bed.route("x.test")).provider == "yahoo"
+    assert found(bed.route("elsewhere.example")).site == "mx:127.0.0.1:12529"
+    assert bed.dns.asked == []
+
+
+def test_a_route_without_hosts_sets_the_provider_and_goes_by_mx() -> None:
+    bed = Bed(routes=[{"domains": ["example.org"], "provider": "qq"}])
+    bed.dns.set_mx("example.org", (1, "mx.example.net"))
+    route = found(bed.route("example.org"))
+    assert (route.provider, route.site, route.hosts[0].port) == ("qq", "qq", 25)
+
+
+def test_tls_is_required_except_where_written() -> None:
+    reason = {"mode": "disabled", "reason": "test"}
+    bed = Bed(
+        routes=[{"domains": ["strict.test"], "provider": "qq", "hosts": ["h"], "tls": "required"}],
+        tls={"exceptions": [{"domain": "*.plain.test", **reason}, {"provider": "qq", **reason}]},
+    )
+    for domain in ("a.plain.test", "plain.test"):
+        bed.dns.set_mx(domain, (1, "mx.example.net"))
+    bed.dns.set_mx("china.test", (1, "mx3.qq.com"))
+    assert found(bed.route("a.plain.test")).tls == "disabled"
+    assert found(bed.route("plain.test")).tls == "required"
+    assert found(bed.route("china.test")).tls == "disabled"
+    assert found(bed.route("strict.test")).tls == "required"
+
+
+def test_answers_are_kept_by_ttl_within_the_clamps() -> None:
+    bed = Bed(resolver={"min_ttl": "30s", "max_ttl": "1h", "negative_ttl": "5m", "failure_ttl": "20s"})
+
+    async def kept(domain: str, seconds: float) -> bool:
+        bed.clock.advance(seconds)
+        return bed.router.cached(domain) is not None
+
+    async def body() -> None:
+        bed.dns.set_mx("short.test", (1, "m.example.net"), ttl_s=0)
+        bed.dns.set_mx("long.test", (1, "m.example.net"), ttl_s=1e6)
+        bed.dns.mx_of["fail.test"] = MxAnswer(Status.FAILED)
+        bed.dns.mx_of["no.test"] = MxAnswer(Status.MISSING, ttl_s=1e6)
+        for domain, lives in (("short.test", 30), ("long.test", 3600), ("fail.test", 20), ("no.test", 300)):
+            assert bed.router.cached(domain) is None
+            answer = await bed.router.route(domain)
+            assert bed.router.cached(domain) == answer
+            assert await kept(domain, lives - 1), domain
+            assert not await kept(domain, 2), domain
+
+    bed.run(body)
+
+
+def test_concurrent_questions_are_one() -> None:
+    bed = Bed()
+    bed.dns.set_mx("example.org", (1, "mx.example.net"))
+
+    async def body() -> None:
+        answers = await asyncio.gather(*[bed.router.route("example.org") for _ in range(50)])
+        assert len(set(answers)) == 1
+
+    bed.run(body)
+    assert bed.dns.asked == [("MX", "example.org")]
+
+
+def test_the_cache_is_bounded() -> None:
+    bed = Bed(resolver={"cache_entries": 5})
+
+    async def body() -> None:
+        for number in range(20):
+            await bed.router.route(f"d{number}.test")
+
+    bed.run(body)
+    assert bed.router.stats()["routes"] == 5
+
+
+def test_a_resolver_that_never_answers_is_a_deferral() -> None:
+    bed = Bed(resolver={"timeout": "10ms"})
+
+    async def body() -> None:
+        bed.dns.gate = asyncio.Event()
+        assert failed(await bed.router.route("example.org")) == ("deferred", "4.4.3")
+        assert await bed.router.addresses("mx.example.net") == ()
+
+    bed.run(body)
+
+
+def test_addresses_of_both_families_by_turns() -> None:
+    bed = Bed()
+    bed.dns.set_a("mx.example.net", "8.8.8.8", "8.8.4.4")
+    bed.dns.set_aaaa("mx.example.net", "2606:4700::1")
+    assert asyncio.run(bed.router.addresses("mx.example.net")) == (
+        (socket.AF_INET6, "2606:4700::1"),
+        (socket.AF_INET, "8.8.8.8"),
+        (socket.AF_INET, "8.8.4.4"),
+    )
+
+
+def test_addresses_are_bounded_and_one_family_may_fail() -> None:
+    bed = Bed(resolver={"max_hosts": 3})
+    bed.dns.set_a("mx.example.net", *[f"8.8.8.{n}" for n in range(9)])
+    bed.dns.v6_of["mx.example.net"] = AddressAnswer(Status.FAILED)
+    assert len(asyncio.run(bed.router.addresses("mx.example.net"))) == 3
+
+
+INSIDE = ["127.0.0.1", "10.1.2.3", "169.254.169.254", "192.168.0.1", "0.0.0.0", "224.0.0.1", "100.64.0.1"]
+INSIDE_6 = [
+    "::1",
+    "::ffff:127.0.0.1",
+    "fd00::1",
+    "fe80::1",
+    "64:ff9b::a00:1",
+    "2002:7f00:1::",
+    "ff02::1",
+    "::",
+]
+
+
+@pytest.mark.parametrize("address", INSIDE + INSIDE_6)
+def test_the_dns_of_a_stranger_cannot_direct_us_inside(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+    bed = Bed()
+    bed.dns.set_mx("literal.test", (1, address))
+    assert failed(bed.route("literal.test")) == ("bounced", "5.4.4")
+    if ":" in address:
+        bed.dns.set_aaaa("mx.evil.test", address)
+        bed.dns.set_aaaa("own.test", address)
+    else:
+        bed.dns.set_a("mx.evil.test", address)
+        bed.dns.set_a("own.test", address)
+    bed.dns.mx_of["own.test"] = MxAnswer(Status.EMPTY)
+    assert failed(bed.route("own.test")) == ("bounced", "5.4.4")
+    assert asyncio.run(bed.router.addresses("mx.evil.test")) == ()
+
+
+def test_inside_is_allowed_for_tests_and_for_static_hosts() -> None:
+    open_bed = Bed(resolver={"private_addresses": "allow"})
+    open_bed.dns.set_a("mx.example.net", "127.0.0.1")
+    assert asyncio.run(open_bed.router.addresses("mx.example.net")) == ((socket.AF_INET, "127.0.0.1"),)
+    bed = Bed(routes=[{"domains": ["*"], "hosts": ["smart.internal:2525", "127.0.0.1:26"]}])
+    bed.dns.set_a("smart.internal", "10.0.0.1")
+    assert asyncio.run(bed.router.addresses("smart.internal")) == ((socket.AF_INET, "10.0.0.1"),)
+    assert asyncio.run(bed.router.addresses("127.0.0.1")) == ((socket.AF_INET, "127.0.0.1"),)
+    assert asyncio.run(bed.router.addresses("127.0.0.2")) == ()
