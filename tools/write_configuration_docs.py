@@ -34,7 +34,8 @@ Units are written, and a number without one is refused:
 | rate | a count per `s`, `min`, `h`, `day`, or per a number of them | `100/min`, `5/10s` |
 
 The limits of mailbox providers are in `engine/providers/*.yaml`, each with its source. The section
-`providers` overrides single settings; a name that is not among them makes a profile of its own, from `default`.
+`providers` overrides single settings; a name that is not among them makes a profile of
+its own, from `default`.
 """
 
 SUFFIXES = {"": "", "A list of:": "[]", "A mapping from a name to:": ".NAME"}
