@@ -127,11 +127,13 @@ def test_size_is_enforced_without_keeping_the_message(tmp_path: Path) -> None:
 
 
 def test_recipients_per_transaction_are_limited(tmp_path: Path) -> None:
-    with sink(tmp_path, narrow={"max_recipients": 2}) as process:
-        with RawClient(process.addresses["narrow"]) as client:
-            client.greet()
-            client.say("MAIL FROM:<a@b.test>")
-            assert [client.say(f"RCPT TO:<{n}@d.test>")[0] for n in range(3)] == [250, 250, 452]
+    with (
+        sink(tmp_path, narrow={"max_recipients": 2}) as process,
+        RawClient(process.addresses["narrow"]) as client,
+    ):
+        client.greet()
+        client.say("MAIL FROM:<a@b.test>")
+        assert [client.say(f"RCPT TO:<{n}@d.test>")[0] for n in range(3)] == [250, 250, 452]
 
 
 def test_unknown_users_get_the_reply_and_are_logged(tmp_path: Path) -> None:
@@ -210,12 +212,14 @@ def test_silent_close_after_n_messages(tmp_path: Path) -> None:
 
 def test_message_limit_with_a_reply(tmp_path: Path) -> None:
     limit = {"limit": 1, "reply": "421 Max message per connection reached, closing transmission channel"}
-    with sink(tmp_path, site={"messages_per_connection": limit}) as process:
-        with RawClient(process.addresses["site"]) as client:
-            client.greet()
-            assert client.mail()[-1] == 250
-            assert client.mail() == [421]
-            assert client.reply() == (0, "")
+    with (
+        sink(tmp_path, site={"messages_per_connection": limit}) as process,
+        RawClient(process.addresses["site"]) as client,
+    ):
+        client.greet()
+        assert client.mail()[-1] == 250
+        assert client.mail() == [421]
+        assert client.reply() == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -243,18 +247,20 @@ def test_drop_cuts_at_its_stage_once(tmp_path: Path, stage: str, codes: list[int
 
 
 def test_a_delay_holds_its_reply_and_all_behind_it(tmp_path: Path) -> None:
-    with sink(tmp_path, slow={"delay": {"final": "150ms"}}) as process:
-        with RawClient(process.addresses["slow"]) as client:
-            client.greet()
-            start = time.monotonic()
-            client.send(
-                b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nA: b\r\n\r\n.\r\nNOOP\r\nQUIT\r\n"
-            )
-            assert client.codes(3) == [250, 250, 354]
-            assert time.monotonic() - start < 0.15
-            assert client.codes(2) == [250, 250]
-            assert time.monotonic() - start >= 0.15
-            assert client.codes(2) == [221, 0]
+    with (
+        sink(tmp_path, slow={"delay": {"final": "150ms"}}) as process,
+        RawClient(process.addresses["slow"]) as client,
+    ):
+        client.greet()
+        start = time.monotonic()
+        client.send(
+            b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nA: b\r\n\r\n.\r\nNOOP\r\nQUIT\r\n"
+        )
+        assert client.codes(3) == [250, 250, 354]
+        assert time.monotonic() - start < 0.15
+        assert client.codes(2) == [250, 250]
+        assert time.monotonic() - start >= 0.15
+        assert client.codes(2) == [221, 0]
 
 
 def test_idle_connections_are_ended(tmp_path: Path) -> None:
@@ -344,9 +350,11 @@ def test_a_torn_line_is_skipped_and_closed_off(tmp_path: Path) -> None:
 def test_an_unwritable_log_means_no_acceptance(tmp_path: Path) -> None:
     config = tmp_path / "p.yaml"
     config.write_text("personalities: {plain: {}}")
-    with SinkProcess(config, Path("/dev/full")) as process:
-        with RawClient(process.addresses["plain"]) as client:
-            assert client.reply() == (0, "")
+    with (
+        SinkProcess(config, Path("/dev/full")) as process,
+        RawClient(process.addresses["plain"]) as client,
+    ):
+        assert client.reply() == (0, "")
 
 
 def test_refresh_takes_in_only_what_is_new(tmp_path: Path) -> None:
@@ -362,6 +370,9 @@ def test_refresh_takes_in_only_what_is_new(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_reported(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RuntimeError, match="in use"):
-        with sink(tmp_path, plain={"port": taken.getsockname()[1]}):
-            pass
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(RuntimeError, match="in use"),
+        sink(tmp_path, plain={"port": taken.getsockname()[1]}),
+    ):
+        pass
