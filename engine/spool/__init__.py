@@ -1,0 +1,1 @@
+"""The durable queue of one region: an LMDB index, append-only body segments, group commit, recovery, audit."""

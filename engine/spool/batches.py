@@ -1,0 +1,91 @@
+"""What goes into the spool, and what comes back: plain frozen values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engine.values.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptItem:
+    """One message to one or more recipients. `offset` and `length` are its body's place in the batch's blob."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    domains: tuple[str, ...]
+    stream: int
+    tenant: str
+    campaign: str
+    offset: int
+    length: int
+    due_ms: int
+    expires_ms: int
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptBatch:
+    """`batch_key` (16 bytes) makes the batch idempotent."""
+
+    batch_key: bytes
+    items: Sequence[AcceptItem]
+    blob: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptResult:
+    """`ids[i]` belong to item i. `due_keys` are those of new messages, in the order of (item, recipient)."""
+
+    ids: Sequence[Sequence[int]]
+    due_keys: Sequence[bytes]
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignRecord:
+    """A campaign's template, stored once. `template` has the parts of CampaignTemplate."""
+
+    campaign: str
+    tenant: str
+    stream: int
+    sender: str
+    field_names: Sequence[str]
+    template: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkBatch:
+    """A numbered slice of a campaign's recipients; all sequences have the same length."""
+
+    campaign_no: int
+    number: int
+    digest: bytes
+    recipients: Sequence[str]
+    domains: Sequence[str]
+    fields: Sequence[Sequence[str]]
+    due_ms: int
+    expires_ms: int
+    tenant: str
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """One outcome for one due key. `next_due_ms` is set exactly if the outcome is a deferral that goes on.
+
+    `free`: the attempt does not count (a suspension consumes no retry backoff).
+    """
+
+    due_key: bytes
+    outcome: Outcome
+    batch_no: int
+    next_due_ms: int | None = None
+    free: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SettleResult:
+    """New due keys of the deferred, and how many due keys had been settled before."""
+
+    due_keys: Sequence[bytes]
+    stale: int

@@ -1,0 +1,112 @@
+"""Append-only body segments beside the index.
+
+A segment is a file of bodies, written and synced before the index transaction that names them, so a body that the
+index knows is always whole; what a crash leaves behind the last indexed body is never referred to. Segments are
+sealed at a size, and dropped whole when nothing in them is queued any more (docs/adr/0002-body-segments.md).
+"""
+
+import os
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+OPEN_FILES = 64
+
+
+class DamagedBody(ValueError):
+    """The bytes of a body do not have the checksum that the index holds."""
+
+
+def segment_path(directory: Path, number: int) -> Path:
+    return directory / f"{number:08d}.seg"
+
+
+def sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class SegmentWriter:
+    """The segment that is being written. One thread."""
+
+    def __init__(self, directory: Path, limit: int) -> None:
+        self._directory = directory
+        self._limit = limit
+        self._descriptor = -1
+        self.number = 0
+        self.size = 0
+        self._dirty = False
+
+    def begin(self, number: int) -> None:
+        """Start a new segment file; its directory entry is on disk before anything is written to it."""
+        self.close()
+        path = segment_path(self._directory, number)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        sync_directory(self._directory)
+        self.number = number
+        self.size = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._descriptor >= 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.size >= self._limit
+
+    def append(self, blob: bytes) -> int:
+        """Write the blob; returns its offset. OSError: nothing of it counts."""
+        offset = self.size
+        view = memoryview(blob)
+        written = 0
+        while written < len(view):
+            written += os.pwrite(self._descriptor, view[written:], offset + written)
+        self.size = offset + len(view)
+        self._dirty = True
+        return offset
+
+    def rewind(self, size: int) -> None:
+        """Forget what was appended after `size`."""
+        self.size = size
+
+    def sync(self) -> None:
+        if self._dirty:
+            os.fdatasync(self._descriptor)
+            self._dirty = False
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class SegmentReader:
+    """Reads bodies; keeps a bounded number of files open. A dropped segment stays readable while it is open."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._files: OrderedDict[int, int] = OrderedDict()
+
+    def read(self, content: Sequence[int]) -> bytes:
+        """The body at [segment, offset, length, crc32]; FileNotFoundError, DamagedBody."""
+        number, offset, length, checksum = content
+        descriptor = self._files.get(number)
+        if descriptor is None:
+            descriptor = os.open(segment_path(self._directory, number), os.O_RDONLY)
+            self._files[number] = descriptor
+            if len(self._files) > OPEN_FILES:
+                _, oldest = self._files.popitem(last=False)
+                os.close(oldest)
+        body = os.pread(descriptor, length, offset)
+        if len(body) != length or zlib.crc32(body) != checksum:
+            raise DamagedBody(f"body at segment {number}, offset {offset}, {length} bytes: wrong checksum")
+        return body
+
+    def close(self) -> None:
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()

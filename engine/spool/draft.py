@@ -1,0 +1,212 @@
+"""What one group commit is about to change, kept in memory until it is on disk.
+
+The counters, the ledger pages, the segment counts and the numbers handed out live here while the group's operations
+run, are written in one go at the end, and replace the committed ones only when the commit has succeeded. An aborted
+group leaves no trace.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+
+from engine.spool.environment import Environment
+from engine.spool.records import VERSION, pack
+from engine.values.ids import SEQ_MASK
+from engine.values.outcome import OutcomeKind
+
+PAGE_IDS = 2048
+PAGE_BYTES = PAGE_IDS // 2
+EVENTS_PER_CHUNK = 10
+META = b"state"
+CACHED_QUEUES = 200_000
+
+
+class Totals:
+    """Numbers that the index keeps in its meta record."""
+
+    __slots__ = (
+        "accepted",
+        "batch",
+        "campaigns",
+        "counts",
+        "epoch",
+        "group",
+        "next_seq",
+        "outbox",
+        "queues",
+        "region",
+        "segment",
+    )
+
+    def __init__(self, region: int) -> None:
+        self.region = region
+        self.epoch = 0
+        self.group = 0
+        self.next_seq = 1
+        self.queues = 0
+        self.campaigns = 0
+        self.segment = 0
+        self.outbox = 0
+        self.accepted = 0
+        self.counts = [0] * 7
+
+    def encode(self) -> bytes:
+        return bytes(
+            pack(
+                (
+                    VERSION,
+                    self.region,
+                    self.epoch,
+                    self.group,
+                    self.next_seq,
+                    self.queues,
+                    self.campaigns,
+                    self.segment,
+                    self.outbox,
+                    self.accepted,
+                    self.counts,
+                )
+            )
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Totals":
+        fields = msgpack.unpackb(data)
+        if fields[0] != VERSION:
+            raise ValueError(f"spool of format {fields[0]}: this release reads {VERSION}")
+        totals = cls(fields[1])
+        (
+            totals.epoch,
+            totals.group,
+            totals.next_seq,
+            totals.queues,
+            totals.campaigns,
+            totals.segment,
+            totals.outbox,
+            totals.accepted,
+            totals.counts,
+        ) = fields[2:]
+        return totals
+
+    def copy(self) -> "Totals":
+        return Totals.decode(self.encode())
+
+
+class Draft:
+    """See the module docstring. `txn` is the group's write transaction."""
+
+    def __init__(self, env: Environment, txn: Any, totals: Totals, queue_cache: dict[bytes, int]) -> None:
+        self.env = env
+        self.txn = txn
+        self.totals = totals.copy()
+        self._queue_cache = queue_cache
+        self.new_queues: dict[bytes, int] = {}
+        self._pages: dict[int, bytearray] = {}
+        self._segments: dict[int, list[int]] = {}
+        self.drained: list[int] = []
+        self._events: list[bytes] = []
+
+    # -- numbers
+
+    def queue(self, domain: str, stream: int, tenant: str, campaign: str) -> int:
+        """Number of a spool queue, made if there is none."""
+        name = pack((domain, stream, tenant, campaign))
+        digest = hashlib.blake2b(name, digest_size=16).digest()
+        number = self._queue_cache.get(digest) or self.new_queues.get(digest)
+        if number is not None:
+            return number
+        stored = self.txn.get(digest, db=self.env.db["queue_names"])
+        if stored is not None:
+            number = int.from_bytes(stored, "big")
+        else:
+            self.totals.queues += 1
+            number = self.totals.queues
+            key = number.to_bytes(4, "big")
+            self.txn.put(digest, key, db=self.env.db["queue_names"])
+            self.txn.put(key, pack((VERSION, domain, stream, tenant, campaign)), db=self.env.db["queues"])
+        self.new_queues[digest] = number
+        return number
+
+    # -- ledger
+
+    def _page(self, number: int) -> bytearray:
+        page = self._pages.get(number)
+        if page is None:
+            stored = self.txn.get(number.to_bytes(8, "big"), db=self.env.db["ledger"])
+            page = self._pages[number] = bytearray(stored or PAGE_BYTES)
+        return page
+
+    def mark(self, id_: int, kind: int) -> None:
+        """Set the last word on an id."""
+        seq = id_ & SEQ_MASK
+        page = self._page(seq // PAGE_IDS)
+        position, odd = divmod(seq % PAGE_IDS, 2)
+        page[position] = (page[position] & 0x0F | kind << 4) if odd else (page[position] & 0xF0 | kind)
+
+    def mark_range(self, first_seq: int, count: int, kind: int) -> None:
+        for seq in range(first_seq, first_seq + count):
+            page = self._page(seq // PAGE_IDS)
+            position, odd = divmod(seq % PAGE_IDS, 2)
+            page[position] = (page[position] & 0x0F | kind << 4) if odd else (page[position] & 0xF0 | kind)
+
+    def word(self, id_: int) -> int:
+        return word_of(self._page((id_ & SEQ_MASK) // PAGE_IDS), id_ & SEQ_MASK)
+
+    def finish(self, id_: int, kind: int) -> None:
+        """A queued id has got its final outcome."""
+        self.mark(id_, kind)
+        self.totals.counts[OutcomeKind.QUEUED] -= 1
+        self.totals.counts[kind] += 1
+
+    def accepted(self, first_seq: int, count: int) -> None:
+        self.mark_range(first_seq, count, OutcomeKind.QUEUED)
+        self.totals.accepted += count
+        self.totals.counts[OutcomeKind.QUEUED] += count
+
+    # -- segments
+
+    def live(self, segment: int, change: int) -> None:
+        """So many more (or fewer) queued messages have their body in that segment."""
+        row = self._segments.get(segment)
+        if row is None:
+            stored = self.txn.get(segment.to_bytes(4, "big"), db=self.env.db["segments"])
+            row = self._segments[segment] = [int.from_bytes(stored, "big") if stored else 0]
+        row[0] += change
+
+    # -- events
+
+    def event(self, fields: Sequence[Any]) -> None:
+        self._events.append(pack(fields))
+
+    # -- the end
+
+    def write_out(self, open_segment: int) -> None:
+        """Write everything that was gathered; the transaction is committed by the caller."""
+        txn, db = self.txn, self.env.db
+        for number, page in sorted(self._pages.items()):
+            txn.put(number.to_bytes(8, "big"), bytes(page), db=db["ledger"])
+        for number, (live,) in self._segments.items():
+            key = number.to_bytes(4, "big")
+            if live == 0 and number != open_segment:
+                txn.delete(key, db=db["segments"])
+                self.drained.append(number)
+            else:
+                txn.put(key, live.to_bytes(8, "big"), db=db["segments"])
+        for start in range(0, len(self._events), EVENTS_PER_CHUNK):
+            chunk = self._events[start : start + EVENTS_PER_CHUNK]
+            self.totals.outbox += 1
+            txn.put(
+                self.totals.outbox.to_bytes(8, "big"),
+                bytes((0x90 | len(chunk),)) + b"".join(chunk),
+                db=db["outbox"],
+                append=True,
+            )
+        self.totals.group += 1
+        txn.put(META, self.totals.encode(), db=db["meta"])
+
+
+def word_of(page: bytes | bytearray, seq: int) -> int:
+    position, odd = divmod(seq % PAGE_IDS, 2)
+    return page[position] >> 4 if odd else page[position] & 0x0F

@@ -1,0 +1,377 @@
+"""The changes a spool can make, each a function of (draft, arguments) inside the group's transaction.
+
+A function either does all of its work or raises SpoolError before its first write.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+
+from engine.spool.batches import (
+    AcceptBatch,
+    AcceptResult,
+    CampaignRecord,
+    ChunkBatch,
+    Settlement,
+    SettleResult,
+)
+from engine.spool.draft import Draft
+from engine.spool.errors import CampaignConflict, SpoolError
+from engine.spool.records import MAYBE_SENT, VERSION, decode_record, due_key, encode_record, pack, u48
+from engine.values.ids import SEQ_BITS
+from engine.values.outcome import FINAL_KINDS, OutcomeKind
+
+KEY_TTL_MS = 7 * 86_400_000
+
+
+def key_digest(tenant: str, key: str) -> bytes:
+    return hashlib.blake2b(pack((tenant, key)), digest_size=16).digest()
+
+
+def _remember(draft: Draft, key: bytes, value: bytes, now_ms: int) -> None:
+    expires = u48(now_ms + KEY_TTL_MS)
+    draft.txn.put(key, expires + value, db=draft.env.db["keys"])
+    draft.txn.put(expires + key, b"", db=draft.env.db["keys_expiry"])
+
+
+def _recall(draft: Draft, key: bytes) -> Any:
+    stored = draft.txn.get(key, db=draft.env.db["keys"])
+    return None if stored is None else msgpack.unpackb(stored[6:])
+
+
+def accept(draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: int) -> AcceptResult:
+    """Accept a batch whose blob stands in `segment` from `base` on."""
+    earlier = _recall(draft, batch.batch_key)
+    if earlier is not None:
+        return AcceptResult(ids=[list(range(f, f + n)) for f, n in earlier], due_keys=[], repeated=True)
+    totals = draft.totals
+    prefix = totals.region << SEQ_BITS
+    first_seq = seq = totals.next_seq
+    ids: list[Sequence[int]] = []
+    spans: list[tuple[int, int]] = []
+    due_keys: list[bytes] = []
+    messages: list[tuple[bytes, bytes]] = []
+    due: list[tuple[bytes, bytes]] = []
+    view = memoryview(batch.blob)
+    live = 0
+    known: dict[bytes, tuple[int, int]] = {}
+    for item in batch.items:
+        if item.key:
+            digest = key_digest(item.tenant, item.key)
+            span = known.get(digest) or _recall(draft, digest)
+            if span is not None:
+                spans.append((span[0], span[1]))
+                ids.append(range(span[0], span[0] + span[1]))
+                continue
+        content = (
+            segment,
+            base + item.offset,
+            item.length,
+            zlib.crc32(view[item.offset : item.offset + item.length]),
+        )
+        first = seq
+        expires = u48(item.expires_ms)
+        for recipient, domain in zip(item.recipients, item.domains, strict=True):
+            id_ = prefix | seq
+            seq += 1
+            queue = draft.queue(domain, item.stream, item.tenant, item.campaign)
+            key = due_key(queue, item.due_ms, id_)
+            due_keys.append(key)
+            due.append((key, expires))
+            messages.append(
+                (
+                    key[10:],
+                    encode_record(
+                        queue,
+                        item.due_ms,
+                        0,
+                        0,
+                        now_ms,
+                        item.expires_ms,
+                        item.sender,
+                        recipient,
+                        content,
+                        None,
+                    ),
+                )
+            )
+        count = seq - first
+        live += count
+        spans.append((prefix | first, count))
+        ids.append(range(prefix | first, (prefix | first) + count))
+        if item.key:
+            known[digest] = (prefix | first, count)
+            _remember(draft, digest, pack((prefix | first, count)), now_ms)
+    _put_new(draft, messages, due)
+    totals.next_seq = seq
+    draft.accepted(first_seq, seq - first_seq)
+    if live:
+        draft.live(segment, live)
+    _remember(draft, batch.batch_key, pack(spans), now_ms)
+    return AcceptResult(ids=ids, due_keys=due_keys)
+
+
+def _put_new(draft: Draft, messages: list[tuple[bytes, bytes]], due: list[tuple[bytes, bytes]]) -> None:
+    if not messages:
+        return
+    db = draft.env.db
+    with draft.txn.cursor(db["messages"]) as cursor:
+        cursor.putmulti(messages, append=True)
+    with draft.txn.cursor(db["due"]) as cursor:
+        cursor.putmulti(sorted(due))
+
+
+def put_campaign(draft: Draft, record: CampaignRecord) -> int:
+    """Store a campaign; its number. The same name with other content is refused."""
+    db = draft.env.db
+    name = key_digest(record.tenant, record.campaign)
+    value = bytes(
+        pack(
+            (
+                VERSION,
+                record.campaign,
+                record.tenant,
+                record.stream,
+                record.sender,
+                list(record.field_names),
+                record.template,
+            )
+        )
+    )
+    stored = draft.txn.get(name, db=db["campaign_names"])
+    if stored is not None:
+        if draft.txn.get(stored, db=db["campaigns"]) != value:
+            raise CampaignConflict(
+                f"campaign {record.campaign!r} of tenant {record.tenant!r} exists with another template: "
+                "use another campaign id"
+            )
+        return int.from_bytes(stored, "big")
+    draft.totals.campaigns += 1
+    key = draft.totals.campaigns.to_bytes(4, "big")
+    draft.txn.put(key, value, db=db["campaigns"])
+    draft.txn.put(name, key, db=db["campaign_names"])
+    return draft.totals.campaigns
+
+
+def accept_chunk(draft: Draft, chunk: ChunkBatch, sender: str, campaign: str, now_ms: int) -> AcceptResult:
+    """Accept a numbered chunk of a campaign, once."""
+    db = draft.env.db
+    name = chunk.campaign_no.to_bytes(4, "big") + chunk.number.to_bytes(4, "big")
+    stored = draft.txn.get(name, db=db["chunks"])
+    if stored is not None:
+        digest, first, count = msgpack.unpackb(stored)
+        if digest != chunk.digest:
+            raise CampaignConflict(
+                f"campaign {campaign!r}: part {chunk.number} was accepted before with other recipients"
+            )
+        return AcceptResult(ids=[(id_,) for id_ in range(first, first + count)], due_keys=[], repeated=True)
+    totals = draft.totals
+    first_seq = totals.next_seq
+    first = totals.region << SEQ_BITS | first_seq
+    expires = u48(chunk.expires_ms)
+    messages: list[tuple[bytes, bytes]] = []
+    due: list[tuple[bytes, bytes]] = []
+    due_keys: list[bytes] = []
+    id_ = first
+    for recipient, domain, fields in zip(chunk.recipients, chunk.domains, chunk.fields, strict=True):
+        queue = draft.queue(domain, chunk.stream, chunk.tenant, campaign)
+        key = due_key(queue, chunk.due_ms, id_)
+        due_keys.append(key)
+        due.append((key, expires))
+        content = (chunk.campaign_no, fields)
+        messages.append(
+            (
+                key[10:],
+                encode_record(
+                    queue, chunk.due_ms, 0, 0, now_ms, chunk.expires_ms, sender, recipient, content, None
+                ),
+            )
+        )
+        id_ += 1
+    count = len(messages)
+    _put_new(draft, messages, due)
+    totals.next_seq += count
+    draft.accepted(first_seq, count)
+    draft.txn.put(name, pack((chunk.digest, first, count)), db=db["chunks"])
+    return AcceptResult(ids=[(i,) for i in range(first, first + count)], due_keys=due_keys)
+
+
+def settle(
+    draft: Draft, settlements: Sequence[Settlement], queue_of: Any
+) -> tuple[SettleResult, dict[int, list[int]]]:
+    """Apply outcomes. Also returns which ids of which batch are no longer in flight."""
+    db = draft.env.db
+    txn = draft.txn
+    messages_db, due_db = db["messages"], db["due"]
+    due_keys: list[bytes] = []
+    gone: dict[int, list[int]] = {}
+    stale = 0
+    for settlement in settlements:
+        key = settlement.due_key
+        outcome = settlement.outcome
+        if settlement.batch_no:
+            gone.setdefault(settlement.batch_no, []).append(outcome.id)
+        if outcome.kind is OutcomeKind.RETURNED:
+            continue
+        if not txn.delete(key, db=due_db):
+            stale += 1
+            continue
+        stored = txn.get(key[10:], db=messages_db)
+        if stored is None:
+            raise SpoolError(f"message {outcome.id:016x}: due without a record")
+        record = decode_record(outcome.id, stored)
+        reply = outcome.reply
+        flags = record.flags | (MAYBE_SENT if outcome.possible_duplicate else 0)
+        attempts = record.attempts + (0 if settlement.free else 1)
+        if outcome.kind in FINAL_KINDS:
+            txn.delete(key[10:], db=messages_db)
+            draft.finish(outcome.id, outcome.kind)
+            if len(record.content) == 4:
+                draft.live(record.content[0], -1)
+        else:
+            assert settlement.next_due_ms is not None
+            new_key = due_key(record.queue, settlement.next_due_ms, outcome.id)
+            txn.put(new_key, u48(record.expires_ms), db=due_db)
+            last = (outcome.at_ms, reply.code, reply.enhanced, reply.text, outcome.host, outcome.source)
+            txn.put(
+                key[10:],
+                encode_record(
+                    record.queue,
+                    settlement.next_due_ms,
+                    attempts,
+                    flags,
+                    record.accepted_ms,
+                    record.expires_ms,
+                    record.sender,
+                    record.recipient,
+                    record.content,
+                    last,
+                ),
+                db=messages_db,
+            )
+            due_keys.append(new_key)
+        _, stream, tenant, campaign = queue_of(txn, record.queue)
+        draft.event(
+            (
+                outcome.at_ms,
+                int(outcome.kind),
+                outcome.id,
+                reply.code,
+                reply.enhanced,
+                reply.text,
+                outcome.host,
+                outcome.source,
+                flags,
+                attempts,
+                record.recipient,
+                stream,
+                tenant,
+                campaign,
+            )
+        )
+    return SettleResult(due_keys=due_keys, stale=stale), gone
+
+
+def inflight_key(epoch: int, batch_no: int) -> bytes:
+    return epoch.to_bytes(4, "big") + batch_no.to_bytes(8, "big")
+
+
+def dispatch(draft: Draft, batch_no: int, ids: bytes, daily: dict[str, int], now_ms: int) -> None:
+    """Make it known that these ids go out now, and what they charge."""
+    db = draft.env.db
+    draft.txn.put(inflight_key(draft.totals.epoch, batch_no), u48(now_ms) + ids, db=db["inflight"])
+    for key, value in daily.items():
+        draft.txn.put(key.encode(), value.to_bytes(8, "big"), db=db["state"])
+
+
+def mark_in_flight(draft: Draft) -> int:
+    """After a restart: what was in flight may have been sent. Returns how many messages are marked."""
+    db = draft.env.db
+    marked = 0
+    rows = [(bytes(k), bytes(v)) for k, v in draft.txn.cursor(db=db["inflight"])]
+    for key, value in rows:
+        at_ms = int.from_bytes(value[:6], "big")
+        for position in range(6, len(value), 8):
+            id_ = int.from_bytes(value[position : position + 8], "little")
+            id_key = id_.to_bytes(8, "big")
+            stored = draft.txn.get(id_key, db=db["messages"])
+            if stored is None:
+                continue
+            record = decode_record(id_, stored)
+            if record.last is not None and record.last[0] > at_ms:
+                continue  # settled after it went out
+            draft.txn.put(
+                id_key,
+                encode_record(
+                    record.queue,
+                    record.due_ms,
+                    record.attempts,
+                    record.flags | MAYBE_SENT,
+                    record.accepted_ms,
+                    record.expires_ms,
+                    record.sender,
+                    record.recipient,
+                    record.content,
+                    record.last,
+                ),
+                db=db["messages"],
+            )
+            marked += 1
+        draft.txn.delete(key, db=db["inflight"])
+    return marked
+
+
+def cancel(draft: Draft, ids: Sequence[int], at_ms: int, queue_of: Any) -> int:
+    """Cancel queued messages; returns how many there were."""
+    db = draft.env.db
+    count = 0
+    for id_ in ids:
+        id_key = id_.to_bytes(8, "big")
+        stored = draft.txn.get(id_key, db=db["messages"])
+        if stored is None:
+            continue
+        record = decode_record(id_, stored)
+        draft.txn.delete(due_key(record.queue, record.due_ms, id_), db=db["due"])
+        draft.txn.delete(id_key, db=db["messages"])
+        draft.finish(id_, OutcomeKind.CANCELLED)
+        if len(record.content) == 4:
+            draft.live(record.content[0], -1)
+        _, stream, tenant, campaign = queue_of(draft.txn, record.queue)
+        draft.event(
+            (
+                at_ms,
+                int(OutcomeKind.CANCELLED),
+                id_,
+                0,
+                "",
+                "cancelled",
+                "",
+                0xFFFF,
+                record.flags,
+                record.attempts,
+                record.recipient,
+                stream,
+                tenant,
+                campaign,
+            )
+        )
+        count += 1
+    return count
+
+
+def sweep_keys(draft: Draft, now_ms: int, limit: int) -> int:
+    """Forget idempotency keys that have expired; returns how many."""
+    db = draft.env.db
+    old: list[bytes] = []
+    with draft.txn.cursor(db=db["keys_expiry"]) as cursor:
+        for key in cursor.iternext(keys=True, values=False):
+            if int.from_bytes(key[:6], "big") > now_ms or len(old) == limit:
+                break
+            old.append(bytes(key))
+    for key in old:
+        draft.txn.delete(key, db=db["keys_expiry"])
+        draft.txn.delete(key[6:], db=db["keys"])
+    return len(old)

@@ -1,0 +1,49 @@
+"""The spool as other processes of the node see it: read only, nothing held between calls."""
+
+import struct
+from pathlib import Path
+
+import msgpack
+
+from engine.spool.batches import CampaignRecord
+from engine.spool.bodies import SegmentReader
+from engine.spool.environment import Environment
+from engine.spool.records import Record, decode_record
+
+MAP_LIMIT = 1 << 40
+ID_LE = struct.Struct("<Q")
+
+
+class SpoolReader:
+    """Reads records, bodies and campaigns of the spool at `path`, which its region has open."""
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        self._env = Environment(path, map_size=MAP_LIMIT, readonly=True)
+        self._bodies = SegmentReader(path / "bodies")
+        self._campaigns: dict[int, CampaignRecord] = {}
+
+    def fetch(self, ids: bytes) -> list[Record | None]:
+        """Records of packed ids (8 bytes each, little endian); None for one that is gone."""
+        messages = self._env.db["messages"]
+        records: list[Record | None] = []
+        with self._env.read() as txn:
+            for (id_,) in ID_LE.iter_unpack(ids):
+                stored = txn.get(id_.to_bytes(8, "big"), db=messages)
+                records.append(None if stored is None else decode_record(id_, stored))
+        return records
+
+    def body(self, content: list[int]) -> bytes:
+        return self._bodies.read(content)
+
+    def campaign(self, number: int) -> CampaignRecord:
+        found = self._campaigns.get(number)
+        if found is None:
+            with self._env.read() as txn:
+                stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["campaigns"])
+            found = self._campaigns[number] = CampaignRecord(*msgpack.unpackb(stored)[1:])
+        return found
+
+    def close(self) -> None:
+        self._bodies.close()
+        self._env.close()
