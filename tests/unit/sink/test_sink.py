@@ -270,9 +270,17 @@ def test_idle_connections_are_ended(tmp_path: Path) -> None:
 
 
 def make_certificate(folder: Path) -> None:
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=sink.test"
+    request = "openssl req -x509 -nodes -days 2 -subj /CN=sink.test"
+    key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1"
     subprocess.run(
-        [*command.split(), "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")],
+        [
+            *request.split(),
+            *key.split(),
+            "-keyout",
+            str(folder / "key.pem"),
+            "-out",
+            str(folder / "cert.pem"),
+        ],
         check=True,
         capture_output=True,
     )
@@ -306,11 +314,9 @@ def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
         for run in range(3):
             with RawClient(process.addresses["plain"]) as client:
                 client.greet()
-                burst = b"".join(
-                    b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nX-Sendfleet-ID: %d-%d\r\n\r\n.\r\n"
-                    % (run, n)
-                    for n in range(2000)
-                )
+                envelope = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n"
+                body = b"X-Sendfleet-ID: %d-%d\r\n\r\n.\r\n"
+                burst = b"".join(envelope + body % (run, n) for n in range(2000))
                 client.send(burst)
                 for n in range(100 + 300 * run):
                     assert client.codes(4) == [250, 250, 354, 250]
