@@ -206,6 +206,7 @@ class PoolEngine:
             "opening": sum(lane.opening for lane in self._lanes.values()),
             "lanes": len(self._lanes),
             "unacknowledged": sum(len(rows) for rows in self._unacknowledged.values()) + len(self._rows),
+            "reported": sum(self._counts.values()) - len(self._rows),
             "outcomes": {str(kind): count for kind, count in self._counts.items() if count},
         }
 

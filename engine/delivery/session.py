@@ -47,6 +47,7 @@ class Session:
 
     __slots__ = (
         "_extensions",
+        "_has_size",
         "_lane",
         "_max_transactions",
         "_size_limit",
@@ -72,6 +73,7 @@ class Session:
         self.host = host
         self.chunking = chunking and "chunking" in extensions
         self._extensions = extensions
+        self._has_size = "size" in extensions
         size = extensions.get("size", "0").strip()
         self._size_limit = int(size) if size.isascii() and size.isdigit() else 0
         self._max_transactions = max_transactions
@@ -102,32 +104,27 @@ class Session:
                 self._lane.put_back([job], tried=False)
             return None
         body = canonicalise(message, not self.chunking)
-        extensions = self._extensions
-        sender = jobs[0].record.sender
-        parameters = ""
-        if "size" in extensions:
-            parameters = f"SIZE={len(body)}"
+        parameters = b""
+        if self._has_size:
+            parameters = b"SIZE=%d" % len(body)
             if 0 < self._size_limit < len(body):
                 self._refuse(jobs, TOO_LARGE)
                 return None
         if not body.isascii():
-            if "8bitmime" not in extensions:
+            if "8bitmime" not in self._extensions:
                 self._refuse(jobs, NEEDS_8BITMIME)
                 return None
-            parameters += " BODY=8BITMIME"
-        recipients = [job.record.recipient for job in jobs]
-        if not (sender.isascii() and all(map(str.isascii, recipients))):
-            if "smtputf8" not in extensions:
+            parameters += b" BODY=8BITMIME"
+        sender = jobs[0].record.sender
+        recipients = [job.record.recipient.encode() for job in jobs]
+        if not (sender.isascii() and all(map(bytes.isascii, recipients))):
+            if "smtputf8" not in self._extensions:
                 self._refuse(jobs, NEEDS_SMTPUTF8)
                 return None
-            parameters += " SMTPUTF8"
+            parameters += b" SMTPUTF8"
         try:
             return Transaction(
-                sender.encode(),
-                [recipient.encode() for recipient in recipients],
-                body,
-                mail_parameters=parameters.lstrip().encode(),
-                jobs=jobs,
+                sender.encode(), recipients, body, mail_parameters=parameters.lstrip(), jobs=jobs
             )
         except ValueError:
             self._refuse(jobs, BAD_ADDRESS)
@@ -146,6 +143,11 @@ class Session:
             lane.put_back(jobs, tried=True)
             return
         self.completed += 1
+        if len(jobs) == 1:  # the usual case, and the one that costs
+            answer = transaction.answers[0]
+            if answer is not None and answer[0] == DOT and 200 <= answer[1] < 300:
+                lane.delivered(jobs[0], answer[1], answer[2], answer[3], self.host)
+                return
         refused: list[Job] = []
         for job, answer in zip(jobs, transaction.answers, strict=True):
             if answer is None:
