@@ -99,21 +99,21 @@ def load_profiles(overrides: Mapping[str, ProviderConfig]) -> dict[str, Profile]
 
 
 def _merge(name: str, overrides: Mapping[str, ProviderConfig]) -> Profile:
-    layers: list[tuple[str, ProfileFile | None, ProviderConfig]] = []
+    layers: list[tuple[str, str, ProfileFile | None, ProviderConfig]] = []
     for layer in (DEFAULT, name) if name != DEFAULT else (DEFAULT,):
         if layer in _shipped():
-            layers.append((f"engine/providers/{layer}.yaml", *_shipped()[layer]))
+            layers.append((layer, f"engine/providers/{layer}.yaml", *_shipped()[layer]))
         if layer in overrides:
-            layers.append((f"fleet.yaml: providers.{layer}", None, overrides[layer]))
+            layers.append((layer, f"fleet.yaml: providers.{layer}", None, overrides[layer]))
     values: dict[str, Any] = {"daily_cap": None}
     origins: dict[str, str] = {"daily_cap": "built-in default"}
-    for origin, file, settings in layers:
+    for layer, origin, file, settings in layers:
         for key in settings.model_fields_set:
             value = getattr(settings, key)
             if value is None:
                 continue
-            if key in ("mx_suffixes", "domains") and name != DEFAULT and DEFAULT in origin.split(".")[-2:]:
-                continue
+            if key in ("mx_suffixes", "domains") and layer != name:
+                continue  # whose hosts these are is never inherited
             values[key] = value
             origins[key] = f"{origin} ({file.settings[key].source})" if file else f"{origin}.{key}"
     rate = values["rate"]

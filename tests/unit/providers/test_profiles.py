@@ -85,6 +85,16 @@ def test_an_override_of_default_holds_where_a_profile_says_nothing_but_never_its
     )
 
 
+def test_hosts_and_domains_of_default_are_not_inherited() -> None:
+    config = fleet(
+        providers={"default": {"mx_suffixes": ["x.example"], "domains": ["x.example"]}, "mine": {}}
+    )
+    found = load_profiles(config.providers)
+    assert (found["mine"].mx_suffixes, found["mine"].domains) == ((), ())
+    assert found["office365"].domains == ()
+    assert found["default"].mx_suffixes == ("x.example",)
+
+
 RULE = """
 name: x
 settings:
