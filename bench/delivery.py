@@ -79,11 +79,6 @@ class Source:
     ehlo: str = "mta.example.com"
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    sources: tuple[Source, ...] = (Source(),)
-
-
 class Memory:
     """Records and routes that cost nothing: the records exist before the clock starts."""
 
@@ -158,6 +153,7 @@ async def run(port: int, *, messages: int, size: int, sessions: int) -> Result:
     reports: list[bytes] = []
     room = asyncio.Semaphore(CREDITS // BATCH)
     done = asyncio.Event()
+    waiting = asyncio.Event()
     reported = 0
 
     def report(data: bytes) -> None:
@@ -167,9 +163,15 @@ async def run(port: int, *, messages: int, size: int, sessions: int) -> Result:
         reported = int(pool.stats()["reported"])  # type: ignore[call-overload]
         for _ in range(reported // BATCH - before // BATCH):
             room.release()
-        pool.acknowledge(len(reports))
+        waiting.set()
         if reported == messages:
             done.set()
+
+    async def acknowledge() -> None:
+        while True:
+            await waiting.wait()
+            waiting.clear()
+            await pool.acknowledge(len(reports))
 
     memory = Memory(body, port, messages)
     batches = [
@@ -177,24 +179,25 @@ async def run(port: int, *, messages: int, size: int, sessions: int) -> Result:
         for first in range(0, messages, BATCH)
     ]
     pool = PoolEngine(
-        provider="sink",
         profile=Profile(max_connections=sessions),
         reader=memory,
         router=memory,
-        config=Fleet(),
+        sources={0: Source()},
         clock=SystemClock(),
         report=report,
-        render=lambda record: b"",
+        render=lambda id_, record: b"",
         rng=random.Random(1),
     )
+    acknowledging = asyncio.create_task(acknowledge())
     started = time.perf_counter()
     cpu = time.process_time()
     for number, entries in enumerate(batches):
         await room.acquire()
-        pool.deliver(encode_header(Header(number, 1, {0: "sink"})), entries)
+        await pool.deliver(encode_header(Header(number, 1, {0: "sink"})), entries)
     await done.wait()
     seconds = time.perf_counter() - started
     used = time.process_time() - cpu
+    acknowledging.cancel()
     await pool.stop(5.0)
     outcomes = [outcome for data in reports for outcome in decode_report(data).outcomes]
     failed = [outcome for outcome in outcomes if outcome.kind is not OutcomeKind.DELIVERED]

@@ -19,13 +19,13 @@ import logging
 import math
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from engine.delivery.job import Job
 from engine.delivery.lane import Lane
 from engine.delivery.pacing import Connections, Gate
-from engine.delivery.ports import FleetSources, Opener, PoolProfile, Records, Render, ReportSink, Routes
+from engine.delivery.ports import EgressSource, Opener, PoolProfile, Records, Render, ReportSink, Routes
 from engine.delivery.session import Session
 from engine.delivery.wire import ENTRY, ID, OutcomeRow, decode_header, encode_report, encode_resume
 from engine.smtp.opener import open_session
@@ -59,11 +59,10 @@ class PoolEngine:
     def __init__(
         self,
         *,
-        provider: str,
         profile: PoolProfile,
         reader: Records,
         router: Routes,
-        config: FleetSources,
+        sources: Mapping[int, EgressSource],
         clock: Clock,
         report: ReportSink,
         render: Render,
@@ -74,7 +73,6 @@ class PoolEngine:
         hold_s: float = HOLD_S,
         tick_s: float = TICK_S,
     ) -> None:
-        self.provider = provider
         self.profile = profile
         self.clock = clock
         self.routes = router
@@ -83,7 +81,7 @@ class PoolEngine:
         self.open_timeout_s = open_timeout_s
         self.stopping = False
         self._reader = reader
-        self._sources = dict(enumerate(config.sources))
+        self._sources = sources
         self._report = report
         self._render = render
         self._timeouts_ns = tuple(round(seconds * 1e9) for seconds in timeouts_s)
@@ -110,10 +108,10 @@ class PoolEngine:
 
     # -- the region's side
 
-    def deliver(self, header: bytes, entries: bytes) -> None:
+    async def deliver(self, header: bytes, entries: bytes) -> None:
         """Take a batch over: `entries` as the scheduler packs them. Repeating a batch has no effect."""
         if self._failure is not None:
-            raise RuntimeError(f"pool {self.provider} has failed: {self._failure!r}") from self._failure
+            raise RuntimeError(f"pool {self.profile.name} has failed: {self._failure!r}") from self._failure
         head = decode_header(header)
         key = (head.epoch, head.batch)
         if head.epoch < self._epoch or key in self._seen:
@@ -157,12 +155,12 @@ class PoolEngine:
         for lane in touched:
             lane.pump()
 
-    def acknowledge(self, sequence: int) -> None:
+    async def acknowledge(self, sequence: int) -> None:
         """Reports up to `sequence` are settled on disk."""
         while self._unacknowledged and next(iter(self._unacknowledged)) <= sequence:
             self._unacknowledged.popitem(last=False)
 
-    def resume(self, epoch: int) -> bytes:
+    async def resume(self, epoch: int) -> bytes:
         """Attach a new incarnation of the region; see wire.py for the answer."""
         if epoch > self._epoch:
             self._epoch = epoch
@@ -200,7 +198,7 @@ class PoolEngine:
     def stats(self) -> dict[str, object]:
         """Counts since the start, and gauges."""
         return {
-            "provider": self.provider,
+            "provider": self.profile.name,
             "held": len(self._jobs),
             "sessions": sum(len(lane.sessions) for lane in self._lanes.values()),
             "opening": sum(lane.opening for lane in self._lanes.values()),
@@ -285,7 +283,7 @@ class PoolEngine:
         """The message as stored or rendered; raises what reading or rendering raises."""
         content = job.record.content
         if len(content) == 2:
-            return self._render(job.record)
+            return self._render(job.id, job.record)
         body = self._reader.body(content)
         return body if type(body) is bytes else bytes(body)
 
@@ -352,7 +350,7 @@ class PoolEngine:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None and self._failure is None:
             self._failure = task.exception()
-            log.critical("pool %s: a task failed", self.provider, exc_info=self._failure)
+            log.critical("pool %s: a task failed", self.profile.name, exc_info=self._failure)
 
     def at(self, when_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
         """Call back at a monotonic time, never before it."""

@@ -110,13 +110,6 @@ class EgressSource(Protocol):
     def ehlo(self) -> str: ...
 
 
-class FleetSources(Protocol):
-    """The fleet configuration; a source's number is its position."""
-
-    @property
-    def sources(self) -> Sequence[Any]: ...
-
-
-# record -> complete message with CRLF line ends; the same bytes on each attempt
-Render: TypeAlias = Callable[[Any], bytes]
+# (id, record) -> complete message with CRLF line ends; the same bytes on each attempt
+Render: TypeAlias = Callable[[int, Any], bytes]
 ReportSink: TypeAlias = Callable[[bytes], None]

@@ -115,17 +115,19 @@ class Session:
                 self._refuse(jobs, NEEDS_8BITMIME)
                 return None
             parameters += b" BODY=8BITMIME"
-        sender = jobs[0].record.sender
-        recipients = [job.record.recipient.encode() for job in jobs]
+        try:
+            sender = jobs[0].record.sender.encode()
+            recipients = [job.record.recipient.encode() for job in jobs]
+        except UnicodeEncodeError:
+            self._refuse(jobs, BAD_ADDRESS)
+            return None
         if not (sender.isascii() and all(map(bytes.isascii, recipients))):
             if "smtputf8" not in self._extensions:
                 self._refuse(jobs, NEEDS_SMTPUTF8)
                 return None
             parameters += b" SMTPUTF8"
         try:
-            return Transaction(
-                sender.encode(), recipients, body, mail_parameters=parameters.lstrip(), jobs=jobs
-            )
+            return Transaction(sender, recipients, body, mail_parameters=parameters.lstrip(), jobs=jobs)
         except ValueError:
             self._refuse(jobs, BAD_ADDRESS)
             return None

@@ -188,7 +188,7 @@ DELIVERED = Verdict(OutcomeKind.DELIVERED, Scope.RECIPIENT)
 NEEDS_8BITMIME = Reply(0, "5.6.3", "the message has 8-bit content and the host does not offer 8BITMIME")
 NEEDS_SMTPUTF8 = Reply(0, "5.6.7", "an address is not ASCII and the host does not offer SMTPUTF8")
 TOO_LARGE = Reply(0, "5.3.4", "the message is larger than the host's SIZE limit")
-BAD_ADDRESS = Reply(0, "5.1.3", "an address has a control character")
+BAD_ADDRESS = Reply(0, "5.1.3", "an address cannot be written in a command")
 
 
 def classify(phase: Phase, answer: Reply | FailureReason, *, last_host: bool = True) -> Verdict:

@@ -1,7 +1,7 @@
 """Every phase x every fault of a hostile server: each id gets exactly one outcome, and none a false one.
 
-Held against the server's own books: delivered only what it took, bounced only what it refused, and whatever it
-took without our knowing is marked as a possible duplicate.
+Held against the server's own books: delivered only what it took, bounced only what it refused, and whatever
+it took without our knowing is marked as a possible duplicate.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ async def _run(mode: str, fault: Fault, recipients: int) -> None:
         world = World({"example.net": Route("test", (Host("127.0.0.1", server.port),))}, same_body=True)
         pool = make_pool(world, Profile(max_connections=1, max_recipients=recipients))
         ids = list(range(1, COUNT + 1))
-        hand_over(pool, ids)
+        await hand_over(pool, ids)
         await settled(world, COUNT)
         await pool.stop(1.0)
         assert sorted(outcome.id for outcome in world.outcomes) == ids

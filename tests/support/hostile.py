@@ -1,7 +1,7 @@
 """A scripted SMTP server that misbehaves once, at one phase, in one way, and is a good server otherwise.
 
-It keeps its own books, so that a test can hold the client's outcomes against them: `committed` are the recipients
-whose message it took (whether or not the client was told), `refused` those it answered with a 5yz about them.
+It keeps its own books, so that a test can hold the client's outcomes against them: `committed` are the
+recipients whose message it took (whether or not the client was told), `refused` those it answered with a 5yz.
 """
 
 import asyncio

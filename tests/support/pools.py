@@ -64,11 +64,6 @@ class Source:
     ehlo: str = "mta.example.com"
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    sources: tuple[Source, ...] = (Source(), Source("127.0.0.3"))
-
-
 @dataclass
 class World:
     """Records, routes and the reports of one pool. Ids are small numbers; recipients are u<id>@<domain>."""
@@ -119,14 +114,13 @@ class World:
 
 def make_pool(world: World, profile: Profile | None = None, **options: Any) -> PoolEngine:
     settings: dict[str, Any] = {
-        "provider": "test",
         "profile": profile or Profile(),
         "reader": world,
         "router": world,
-        "config": Fleet(),
+        "sources": {0: Source(), 1: Source("127.0.0.3")},
         "clock": SystemClock(),
         "report": world.report,
-        "render": lambda record: BODY,
+        "render": lambda id_, record: BODY,
         "rng": random.Random(7),
         "opener": open_session,
         "timeouts_s": FAST_TIMEOUTS_S,
@@ -137,7 +131,7 @@ def make_pool(world: World, profile: Profile | None = None, **options: Any) -> P
     return PoolEngine(**(settings | options))
 
 
-def hand_over(
+async def hand_over(
     pool: PoolEngine,
     ids: Sequence[int],
     *,
@@ -147,7 +141,7 @@ def hand_over(
     send_at_ns: int = 0,
 ) -> None:
     entries = b"".join(ENTRY.pack(id_, send_at_ns, 9, source, 0, 0, 0, 0) for id_ in ids)
-    pool.deliver(encode_header(Header(batch, epoch, {9: "test"})), entries)
+    await pool.deliver(encode_header(Header(batch, epoch, {9: "test"})), entries)
 
 
 async def settled(world: World, count: int, *, timeout_s: float = 8.0) -> None:

@@ -35,7 +35,7 @@ def test_delivers_from_the_source_address_with_its_name() -> None:
         async with HostileServer() as server:
             world = world_of(server)
             pool = make_pool(world)
-            hand_over(pool, [1, 2, 3], source=1)
+            await hand_over(pool, [1, 2, 3], source=1)
             await settled(world, 3)
             assert {o.kind for o in world.outcomes} == {OutcomeKind.DELIVERED}
             assert world.of(1).reply == Reply(250, "2.0.0", "Ok: queued")
@@ -54,7 +54,7 @@ def test_messages_per_connection() -> None:
         async with HostileServer() as server:
             world = world_of(server)
             pool = make_pool(world, Profile(max_connections=1, messages_per_connection=4))
-            hand_over(pool, range(1, 11))
+            await hand_over(pool, range(1, 11))
             await settled(world, 10)
             await pool.stop(1)
             sessions = b" ".join(command[:4] for command in server.commands).split(b"EHLO")[1:]
@@ -70,7 +70,7 @@ def test_connection_limits() -> None:
             world = world_of(server)
             pool = make_pool(world, Profile(max_connections=3, max_connections_total=4))
             for batch, source in enumerate((0, 1) * 5):
-                hand_over(pool, range(batch * 50, batch * 50 + 50), batch=batch, source=source)
+                await hand_over(pool, range(batch * 50, batch * 50 + 50), batch=batch, source=source)
                 await asyncio.sleep(0.005)
             await settled(world, 500)
             assert {o.kind for o in world.outcomes} == {OutcomeKind.DELIVERED}
@@ -94,7 +94,7 @@ def test_the_pace_of_a_rate_is_never_exceeded() -> None:
                 return await send(writer, phase, recipients)
 
             server._answer = watched  # type: ignore[method-assign]
-            hand_over(pool, range(1, 16))
+            await hand_over(pool, range(1, 16))
             await settled(world, 15)
             # the server sees a MAIL a little late, so two may look closer than they were
             assert started[-1] - started[0] >= 14 * 0.020 - 0.005
@@ -111,7 +111,7 @@ def test_nothing_starts_before_its_time() -> None:
             world = world_of(server)
             pool = make_pool(world)
             begin = time.monotonic_ns()
-            hand_over(pool, [1], send_at_ns=begin + 60_000_000)
+            await hand_over(pool, [1], send_at_ns=begin + 60_000_000)
             await settled(world, 1)
             assert time.monotonic_ns() - begin >= 60_000_000
             await pool.stop(1)
@@ -124,7 +124,7 @@ def test_recipients_of_one_message_share_a_transaction() -> None:
         async with HostileServer() as server:
             world = world_of(server, same_body=True)
             pool = make_pool(world, Profile(max_connections=1, max_recipients=4))
-            hand_over(pool, range(1, 11))
+            await hand_over(pool, range(1, 11))
             await settled(world, 10)
             assert [len(names) for _, names in server.transactions] == [4, 4, 2]
             assert sorted(server.committed) == sorted(f"u{i}@example.net" for i in range(1, 11))
@@ -138,7 +138,7 @@ def test_different_messages_are_not_grouped() -> None:
         async with HostileServer() as server:
             world = world_of(server)
             pool = make_pool(world, Profile(max_connections=1, max_recipients=4))
-            hand_over(pool, range(1, 4))
+            await hand_over(pool, range(1, 4))
             await settled(world, 3)
             assert [len(names) for _, names in server.transactions] == [1, 1, 1]
             await pool.stop(1)
@@ -164,7 +164,7 @@ def test_too_many_recipients_are_split_at_once() -> None:
             server._answer = at_most_two  # type: ignore[method-assign]
             world = world_of(server, same_body=True)
             pool = make_pool(world, Profile(max_connections=1, max_recipients=5))
-            hand_over(pool, range(1, 6))
+            await hand_over(pool, range(1, 6))
             await settled(world, 5)
             assert {o.kind for o in world.outcomes} == {OutcomeKind.DELIVERED}
             assert [len(names) for _, names in server.transactions] == [2, 2, 1]
@@ -181,7 +181,7 @@ def test_what_cannot_begin_is_returned_in_time() -> None:
 
         world = World({"example.net": Route("test", (Host("127.0.0.1", 1),))})
         pool = make_pool(world, opener=never, hold_s=0.1)
-        hand_over(pool, [1, 2], batch=77)
+        await hand_over(pool, [1, 2], batch=77)
         await settled(world, 2)
         assert {o.kind for o in world.outcomes} == {OutcomeKind.RETURNED}
         assert world.batch_numbers == [77, 77]
@@ -203,10 +203,10 @@ def test_no_host_defers_what_waits_and_what_comes_during_the_backoff() -> None:
         hosts = (Host("mx1", 25, 20), Host("mx2", 25, 10), Host("mx3", 25, 30))
         world = World({"example.net": Route("test", hosts)})
         pool = make_pool(world, opener=refuse)
-        hand_over(pool, [1])
+        await hand_over(pool, [1])
         await settled(world, 1)
         assert opened == ["mx2", "mx1", "mx3"], "every host, by preference"
-        hand_over(pool, [2], batch=2)
+        await hand_over(pool, [2], batch=2)
         await settled(world, 2)
         assert opened == ["mx2", "mx1", "mx3"], "no new search during the backoff"
         for id_ in (1, 2):
@@ -222,7 +222,7 @@ def test_the_next_host_after_a_greeting_of_5yz() -> None:
             hosts = (Host("127.0.0.1", bad.port, 10), Host("127.0.0.1", good.port, 20))
             world = World({"example.net": Route("test", hosts)})
             pool = make_pool(world)
-            hand_over(pool, [1])
+            await hand_over(pool, [1])
             await settled(world, 1)
             assert world.of(1).kind is OutcomeKind.DELIVERED
             assert bad.connections == 1
@@ -242,7 +242,7 @@ def test_a_greeting_about_our_ip_is_not_tried_elsewhere() -> None:
 
         world = World({"example.net": Route("test", (Host("mx1", 25, 1), Host("mx2", 25, 2)))})
         pool = make_pool(world, opener=blocked)
-        hand_over(pool, [1])
+        await hand_over(pool, [1])
         await settled(world, 1)
         assert opened == ["mx1"]
         assert (world.of(1).kind, world.of(1).scope) == (OutcomeKind.DEFERRED, Scope.SOURCE)
@@ -265,7 +265,7 @@ def test_tls_required_and_not_offered_never_sends_in_the_clear() -> None:
         async with HostileServer() as server:
             world = World({"example.net": Route("test", (Host("127.0.0.1", server.port),), tls="required")})
             pool = make_pool(world)
-            hand_over(pool, [1])
+            await hand_over(pool, [1])
             await settled(world, 1)
             assert world.of(1).kind is OutcomeKind.DEFERRED
             assert world.of(1).reply.enhanced == "4.7.10"
@@ -287,9 +287,9 @@ def test_unroutable_domains() -> None:
         cached = dict(world.routes)
         world.cached = lambda domain: None  # type: ignore[method-assign]
         pool = make_pool(world)
-        hand_over(pool, [1])
+        await hand_over(pool, [1])
         world.cached = cached.get  # type: ignore[method-assign]
-        hand_over(pool, [2], batch=2)
+        await hand_over(pool, [2], batch=2)
         await settled(world, 2)
         assert {(o.kind, o.reply.enhanced) for o in world.outcomes} == {(OutcomeKind.BOUNCED, "5.1.2")}
         await pool.stop(1)
@@ -302,12 +302,12 @@ def test_a_batch_is_taken_once_and_older_epochs_not_at_all() -> None:
         async with HostileServer() as server:
             world = world_of(server)
             pool = make_pool(world)
-            hand_over(pool, [1, 2], batch=1, epoch=5)
-            hand_over(pool, [1, 2], batch=1, epoch=5)
-            hand_over(pool, [3], batch=2, epoch=4)
+            await hand_over(pool, [1, 2], batch=1, epoch=5)
+            await hand_over(pool, [1, 2], batch=1, epoch=5)
+            await hand_over(pool, [3], batch=2, epoch=4)
             await settled(world, 2)
             assert sorted(o.id for o in world.outcomes) == [1, 2]
-            hand_over(pool, [1, 2], batch=1, epoch=5)
+            await hand_over(pool, [1, 2], batch=1, epoch=5)
             await asyncio.sleep(0.05)
             assert len(world.outcomes) == 2
             await pool.stop(1)
@@ -320,15 +320,17 @@ def test_resume_drops_the_unsent_and_tells_the_rest() -> None:
         async with HostileServer(Fault("dot", "stall", 2)) as server:
             world = world_of(server)
             pool = make_pool(world, Profile(max_connections=1), timeouts_s=FOREVER_S)
-            hand_over(pool, range(1, 8), epoch=1)
+            await hand_over(pool, range(1, 8), epoch=1)
             await settled(world, 1)
-            state = decode_resume(pool.resume(2))
+            state = decode_resume(await pool.resume(2))
             assert [o.id for o in state.outcomes] == [1]
             assert state.in_progress == (2, 3), "3 stands behind the dot of 2"
-            assert decode_resume(pool.resume(2)).outcomes == state.outcomes, "until they are acknowledged"
-            pool.acknowledge(state.sequence)
-            assert decode_resume(pool.resume(3)).outcomes == ()
-            hand_over(pool, [2, 4], batch=1, epoch=3)
+            assert decode_resume(await pool.resume(2)).outcomes == state.outcomes, (
+                "until they are acknowledged"
+            )
+            await pool.acknowledge(state.sequence)
+            assert decode_resume(await pool.resume(3)).outcomes == ()
+            await hand_over(pool, [2, 4], batch=1, epoch=3)
             for writer in list(server._writers):
                 writer.transport.abort()
             await settled(world, 4)
@@ -352,7 +354,7 @@ def test_a_stop_waits_for_a_final_reply_beyond_its_deadline() -> None:
             server._answer = slow  # type: ignore[method-assign]
             world = world_of(server)
             pool = make_pool(world, Profile(max_connections=1), timeouts_s=FOREVER_S)
-            hand_over(pool, range(1, 6))
+            await hand_over(pool, range(1, 6))
             while not server.bodies:  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.005)
             await pool.stop(0.05)
@@ -370,13 +372,13 @@ def test_idle_sessions_are_closed_and_unused_lanes_forgotten() -> None:
         async with HostileServer() as server:
             world = world_of(server)
             pool = make_pool(world, Profile(idle_timeout_s=0.05))
-            hand_over(pool, [1])
+            await hand_over(pool, [1])
             await settled(world, 1)
             await asyncio.sleep(0.2)
             assert pool.stats()["sessions"] == 0
             assert pool.stats()["lanes"] == 0
             assert server.commands[-1] == b"QUIT"
-            hand_over(pool, [2], batch=2)
+            await hand_over(pool, [2], batch=2)
             await settled(world, 2)
             await pool.stop(1)
 
@@ -396,7 +398,7 @@ def test_one_unreadable_message_does_not_stop_the_others() -> None:
 
             world.body = broken  # type: ignore[method-assign]
             pool = make_pool(world)
-            hand_over(pool, [1, 2, 3, 4])
+            await hand_over(pool, [1, 2, 3, 4])
             await settled(world, 4)
             assert world.of(2).kind is OutcomeKind.RETURNED
             assert (world.of(3).kind, world.of(3).reply.enhanced) == (OutcomeKind.DEFERRED, "4.3.0")
@@ -414,7 +416,7 @@ def test_what_the_host_cannot_take(body: bytes, enhanced: str) -> None:
         async with HostileServer() as server:
             world = world_of(server, body_bytes=body)
             pool = make_pool(world)
-            hand_over(pool, [1])
+            await hand_over(pool, [1])
             await settled(world, 1)
             if enhanced:
                 assert (world.of(1).kind, world.of(1).reply.enhanced) == (OutcomeKind.BOUNCED, enhanced)
