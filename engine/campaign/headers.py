@@ -1,0 +1,112 @@
+"""Header fields as bytes (RFC 5322 section 2.2, RFC 2047): always 7-bit, folded, and never a line more than asked for.
+
+No value can add a line: every control character becomes a space before anything else is done. Text that is not
+ASCII, that could be read as an encoded word, or that has a word too long to fold, becomes encoded words of UTF-8 in
+base64, cut between characters.
+"""
+
+import binascii
+import re
+from email.utils import getaddresses
+
+from engine.values.address import Address, AddressError, parse_address
+
+NAME = re.compile(r"[!-9;-~]{1,76}")
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+FOLD_AT = 76
+LONGEST_WORD = 900
+WORD_BYTES = 45  # 60 characters of base64, 72 with the frame "=?utf-8?b?" "?="; RFC 2047 allows 75
+
+_PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
+
+
+def unstructured(name: str, value: str) -> bytes:
+    """A whole field with its CRLF, e.g. of Subject."""
+    text = CONTROLS.sub(" ", value).strip()
+    if text.isascii() and "=?" not in text:
+        if len(name) + 2 + len(text) <= FOLD_AT:
+            return f"{name}: {text}\r\n".encode()
+        folded = _fold(text, len(name) + 2)
+        if folded is not None:
+            return f"{name}: {folded}\r\n".encode()
+    return f"{name}: {encoded_words(text, len(name) + 2)}\r\n".encode()
+
+
+def _fold(text: str, used: int) -> str | None:
+    """Break before spaces; None if there is a word that no line can hold."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split(" "):
+        if len(word) > LONGEST_WORD:
+            return None
+        candidate = f"{line} {word}" if line or not word else word
+        # a folded line must hold more than spaces, so an empty word never starts one
+        if line.strip() and word and used + len(candidate) > FOLD_AT:
+            lines.append(line)
+            line, used = word, 1
+        else:
+            line = candidate
+    lines.append(line)
+    return "\r\n ".join(lines)
+
+
+def encoded_words(text: str, used: int = 0) -> str:
+    """RFC 2047 words of at most 75 characters, folded. `used`: characters before it on its line."""
+    words: list[str] = []
+    room = max(12, min(WORD_BYTES, (FOLD_AT - used - 12) // 4 * 3))
+    piece = bytearray()
+    for character in text:
+        data = character.encode("utf-8", "replace")
+        if len(piece) + len(data) > room:
+            words.append(_word(piece))
+            piece = bytearray()
+            room = WORD_BYTES
+        piece += data
+    if piece or not words:
+        words.append(_word(piece))
+    return "\r\n ".join(words)
+
+
+def _word(data: bytes | bytearray) -> str:
+    return f"=?utf-8?b?{binascii.b2a_base64(data, newline=False).decode()}?="
+
+
+def mailbox(value: str) -> tuple[str, Address]:
+    """Split "Name <address>" or "address"; raises AddressError."""
+    text = CONTROLS.sub(" ", value).strip()
+    pairs = getaddresses([text]) if text.isascii() else [_split_unicode(text)]
+    if len(pairs) != 1:
+        raise AddressError(f"expected one address, as in Name <user@example.com>, not {len(pairs)}")
+    name, address = pairs[0]
+    if not address:
+        raise AddressError("expected an address, as in Name <user@example.com>")
+    return name, parse_address(address)
+
+
+def _split_unicode(text: str) -> tuple[str, str]:
+    head, bracket, tail = text.rpartition("<")
+    if not bracket:
+        return "", text
+    if not tail.endswith(">"):
+        return "", ""
+    name = head.strip()
+    if len(name) >= 2 and name[0] == name[-1] == '"':
+        name = re.sub(r"\\(.)", r"\1", name[1:-1])
+    return name, tail[:-1]
+
+
+def mailbox_field(field: str, value: str) -> bytes:
+    """A whole field with one mailbox, e.g. From. Raises AddressError."""
+    name, address = mailbox(value)
+    if not name:
+        return f"{field}: {address.text}\r\n".encode()
+    if not name.isascii() or "=?" in name:
+        phrase = encoded_words(name, len(field) + 2)
+    elif _PHRASE.fullmatch(name):
+        phrase = name
+    else:
+        escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+        phrase = f'"{escaped}"'
+    last_line = len(field) + 2 + len(phrase) if "\r\n" not in phrase else len(phrase) - phrase.rfind("\n")
+    space = " " if last_line + len(address.text) + 3 <= FOLD_AT else "\r\n "
+    return f"{field}: {phrase}{space}<{address.text}>\r\n".encode()

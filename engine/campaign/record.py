@@ -1,0 +1,79 @@
+"""Rendering at dispatch: a stored record of a campaign becomes its message.
+
+The pool calls a RecordRenderer for each record whose content is [campaign number, [field values]]. Campaigns are
+compiled at first use; the most recently used are kept.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from engine.campaign.render import Renderer
+from engine.values.message import CampaignTemplate
+from engine.values.stream import Stream
+
+MAX_CAMPAIGNS = 256
+
+
+class StoredCampaign(Protocol):
+    """A campaign as the spool holds it (engine/spool/batches.py, CampaignRecord)."""
+
+    @property
+    def campaign(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def stream(self) -> int: ...
+    @property
+    def sender(self) -> str: ...
+    @property
+    def field_names(self) -> Sequence[str]: ...
+    @property
+    def template(self) -> Mapping[str, object]: ...
+
+
+class CampaignSource(Protocol):
+    """Where campaigns are read from (engine/spool: SpoolReader)."""
+
+    def campaign(self, number: int) -> Any:
+        """The StoredCampaign of that number."""
+
+
+class RecordRenderer:
+    """Callable: record -> message. Raises RenderError; what the source raises comes through."""
+
+    def __init__(self, source: CampaignSource) -> None:
+        self._source = source
+        self._compiled: OrderedDict[int, tuple[Renderer, tuple[str, ...]]] = OrderedDict()
+
+    def __call__(self, record: Any) -> bytes:
+        number, values = record.content
+        renderer, names = self._compiled.get(number) or self._compile(number)
+        return renderer.render(
+            dict(zip(names, values, strict=True)), record.recipient, record.id, record.accepted_ms
+        )
+
+    def _compile(self, number: int) -> tuple[Renderer, tuple[str, ...]]:
+        stored: StoredCampaign = self._source.campaign(number)
+        entry = Renderer(template_of(stored)), tuple(stored.field_names)
+        self._compiled[number] = entry
+        if len(self._compiled) > MAX_CAMPAIGNS:
+            self._compiled.popitem(last=False)
+        return entry
+
+
+def template_of(stored: StoredCampaign) -> CampaignTemplate:
+    """The template that a stored campaign holds."""
+    parts = stored.template
+    return CampaignTemplate(
+        campaign=stored.campaign,
+        tenant=stored.tenant,
+        stream=Stream(stored.stream),
+        sender=stored.sender,
+        header_from=str(parts["header_from"]),
+        subject=str(parts["subject"]),
+        text=str(parts["text"]),
+        html=str(parts.get("html", "")),
+        reply_to=str(parts.get("reply_to", "")),
+        headers=dict(cast(Mapping[str, str], parts.get("headers", {}))),
+    )

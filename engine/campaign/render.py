@@ -1,0 +1,252 @@
+"""A campaign's template and one recipient's fields become a complete message (RFC 5322, RFC 2045).
+
+The same input gives the same bytes, in every process and on each retry: Date is the time of acceptance, Message-ID
+and boundary come from the id and that time (the time, because ids begin anew when a spool is made anew, and mailbox
+providers drop a Message-ID that they have seen).
+
+The message is 7-bit with CRLF and lines of at most 998 octets, so it passes every server unchanged and can be signed
+as it is. A part that is ASCII with short lines goes as it is; another becomes quoted-printable, or base64 where that
+is smaller. Only a recipient whose own address is not ASCII brings UTF-8 into a header (RFC 6532); such mail needs
+SMTPUTF8 anyway.
+
+Templates are Jinja2 in a sandbox, compiled once, autoescaped in the HTML part only. An unknown variable is an error,
+never an empty text. Besides the fields a template knows `recipient` (the address) and `message_id` (16 hex digits).
+
+Cost: the parts of the MIME structure that do not change are made once; per message there remain the rendering, one
+encoding and one join.
+"""
+
+import binascii
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import jinja2
+from jinja2 import meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from engine.campaign.headers import CONTROLS, NAME, mailbox, mailbox_field, unstructured
+from engine.values.address import AddressError
+from engine.values.message import CampaignTemplate
+
+MAX_LINE: Final = 998
+BUILT_IN_VARIABLES: Final = frozenset({"recipient", "message_id"})
+OWN_HEADERS: Final = frozenset(
+    "from to cc bcc subject date message-id mime-version reply-to sender return-path received dkim-signature".split()
+)
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_BASE64_LINE = 76
+
+Values = Mapping[str, str]
+Part = Callable[[Values], str]
+
+
+class RenderError(ValueError):
+    """A template is wrong, or does not fit the fields. `part` names it: subject, text, html, from, headers.X."""
+
+    def __init__(self, part: str, message: str) -> None:
+        super().__init__(part, message)
+        self.part = part
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.message}"
+
+
+def _environment(*, autoescape: bool) -> jinja2.Environment:
+    return ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, autoescape=autoescape, keep_trailing_newline=True
+    )
+
+
+_PLAIN = _environment(autoescape=False)
+_HTML = _environment(autoescape=True)
+
+
+def _is_static(source: str) -> bool:
+    return "{{" not in source and "{%" not in source and "{#" not in source
+
+
+def template_parts(template: CampaignTemplate) -> list[tuple[str, str]]:
+    """Every part with Jinja2 source in it, with the name that errors give it."""
+    parts = [("from", template.header_from), ("subject", template.subject)]
+    parts += [("text", template.text), ("html", template.html), ("reply_to", template.reply_to)]
+    return parts + [(f"headers.{name}", value) for name, value in template.headers.items()]
+
+
+def template_variables(template: CampaignTemplate) -> set[str]:
+    """The fields that the template wants of each recipient. Raises RenderError on bad syntax."""
+    found: set[str] = set()
+    for part, source in template_parts(template):
+        try:
+            found |= meta.find_undeclared_variables(_PLAIN.parse(source))
+        except jinja2.TemplateSyntaxError as error:
+            raise RenderError(part, f"line {error.lineno}: {error.message}") from None
+    return found - BUILT_IN_VARIABLES - set(_PLAIN.globals)
+
+
+class Renderer:
+    """Renders one campaign. Raises RenderError if the template cannot work for any recipient."""
+
+    def __init__(self, template: CampaignTemplate) -> None:
+        if not template.text and not template.html:
+            raise RenderError("text", "a message needs a text part or an HTML part")
+        self._head = self._compile_headers(template)
+        self._text = _compile("text", template.text, _PLAIN) if template.text else None
+        self._html = _compile("html", template.html, _HTML) if template.html else None
+        self._id_domain = _domain(template).encode()
+        self._date_second = -1
+        self._date = b""
+
+    def _compile_headers(self, template: CampaignTemplate) -> list[bytes | Callable[[Values], bytes]]:
+        fields = [
+            _header("from", "From", template.header_from, mailbox_field),
+            _header("subject", "Subject", template.subject, unstructured),
+        ]
+        if template.reply_to:
+            fields.append(_header("reply_to", "Reply-To", template.reply_to, mailbox_field))
+        for name, value in template.headers.items():
+            part = f"headers.{name}"
+            if not NAME.fullmatch(name):
+                raise RenderError(part, "not a header name")
+            if name.lower() in OWN_HEADERS or name.lower().startswith("content-"):
+                raise RenderError(part, "this header is written by the engine")
+            fields.append(_header(part, name, value, unstructured))
+        merged: list[bytes | Callable[[Values], bytes]] = []
+        for field in fields:
+            if merged and isinstance(field, bytes) and isinstance(merged[-1], bytes):
+                merged[-1] += field
+            else:
+                merged.append(field)
+        return merged
+
+    def render(self, fields: Values, recipient: str, id_: int, accepted_ms: int) -> bytes:
+        """The message to one recipient. Raises RenderError if a field is missing or the template fails on it."""
+        token = b"%016x.%x" % (id_, accepted_ms)
+        values = {**fields, "recipient": recipient, "message_id": f"{id_:016x}"}
+        out = [field if type(field) is bytes else field(values) for field in self._head]  # type: ignore[operator]
+        out.append(
+            b"To: %b\r\nDate: %b\r\nMessage-ID: <%b@%b>\r\nMIME-Version: 1.0\r\n"
+            % (recipient.encode(), self._date_of(accepted_ms), token, self._id_domain)
+        )
+        boundary = b"=_" + token
+        if self._html is None or self._text is None:
+            kind, part = (b"plain", self._text) if self._html is None else (b"html", self._html)
+            assert part is not None
+            out.append(_entity(kind, part(values), boundary))
+        else:
+            out.append(
+                b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n--%b\r\n%b\r\n--%b\r\n%b\r\n--%b--\r\n'
+                % (
+                    boundary,
+                    boundary,
+                    _entity(b"plain", self._text(values), boundary),
+                    boundary,
+                    _entity(b"html", self._html(values), boundary),
+                    boundary,
+                )
+            )
+        return b"".join(out)
+
+    def _date_of(self, accepted_ms: int) -> bytes:
+        second = accepted_ms // 1000
+        if second != self._date_second:
+            at = time.gmtime(second)
+            self._date = (
+                f"{_DAYS[at.tm_wday]}, {at.tm_mday:02d} {_MONTHS[at.tm_mon - 1]} {at.tm_year:04d} "
+                f"{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} +0000"
+            ).encode()
+            self._date_second = second
+        return self._date
+
+
+def check_fields(template: CampaignTemplate, field_names: Sequence[str]) -> list[str]:
+    """Fields that the template wants and the recipients do not have."""
+    return sorted(template_variables(template) - set(field_names))
+
+
+def _domain(template: CampaignTemplate) -> str:
+    """The domain of Message-ID: that of From, or of the sender where From depends on the recipient."""
+    source = template.header_from if _is_static(template.header_from) else template.sender
+    try:
+        return mailbox(source)[1].domain
+    except AddressError as error:
+        raise RenderError("from", str(error)) from None
+
+
+def _compile(part: str, source: str, environment: jinja2.Environment) -> Part:
+    if _is_static(source):
+        return lambda values: source
+    try:
+        compiled = environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise RenderError(part, f"line {error.lineno}: {error.message}") from None
+
+    def render(values: Values) -> str:
+        try:
+            return compiled.render(values)
+        except Exception as error:  # noqa: BLE001 - a template can raise anything; all of it means the same here
+            raise RenderError(part, f"{type(error).__name__}: {error}") from error
+
+    return render
+
+
+def _header(
+    part: str, name: str, source: str, encode: Callable[[str, str], bytes]
+) -> bytes | Callable[[Values], bytes]:
+    def encoded(text: str) -> bytes:
+        try:
+            return encode(name, text)
+        except AddressError as error:
+            raise RenderError(part, str(error)) from None
+
+    if _is_static(source):
+        return encoded(source)
+    compiled = _compile(part, CONTROLS.sub(" ", source), _PLAIN)
+    return lambda values: encoded(compiled(values))
+
+
+def _entity(kind: bytes, text: str, boundary: bytes) -> bytes:
+    """Headers and content of one part, without the line end before its delimiter (which is the delimiter's own)."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        text = text.replace("\0", "")
+    if not text.endswith("\n"):
+        text += "\n"
+    if text.isascii():
+        data = text.encode()
+        if _has_short_lines(data) and boundary not in data:
+            body = data.replace(b"\n", b"\r\n")
+            return b"Content-Type: text/%b; charset=us-ascii\r\n\r\n%b" % (kind, body)
+        encoded = binascii.b2a_qp(data.replace(b"\n", b"\r\n"), istext=True)
+        return _encoded(kind, b"us-ascii", b"quoted-printable", encoded)
+    data = text.encode("utf-8", "replace").replace(b"\n", b"\r\n")
+    # quoted-printable makes three octets of each that is not ASCII, base64 four of any three
+    if (len(data) - len(text)) * 9 < len(data):
+        return _encoded(kind, b"utf-8", b"quoted-printable", binascii.b2a_qp(data, istext=True))
+    packed = binascii.b2a_base64(data, newline=False)
+    lines = [packed[i : i + _BASE64_LINE] for i in range(0, len(packed), _BASE64_LINE)]
+    return _encoded(kind, b"utf-8", b"base64", b"\r\n".join(lines) + b"\r\n")
+
+
+def _encoded(kind: bytes, charset: bytes, encoding: bytes, body: bytes) -> bytes:
+    return b"Content-Type: text/%b; charset=%b\r\nContent-Transfer-Encoding: %b\r\n\r\n%b" % (
+        kind,
+        charset,
+        encoding,
+        body,
+    )
+
+
+def _has_short_lines(data: bytes) -> bool:
+    """Whether every line (up to LF) has at most 998 octets: one look per 998 octets, not one per line."""
+    start = 0
+    size = len(data)
+    while size - start > MAX_LINE:
+        end = data.rfind(b"\n", start, start + MAX_LINE + 1)
+        if end < 0:
+            return False
+        start = end + 1
+    return True
