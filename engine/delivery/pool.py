@@ -164,7 +164,7 @@ class PoolEngine:
         """Attach a new incarnation of the region; see wire.py for the answer."""
         if epoch > self._epoch:
             self._epoch = epoch
-            self._drop_unsent(epoch)
+            self._drop_unsent()
         self._seal_rows()
         rows = [row for sealed in self._unacknowledged.values() for row in sealed]
         return encode_resume(self._sequence, rows, list(self._jobs))
@@ -181,9 +181,12 @@ class PoolEngine:
             lane.give_back_all()
             for session in list(lane.sessions):
                 session.machine.quit()
-        while any(lane.sessions or lane.opening for lane in self._lanes.values()):
-            if loop.time() >= deadline:
+        while True:
+            late = loop.time() >= deadline
+            if late:
                 self._end_hopeless()
+            if not any(lane.sessions or (lane.opening and not late) for lane in self._lanes.values()):
+                break
             await asyncio.sleep(min(0.01, self._tick_s))
         self._flush()
 
@@ -266,7 +269,7 @@ class PoolEngine:
         kind = OutcomeKind.BOUNCED if failure.kind == "bounced" else OutcomeKind.DEFERRED
         self.settle(job, Verdict(kind, Scope.DOMAIN), failure.reply, "", False)
 
-    def _drop_unsent(self, epoch: int) -> None:
+    def _drop_unsent(self) -> None:
         """Forget what an older incarnation handed over and is not on the wire: the new one has it on disk."""
         for lane in self._lanes.values():
             for job in lane.pending:

@@ -367,6 +367,22 @@ def test_a_stop_waits_for_a_final_reply_beyond_its_deadline() -> None:
     run(go)
 
 
+def test_a_stop_does_not_wait_for_hosts_that_do_not_answer() -> None:
+    async def go() -> None:
+        async def never(target: Target, *, timeout_s: float) -> Opened | OpenFailure:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        world = World({"example.net": Route("test", (Host("127.0.0.1", 1),))})
+        pool = make_pool(world, opener=never)
+        await hand_over(pool, [1])
+        await asyncio.sleep(0.01)
+        await asyncio.wait_for(pool.stop(0.05), 1.0)
+        assert world.of(1).kind is OutcomeKind.RETURNED
+
+    run(go)
+
+
 def test_idle_sessions_are_closed_and_unused_lanes_forgotten() -> None:
     async def go() -> None:
         async with HostileServer() as server:
