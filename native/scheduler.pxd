@@ -1,0 +1,128 @@
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from native.wheel cimport Wheel
+
+cdef struct Slot:                # one message in memory
+    uint64_t id
+    uint64_t due_ms
+    int64_t send_at              # what the take said
+    uint32_t queue               # spool queue, part of the due key
+    uint32_t flow
+    uint32_t next                # in its flow's line, or in the free list
+    uint16_t source              # while in flight
+    uint8_t state
+
+cdef struct Flow:
+    uint32_t site
+    uint32_t share               # the tenant's share it belongs to
+    uint32_t head
+    uint32_t tail
+    uint32_t ready
+    uint32_t in_flight
+    uint32_t next                # in its share's ring
+    uint32_t served              # since it came to the front
+    uint8_t listed
+    uint8_t used
+
+cdef struct Share:               # one tenant in one lane of one site
+    uint32_t site
+    uint32_t tenant
+    uint8_t stream
+    uint8_t state                # idle, listed in its lane, parked
+    uint32_t head                # ring of flows with ready messages
+    uint32_t tail
+    uint32_t next                # in its lane's ring, or in the site's parked list
+    uint32_t previous            # in the parked list
+    uint32_t served
+    int64_t timer                # handle while parked with a time, -1
+    uint32_t candidates          # generation at which `first` was computed
+    uint32_t* list               # candidate sources, by class
+    uint32_t[3] count            # of dedicated, hybrid, shared candidates
+
+cdef struct Cell:                # one source at one site
+    int64_t tat                  # GCRA: theoretical arrival time of the next message
+    int64_t interval             # 0: no rate
+    int64_t suspended_until
+    int64_t daily_left           # -1: no cap
+    uint32_t burst
+    uint32_t window              # 0: the source does not serve the site
+    uint32_t outstanding
+    uint16_t weight
+
+cdef struct Site:
+    uint32_t pool
+    uint8_t known
+    uint8_t listed
+    uint32_t next                # in its pool's ring
+    uint32_t parked              # head of its parked shares
+    uint32_t turn
+    uint32_t[3] head             # lanes: ring of shares
+    uint32_t[3] tail
+    int64_t suspended_until
+    Cell* cells                  # one per source
+    uint32_t cell_count
+
+cdef struct Source:
+    uint32_t netblock
+    uint32_t tenant
+    uint8_t streams
+    uint8_t tenancy
+    uint8_t up
+    int64_t suspended_until
+
+cdef struct Pool:
+    uint32_t head                # ring of sites with work
+    uint32_t tail
+
+cdef class Scheduler:
+    cdef Wheel _wheel
+    cdef object _flow_numbers
+    cdef object _share_numbers
+    cdef Slot* _slots
+    cdef uint32_t _slot_capacity
+    cdef uint32_t _free
+    cdef uint32_t _held
+    cdef uint32_t* _table
+    cdef uint32_t _mask
+    cdef Flow* _flows
+    cdef uint32_t _flow_count
+    cdef uint32_t _flow_capacity
+    cdef Share* _shares
+    cdef uint32_t _share_count
+    cdef uint32_t _share_capacity
+    cdef Site* _sites
+    cdef uint32_t _site_capacity
+    cdef Source* _sources
+    cdef uint32_t _source_capacity
+    cdef Pool* _pools
+    cdef uint32_t _pool_capacity
+    cdef uint32_t* _tenant_weight
+    cdef uint32_t _tenant_capacity
+    cdef uint32_t _generation
+    cdef uint64_t _random
+    cdef int64_t _horizon
+    cdef uint32_t _quantum
+    cdef uint64_t _decisions
+    cdef uint64_t _parkings
+
+    cdef uint32_t _lookup(self, uint64_t id_) noexcept nogil
+    cdef int _insert(self, uint32_t slot) except -1
+    cdef void _erase(self, uint64_t id_) noexcept nogil
+    cdef int _rehash(self, uint32_t size) except -1
+    cdef int _grow_slots(self) except -1
+    cdef void _free_slot(self, uint32_t index) noexcept nogil
+    cdef void _list_flow(self, uint32_t flow) noexcept nogil
+    cdef void _list_share(self, uint32_t share) noexcept nogil
+    cdef void _unpark(self, uint32_t share) noexcept nogil
+    cdef void _unpark_site(self, uint32_t site) noexcept nogil
+    cdef int _park(self, uint32_t share, int64_t wake) except -1
+    cdef int _build_candidates(self, Share* share) except -1
+    cdef int32_t _choose(self, Share* share, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil
+    cdef bint _is_eligible(self, uint32_t source, Site* site, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil
+    cdef uint32_t _next_random(self) noexcept nogil
+    cdef int _check_site(self, uint32_t site) except -1
+    cdef int _check_cell(self, uint32_t source, uint32_t site) except -1
+    cdef int _take_one(self, uint32_t site_no, int64_t now, char* out) except -1
+    cdef void _release(self, Slot* slot) noexcept nogil
+    cdef void _pop_flow(self, Share* share) noexcept nogil
+    cdef void _pop_share(self, Site* site, int lane) noexcept nogil

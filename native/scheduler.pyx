@@ -1,0 +1,888 @@
+"""The scheduler: which message goes next, over which source, and when.
+
+Owns the ready messages in memory, the limits of every (source, site), and who waits for what. Knows numbers only:
+time and the seed are arguments, there is no clock, no randomness and no configuration in here.
+
+Order: a pool's sites take turns; at a site the streams have strict priority, except that one turn in sixteen goes to
+the lowest stream that has work, so bulk never starves; in a stream tenants share by deficit round robin with their
+weights, and a tenant's campaigns by turns. The source is chosen last: among those that may carry the message now, the
+less loaded of two picked at random; a tenant's dedicated sources first, then hybrid ones of its own, then the shared.
+
+Limits: a rate is a GCRA cell in integer nanoseconds (burst 1 by default); a take may grant a time up to `horizon_ns`
+ahead. A daily count and a window of outstanding messages are charged at the take. What is given back unsent is
+refunded; the rate only as far as no later grant stands on it.
+
+A share (a tenant's messages in a stream of a site) that no source may carry now is parked until the earliest time at
+which one may, or until something changes at the site. So nothing is scanned in vain, and nobody blocks another.
+"""
+
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+cdef uint32_t NONE = 0xFFFFFFFF
+cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
+cdef uint8_t FREE = 0
+cdef uint8_t READY = 1
+cdef uint8_t IN_FLIGHT = 2
+cdef uint8_t REMOVED = 3
+cdef uint8_t IDLE = 0
+cdef uint8_t LISTED = 1
+cdef uint8_t PARKED = 2
+cdef int LANES = 3
+cdef int LOW_TURN = 16
+cdef int KEY_SIZE = 18
+cdef int ENTRY_SIZE = 40
+
+
+cdef struct Entry:
+    uint64_t id
+    int64_t send_at
+    uint32_t site
+    uint16_t source
+    uint16_t flags
+    uint32_t flow
+    uint32_t queue
+    uint64_t due_ms
+
+
+cdef inline uint64_t _big_endian(const unsigned char* data, int size) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef int i
+    for i in range(size):
+        value = value << 8 | data[i]
+    return value
+
+
+cdef inline uint32_t _hash(uint64_t id_) noexcept nogil:
+    return <uint32_t>((id_ * <uint64_t>0x9E3779B97F4A7C15) >> 32)
+
+
+cdef void* _extended(void* block, uint32_t* capacity, uint32_t wanted, size_t size) except NULL:
+    """Grow an array to hold index `wanted`; new elements are zero."""
+    cdef uint32_t larger = capacity[0]
+    cdef char* grown
+    if larger < 16:
+        larger = 16
+    while larger <= wanted:
+        if larger > 1 << 30:
+            raise MemoryError
+        larger *= 2
+    grown = <char*>realloc(block, larger * size)
+    if grown == NULL:
+        raise MemoryError
+    memset(grown + capacity[0] * size, 0, (larger - capacity[0]) * size)
+    capacity[0] = larger
+    return grown
+
+
+cdef class Scheduler:
+    """See the module docstring."""
+
+    def __cinit__(self, *, seed, horizon_ns=50_000_000, quantum=16):
+        self._wheel = Wheel(0)
+        self._flow_numbers = {}
+        self._share_numbers = {}
+        self._free = NONE
+        self._random = (<uint64_t>seed) ^ <uint64_t>0x9E3779B97F4A7C15
+        if self._random == 0:
+            self._random = 1
+        self._horizon = horizon_ns
+        self._quantum = quantum
+        self._generation = 1
+        self._rehash(4096)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self._share_count):
+            free(self._shares[i].list)
+        for i in range(self._site_capacity):
+            free(self._sites[i].cells)
+        free(self._slots)
+        free(self._table)
+        free(self._flows)
+        free(self._shares)
+        free(self._sites)
+        free(self._sources)
+        free(self._pools)
+        free(self._tenant_weight)
+
+    # -- topology
+
+    def set_source(self, uint32_t source, *, uint32_t netblock, int streams, int tenancy, uint32_t tenant):
+        """`streams` is a bit mask; `tenancy` 0 shared, 1 dedicated, 2 hybrid."""
+        if source >= 0xFFFF:
+            raise ValueError(f"source {source}: allowed are 0 to 65534")
+        if not 0 <= tenancy <= 2:
+            raise ValueError(f"tenancy {tenancy}: allowed are 0, 1 and 2")
+        if source >= self._source_capacity:
+            self._sources = <Source*>_extended(self._sources, &self._source_capacity, source, sizeof(Source))
+        self._sources[source].netblock = netblock
+        self._sources[source].streams = <uint8_t>streams
+        self._sources[source].tenancy = <uint8_t>tenancy
+        self._sources[source].tenant = tenant
+        self._sources[source].up = 1
+        self._generation += 1
+
+    def add_site(self, uint32_t site, uint32_t pool):
+        """`pool` delivers for the site."""
+        cdef uint32_t old, i
+        if site >= self._site_capacity:
+            self._sites = <Site*>_extended(self._sites, &self._site_capacity, site, sizeof(Site))
+        if pool >= self._pool_capacity:
+            old = self._pool_capacity
+            self._pools = <Pool*>_extended(self._pools, &self._pool_capacity, pool, sizeof(Pool))
+            for i in range(old, self._pool_capacity):
+                self._pools[i].head = self._pools[i].tail = NONE
+        if self._sites[site].known:
+            raise ValueError(f"site {site} is known")
+        self._sites[site].known = 1
+        self._sites[site].pool = pool
+        self._sites[site].parked = NONE
+        for i in range(3):
+            self._sites[site].head[i] = self._sites[site].tail[i] = NONE
+
+    cdef int _check_site(self, uint32_t site) except -1:
+        if site >= self._site_capacity or not self._sites[site].known:
+            raise KeyError(f"site {site} is not known")
+        return 0
+
+    cdef int _check_cell(self, uint32_t source, uint32_t site) except -1:
+        self._check_site(site)
+        if source >= self._sites[site].cell_count:
+            raise KeyError(f"source {source} has no limits at site {site}")
+        return 0
+
+    def set_limit(self, uint32_t source, uint32_t site, *, int64_t interval_ns, uint32_t burst=1,
+                  int64_t daily_left=-1, uint32_t window=1, uint16_t weight=1000, bint fresh=True,
+                  int64_t now_ns=0):
+        """Limits of a source at a site. `fresh=False`: what it has used before is unknown, its rate starts full."""
+        cdef Site* at
+        cdef Cell* cell
+        self._check_site(site)
+        if interval_ns < 0 or burst < 1 or window < 1 or weight > 1000:
+            raise ValueError("allowed are interval_ns >= 0, burst >= 1, window >= 1, weight 0 to 1000")
+        at = &self._sites[site]
+        if source >= at.cell_count:
+            at.cells = <Cell*>_extended(at.cells, &at.cell_count, source, sizeof(Cell))
+        cell = &at.cells[source]
+        cell.interval = interval_ns
+        cell.burst = burst
+        cell.daily_left = daily_left
+        cell.window = window
+        cell.weight = weight
+        if not fresh and cell.tat < now_ns + burst * interval_ns:
+            cell.tat = now_ns + burst * interval_ns
+        self._unpark_site(site)
+
+    def set_weight(self, uint32_t source, uint32_t site, uint16_t weight):
+        """0 to 1000; 0 takes the source out of the choice."""
+        self._check_cell(source, site)
+        self._sites[site].cells[source].weight = weight
+        self._unpark_site(site)
+
+    def suspend(self, uint32_t source, int64_t site, int64_t until_ns):
+        """No message over that source to the site (-1: to any) before that time; an earlier time ends it."""
+        cdef uint32_t i
+        if site >= 0:
+            self._check_cell(source, <uint32_t>site)
+            self._sites[site].cells[source].suspended_until = until_ns
+            self._unpark_site(<uint32_t>site)
+            return
+        if source >= self._source_capacity:
+            raise KeyError(f"source {source} is not known")
+        self._sources[source].suspended_until = until_ns
+        for i in range(self._site_capacity):
+            if self._sites[i].known:
+                self._unpark_site(i)
+
+    def suspend_netblock(self, uint32_t netblock, int64_t site, int64_t until_ns):
+        """As `suspend`, for every source of a netblock."""
+        cdef uint32_t source
+        for source in range(self._source_capacity):
+            if self._sources[source].netblock != netblock or not self._sources[source].streams:
+                continue
+            if site < 0 or source < self._sites[site].cell_count:
+                self.suspend(source, site, until_ns)
+
+    def suspend_site(self, uint32_t site, int64_t until_ns):
+        self._check_site(site)
+        self._sites[site].suspended_until = until_ns
+        self._unpark_site(site)
+
+    def set_source_up(self, uint32_t source, bint up):
+        cdef uint32_t i
+        if source >= self._source_capacity:
+            raise KeyError(f"source {source} is not known")
+        self._sources[source].up = up
+        for i in range(self._site_capacity):
+            if self._sites[i].known:
+                self._unpark_site(i)
+
+    def set_daily_left(self, uint32_t source, uint32_t site, int64_t left):
+        self._check_cell(source, site)
+        self._sites[site].cells[source].daily_left = left
+        self._unpark_site(site)
+
+    def daily_left(self, uint32_t source, uint32_t site):
+        self._check_cell(source, site)
+        return self._sites[site].cells[source].daily_left
+
+    def tenant_weight(self, uint32_t tenant, uint32_t weight):
+        """Share of a tenant relative to others; 1 by default."""
+        if not 1 <= weight <= 1000:
+            raise ValueError(f"weight {weight}: allowed are 1 to 1000")
+        if tenant >= self._tenant_capacity:
+            self._tenant_weight = <uint32_t*>_extended(
+                self._tenant_weight, &self._tenant_capacity, tenant, sizeof(uint32_t))
+        self._tenant_weight[tenant] = weight
+
+    def flow(self, uint32_t site, int stream, uint32_t tenant, uint32_t campaign):
+        """Number of the flow, made if there is none."""
+        cdef uint32_t number, share
+        key = (site, stream, tenant, campaign)
+        found = self._flow_numbers.get(key)
+        if found is not None:
+            return found
+        self._check_site(site)
+        if not 0 <= stream < LANES:
+            raise ValueError(f"stream {stream}: allowed are 0 to 2")
+        share_key = (site, stream, tenant)
+        known = self._share_numbers.get(share_key)
+        if known is None:
+            share = self._share_count
+            if share >= self._share_capacity:
+                self._shares = <Share*>_extended(self._shares, &self._share_capacity, share, sizeof(Share))
+            self._share_count += 1
+            self._shares[share].site = site
+            self._shares[share].stream = <uint8_t>stream
+            self._shares[share].tenant = tenant
+            self._shares[share].head = self._shares[share].tail = NONE
+            self._shares[share].timer = -1
+            self._share_numbers[share_key] = share
+        else:
+            share = known
+        number = self._flow_count
+        if number >= self._flow_capacity:
+            self._flows = <Flow*>_extended(self._flows, &self._flow_capacity, number, sizeof(Flow))
+        self._flow_count += 1
+        self._flows[number].site = site
+        self._flows[number].share = share
+        self._flows[number].head = self._flows[number].tail = NONE
+        self._flows[number].used = 1
+        self._flow_numbers[key] = number
+        return number
+
+    def site_of(self, uint32_t flow):
+        if flow >= self._flow_count:
+            raise KeyError(f"flow {flow} is not known")
+        return self._flows[flow].site
+
+    # -- messages by id
+
+    cdef uint32_t _lookup(self, uint64_t id_) noexcept nogil:
+        cdef uint32_t at = _hash(id_) & self._mask
+        while self._table[at] != NONE:
+            if self._slots[self._table[at]].id == id_:
+                return self._table[at]
+            at = (at + 1) & self._mask
+        return NONE
+
+    cdef int _insert(self, uint32_t slot) except -1:
+        cdef uint32_t at
+        if (self._held + 1) * <uint64_t>2 > self._mask:
+            self._rehash((self._mask + 1) * 2)
+        at = _hash(self._slots[slot].id) & self._mask
+        while self._table[at] != NONE:
+            at = (at + 1) & self._mask
+        self._table[at] = slot
+        return 0
+
+    cdef void _erase(self, uint64_t id_) noexcept nogil:
+        """Remove from the table and close the gap, so that no tombstones gather."""
+        cdef uint32_t at = _hash(id_) & self._mask
+        cdef uint32_t after, home
+        while self._table[at] != NONE and self._slots[self._table[at]].id != id_:
+            at = (at + 1) & self._mask
+        if self._table[at] == NONE:
+            return
+        self._table[at] = NONE
+        after = (at + 1) & self._mask
+        while self._table[after] != NONE:
+            home = _hash(self._slots[self._table[after]].id) & self._mask
+            if ((after - home) & self._mask) >= ((after - at) & self._mask):
+                self._table[at] = self._table[after]
+                self._table[after] = NONE
+                at = after
+            after = (after + 1) & self._mask
+
+    cdef int _rehash(self, uint32_t size) except -1:
+        cdef uint32_t* old = self._table
+        cdef uint32_t old_size = self._mask + 1 if old != NULL else 0
+        cdef uint32_t i, at
+        cdef uint32_t* table = <uint32_t*>malloc(size * sizeof(uint32_t))
+        if table == NULL:
+            raise MemoryError
+        memset(table, 0xFF, size * sizeof(uint32_t))
+        self._table = table
+        self._mask = size - 1
+        for i in range(old_size):
+            if old[i] != NONE:
+                at = _hash(self._slots[old[i]].id) & self._mask
+                while table[at] != NONE:
+                    at = (at + 1) & self._mask
+                table[at] = old[i]
+        free(old)
+        return 0
+
+    cdef int _grow_slots(self) except -1:
+        cdef uint32_t old = self._slot_capacity
+        cdef uint32_t i
+        self._slots = <Slot*>_extended(self._slots, &self._slot_capacity, old if old > 1024 else 1024, sizeof(Slot))
+        for i in range(old, self._slot_capacity):
+            self._slots[i].next = i + 1 if i + 1 < self._slot_capacity else self._free
+        self._free = old
+        return 0
+
+    cdef void _free_slot(self, uint32_t index) noexcept nogil:
+        self._slots[index].state = FREE
+        self._slots[index].next = self._free
+        self._free = index
+
+    def add(self, uint32_t flow, const unsigned char[::1] due_keys):
+        """Ready messages for a flow: 18 bytes each (queue u32, due_ms u48, id u64, big endian). Returns how many
+        were new; ids that are held already are passed over."""
+        cdef Py_ssize_t count, i
+        cdef const unsigned char* key
+        cdef uint32_t index
+        cdef uint64_t id_
+        cdef Slot* slot
+        cdef Flow* into
+        cdef uint32_t added = 0
+        if flow >= self._flow_count:
+            raise KeyError(f"flow {flow} is not known")
+        if due_keys.shape[0] % KEY_SIZE:
+            raise ValueError(f"{due_keys.shape[0]} bytes of due keys: expected a multiple of {KEY_SIZE}")
+        count = due_keys.shape[0] // KEY_SIZE
+        into = &self._flows[flow]
+        for i in range(count):
+            key = &due_keys[i * KEY_SIZE]
+            id_ = _big_endian(key + 10, 8)
+            if self._lookup(id_) != NONE:
+                continue
+            if self._free == NONE:
+                self._grow_slots()
+            index = self._free
+            slot = &self._slots[index]
+            self._free = slot.next
+            slot.id = id_
+            slot.queue = <uint32_t>_big_endian(key, 4)
+            slot.due_ms = _big_endian(key + 4, 6)
+            slot.flow = flow
+            slot.state = READY
+            slot.next = NONE
+            self._insert(index)
+            self._held += 1
+            if into.tail == NONE:
+                into.head = index
+            else:
+                self._slots[into.tail].next = index
+            into.tail = index
+            into.ready += 1
+            added += 1
+        if added:
+            self._list_flow(flow)
+        return added
+
+    # -- rings
+
+    cdef void _list_flow(self, uint32_t flow) noexcept nogil:
+        """The flow has ready messages: into its share's ring, and the share into its lane's, the site into its pool's."""
+        cdef Flow* listed = &self._flows[flow]
+        cdef Share* share = &self._shares[listed.share]
+        if not listed.listed:
+            listed.listed = 1
+            listed.served = 0
+            listed.next = NONE
+            if share.tail == NONE:
+                share.head = flow
+            else:
+                self._flows[share.tail].next = flow
+            share.tail = flow
+        if share.state == IDLE:
+            self._list_share(listed.share)
+
+    cdef void _list_share(self, uint32_t number) noexcept nogil:
+        cdef Share* share = &self._shares[number]
+        cdef Site* site = &self._sites[share.site]
+        cdef Pool* pool = &self._pools[site.pool]
+        share.state = LISTED
+        share.served = 0
+        share.next = NONE
+        if site.tail[share.stream] == NONE:
+            site.head[share.stream] = number
+        else:
+            self._shares[site.tail[share.stream]].next = number
+        site.tail[share.stream] = number
+        if not site.listed:
+            site.listed = 1
+            site.next = NONE
+            if pool.tail == NONE:
+                pool.head = share.site
+            else:
+                self._sites[pool.tail].next = share.site
+            pool.tail = share.site
+
+    cdef int _park(self, uint32_t number, int64_t wake) except -1:
+        """Set a share (already out of its lane) aside until `wake`, or until something changes at the site."""
+        cdef Share* share = &self._shares[number]
+        cdef Site* site = &self._sites[share.site]
+        share.state = PARKED
+        share.previous = NONE
+        share.next = site.parked
+        if site.parked != NONE:
+            self._shares[site.parked].previous = number
+        site.parked = number
+        share.timer = -1 if wake == NEVER else self._wheel.add_c(wake, number)
+        self._parkings += 1
+        return 0
+
+    cdef void _unpark(self, uint32_t number) noexcept nogil:
+        cdef Share* share = &self._shares[number]
+        cdef Site* site = &self._sites[share.site]
+        if share.state != PARKED:
+            return
+        if share.previous != NONE:
+            self._shares[share.previous].next = share.next
+        else:
+            site.parked = share.next
+        if share.next != NONE:
+            self._shares[share.next].previous = share.previous
+        if share.timer >= 0:
+            self._wheel.cancel_c(share.timer)
+            share.timer = -1
+        share.state = IDLE
+        if share.head != NONE:
+            self._list_share(number)
+
+    cdef void _unpark_site(self, uint32_t site) noexcept nogil:
+        while self._sites[site].parked != NONE:
+            self._unpark(self._sites[site].parked)
+
+    # -- the choice of a source
+
+    cdef uint32_t _next_random(self) noexcept nogil:
+        cdef uint64_t x = self._random
+        x ^= x << 13
+        x ^= x >> 7
+        x ^= x << 17
+        self._random = x
+        return <uint32_t>(x >> 32)
+
+    cdef int _build_candidates(self, Share* share) except -1:
+        """Sources that may ever carry this share's messages, by class: dedicated, hybrid of its own, shared."""
+        cdef uint32_t source, place
+        cdef Source* at
+        cdef int kind, wanted
+        cdef uint32_t* grown = <uint32_t*>realloc(share.list, (self._source_capacity + 1) * sizeof(uint32_t))
+        if grown == NULL:
+            raise MemoryError
+        share.list = grown
+        place = 0
+        for wanted in range(3):
+            share.count[wanted] = 0
+            for source in range(self._source_capacity):
+                at = &self._sources[source]
+                if not (at.streams >> share.stream) & 1:
+                    continue
+                if at.tenancy == 1:
+                    if at.tenant != share.tenant:
+                        continue
+                    kind = 0
+                elif at.tenancy == 2 and at.tenant == share.tenant:
+                    kind = 1
+                else:
+                    kind = 2
+                if kind == wanted:
+                    grown[place] = source
+                    place += 1
+                    share.count[wanted] += 1
+        share.candidates = self._generation
+        return 0
+
+    cdef bint _is_eligible(self, uint32_t number, Site* site, int64_t now, int64_t* wake,
+                           int64_t* send_at) noexcept nogil:
+        """Whether a source may carry a message now; if time alone will change that, `wake` is lowered to it."""
+        cdef Source* source = &self._sources[number]
+        cdef Cell* cell
+        cdef int64_t at
+        if number >= site.cell_count:
+            return False
+        cell = &site.cells[number]
+        if not source.up or cell.window == 0 or cell.weight == 0 or cell.daily_left == 0:
+            return False
+        if cell.outstanding >= cell.window:
+            return False
+        at = source.suspended_until if source.suspended_until > cell.suspended_until else cell.suspended_until
+        if at > now:
+            if at < wake[0]:
+                wake[0] = at
+            return False
+        at = now
+        if cell.interval:
+            at = cell.tat - <int64_t>(cell.burst - 1) * cell.interval
+            if at < now:
+                at = now
+            elif at > now + self._horizon:
+                if at - self._horizon < wake[0]:
+                    wake[0] = at - self._horizon
+                return False
+        send_at[0] = at
+        return True
+
+    cdef int32_t _choose(self, Share* share, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil:
+        """The source for the share's next message, or -1 with the earliest time at which there may be one."""
+        cdef Site* site = &self._sites[share.site]
+        cdef uint32_t* list_ = share.list
+        cdef uint32_t count, i, start, first, second
+        cdef int64_t first_at, second_at
+        cdef bint is_first, is_second
+        cdef int kind
+        wake[0] = NEVER
+        if site.suspended_until > now:
+            wake[0] = site.suspended_until
+            return -1
+        for kind in range(3):
+            count = share.count[kind]
+            if count == 0:
+                continue
+            first = list_[self._next_random() % count]
+            second = list_[self._next_random() % count]
+            is_first = self._is_eligible(first, site, now, wake, &first_at)
+            is_second = second != first and self._is_eligible(second, site, now, wake, &second_at)
+            if is_first and is_second:
+                # (outstanding + 1) / weight, compared without division
+                if (<uint64_t>(site.cells[second].outstanding + 1) * site.cells[first].weight
+                        < <uint64_t>(site.cells[first].outstanding + 1) * site.cells[second].weight):
+                    send_at[0] = second_at
+                    return <int32_t>second
+            if is_first:
+                send_at[0] = first_at
+                return <int32_t>first
+            if is_second:
+                send_at[0] = second_at
+                return <int32_t>second
+            start = self._next_random() % count
+            for i in range(count):
+                first = list_[(start + i) % count]
+                if self._is_eligible(first, site, now, wake, &first_at):
+                    send_at[0] = first_at
+                    return <int32_t>first
+            list_ += count
+        return -1
+
+    # -- taking
+
+    cdef int _take_one(self, uint32_t site_no, int64_t now, char* out) except -1:
+        """One message of a site into `out`: 1; 0 if the site has nothing that may go now."""
+        cdef Site* site = &self._sites[site_no]
+        cdef Share* share
+        cdef Flow* flow
+        cdef Slot* slot
+        cdef Cell* cell
+        cdef Entry entry
+        cdef uint32_t number, flow_no, index, quantum
+        cdef int32_t source
+        cdef int64_t wake, send_at
+        cdef int lane, i
+        while True:
+            lane = -1
+            site.turn += 1
+            if site.turn % LOW_TURN == 0:
+                for i in range(LANES - 1, -1, -1):
+                    if site.head[i] != NONE:
+                        lane = i
+                        break
+            else:
+                for i in range(LANES):
+                    if site.head[i] != NONE:
+                        lane = i
+                        break
+            if lane < 0:
+                return 0
+            number = site.head[lane]
+            share = &self._shares[number]
+            flow_no = share.head
+            flow = &self._flows[flow_no]
+            while flow.head != NONE and self._slots[flow.head].state == REMOVED:
+                index = flow.head
+                flow.head = self._slots[index].next
+                self._free_slot(index)
+            if flow.head == NONE:
+                flow.tail = NONE
+                self._pop_flow(share)
+                if share.head == NONE:
+                    self._pop_share(site, lane)
+                    share.state = IDLE
+                continue
+            if share.candidates != self._generation:
+                self._build_candidates(share)
+            source = self._choose(share, now, &wake, &send_at)
+            if source < 0:
+                self._pop_share(site, lane)
+                self._park(number, wake)
+                continue
+            break
+        index = flow.head
+        slot = &self._slots[index]
+        flow.head = slot.next
+        if flow.head == NONE:
+            flow.tail = NONE
+        flow.ready -= 1
+        flow.in_flight += 1
+        slot.state = IN_FLIGHT
+        slot.source = <uint16_t>source
+        slot.send_at = send_at
+        slot.next = NONE
+        cell = &site.cells[source]
+        cell.outstanding += 1
+        if cell.daily_left > 0:
+            cell.daily_left -= 1
+        if cell.interval:
+            cell.tat = (cell.tat if cell.tat > now else now) + cell.interval
+        entry.id = slot.id
+        entry.send_at = send_at
+        entry.site = site_no
+        entry.source = <uint16_t>source
+        entry.flags = 0
+        entry.flow = flow_no
+        entry.queue = slot.queue
+        entry.due_ms = slot.due_ms
+        memcpy(out, &entry, ENTRY_SIZE)
+        flow.served += 1
+        share.served += 1
+        quantum = self._quantum
+        if share.tenant < self._tenant_capacity and self._tenant_weight[share.tenant]:
+            quantum *= self._tenant_weight[share.tenant]
+        if flow.head == NONE:
+            self._pop_flow(share)
+        elif flow.served >= self._quantum:
+            self._pop_flow(share)
+            flow.listed = 1
+            flow.served = 0
+            if share.tail == NONE:
+                share.head = flow_no
+            else:
+                self._flows[share.tail].next = flow_no
+            share.tail = flow_no
+        if share.head == NONE:
+            self._pop_share(site, lane)
+            share.state = IDLE
+        elif share.served >= quantum:
+            self._pop_share(site, lane)
+            self._list_share(number)
+        self._decisions += 1
+        return 1
+
+    cdef void _pop_flow(self, Share* share) noexcept nogil:
+        cdef Flow* flow = &self._flows[share.head]
+        share.head = flow.next
+        if share.head == NONE:
+            share.tail = NONE
+        flow.next = NONE
+        flow.listed = 0
+        flow.served = 0
+
+    cdef void _pop_share(self, Site* site, int lane) noexcept nogil:
+        cdef Share* share = &self._shares[site.head[lane]]
+        site.head[lane] = share.next
+        if site.head[lane] == NONE:
+            site.tail[lane] = NONE
+        share.next = NONE
+        share.served = 0
+
+    def take(self, uint32_t pool, int64_t now_ns, int limit):
+        """Up to `limit` decisions for a pool, 40 bytes each, little endian: id u64, send_at_ns i64, site u32,
+        source u16, flags u16, flow u32, queue u32, due_ms u64."""
+        cdef uint64_t woken
+        cdef uint32_t site_no, served
+        cdef Pool* at
+        cdef Site* site
+        cdef int count = 0
+        cdef char* out
+        cdef bytes packed
+        while self._wheel.pop_c(now_ns, &woken):
+            self._shares[woken].timer = -1
+            self._unpark(<uint32_t>woken)
+        if pool >= self._pool_capacity or limit <= 0 or self._pools[pool].head == NONE:
+            return b""
+        out = <char*>malloc(<size_t>limit * ENTRY_SIZE)
+        if out == NULL:
+            raise MemoryError
+        try:
+            at = &self._pools[pool]
+            while count < limit and at.head != NONE:
+                site_no = at.head
+                site = &self._sites[site_no]
+                served = 0
+                while count < limit and served < self._quantum and self._take_one(site_no, now_ns, out + count * ENTRY_SIZE):
+                    count += 1
+                    served += 1
+                # to the end of the ring, or out of it
+                at.head = site.next
+                if at.head == NONE:
+                    at.tail = NONE
+                site.next = NONE
+                site.listed = 0
+                if site.head[0] != NONE or site.head[1] != NONE or site.head[2] != NONE:
+                    site.listed = 1
+                    if at.tail == NONE:
+                        at.head = site_no
+                    else:
+                        self._sites[at.tail].next = site_no
+                    at.tail = site_no
+            packed = out[:count * ENTRY_SIZE]
+        finally:
+            free(out)
+        return packed
+
+    # -- settling
+
+    cdef void _release(self, Slot* slot) noexcept nogil:
+        cdef Flow* flow = &self._flows[slot.flow]
+        flow.in_flight -= 1
+        self._sites[flow.site].cells[slot.source].outstanding -= 1
+        if self._sites[flow.site].parked != NONE:
+            self._unpark_site(flow.site)
+
+    def settle(self, const unsigned char[::1] ids):
+        """In-flight ids (8 bytes little endian each) are finished or deferred: forget them. What they charged stays
+        charged; the window has room again. Unknown ids are passed over."""
+        cdef Py_ssize_t i
+        cdef uint64_t id_
+        cdef uint32_t index
+        for i in range(ids.shape[0] // 8):
+            memcpy(&id_, &ids[i * 8], 8)
+            index = self._lookup(id_)
+            if index == NONE or self._slots[index].state != IN_FLIGHT:
+                continue
+            self._erase(id_)
+            self._held -= 1
+            self._release(&self._slots[index])
+            self._free_slot(index)
+
+    def give_back(self, const unsigned char[::1] ids, bint front=True):
+        """In-flight ids were not sent: their charges are refunded and they are ready again, at the head of their
+        flow. The rate is refunded as far as no later grant stands on it."""
+        cdef Py_ssize_t i
+        cdef uint64_t id_
+        cdef uint32_t index
+        cdef Slot* slot
+        cdef Flow* flow
+        cdef Cell* cell
+        for i in range(ids.shape[0] // 8 - 1, -1, -1):
+            memcpy(&id_, &ids[i * 8], 8)
+            index = self._lookup(id_)
+            if index == NONE or self._slots[index].state != IN_FLIGHT:
+                continue
+            slot = &self._slots[index]
+            flow = &self._flows[slot.flow]
+            cell = &self._sites[flow.site].cells[slot.source]
+            if cell.daily_left >= 0:
+                cell.daily_left += 1
+            if cell.interval and cell.tat == slot.send_at + <int64_t>cell.burst * cell.interval:
+                cell.tat -= cell.interval
+            self._release(slot)
+            slot.state = READY
+            flow.ready += 1
+            if front:
+                slot.next = flow.head
+                flow.head = index
+                if flow.tail == NONE:
+                    flow.tail = index
+            else:
+                slot.next = NONE
+                if flow.tail == NONE:
+                    flow.head = index
+                else:
+                    self._slots[flow.tail].next = index
+                flow.tail = index
+            self._list_flow(slot.flow)
+
+    def remove(self, const unsigned char[::1] ids):
+        """Forget ready ids (not those in flight); returns how many there were."""
+        cdef Py_ssize_t i
+        cdef uint64_t id_
+        cdef uint32_t index
+        cdef int removed = 0
+        for i in range(ids.shape[0] // 8):
+            memcpy(&id_, &ids[i * 8], 8)
+            index = self._lookup(id_)
+            if index == NONE or self._slots[index].state != READY:
+                continue
+            self._erase(id_)
+            self._held -= 1
+            self._slots[index].state = REMOVED
+            self._flows[self._slots[index].flow].ready -= 1
+            removed += 1
+        return removed
+
+    # -- looking in
+
+    def contains(self, uint64_t id_):
+        return self._lookup(id_) != NONE
+
+    def key_of(self, uint64_t id_):
+        """The due key of an id that is held, or None."""
+        cdef uint32_t index = self._lookup(id_)
+        cdef unsigned char[18] key
+        cdef int i
+        if index == NONE:
+            return None
+        for i in range(4):
+            key[i] = <unsigned char>(self._slots[index].queue >> (8 * (3 - i)))
+        for i in range(6):
+            key[4 + i] = <unsigned char>(self._slots[index].due_ms >> (8 * (5 - i)))
+        for i in range(8):
+            key[10 + i] = <unsigned char>(id_ >> (8 * (7 - i)))
+        return (<char*>key)[:18]
+
+    def ready(self, uint32_t flow):
+        if flow >= self._flow_count:
+            raise KeyError(f"flow {flow} is not known")
+        return self._flows[flow].ready
+
+    def held(self):
+        """Messages in memory, ready and in flight."""
+        return self._held
+
+    def in_flight_of(self, uint32_t pool):
+        """Ids in flight at a pool, 8 bytes little endian each."""
+        cdef uint32_t i
+        cdef uint64_t id_
+        cdef bytearray ids = bytearray()
+        for i in range(self._slot_capacity):
+            if self._slots[i].state == IN_FLIGHT and self._sites[self._flows[self._slots[i].flow].site].pool == pool:
+                id_ = self._slots[i].id
+                ids += (<char*>&id_)[:8]
+        return bytes(ids)
+
+    def outstanding(self, uint32_t source, uint32_t site):
+        self._check_cell(source, site)
+        return self._sites[site].cells[source].outstanding
+
+    def next_wake_ns(self, uint32_t pool):
+        """A time at which a take for the pool may yield more without anything else happening; -1 if none."""
+        if pool < self._pool_capacity and self._pools[pool].head != NONE:
+            return 0
+        return self._wheel.next_due_c()
+
+    def stats(self):
+        """Counts for metrics."""
+        return {
+            "held": self._held,
+            "flows": self._flow_count,
+            "shares": self._share_count,
+            "decisions": self._decisions,
+            "parkings": self._parkings,
+            "sleeping": len(self._wheel),
+        }
