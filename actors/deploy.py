@@ -146,7 +146,12 @@ class RayNodeServices:
             handle = (
                 ray.remote(IspPoolActor)
                 .options(**_options(actor, self._region, restarts=0))
-                .remote(self._config_json, self._region, name.provider, RayNodeServices(self._config_json, self._region))
+                .remote(
+                    self._config_json,
+                    self._region,
+                    name.provider,
+                    RayNodeServices(self._config_json, self._region),
+                )
             )
             try:
                 pid = int(await call(handle, "pid", timeout_s=NODE_START_TIMEOUT_S))
@@ -311,7 +316,7 @@ def start_fleet(config: FleetConfig, address: str) -> None:
     connect_ray(address)
     config_json = config.model_dump_json()
     _wait_for_nodes(config)
-    fleet = (
+    fleet: Any = (
         ray.remote(FleetActor)
         .options(**_options(FLEET, None, restarts=-1))
         .remote(config_json, RayFleetServices(config_json))
@@ -323,7 +328,7 @@ def _wait_for_nodes(config: FleetConfig) -> None:
     wanted = {placement(region.name) for region in config.regions}
     deadline = time.monotonic() + NODE_START_TIMEOUT_S
     while time.monotonic() < deadline:
-        missing = wanted - set(ray.cluster_resources())
+        missing = wanted - set(ray.cluster_resources())  # type: ignore[no-untyped-call]
         if not missing:
             return
         time.sleep(0.1)

@@ -45,6 +45,7 @@ class IspPoolActor:
             clock = SteadyClock()
             profiles = load_profiles(self._config.providers)
             reader = SpoolReader(Path(self._config.spool.directory) / self._region)
+            render = RecordRenderer(reader)
             self._engine = PoolEngine(
                 profile=profiles[self._provider],
                 reader=reader,
@@ -52,7 +53,7 @@ class IspPoolActor:
                 sources={n: s for n, s in enumerate(self._config.sources) if s.region == self._region},
                 clock=clock,
                 report=self._report,
-                render=RecordRenderer(reader),
+                render=lambda _, record: render(record),
                 rng=random.Random(),
             )
             self._sender = asyncio.get_running_loop().create_task(self._send_reports())

@@ -64,7 +64,9 @@ class RegionActor:
             seed=int.from_bytes(os.urandom(8), "big") >> 1,
         )
         await region.start()
-        self._events = EventLog(self._spool, Path(config.events.directory) / self._name, config.events.max_file)
+        self._events = EventLog(
+            self._spool, Path(config.events.directory) / self._name, config.events.max_file
+        )
         self._events.start()
         return region
 

@@ -36,7 +36,13 @@ def write_campaign(count: int) -> Path:
     target = WORK / "campaign"
     shutil.copytree(example, target)
     subprocess.run(
-        [sys.executable, str(target / "make_recipients.py"), "--count", str(count), str(target / "recipients.csv")],
+        [
+            sys.executable,
+            str(target / "make_recipients.py"),
+            "--count",
+            str(count),
+            str(target / "recipients.csv"),
+        ],
         check=True,
     )
     return target / "campaign.yaml"
@@ -49,7 +55,11 @@ def sendfleet(*arguments: str, check: bool = True) -> subprocess.CompletedProces
 
 def snapshot() -> dict[str, dict[str, int]]:
     done = subprocess.run(
-        [*SENDFLEET, "status", "--json", "--fleet", str(FLEET)], capture_output=True, text=True, check=True, cwd=ROOT
+        [*SENDFLEET, "status", "--json", "--fleet", str(FLEET)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     )
     regions = json.loads(done.stdout)["regions"]
     return {name: region.get("counts", {}) for name, region in regions.items()}
@@ -89,9 +99,13 @@ def compare_with_sink(log: Path) -> None:
     twice = {recipient for recipient, count in accepted.items() if count > 1} - marked
     missing = set(events) - set(accepted)
     unknown = set(accepted) - set(events)
-    print(f"\nsink: {sum(accepted.values())} accepted, {len(accepted)} recipients; fleet: {len(events)} delivered")
+    print(
+        f"\nsink: {sum(accepted.values())} accepted, {len(accepted)} recipients; fleet: {len(events)} delivered"
+    )
     if twice or missing or unknown:
-        raise SystemExit(f"demo: sent twice {len(twice)}, not at the sink {len(missing)}, unknown {len(unknown)}")
+        raise SystemExit(
+            f"demo: sent twice {len(twice)}, not at the sink {len(missing)}, unknown {len(unknown)}"
+        )
 
 
 def rows_of(path: Path) -> int:
@@ -110,7 +124,8 @@ def main() -> int:
     print(f"{rows_of(campaign.parent / 'recipients.csv')} rows in {campaign.parent / 'recipients.csv'}")
     sink_log = WORK / "sink"
     sink = subprocess.Popen(
-        [*SENDFLEET, "sink", "--config", str(ROOT / "examples" / "sink.yaml"), "--log", str(sink_log)], cwd=ROOT
+        [*SENDFLEET, "sink", "--config", str(ROOT / "examples" / "sink.yaml"), "--log", str(sink_log)],
+        cwd=ROOT,
     )
     try:
         sendfleet("up")

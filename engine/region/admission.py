@@ -75,13 +75,13 @@ class Admission:
             sender=sender,
             recipients=tuple(address for address, _ in parsed),
             domains=tuple(domain for _, domain in parsed),
-            stream=int(stream),  # type: ignore[call-overload]
+            stream=int(str(stream)),
             tenant=str(tenant),
             campaign=str(campaign),
             offset=offset,
             length=size,
             due_ms=due_ms,
-            expires_ms=due_ms + self._expire_ms[int(stream)],  # type: ignore[call-overload]
+            expires_ms=due_ms + self._expire_ms[int(str(stream))],
             key=key,
         )
 

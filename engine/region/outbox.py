@@ -63,7 +63,7 @@ class EventLog:
         chunks = [chunk for chunk in self._outbox.read_outbox(CHUNK) if chunk[0] > self._shipped]
         if not chunks:
             return 0
-        lines = []
+        lines: list[bytes] = []
         for sequence, events in chunks:
             lines.extend(event_line(sequence, event) for event in events)
         with self._current().open("ab") as file:
@@ -84,9 +84,22 @@ class EventLog:
 
 def event_line(sequence: int, event: list[Any]) -> bytes:
     """One event as a JSON line; the fields are those of docs/events.md."""
-    (at_ms, kind, id_, code, enhanced, text, host, source, flags, attempts, recipient, stream, tenant, campaign) = (
-        event
-    )
+    (
+        at_ms,
+        kind,
+        id_,
+        code,
+        enhanced,
+        text,
+        host,
+        source,
+        flags,
+        attempts,
+        recipient,
+        stream,
+        tenant,
+        campaign,
+    ) = event
     return orjson.dumps(
         {
             "seq": sequence,

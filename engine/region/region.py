@@ -90,7 +90,9 @@ class Region:
             scheduler=self._scheduler,
         )
         streams = frozenset(
-            int(Stream.parse(str(stream))) for source in self._sites.sources.values() for stream in source.streams
+            int(Stream.parse(str(stream)))
+            for source in self._sites.sources.values()
+            for stream in source.streams
         )
         self._retry = {int(stream): schedule_of(config, stream) for stream in Stream}
         self._admission = Admission(
@@ -416,9 +418,7 @@ class Region:
                 outcome.possible_duplicate,
             )
             return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
-        return Settlement(
-            due_key=key, outcome=outcome, batch_no=batch_no, next_due_ms=next_due_ms, free=free
-        )
+        return Settlement(due_key=key, outcome=outcome, batch_no=batch_no, next_due_ms=next_due_ms, free=free)
 
     async def _commit(self, settlements: list[Settlement]) -> None:
         if not settlements:
@@ -440,7 +440,14 @@ class Region:
             key = self._scheduler.key_of(id_)
             if key is not None:
                 outcome = Outcome(
-                    id_, OutcomeKind.DEFERRED, Scope.SESSION, reply, 0xFFFF, "", now_ms, possible_duplicate=True
+                    id_,
+                    OutcomeKind.DEFERRED,
+                    Scope.SESSION,
+                    reply,
+                    0xFFFF,
+                    "",
+                    now_ms,
+                    possible_duplicate=True,
                 )
                 settlements.append(self._settlement(key, outcome, 0, now_ms))
         self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
@@ -456,7 +463,8 @@ class Region:
         """Cancel queued messages that are not on the wire; returns how many were."""
         self._scheduler.remove(b"".join(id_.to_bytes(8, "little") for id_ in ids))
         free = [id_ for id_ in ids if not self._scheduler.contains(id_)]
-        return int(await _wrap(self._spool.cancel(free)))
+        cancelled: int = await _wrap(self._spool.cancel(free))
+        return cancelled
 
     def snapshot(self) -> dict[str, object]:
         """Counts and gauges for status pages, metrics and benches."""
@@ -516,6 +524,6 @@ async def _wrap(future: "Future[T]") -> T:
     if future.done():
         return future.result()
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.add_done_callback(lambda _: waiter.done() or waiter.set_result(None))
+    future.add_done_callback(lambda _: None if waiter.done() else waiter.set_result(None))
     await waiter
     return future.result()

@@ -113,7 +113,13 @@ class Windows:
         return len(self._unrouted)
 
     def learn(
-        self, number: int, domain: str, stream: int, tenant: str, campaign: str, first_due_ms: int | None = None
+        self,
+        number: int,
+        domain: str,
+        stream: int,
+        tenant: str,
+        campaign: str,
+        first_due_ms: int | None = None,
     ) -> SpoolQueue:
         """Make a queue known; with `first_due_ms` (recovery) what it holds will be loaded from then on."""
         queue = self._queues.get(number)

@@ -38,9 +38,7 @@ def decode_summary(data: bytes) -> tuple[int, list[SiteCounts]]:
 
 
 def encode_allowances(allowances: Iterable[Allowance]) -> bytes:
-    return bytes(
-        msgpack.packb([(a.site, a.weight, a.suspended_until_ms, a.reason) for a in allowances])
-    )
+    return bytes(msgpack.packb([(a.site, a.weight, a.suspended_until_ms, a.reason) for a in allowances]))
 
 
 def decode_allowances(data: bytes) -> list[Allowance]:

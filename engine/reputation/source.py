@@ -51,9 +51,7 @@ class SourceRecord:
                 record.reason = row.reply
             elif row.delivered and not row.blocked and at_ms >= record.suspended_until_ms:
                 record.blocks = max(0, record.blocks - 1)
-            allowances.append(
-                Allowance(row.site, FULL_WEIGHT, record.suspended_until_ms, record.reason)
-            )
+            allowances.append(Allowance(row.site, FULL_WEIGHT, record.suspended_until_ms, record.reason))
         return allowances
 
     def to_state(self) -> dict[str, list[object]]:

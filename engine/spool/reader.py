@@ -17,9 +17,10 @@ ID_LE = struct.Struct("<Q")
 class SpoolReader:
     """Reads records, bodies and campaigns of the spool at `path`, which its region has open."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, environment: Environment | None = None) -> None:
+        """`environment` is given where the spool is open in this very process: LMDB allows one opening per process."""
         path = Path(path)
-        self._env = Environment(path, map_size=MAP_LIMIT, readonly=True)
+        self._env = environment or Environment(path, map_size=MAP_LIMIT, readonly=True)
         self._bodies = SegmentReader(path / "bodies")
         self._campaigns: dict[int, CampaignRecord] = {}
 

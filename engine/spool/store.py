@@ -34,6 +34,7 @@ from engine.spool.bodies import SegmentWriter, segment_path, sync_directory
 from engine.spool.draft import META, PAGE_BYTES, PAGE_IDS, Draft, Totals, word_of
 from engine.spool.environment import Environment, Error
 from engine.spool.errors import SpoolError, SpoolFull, SpoolSuperseded
+from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, Record, decode_record, due_key
 from engine.spool.writer import GroupWriter
 from engine.values.clock import Clock
@@ -315,6 +316,10 @@ class Spool:
 
     # -- reads
 
+    def reader(self) -> SpoolReader:
+        """A reader for pools that run in this process."""
+        return SpoolReader(self.path, self._env)
+
     def _queue_row(self, txn: Any, number: int) -> tuple[str, int, str, str]:
         row = self._queue_rows.get(number)
         if row is None:
@@ -435,7 +440,7 @@ class Spool:
 
     def read_outbox(self, limit: int) -> list[tuple[int, list[list[Any]]]]:
         """The oldest chunks of events: (number, events)."""
-        found = []
+        found: list[tuple[int, list[list[Any]]]] = []
         with self._env_lock, self._env.read() as txn:
             for key, value in txn.cursor(db=self._env.db["outbox"]):
                 if len(found) == limit:

@@ -1,14 +1,17 @@
-"""Mail addresses: the one validator at the boundary. Whatever passes here is safe in a command, a key and a header.
+"""Mail addresses: the one validator at the boundary. Whatever passes here is safe in a command, a key and a
+header.
 
-An address is local-part@domain (RFC 5321 section 4.1.2), with UTF-8 in the local part as RFC 6531 allows. Limits of
-section 4.5.3.1: local part 64 octets, domain 255, path 256 with its angle brackets, so 254 for the address.
+An address is local-part@domain (RFC 5321 section 4.1.2), with UTF-8 in the local part as RFC 6531 allows.
+Limits of section 4.5.3.1: local part 64 octets, domain 255, path 256 with its angle brackets, so 254 for the
+address.
 
-Normal form: the domain in lower case and as A-labels (UTS 46, then IDNA 2008); a quoted local part without its
-quotes where it needs none; UTF-8 in NFC. The case of the local part is kept: it belongs to the receiving host.
+Normal form: the domain in lower case and as A-labels (UTS 46, then IDNA 2008); a quoted local part without
+its quotes where it needs none; UTF-8 in NFC. The case of the local part is kept: it belongs to the receiving
+host.
 
-Refused: all control characters (C0, DEL, C1, so also any CR or LF), invisible and unassigned code points, address
-literals and bare IP addresses (mail goes where the DNS says), domains of one label. The null reverse-path "" is no
-address; callers that allow it ask before.
+Refused: all control characters (C0, DEL, C1, so also any CR or LF), invisible and unassigned code points,
+address literals and bare IP addresses (mail goes where the DNS says), domains of one label. The null reverse-
+path "" is no address; callers that allow it ask before.
 """
 
 import re

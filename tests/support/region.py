@@ -1,0 +1,138 @@
+"""A region with its pools in one process, without Ray: the same engine objects, joined directly."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.campaign.record import RecordRenderer
+from engine.config.load import parse_fleet
+from engine.config.schema import FleetConfig
+from engine.delivery.pool import PoolEngine
+from engine.providers.profiles import load_profiles
+from engine.region.ports import PoolName
+from engine.region.region import Region, RegionPorts, deliver_on
+from engine.reputation.allowance import decode_summary, encode_allowances
+from engine.reputation.source import SourceRecord
+from engine.routing.resolver import build_resolver
+from engine.routing.router import Router
+from engine.spool.store import Spool, SpoolOptions
+from engine.values.clock import SteadyClock
+
+
+def fleet(directory: Path, port: int, **sections: Any) -> FleetConfig:
+    """A fleet of one region with two sources, everything routed to one port of this machine."""
+    data: dict[str, Any] = {
+        "spool": {"directory": str(directory / "spool"), "map_size": "1GiB", "min_free": "1MiB"},
+        "events": {"directory": str(directory / "events")},
+        "regions": [{"name": "eu", "number": 1}],
+        "sources": [
+            {
+                "name": f"eu-{n}",
+                "region": "eu",
+                "ip": f"127.0.0.{10 + n}",
+                "ehlo": f"mta{n}.example.com",
+                "streams": ["transactional", "notification", "marketing"],
+                "netblock": f"127.0.0.{8 * n}/29",
+            }
+            for n in (1, 2)
+        ],
+        "routes": [{"domains": ["*"], "hosts": [f"127.0.0.1:{port}"]}],
+        "providers": {"default": {"rate": "unlimited"}},
+        "tls": {"exceptions": [{"provider": "default", "mode": "disabled", "reason": "loopback test"}]},
+        "retry": {
+            stream: {"first": "1s", "factor": 1, "max": "1s", "jitter": 0.1, "expire": "60s"}
+            for stream in ("transactional", "notification", "marketing")
+        },
+    }
+    return parse_fleet({**data, **sections})
+
+
+class LocalNode:
+    """Pools and source records as plain objects; `kill_pool` ends one as a crash would."""
+
+    def __init__(self, config: FleetConfig, region: str, spool: Spool) -> None:
+        self.config = config
+        self._spool = spool
+        self.region_name = region
+        self.region: Region | None = None
+        self.pools: dict[PoolName, PoolEngine] = {}
+        self._deaths: dict[PoolName, Callable[[PoolName], None]] = {}
+        self._sources: dict[str, SourceRecord] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def launch(self, name: PoolName, on_death: Callable[[PoolName], None]) -> PoolEngine:
+        self._deaths[name] = on_death
+        if name not in self.pools:
+            self.pools[name] = self._make(name)
+        return self.pools[name]
+
+    def _make(self, name: PoolName) -> PoolEngine:
+        profiles = load_profiles(self.config.providers)
+        reader = self._spool.reader()
+        render = RecordRenderer(reader)
+        clock = SteadyClock()
+        return PoolEngine(
+            profile=profiles[name.provider],
+            reader=reader,
+            router=Router(self.config, profiles, build_resolver(self.config.resolver), clock),
+            sources={n: s for n, s in enumerate(self.config.sources) if s.region == self.region_name},
+            clock=clock,
+            report=lambda report: self._report(name, report),
+            render=lambda _, record: render(record),
+            rng=random.Random(1),
+        )
+
+    def _report(self, name: PoolName, report: bytes) -> None:
+        task = asyncio.get_running_loop().create_task(self._settle(name, report))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _settle(self, name: PoolName, report: bytes) -> None:
+        assert self.region is not None
+        sequence = await self.region.settle(report)
+        if name in self.pools:
+            await self.pools[name].acknowledge(sequence)
+
+    async def survivors(self) -> list[PoolName]:
+        return list(self.pools)
+
+    async def observe(self, source: str, summary: bytes) -> bytes:
+        record = self._sources.setdefault(source, SourceRecord(source))
+        at_ms, counts = decode_summary(summary)
+        return encode_allowances(record.observe(at_ms, counts))
+
+    async def stop(self) -> None:
+        for pool in self.pools.values():
+            await pool.stop(5.0)
+
+
+async def start_region(config: FleetConfig, name: str = "eu") -> tuple[Region, Spool, LocalNode]:
+    clock = SteadyClock()
+    number = next(region.number for region in config.regions if region.name == name)
+    options = SpoolOptions.from_config(config.spool, deliver=deliver_on(asyncio.get_running_loop()))
+    spool = Spool.open(config.spool.directory / name, region_number=number, clock=clock, options=options)
+    node = LocalNode(config, name, spool)
+    profiles = load_profiles(config.providers)
+    region = Region(
+        config=config,
+        name=name,
+        spool=spool,
+        router=Router(config, profiles, build_resolver(config.resolver), clock),
+        ports=RegionPorts(launcher=node, sources=node),
+        clock=clock,
+        seed=1,
+    )
+    node.region = region
+    await region.start()
+    return region, spool, node
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for a condition; the deadline is for a broken engine, not a promise about speed."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError("the condition did not come true")
+        await asyncio.sleep(0.01)
