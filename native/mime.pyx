@@ -1,12 +1,13 @@
 """Messages in the form in which they go over the wire.
 
-`canonicalise` makes every line end CRLF (a bare CR or LF becomes one), drops NULs, ends the message with CRLF, and
-for DATA doubles the dot at the start of a line (RFC 5321 section 4.5.2). Stuffing works on the normalised lines, so
-nothing that any server takes for an end of data can stand inside a message: outbound SMTP smuggling (CVE-2023-51764
-and its family) has no sequence to use. For BDAT (RFC 3030) there is no stuffing.
+`canonicalise` makes every line end CRLF (a bare CR or LF becomes one), drops NULs, ends the message with
+CRLF, and for DATA doubles the dot at the start of a line (RFC 5321 section 4.5.2). Stuffing works on the
+normalised lines, so nothing that any server takes for an end of data can stand inside a message: outbound
+SMTP smuggling (CVE-2023-51764 and its family) has no sequence to use. For BDAT (RFC 3030) there is no
+stuffing.
 
-A message that needs no change, the usual case, is returned as it is, after two memchr per line. Idempotent without
-stuffing. Signing must see the unstuffed canonical form.
+A message that needs no change, the usual case, is returned as it is, after two memchr per line. Idempotent
+without stuffing. Signing must see the unstuffed canonical form.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -71,7 +72,7 @@ cdef Py_ssize_t _convert(const char *data, Py_ssize_t size, bint stuff, char *ou
 
 
 cpdef bytes canonicalise(bytes message, bint stuff):
-    """Return the message as it goes over the wire, without the final dot; the same object if nothing changes."""
+    """The message as it goes over the wire, without the final dot; the same object if nothing changes."""
     if message is None:
         raise TypeError("message: expected bytes")
     cdef const char *data = PyBytes_AS_STRING(message)

@@ -1,13 +1,15 @@
 """SMTP replies from a byte stream (RFC 5321 section 4.2): incremental, bounded, suspicious.
 
-A reply is one or more lines `ddd-text` and a last line `ddd text`; the codes of all lines must be equal and begin
-with 2 to 5. A line may end with a bare LF, which harms nobody in this direction. Anything else is malformed, and so is
-a line over `MAX_LINE` or a reply over `MAX_REPLY` bytes: after that the stream has no meaning and the session ends.
+A reply is one or more lines `ddd-text` and a last line `ddd text`; the codes of all lines must be equal and
+begin with 2 to 5. A line may end with a bare LF, which harms nobody in this direction. Anything else is
+malformed, and so is a line over `MAX_LINE` or a reply over `MAX_REPLY` bytes: after that the stream has no
+meaning and the session ends.
 
 `Reply` texts are for people and logs: lines joined by a space, the repeated enhanced status stripped, control
 characters replaced by a space, invalid UTF-8 by U+FFFD, cut at 1,024 characters.
 
-Does no I/O. The transaction machine uses the C face (replies.pxd) and makes a text only where somebody will read it.
+Does no I/O. The transaction machine uses the C face (replies.pxd) and makes a text only where somebody will
+read it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -38,14 +40,14 @@ cdef inline bint _is_digit(char c) noexcept:
 
 
 cdef Py_ssize_t _enhanced_size(const char *text, Py_ssize_t size) noexcept:
-    """Length of an enhanced status (RFC 3463: class 2, 4 or 5, two numbers of 1 to 3 digits) at `text`, or 0."""
+    """Length of an enhanced status (RFC 3463: class 2, 4 or 5, two numbers) at `text`, or 0."""
     cdef Py_ssize_t i
-    cdef int part
+    cdef int _part
     cdef int digits
     if size < 5 or (text[0] != c'2' and text[0] != c'4' and text[0] != c'5'):
         return 0
     i = 1
-    for part in range(2):
+    for _part in range(2):
         if i >= size or text[i] != c'.':
             return 0
         i += 1

@@ -34,9 +34,9 @@ cdef class TransactionMachine:
     cdef Py_ssize_t _tail              # bytes written behind the final dot
     cdef readonly long started         # transactions begun in this session
     cdef long _serial                  # changes whenever the session makes progress
-    cdef long _seen_serial             # its value, the buffer size and the time at the last tick that saw progress
-    cdef Py_ssize_t _seen_buffered
-    cdef long long _seen_ns
+    cdef long _seen_serial             # at the last tick that saw progress: its value,
+    cdef Py_ssize_t _seen_buffered     # the size of the write buffer,
+    cdef long long _seen_ns            # and the time
 
     cdef int _handle(self, int code) except -1
     cdef int _advance(self) except -1

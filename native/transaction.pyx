@@ -1,26 +1,29 @@
-"""The SMTP client side of an open session, from MAIL to the final reply, as one state machine (RFC 5321, 2920, 3030).
+"""The SMTP client side of an open session, from MAIL to the final reply (RFC 5321, 2920, 3030).
 
-`attach` takes over an open transport, after greeting, EHLO, STARTTLS and AUTH. From then on the machine asks its owner
-for transactions and tells it what became of each. It reads no clock, opens nothing, retries nothing and has no opinion
-about a reply: what an answer means is engine/smtp/policy.py's matter. It does no I/O but transport.write, so a test
-drives it with a fake transport and plain bytes.
+`attach` takes over an open transport, after greeting, EHLO, STARTTLS and AUTH. From then on the machine asks
+its owner for transactions and tells it what became of each. It reads no clock, opens nothing, retries nothing
+and has no opinion about a reply: what an answer means is engine/smtp/policy.py's matter. It does no I/O but
+transport.write, so a test drives it with a fake transport and plain bytes.
 
 With PIPELINING, MAIL, all RCPT and DATA go in one write; after the 354 the body, the final dot and the next
-transaction's commands go in one write, so a steady session costs one round trip per message. With CHUNKING a whole
-transaction is one write. Without PIPELINING every command waits for its reply.
+transaction's commands go in one write, so a steady session costs one round trip per message. With CHUNKING a
+whole transaction is one write. Without PIPELINING every command waits for its reply.
 
 Promises:
-- Each transaction taken from the owner comes back by `transaction_ended` exactly once, before `session_ended`, which
-  comes exactly once.
-- A recipient's answer is a reply that was awaited when it came. A reply to a dot that has not left us, a second reply,
-  a reply to nothing, a malformed one: protocol error, the session ends, and nothing counts as delivered by it.
+- Each transaction taken from the owner comes back by `transaction_ended` exactly once, before
+  `session_ended`, which comes exactly once.
+- A recipient's answer is a reply that was awaited when it came. A reply to a dot that has not left us, a
+  second reply, a reply to nothing, a malformed one: protocol error, the session ends, and nothing counts as
+  delivered by it.
 - A 421 ends the session, whatever it answers.
-- `possible_duplicate` is set only if the whole message may have reached the peer and no reply to it came (RFC 1047).
+- `possible_duplicate` is set only if the whole message may have reached the peer and no reply to it came
+  (RFC 1047).
 - Only what the peer has answered nothing of, and whose body it does not have, is `unbegun`.
 - A transaction that came to nothing is followed by RSET before the next one.
 
-Deadlines: `tick` is called by one coarse timer for all sessions of a pool. A phase that shows no progress (a reply, or
-bytes leaving the write buffer) from one tick to another for longer than its timeout ends the session.
+Deadlines: `tick` is called by one coarse timer for all sessions of a pool. A phase that shows no progress (a
+reply, or bytes leaving the write buffer) from one tick to another for longer than its timeout ends the
+session.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -158,7 +161,7 @@ cdef class TransactionMachine:
         self._end(ABORTED, 0, True)
 
     def tick(self, long long now_ns, tuple timeouts_ns not None):
-        """`timeouts_ns` is indexed by phase (0 unused, RSET, MAIL, RCPT, DATA, DOT, QUIT); at 7 stands the body block."""
+        """`timeouts_ns`: by phase (0 unused, RSET, MAIL, RCPT, DATA, DOT, QUIT), and at 7 the body block."""
         cdef Py_ssize_t buffered
         cdef long long limit
         if self.transport is None or (self._current is None and not self._quit_sent):
@@ -408,6 +411,7 @@ cdef class TransactionMachine:
         cdef tuple words
         cdef tuple answer
         cdef Py_ssize_t i
+        cdef bint silent
         if transport is None:
             return 0
         words = self._replies.last() if code else ("", reason)
@@ -420,7 +424,8 @@ cdef class TransactionMachine:
         else:
             transport.close()
         if current is not None:
-            if not self._answered and not self._body_sent and code == 0 and (reason is LOST or reason is ABORTED):
+            silent = not self._answered and not self._body_sent and code == 0
+            if silent and (reason is LOST or reason is ABORTED):
                 current.unbegun = True
             else:
                 answer = (self._stage, code, *words)
