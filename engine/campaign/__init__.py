@@ -1,1 +1,1 @@
-"""Campaigns: from a template and a file of recipients to accepted chunks, and from a stored record to a message."""
+"""Campaigns: from a template and a file of recipients to accepted chunks and rendered messages."""

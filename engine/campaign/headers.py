@@ -1,8 +1,9 @@
-"""Header fields as bytes (RFC 5322 section 2.2, RFC 2047): always 7-bit, folded, and never a line more than asked for.
+"""Header fields as bytes (RFC 5322 section 2.2, RFC 2047): always 7-bit, folded, and never a line more than
+asked for.
 
-No value can add a line: every control character becomes a space before anything else is done. Text that is not
-ASCII, that could be read as an encoded word, or that has a word too long to fold, becomes encoded words of UTF-8 in
-base64, cut between characters.
+No value can add a line: every control character becomes a space before anything else is done. Text that is
+not ASCII, that could be read as an encoded word, or that has a word too long to fold, becomes encoded words
+of UTF-8 in base64, cut between characters.
 """
 
 import binascii

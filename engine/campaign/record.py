@@ -1,7 +1,7 @@
 """Rendering at dispatch: a stored record of a campaign becomes its message.
 
-The pool calls a RecordRenderer for each record whose content is [campaign number, [field values]]. Campaigns are
-compiled at first use; the most recently used are kept.
+The pool calls a RecordRenderer for each record whose content is [campaign number, [field values]]. Campaigns
+are compiled at first use; the most recently used are kept.
 """
 
 from collections import OrderedDict

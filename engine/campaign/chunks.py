@@ -1,0 +1,82 @@
+"""A campaign's recipients as numbered chunks: the unit that is submitted, repeated and counted.
+
+The same recipients give the same chunks, whatever process cuts them: number, content and digest. A region
+keeps the numbers it has accepted and refuses a number that comes again with another digest, so the size is
+part of the format: with another size a campaign that was begun could not be continued.
+
+Each chunk has one region, chosen by rendezvous hashing: of all regions the one with the highest hash of
+region, campaign and number. It never goes to another one while its outcome there is unknown.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+
+import msgpack
+
+from engine.campaign.recipients import BadRow, Recipient
+from engine.values.message import CampaignChunk
+
+CHUNK_SIZE = 500
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class CutChunk:
+    """A chunk, and the line in the file of each of its recipients."""
+
+    chunk: CampaignChunk
+    lines: tuple[int, ...]
+
+
+def cut_chunks(
+    rows: Iterable[Recipient | BadRow],
+    *,
+    tenant: str,
+    campaign: str,
+    field_names: Sequence[str],
+    refuse: Callable[[BadRow], None],
+    size: int = CHUNK_SIZE,
+) -> Iterator[CutChunk]:
+    """Cut the good rows into chunks numbered from 0; every bad row goes to `refuse`."""
+
+    def good() -> Iterator[Recipient]:
+        for row in rows:
+            if isinstance(row, BadRow):
+                refuse(row)
+            else:
+                yield row
+
+    names = tuple(field_names)
+    recipients = good()
+    for number in count():
+        part = list(islice(recipients, size))
+        if not part:
+            return
+        addresses = tuple([recipient.address for recipient in part])
+        fields = tuple([recipient.values for recipient in part])
+        chunk = CampaignChunk(
+            campaign=campaign,
+            tenant=tenant,
+            number=number,
+            digest=digest_of(names, addresses, fields),
+            field_names=names,
+            recipients=addresses,
+            fields=fields,
+        )
+        yield CutChunk(chunk, tuple([recipient.line for recipient in part]))
+
+
+def digest_of(
+    field_names: tuple[str, ...], recipients: tuple[str, ...], fields: tuple[tuple[str, ...], ...]
+) -> bytes:
+    """The first 16 bytes of the SHA-256 of the content."""
+    content: bytes = msgpack.packb((field_names, recipients, fields), unicode_errors="surrogatepass")
+    return hashlib.sha256(content).digest()[:DIGEST_BYTES]
+
+
+def choose_region(tenant: str, campaign: str, number: int, regions: Sequence[str]) -> str:
+    """The region of a chunk. A region that joins or leaves moves only the chunks that are its own."""
+    chunk = msgpack.packb((tenant, campaign, number))
+    return max(regions, key=lambda region: hashlib.sha256(chunk + region.encode()).digest())

@@ -1,0 +1,219 @@
+"""campaign.yaml: what to send, as whom, to whom. Everything wrong with it is reported at once.
+
+    id: spring-sale              # with the tenant the name of the campaign; another content needs another id
+    tenant: shop                 # default: default
+    stream: marketing            # default: marketing
+    sender: bounces@example.com  # envelope sender
+    from: Shop <news@example.com>
+    reply_to: help@example.com
+    subject: "{{ name }}, spring is here"
+    text_file: body.txt.j2       # or text: |
+    html_file: body.html.j2      # or html: |
+    headers: {List-Unsubscribe: "<https://example.com/u/{{ token }}>"}
+    recipients: {file: recipients.csv, address_column: email, format: csv, delimiter: ","}
+
+Files are looked for beside campaign.yaml. The templates are checked here; whether the recipients have the
+fields that they want, when the file is opened.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from engine.campaign.headers import mailbox
+from engine.campaign.recipients import FORMATS, SUFFIXES
+from engine.campaign.render import Renderer, RenderError, template_variables
+from engine.config.checks import Problem
+from engine.config.load import translate
+from engine.config.strict_yaml import YamlError, read_yaml
+from engine.values.address import parse_address
+from engine.values.message import CampaignTemplate
+from engine.values.stream import Stream
+
+MAX_NAME = 128
+
+
+class SpecError(Exception):
+    """The campaign cannot be sent. `problems` has every reason."""
+
+    def __init__(self, file: str, problems: tuple[Problem, ...]) -> None:
+        super().__init__(file, problems)
+        self.file = file
+        self.problems = problems
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        head = f"{self.file}: {count} problem{'s' if count != 1 else ''}"
+        return "\n".join([head, *(f"  {problem}" for problem in self.problems)])
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RecipientsSpec(_Section):
+    """Where the recipients are."""
+
+    file: str
+    address_column: str = ""
+    format: str = ""
+    delimiter: str = ""
+
+    @field_validator("format")
+    @classmethod
+    def _format(cls, value: str) -> str:
+        if value not in ("", *FORMATS):
+            raise ValueError(f"allowed are {', '.join(FORMATS)}")
+        return value
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter(cls, value: str) -> str:
+        if value and (len(value) != 1 or value in '"\r\n'):
+            raise ValueError("allowed is one character")
+        return value
+
+
+class CampaignSpec(_Section):
+    """The keys of campaign.yaml."""
+
+    id: str
+    tenant: str = "default"
+    stream: str = "marketing"
+    sender: str
+    from_: str = Field(alias="from")
+    reply_to: str = ""
+    subject: str
+    text: str = ""
+    text_file: str = ""
+    html: str = ""
+    html_file: str = ""
+    headers: dict[str, str] = {}
+    recipients: RecipientsSpec
+
+    @field_validator("id", "tenant")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not 1 <= len(value) <= MAX_NAME or not value.isprintable():
+            raise ValueError(f"allowed are 1 to {MAX_NAME} printable characters")
+        return value
+
+    @field_validator("stream")
+    @classmethod
+    def _stream(cls, value: str) -> str:
+        return str(Stream.parse(value))
+
+    @field_validator("sender")
+    @classmethod
+    def _sender(cls, value: str) -> str:
+        return parse_address(value).text if value else ""
+
+    @field_validator("from_", "reply_to")
+    @classmethod
+    def _mailbox(cls, value: str) -> str:
+        if value and "{" not in value:
+            mailbox(value)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """A checked campaign. `field_names` are the fields that the template wants of each recipient, sorted."""
+
+    template: CampaignTemplate
+    field_names: tuple[str, ...]
+    recipients_path: Path
+    address_column: str
+    format: str
+    delimiter: str
+
+
+def load_campaign(path: Path) -> Campaign:
+    """Read and check a campaign.yaml; raises SpecError."""
+    try:
+        data = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(str(path), (Problem("", str(path), f"cannot be read: {error}"),)) from error
+    except YamlError as error:
+        raise SpecError(
+            str(path), (Problem(error.place, str(path), f"not YAML: {error.message}"),)
+        ) from error
+    if not isinstance(data, Mapping):
+        raise SpecError(str(path), (Problem("", data, "allowed is a mapping with id, sender, from, ..."),))
+    problems: list[Problem] = []
+    spec: CampaignSpec | None = None
+    try:
+        spec = CampaignSpec.model_validate(data)
+    except ValidationError as error:
+        problems += [
+            Problem(p.path, p.value, p.message.replace("from_", "from"))
+            for p in translate(error, CampaignSpec)
+        ]
+    texts = {part: _content(data, part, path.parent, problems) for part in ("text", "html")}
+    if not data.keys() & {"text", "text_file", "html", "html_file"}:
+        problems.append(Problem("text", None, "required is a text or an HTML part, here or in a file"))
+    recipients_path = _recipients_path(data, path.parent, problems)
+    if spec is None or problems:
+        raise SpecError(str(path), tuple(problems))
+    template = CampaignTemplate(
+        campaign=spec.id,
+        tenant=spec.tenant,
+        stream=Stream.parse(spec.stream),
+        sender=spec.sender,
+        header_from=spec.from_,
+        subject=spec.subject,
+        text=texts["text"],
+        html=texts["html"],
+        reply_to=spec.reply_to,
+        headers=spec.headers,
+    )
+    try:
+        field_names = tuple(sorted(template_variables(template)))
+        Renderer(template)
+    except RenderError as error:
+        raise SpecError(str(path), (Problem(error.part, _shown(data, error.part), error.message),)) from None
+    return Campaign(
+        template=template,
+        field_names=field_names,
+        recipients_path=recipients_path,
+        address_column=spec.recipients.address_column,
+        format=spec.recipients.format,
+        delimiter=spec.recipients.delimiter,
+    )
+
+
+def _content(data: Mapping[str, object], part: str, directory: Path, problems: list[Problem]) -> str:
+    """The source of a part, written in place or in a file."""
+    written, file = data.get(part), data.get(f"{part}_file")
+    if written is not None and file is not None:
+        problems.append(Problem(f"{part}_file", file, f"allowed is only one of {part} and {part}_file"))
+    if isinstance(file, str) and file:
+        try:
+            return (directory / file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(Problem(f"{part}_file", file, f"cannot be read: {error}"))
+    return written if isinstance(written, str) else ""
+
+
+def _recipients_path(data: Mapping[str, object], directory: Path, problems: list[Problem]) -> Path:
+    section = data.get("recipients")
+    file = section.get("file") if isinstance(section, Mapping) else None
+    if not isinstance(section, Mapping) or not isinstance(file, str):
+        return directory
+    path = directory / file
+    if not path.is_file():
+        problems.append(Problem("recipients.file", file, "there is no such file"))
+    elif not section.get("format") and path.suffix.lower() not in SUFFIXES:
+        problems.append(
+            Problem("recipients.format", None, f"the file's name does not say it; allowed: {FORMATS}")
+        )
+    return path
+
+
+def _shown(data: Mapping[str, object], part: str) -> object:
+    """What stands in the file for a part that a template error names."""
+    section, _, name = part.partition(".")
+    value = data.get(section, data.get(f"{section}_file"))
+    return value.get(name) if name and isinstance(value, Mapping) else value
