@@ -221,7 +221,7 @@ def verify(*, messages: int, sessions: int, directory: Path | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Postfix relaying to smtp-sink")
     parser.add_argument("--messages", type=int, default=5000)
-    parser.add_argument("--sessions", type=int, default=20)
+    parser.add_argument("--sessions", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--directory", type=Path)
     options = parser.parse_args()
