@@ -50,7 +50,7 @@ class EmlOptions:
 
 
 def find_eml(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files given, and those called *.eml below the directories given, each directory in the order of names."""
+    """The files given, and the *.eml below the directories given, in the order of names."""
     for path in paths:
         if path.is_dir():
             yield from sorted(found for found in path.rglob(f"*{SUFFIX}") if found.is_file())

@@ -63,7 +63,7 @@ class BadRow:
 
 
 class RecipientFile:
-    """A file of recipients. `columns` are the field names of a CSV; () for JSON lines, whose rows have their own."""
+    """A file of recipients. `columns` are those of a CSV; () for JSON lines, whose rows name their own."""
 
     def __init__(
         self, path: Path, *, format: str = "", address_column: str = "", delimiter: str = ""
@@ -293,7 +293,7 @@ class _Lines:
 
 
 class _Seen:
-    """Addresses and the line where each stood first, in a temporary database that SQLite deletes by itself."""
+    """Addresses and the line where each stood first, in a temporary database that SQLite deletes itself."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)

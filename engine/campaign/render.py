@@ -48,7 +48,7 @@ Part = Callable[[Values], str]
 
 
 class RenderError(ValueError):
-    """A template is wrong, or does not fit the fields. `part` is from, subject, text, html or headers.NAME."""
+    """A template is wrong, or does not fit the fields. `part` is from, subject, text, html, headers.NAME."""
 
     def __init__(self, part: str, message: str) -> None:
         super().__init__(part, message)

@@ -1,0 +1,45 @@
+"""The command `sendfleet`: everything that needs no knowledge of how a fleet is run.
+
+cli = build_cli(connect)       # connect: path of fleet.yaml -> FleetPort
+cli.add_command(up)            # what starts and stops a fleet is added by whoever can (actors/command.py)
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from engine.cli.audit import audit_command
+from engine.cli.config import config_group
+from engine.cli.events import events_command
+from engine.cli.port import PortFactory
+from engine.cli.send import build_send
+from engine.cli.sink import sink_command
+from engine.cli.status import build_status
+from engine.cli.terminal import CommandGroup
+
+
+def build_cli(port_factory: PortFactory) -> click.Group:
+    """The group with its commands; those that speak with a fleet get it from `port_factory` when they run."""
+
+    @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+    @click.version_option(_version(), prog_name="sendfleet")
+    def sendfleet() -> None:
+        """Run a fleet of email sending nodes, and send through it."""
+
+    for command in (
+        build_send(port_factory),
+        build_status(port_factory),
+        audit_command,
+        events_command,
+        config_group,
+        sink_command,
+    ):
+        sendfleet.add_command(command)
+    return sendfleet
+
+
+def _version() -> str:
+    try:
+        return version("sendfleet")
+    except PackageNotFoundError:
+        return "not installed"

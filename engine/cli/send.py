@@ -1,0 +1,278 @@
+"""`sendfleet send`: a campaign.yaml, or messages that exist already (.eml files and directories of them).
+
+Sending again is always safe: what a region has accepted is not accepted twice. So after any interruption the
+same command goes on where it stopped.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from engine.campaign.bad_rows import BadRowFile
+from engine.campaign.chunks import cut_chunks
+from engine.campaign.eml import EmlError, EmlOptions, find_eml, read_eml
+from engine.campaign.recipients import BadRow, Recipient, RecipientFile
+from engine.campaign.render import Renderer
+from engine.campaign.sender import CampaignSender, SendReport
+from engine.campaign.spec import Campaign, load_campaign
+from engine.cli.port import FleetPort, PortFactory
+from engine.cli.terminal import Failure, Interrupted, fleet_option, notes, output
+from engine.config.schema import FleetConfig
+from engine.values.address import AddressError, parse_address
+from engine.values.clock import SystemClock
+from engine.values.ids import format_id
+from engine.values.message import ItemError, Receipt
+from engine.values.stream import Stream
+from engine.values.submission import batch_key_of
+
+T = TypeVar("T")
+
+PROGRESS_S = 0.1
+EML_CONCURRENCY = 32
+FIRST_ID = 1 << 48 | 1
+
+
+def build_send(port_factory: PortFactory) -> click.Command:
+    @click.command()
+    @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+    @fleet_option
+    @click.option("--dry-run", is_flag=True, help="Check everything, print the first message, send nothing.")
+    @click.option(
+        "--bad-rows",
+        "bad_rows_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Report of rows that are left out [default: beside the recipients, NAME.bad-rows.csv].",
+    )
+    @click.option("--sender", help="Envelope sender of .eml files; empty for the null reverse-path.")
+    @click.option("--recipient", "recipients", multiple=True, help="Envelope recipient of .eml files.")
+    @click.option("--stream", default="transactional", show_default=True, help="Stream of .eml files.")
+    @click.option("--tenant", default="default", show_default=True, help="Tenant of .eml files.")
+    @click.option("--campaign", default="", help="Campaign of .eml files; another one sends them again.")
+    def send(
+        paths: tuple[Path, ...],
+        fleet_path: Path,
+        dry_run: bool,
+        bad_rows_path: Path | None,
+        sender: str | None,
+        recipients: tuple[str, ...],
+        stream: str,
+        tenant: str,
+        campaign: str,
+    ) -> None:
+        """Send a campaign.yaml, or .eml files and directories of them.
+
+        Nobody is sent twice: the same command after an interruption goes on where it stopped.
+        """
+        if any(path.suffix in (".yaml", ".yml") for path in paths):
+            if len(paths) > 1:
+                raise click.UsageError("one campaign.yaml at a time, and no other files with it")
+            _send_campaign(load_campaign(paths[0]), fleet_path, port_factory, dry_run, bad_rows_path)
+            return
+        try:
+            options = EmlOptions(
+                sender=parse_address(sender).text if sender else sender,
+                recipients=tuple(parse_address(recipient).text for recipient in recipients),
+                stream=Stream.parse(stream),
+                tenant=tenant,
+                campaign=campaign,
+            )
+        except AddressError as error:
+            raise click.UsageError(f"--sender or --recipient: {error}") from None
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        _send_eml(paths, options, fleet_path, port_factory, dry_run)
+
+    return send
+
+
+# -- campaigns
+
+
+def _send_campaign(
+    campaign: Campaign, fleet_path: Path, port_factory: PortFactory, dry_run: bool, bad_rows_path: Path | None
+) -> None:
+    file = RecipientFile(
+        campaign.recipients_path,
+        format=campaign.format,
+        address_column=campaign.address_column,
+        delimiter=campaign.delimiter,
+    )
+    bad_rows_path = bad_rows_path or campaign.recipients_path.with_suffix(".bad-rows.csv")
+    # the file's columns are compared with the template before anything is done
+    rows = file.rows(campaign.field_names)
+    with BadRowFile(bad_rows_path) as bad_rows:
+        if dry_run:
+            _try_out(campaign, rows, bad_rows)
+            _report_bad_rows(bad_rows)
+            return
+        port = port_factory(fleet_path)
+        report = _run(_transmit(campaign, rows, file, port, bad_rows))
+    template = campaign.template
+    output().print(
+        f"campaign {template.campaign}: {report.accepted} recipients accepted, "
+        f"{report.skipped} accepted before, {report.refused} refused, "
+        f"{bad_rows.count - report.refused} bad rows"
+    )
+    _report_bad_rows(bad_rows)
+
+
+async def _transmit(
+    campaign: Campaign,
+    rows: Iterator[Recipient | BadRow],
+    file: RecipientFile,
+    port: FleetPort,
+    bad_rows: BadRowFile,
+) -> SendReport:
+    template = campaign.template
+    sender = CampaignSender(port, regions_of(port.config, template.stream))
+    chunks = cut_chunks(
+        rows,
+        tenant=template.tenant,
+        campaign=template.campaign,
+        field_names=campaign.field_names,
+        refuse=bad_rows.write,
+    )
+
+    def refuse(line: int, error: ItemError) -> None:
+        bad_rows.write(BadRow(line, f"refused by the region: {error.field}: {error.message}", error.value))
+
+    task = asyncio.ensure_future(sender.send(template, campaign.field_names, chunks, refuse=refuse))
+    with _progress() as progress:
+        bar = progress.add_task(template.campaign, total=max(1, file.size_bytes), done="")
+        while not task.done():
+            await asyncio.wait([task], timeout=PROGRESS_S)
+            waiting = " ".join(
+                f"[yellow]waiting for {region}[/yellow]" for region in sender.report.waiting_for
+            )
+            progress.update(
+                bar, completed=file.position_bytes, done=f"{sender.report.total} recipients {waiting}".strip()
+            )
+    return await task
+
+
+def regions_of(config: FleetConfig, stream: Stream) -> list[str]:
+    """The regions that have a source for a stream, in the order of the configuration."""
+    able = {source.region for source in config.sources if str(stream) in [str(s) for s in source.streams]}
+    regions = [region.name for region in config.regions if region.name in able]
+    if not regions:
+        raise Failure(f"no source of the fleet carries the stream {stream}")
+    return regions
+
+
+def _try_out(campaign: Campaign, rows: Iterator[Recipient | BadRow], bad_rows: BadRowFile) -> None:
+    """Render every message; print the first."""
+    renderer = Renderer(campaign.template)
+    now_ms = SystemClock().wall_ms()
+    count = 0
+    for row in rows:
+        if isinstance(row, BadRow):
+            bad_rows.write(row)
+            continue
+        fields = dict(zip(campaign.field_names, row.values, strict=True))
+        message = renderer.render(fields, row.address, FIRST_ID, now_ms)
+        if not count:
+            click.echo(message.decode("utf-8", "replace").replace("\r\n", "\n"))
+        count += 1
+    output().print(f"dry run: {count} recipients, {bad_rows.count} bad rows; nothing was sent")
+
+
+def _report_bad_rows(bad_rows: BadRowFile) -> None:
+    if bad_rows.count:
+        duplicates = f", {bad_rows.duplicates} of them repeated addresses" if bad_rows.duplicates else ""
+        notes().print(
+            f"[yellow]{bad_rows.count} rows were left out{duplicates}: see {bad_rows.path}[/yellow]"
+        )
+
+
+# -- messages that exist already
+
+
+def _send_eml(
+    paths: tuple[Path, ...], options: EmlOptions, fleet_path: Path, port_factory: PortFactory, dry_run: bool
+) -> None:
+    if dry_run:
+        good, bad = 0, 0
+        for path in find_eml(paths):
+            try:
+                message = read_eml(path, options)
+            except EmlError as error:
+                notes().print(f"[red]{error}[/red]")
+                bad += 1
+            else:
+                output().print(f"{path}: from {message.sender or '<>'} to {', '.join(message.recipients)}")
+                good += 1
+        output().print(f"dry run: {good} messages, {bad} files that cannot be sent; nothing was sent")
+        if bad:
+            raise Failure(f"{bad} files cannot be sent")
+        return
+    accepted, repeated, refused = _run(_transmit_eml(paths, options, port_factory(fleet_path)))
+    output().print(f"{accepted} messages accepted, {repeated} accepted before, {refused} refused")
+    if refused:
+        raise Failure(f"{refused} messages were refused")
+
+
+async def _transmit_eml(
+    paths: tuple[Path, ...], options: EmlOptions, port: FleetPort
+) -> tuple[int, int, int]:
+    """Submit each file for itself: its region depends on nothing but its content.
+
+    Returns how many were accepted, accepted before, and refused.
+    """
+    counts = {"accepted": 0, "repeated": 0, "refused": 0}
+    room = asyncio.Semaphore(EML_CONCURRENCY)
+
+    async def submit(path: Path) -> None:
+        try:
+            message = read_eml(path, options)
+            receipt = await port.submit([message], key=batch_key_of(options.tenant, message.key))
+            _count(path, receipt, counts)
+        except EmlError as error:
+            notes().print(f"[red]{error}[/red]")
+            counts["refused"] += 1
+        finally:
+            room.release()
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for path in find_eml(paths):
+                await room.acquire()
+                tasks.create_task(submit(path))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return counts["accepted"], counts["repeated"], counts["refused"]
+
+
+def _count(path: Path, receipt: Receipt, counts: dict[str, int]) -> None:
+    if receipt.errors:
+        for error in receipt.errors:
+            notes().print(f"[red]{path}: {error.field} {error.value}: {error.message}[/red]")
+        counts["refused"] += 1
+        return
+    counts["repeated" if receipt.repeated else "accepted"] += 1
+    output().print(f"{path}: {' '.join(format_id(id_) for id_ in receipt.ids[0])}")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[done]}"),
+    )
+    console = notes()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on where it stopped") from None

@@ -1,0 +1,94 @@
+"""`sendfleet status`: what the fleet is doing, or what became of one message."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from engine.cli.port import PortFactory
+from engine.cli.terminal import Failure, fleet_option, output
+from engine.values.ids import parse_id
+
+COUNTS = ("accepted", "queued", "delivered", "bounced", "expired", "suppressed", "cancelled")
+BACKLOG = ("outstanding", "spool_queues", "unrouted_domains")
+
+
+def build_status(port_factory: PortFactory) -> click.Command:
+    @click.command()
+    @click.argument("message_id", required=False)
+    @fleet_option
+    @click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
+    def status(message_id: str | None, fleet_path: Path, as_json: bool) -> None:
+        """Show the fleet's state, or that of one message.
+
+        MESSAGE_ID is the 16 hex digits that `send` and the events show.
+        """
+        if message_id is not None:
+            _show_message(message_id, fleet_path, port_factory, as_json)
+            return
+        snapshot = asyncio.run(port_factory(fleet_path).snapshot())
+        if as_json:
+            click.echo(_json(snapshot))
+        else:
+            output().print(_table(snapshot))
+        silent = [name for name, region in snapshot.get("regions", {}).items() if region.get("error")]
+        if silent:
+            raise Failure(f"no answer from {', '.join(silent)}")
+
+    return status
+
+
+def _show_message(text: str, fleet_path: Path, port_factory: PortFactory, as_json: bool) -> None:
+    try:
+        id_ = parse_id(text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    found = asyncio.run(port_factory(fleet_path).status(id_))
+    if found is None:
+        raise Failure(f"message {text}: no region has accepted it")
+    if as_json:
+        click.echo(_json(found))
+        return
+    table = Table(box=None, show_header=False)
+    for key, value in found.items():
+        table.add_row(key, str(value))
+    output().print(table)
+
+
+def _table(snapshot: dict[str, Any]) -> Table:
+    table = Table(title=f"fleet {snapshot.get('fleet', '')}", title_justify="left")
+    table.add_column("region")
+    for name in (*COUNTS, *BACKLOG):
+        table.add_column(name.replace("_", " "), justify="right")
+    sums = dict.fromkeys(COUNTS, 0)
+    regions = snapshot.get("regions", {})
+    for name, region in regions.items():
+        if region.get("error"):
+            table.add_row(f"[red]{name}[/red]", f"[red]{region['error']}[/red]")
+            continue
+        counts = region.get("counts", {})
+        for kind in COUNTS:
+            sums[kind] += counts.get(kind, 0)
+        table.add_row(
+            name, *(str(counts.get(kind, 0)) for kind in COUNTS), *(_size(region.get(key)) for key in BACKLOG)
+        )
+    if len(regions) > 1:
+        table.add_section()
+        table.add_row("all", *(str(sums[kind]) for kind in COUNTS))
+    return table
+
+
+def _size(value: Any) -> str:
+    """A gauge; of a collection, how many there are."""
+    if value is None:
+        return ""
+    return str(
+        sum(value.values()) if isinstance(value, dict) else len(value) if hasattr(value, "__len__") else value
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, default=str)

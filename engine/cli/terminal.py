@@ -1,0 +1,86 @@
+"""How the commands speak: results to standard output, everything else to standard error, failures in red.
+
+Exit status: 0 done, 1 failed or something was refused, 2 wrong usage, 130 interrupted.
+"""
+
+from pathlib import Path
+from typing import IO, Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from engine.campaign.eml import EmlError
+from engine.campaign.recipients import RecipientFileError
+from engine.campaign.render import RenderError
+from engine.campaign.sender import SendInterrupted
+from engine.campaign.spec import SpecError
+from engine.config.load import ConfigError, load_fleet
+from engine.config.schema import FleetConfig
+from engine.spool.errors import SpoolError
+
+# what a user can put right; any other exception is a bug and keeps its traceback
+EXPECTED = (
+    ConfigError,
+    SpecError,
+    RecipientFileError,
+    EmlError,
+    RenderError,
+    SendInterrupted,
+    SpoolError,
+    ConnectionError,
+    TimeoutError,
+    OSError,
+)
+
+fleet_option = click.option(
+    "--fleet",
+    "fleet_path",
+    type=click.Path(path_type=Path),
+    default=Path("fleet.yaml"),
+    show_default=True,
+    envvar="SENDFLEET_FLEET",
+    help="The fleet's configuration.",
+)
+
+
+def output() -> Console:
+    """Standard output; made anew, because tests and pagers replace it."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def notes() -> Console:
+    """Standard error."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Failure(click.ClickException):
+    """Ends the command with status 1, and says why in red."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        notes().print(Text(f"error: {self.message}", style="red"))
+
+
+class Interrupted(Failure):
+    """The user ended the command."""
+
+    exit_code = 130
+
+
+class CommandGroup(click.Group):
+    """Turns expected exceptions of its commands into Failures."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (Failure, click.UsageError):
+            raise
+        except click.ClickException as error:
+            raise Failure(error.message) from error
+        except EXPECTED as error:
+            raise Failure(str(error)) from error
+
+
+def read_fleet(path: Path) -> FleetConfig:
+    """The fleet's configuration; raises ConfigError."""
+    return load_fleet(path)
