@@ -37,7 +37,7 @@ from engine.values.reply import Reply
 log = logging.getLogger(__name__)
 
 HOLD_S = 5.0
-FLUSH_S = 0.005
+FLUSH_S = 0.01
 FLUSH_ROWS = 500
 TICK_S = 0.25
 OPEN_TIMEOUT_S = 30.0

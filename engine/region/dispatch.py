@@ -24,6 +24,7 @@ from native.scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 MIN_INTERVAL_S = 0.002
+BUSY_INTERVAL_S = 0.015  # while a pool has work, batches gather: a call between actors costs as much as ten messages
 RESEND_DELAY_S = 0.05
 
 
@@ -135,7 +136,7 @@ class Dispatcher:
     async def _pause(self, feed: PoolFeed) -> None:
         """Wait until there may be something to take: an event, or the scheduler's next allowance."""
         if feed.wake.is_set():
-            await asyncio.sleep(MIN_INTERVAL_S)
+            await asyncio.sleep(BUSY_INTERVAL_S if feed.outstanding else MIN_INTERVAL_S)
             return
         wake_ns = self._scheduler.next_wake_ns(feed.number)
         timeout = None

@@ -19,8 +19,9 @@ from engine.values.stream import Stream
 
 log = logging.getLogger(__name__)
 
-IDLE_S = 0.1
-CHUNK = 512
+IDLE_S = 0.2
+BUSY_S = 0.05
+CHUNK = 2048
 
 
 class Outbox(Protocol):
@@ -56,7 +57,7 @@ class EventLog:
                 # mail goes on; the events stay in the outbox until there is room for them again
                 log.error("events log %s: %s", self._directory, error)
                 shipped = 0
-            await asyncio.sleep(0.002 if shipped else IDLE_S)
+            await asyncio.sleep(BUSY_S if shipped else IDLE_S)
 
     def ship(self) -> int:
         """Move one chunk of the outbox into the log; returns how many events."""

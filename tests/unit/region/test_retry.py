@@ -34,7 +34,13 @@ def test_jitter_stays_within_its_share_and_is_used() -> None:
 
 def test_explicit_schedule_repeats_its_last_entry() -> None:
     explicit = schedule(schedule_ms=(1000, 2000, 3000))
-    assert [explicit.delay_ms(n, random.Random(1)) for n in (1, 2, 3, 4, 90)] == [1000, 2000, 3000, 3000, 3000]
+    assert [explicit.delay_ms(n, random.Random(1)) for n in (1, 2, 3, 4, 90)] == [
+        1000,
+        2000,
+        3000,
+        3000,
+        3000,
+    ]
 
 
 def test_last_try_falls_on_the_expiry_and_then_there_is_none() -> None:

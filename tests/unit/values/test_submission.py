@@ -53,7 +53,9 @@ def test_a_blob_of_another_size_is_refused() -> None:
 
 
 def test_receipt_round_trip() -> None:
-    receipt = Receipt("eu", ((1, 2), ()), (ItemError(1, "sender", "x", "expected an address"),), repeated=True)
+    receipt = Receipt(
+        "eu", ((1, 2), ()), (ItemError(1, "sender", "x", "expected an address"),), repeated=True
+    )
     assert decode_receipt(encode_receipt(receipt)) == receipt
 
 
