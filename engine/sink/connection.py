@@ -11,26 +11,17 @@ parameters), a message by the personality's size; beyond that input is refused o
 """
 
 import asyncio
-import re
 import ssl
 import time
 from typing import Literal, cast
 
 from engine.sink.journal import Journal
 from engine.sink.personality import DelayStage, DropStage, Personality
-from engine.sink.state import ProviderState, share
+from engine.sink.state import ProviderState
+from engine.sink.syntax import ehlo_reply, message_id, parse_mail, parse_rcpt
 
 MAX_LINE = 4096
 READ_AHEAD = 1 << 20
-
-_PATH = rb'<((?:"(?:[^"\\]|\\.)*"|[^<>"])*)>(?: (.*))?'
-_MAIL = re.compile(rb"FROM: ?" + _PATH, re.IGNORECASE | re.DOTALL)
-_RCPT = re.compile(rb"TO: ?" + _PATH, re.IGNORECASE | re.DOTALL)
-_MESSAGE_ID = re.compile(rb"^Message-ID:\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
-_SENDFLEET_ID = re.compile(rb"^X-Sendfleet-ID:\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
-
-_MAIL_PARAMETERS = {b"SIZE", b"BODY", b"SMTPUTF8", b"RET", b"ENVID", b"AUTH"}
-_RCPT_PARAMETERS = {b"NOTIFY", b"ORCPT"}
 
 Mode = Literal["command", "data", "chunk"]
 
@@ -289,19 +280,8 @@ class SinkConnection(asyncio.Protocol):
             return
         self._reset()
         self._greeted = True
-        offer = self._personality
-        words = [
-            offer.hostname,
-            f"SIZE {offer.size}",
-            *(["PIPELINING"] if offer.pipelining else []),
-            *(["CHUNKING"] if offer.chunking else []),
-            *(["8BITMIME"] if offer.eightbitmime else []),
-            *(["SMTPUTF8"] if offer.smtputf8 else []),
-            *(["STARTTLS"] if self._context is not None and not self._tls else []),
-            "ENHANCEDSTATUSCODES",
-        ]
-        lines = [f"250-{word}" for word in words[:-1]] + [f"250 {words[-1]}"]
-        self._answer("\r\n".join(lines), "ehlo")
+        has_tls = self._context is not None and not self._tls
+        self._answer(ehlo_reply(self._personality, starttls=has_tls), "ehlo")
 
     def _start_tls(self, argument: bytes) -> None:
         if self._context is None or self._tls:
@@ -337,24 +317,16 @@ class SinkConnection(asyncio.Protocol):
         self._transport = upgraded
 
     def _mail(self, argument: bytes) -> None:
-        match = _MAIL.fullmatch(argument)
         if not self._greeted or self._sender is not None:
             self._answer("503 5.5.1 Bad sequence of commands")
-            return
-        if match is None:
-            self._answer("501 5.5.4 Syntax: MAIL FROM:<address>")
             return
         offer = self._personality
         if offer.tls is not None and offer.tls.required and not self._tls:
             self._refuse("mail", "530 5.7.0 Must issue a STARTTLS command first")
             return
-        problem = self._read_parameters(match[2])
-        if problem:
-            self._refuse("mail", problem)
-            return
-        sender = self._read_address(match[1])
-        if sender is None:
-            self._refuse("mail", "553 5.6.7 Non-ASCII address without SMTPUTF8")
+        mail = parse_mail(argument, offer)
+        if isinstance(mail, str):
+            self._refuse("mail", mail)
             return
         limit = offer.messages_per_connection
         if limit is not None and limit.reply is not None and self._messages >= limit.limit:
@@ -365,66 +337,23 @@ class SinkConnection(asyncio.Protocol):
             assert offer.rate is not None
             self._refuse("mail", offer.rate.reply)
             return
-        self._sender = sender
+        self._sender, self._utf8, self._body_8bit = mail.sender, mail.utf8, mail.body_8bit
         self._answer("250 2.1.0 OK", "mail")
-
-    def _read_parameters(self, text: bytes | None) -> str:
-        """Take MAIL's parameters in; returns the reply that refuses them, or ""."""
-        for word in text.split() if text else ():
-            key, _, value = word.partition(b"=")
-            key = key.upper()
-            if key not in _MAIL_PARAMETERS:
-                return "555 5.5.4 Unsupported MAIL parameter"
-            if (
-                key == b"SIZE"
-                and value.isdigit()
-                and len(value) <= 20
-                and int(value) > self._personality.size
-            ):
-                return "552 5.3.4 Message size exceeds the limit"
-            if key == b"SMTPUTF8":
-                if not self._personality.smtputf8:
-                    return "555 5.5.4 SMTPUTF8 is not offered"
-                self._utf8 = True
-            if key == b"BODY" and value.upper() == b"8BITMIME":
-                if not self._personality.eightbitmime:
-                    return "555 5.5.4 8BITMIME is not offered"
-                self._body_8bit = True
-        return ""
-
-    def _read_address(self, raw: bytes) -> str | None:
-        if raw.isascii():
-            return raw.decode("ascii")
-        if not self._utf8:
-            return None
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError:
-            return None
 
     def _rcpt(self, argument: bytes) -> None:
         if self._sender is None:
             self._answer("503 5.5.1 Need MAIL before RCPT")
             return
-        match = _RCPT.fullmatch(argument)
-        if match is None or b"@" not in match[1]:
-            self._answer("501 5.5.4 Syntax: RCPT TO:<address>")
-            return
-        for word in match[2].split() if match[2] else ():
-            if word.partition(b"=")[0].upper() not in _RCPT_PARAMETERS:
-                self._answer("555 5.5.4 Unsupported RCPT parameter")
-                return
-        recipient = self._read_address(match[1])
-        if recipient is None:
-            self._refuse("rcpt", "553 5.6.7 Non-ASCII address without SMTPUTF8")
+        recipient, problem = parse_rcpt(argument, utf8=self._utf8)
+        if problem:
+            self._refuse("rcpt", problem)
             return
         offer = self._personality
         if len(self._recipients) >= offer.max_recipients:
             self._refuse("rcpt", "452 4.5.3 Too many recipients", recipient)
             return
-        unknown = offer.unknown
-        if unknown is not None and is_unknown(recipient, unknown.ratio, unknown.pattern):
-            self._refuse("rcpt", unknown.reply, recipient)
+        if offer.unknown is not None and self._state.is_unknown(recipient):
+            self._refuse("rcpt", offer.unknown.reply, recipient)
             return
         greylist = offer.greylist
         if greylist is not None and self._state.is_greylisted(
@@ -561,21 +490,6 @@ class SinkConnection(asyncio.Protocol):
     def _quit(self, argument: bytes) -> None:
         self._answer("221 2.0.0 Bye")
         self._close()
-
-
-def is_unknown(recipient: str, ratio: float, pattern: str | None) -> bool:
-    """Whether a personality knows no such user: the same answer for an address in every run."""
-    if pattern is not None and re.search(pattern, recipient) is not None:
-        return True
-    return ratio > 0 and share(recipient, b"unknown") < ratio
-
-
-def message_id(body: bytes | bytearray) -> str:
-    """X-Sendfleet-ID if the header has one, else Message-ID, else ""."""
-    end = body.find(b"\r\n\r\n")
-    header = bytes(body if end < 0 else body[: end + 2])
-    match = _SENDFLEET_ID.search(header) or _MESSAGE_ID.search(header)
-    return match[1].decode("utf-8", "replace") if match is not None else ""
 
 
 _UPGRADES: set[asyncio.Task[None]] = set()

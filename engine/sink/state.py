@@ -5,6 +5,7 @@ first, which only makes the simulated provider forgetful. Nothing here survives 
 except through its log.
 """
 
+import re
 from collections import OrderedDict, deque
 from hashlib import blake2b
 from typing import TypeVar
@@ -63,6 +64,15 @@ class ProviderState:
             return False
         times.append(now_ns)
         return True
+
+    def is_unknown(self, recipient: str) -> bool:
+        """Whether there is no such user: the same answer for an address in every run."""
+        unknown = self._personality.unknown
+        if unknown is None:
+            return False
+        if unknown.pattern is not None and re.search(unknown.pattern, recipient) is not None:
+            return True
+        return unknown.ratio > 0 and share(recipient, b"unknown") < unknown.ratio
 
     def is_greylisted(self, client: str, sender: str, recipient: str, now_ns: int) -> bool:
         """Keyed as greylists are in the wild: by the client's /24, sender and recipient."""

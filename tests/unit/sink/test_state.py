@@ -1,8 +1,8 @@
 """What a personality remembers, on a manual clock."""
 
-from engine.sink.connection import is_unknown, message_id
 from engine.sink.personality import Personality
 from engine.sink.state import ProviderState, share
+from engine.sink.syntax import message_id
 
 S = 1_000_000_000
 
@@ -19,10 +19,12 @@ def test_share_is_stable_even_and_blind_to_case() -> None:
 
 
 def test_unknown_users_by_ratio_and_pattern() -> None:
-    unknown = sum(is_unknown(f"u{n}@example.test", 0.1, None) for n in range(10_000))
-    assert 900 < unknown < 1100
-    assert is_unknown("nobody-7@example.test", 0.0, "^nobody-")
-    assert not is_unknown("somebody@example.test", 0.0, "^nobody-")
+    some = state(unknown={"ratio": 0.1})
+    assert 900 < sum(some.is_unknown(f"u{n}@example.test") for n in range(10_000)) < 1100
+    named = state(unknown={"pattern": "^nobody-"})
+    assert named.is_unknown("nobody-7@example.test")
+    assert not named.is_unknown("somebody@example.test")
+    assert not state().is_unknown("nobody-7@example.test")
 
 
 def test_rate_counts_in_a_sliding_window_per_client() -> None:
