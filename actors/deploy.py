@@ -244,12 +244,14 @@ class LocalCluster:
             "--block",
             "--node-ip-address=127.0.0.1",
             "--num-cpus=2",
-            "--include-dashboard=false",
             f"--resources={json.dumps({placement(region): 1})}",
             f"--object-store-memory={LOCAL_STORE_BYTES}",
             "--disable-usage-stats",
         ]
-        command += ["--head", f"--port={port}"] if index == 0 else [f"--address=127.0.0.1:{port}"]
+        if index == 0:
+            command += ["--head", f"--port={port}", "--include-dashboard=false"]
+        else:
+            command += [f"--address=127.0.0.1:{port}"]
         log_file = self._directory / f"ray-{region}.log"
         with log_file.open("ab") as output:
             process = subprocess.Popen(
