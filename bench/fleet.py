@@ -31,7 +31,9 @@ def bench_config(directory: Path, port: int, **sections: Any) -> FleetConfig:
             for number in range(SOURCES)
         ],
         "routes": [{"domains": ["*"], "hosts": [f"127.0.0.1:{port}"]}],
-        "providers": {"default": {"rate": "unlimited", "max_connections": 5, "messages_per_connection": 100000}},
+        "providers": {
+            "default": {"rate": "unlimited", "max_connections": 5, "messages_per_connection": 100000}
+        },
         "limits": {"ready_window": 20000, "pool_credits": 4000, "batch": 500},
         "tls": {"exceptions": [{"provider": "default", "mode": "disabled", "reason": "sink on loopback"}]},
     }
@@ -61,7 +63,8 @@ class BenchFleet:
         """What the command lines of this cluster's Ray processes have in common."""
         import ray
 
-        return str(ray._private.worker._global_node.get_session_dir_path())
+        node: Any = ray._private.worker._global_node
+        return str(node.get_session_dir_path())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -69,7 +72,7 @@ class BenchFleet:
         import ray
 
         self._deploy.stop_fleet(self.config)
-        ray.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()
         self._cluster.stop()
         if kind is None:
             shutil.rmtree(self.directory, ignore_errors=True)

@@ -15,7 +15,16 @@ import time
 from collections.abc import Callable
 
 from bench.fleet import BenchFleet
-from bench.harness import Measurement, Meter, Miscounted, await_count, compare, ours, print_results, write_result
+from bench.harness import (
+    Measurement,
+    Meter,
+    Miscounted,
+    await_count,
+    compare,
+    ours,
+    print_results,
+    write_result,
+)
 from bench.smtp_sink import SmtpSink
 from engine.values.message import CampaignChunk, CampaignTemplate, Message
 from engine.values.stream import Stream
@@ -25,7 +34,9 @@ IN_FLIGHT = 4
 CHUNK = 500
 DRAIN_S = 120.0
 
-TEXT = "Dear {{ name }},\n\n" + "\n".join(f"Line {n} of the letter, with some words to fill it." for n in range(30))
+TEXT = "Dear {{ name }},\n\n" + "\n".join(
+    f"Line {n} of the letter, with some words to fill it." for n in range(30)
+)
 
 
 def make_body(number: int, size: int) -> bytes:
@@ -163,7 +174,9 @@ def main() -> int:
         }
         results = compare(runs, repeats=options.repeats)
     print_results("throughput, durable, plain text", results)
-    write_result("throughput", results, settings={"messages": options.messages, "batch": BATCH}, is_durable=True)
+    write_result(
+        "throughput", results, settings={"messages": options.messages, "batch": BATCH}, is_durable=True
+    )
     return 0
 
 

@@ -48,7 +48,11 @@ class RecordRenderer:
 
     def __call__(self, record: Any) -> bytes:
         number, values = record.content
-        renderer, names = self._compiled.get(number) or self._compile(number)
+        if number in self._compiled:
+            self._compiled.move_to_end(number)
+            renderer, names = self._compiled[number]
+        else:
+            renderer, names = self._compile(number)
         return renderer.render(
             dict(zip(names, values, strict=True)), record.recipient, record.id, record.accepted_ms
         )

@@ -24,7 +24,9 @@ from native.scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 MIN_INTERVAL_S = 0.002
-BUSY_INTERVAL_S = 0.015  # while a pool has work, batches gather: a call between actors costs as much as ten messages
+BUSY_INTERVAL_S = (
+    0.015  # while a pool has work, batches gather: a call between actors costs as much as ten messages
+)
 RESEND_DELAY_S = 0.05
 
 

@@ -55,7 +55,7 @@ def decode_submission(header: bytes, blob_size: int) -> Submission:
             position += item[7]
     except MalformedBatch:
         raise
-    except Exception as error:  # noqa: BLE001 - any decoding failure of foreign bytes is the same answer
+    except Exception as error:
         raise MalformedBatch(f"batch header: {error}") from error
     if position != blob_size:
         raise MalformedBatch(f"bodies: header says {position} bytes, blob has {blob_size}")

@@ -44,7 +44,7 @@ def test_everything_accepted_is_delivered_once(tmp_path: Path, accepting: SinkPr
     async def run() -> None:
         config = fleet(tmp_path, accepting.addresses["accept"][1])
         region, spool, node = await start_region(config)
-        batch = messages(500) + [Message("a@example.com", ("bad address",), b"x")]
+        batch = [*messages(500), Message("a@example.com", ("bad address",), b"x")]
         receipt = decode_receipt(await region.accept(*encode_submission(batch, bytes(16))))
         assert [error.index for error in receipt.errors] == [500]
         assert sum(map(len, receipt.ids)) == 500

@@ -147,6 +147,6 @@ async def hand_over(
 async def settled(world: World, count: int, *, timeout_s: float = 8.0) -> None:
     """Wait until so many outcomes have been reported, and a little longer for one too many."""
     async with asyncio.timeout(timeout_s):
-        while len(world.outcomes) < count:  # noqa: ASYNC110 - reports may come in any number
+        while len(world.outcomes) < count:
             await asyncio.sleep(0.005)
     await asyncio.sleep(0.02)

@@ -355,7 +355,7 @@ def test_a_stop_waits_for_a_final_reply_beyond_its_deadline() -> None:
             world = world_of(server)
             pool = make_pool(world, Profile(max_connections=1), timeouts_s=FOREVER_S)
             await hand_over(pool, range(1, 6))
-            while not server.bodies:  # noqa: ASYNC110 - the server has no event for it
+            while not server.bodies:
                 await asyncio.sleep(0.005)
             await pool.stop(0.05)
             assert world.of(1).kind is OutcomeKind.DELIVERED
