@@ -13,9 +13,10 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from email.utils import formatdate, getaddresses
+from email.utils import formatdate
 from pathlib import Path
 
+from engine.campaign.mailboxes import split_mailboxes
 from engine.values.address import AddressError, parse_address
 from engine.values.message import Message
 from engine.values.stream import Stream
@@ -109,12 +110,7 @@ def _fields(path: Path, head: bytes) -> list[tuple[bytes, bytes, bytes]]:
 
 def _addresses(fields: Sequence[tuple[bytes, bytes, bytes]], *names: bytes) -> list[str]:
     values = [value.decode("utf-8", "replace") for name, value, _ in fields if name in names]
-    pairs = getaddresses([value for value in values if value])
-    if values and any(not address for _, address in pairs):
-        raise AddressError(
-            "a field of addresses cannot be understood; give the recipients on the command line"
-        )
-    return [address for _, address in pairs]
+    return [address for value in values for _, address in split_mailboxes(value)]
 
 
 def _sender(fields: Sequence[tuple[bytes, bytes, bytes]]) -> str:

@@ -8,8 +8,8 @@ of UTF-8 in base64, cut between characters.
 
 import binascii
 import re
-from email.utils import getaddresses
 
+from engine.campaign.mailboxes import split_mailboxes
 from engine.values.address import Address, AddressError, parse_address
 
 NAME = re.compile(r"[!-9;-~]{1,76}")
@@ -75,25 +75,11 @@ def _word(data: bytes | bytearray) -> str:
 def mailbox(value: str) -> tuple[str, Address]:
     """Split "Name <address>" or "address"; raises AddressError."""
     text = CONTROLS.sub(" ", value).strip()
-    pairs = getaddresses([text]) if text.isascii() else [_split_unicode(text)]
+    pairs = split_mailboxes(text)
     if len(pairs) != 1:
         raise AddressError(f"expected one address, as in Name <user@example.com>, not {len(pairs)}")
     name, address = pairs[0]
-    if not address:
-        raise AddressError("expected an address, as in Name <user@example.com>")
     return name, parse_address(address)
-
-
-def _split_unicode(text: str) -> tuple[str, str]:
-    head, bracket, tail = text.rpartition("<")
-    if not bracket:
-        return "", text
-    if not tail.endswith(">"):
-        return "", ""
-    name = head.strip()
-    if len(name) >= 2 and name[0] == name[-1] == '"':
-        name = re.sub(r"\\(.)", r"\1", name[1:-1])
-    return name, tail[:-1]
 
 
 def mailbox_field(field: str, value: str) -> bytes:

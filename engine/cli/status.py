@@ -13,7 +13,12 @@ from engine.cli.terminal import Failure, fleet_option, output
 from engine.values.ids import parse_id
 
 COUNTS = ("accepted", "queued", "delivered", "bounced", "expired", "suppressed", "cancelled")
-BACKLOG = ("outstanding", "spool_queues", "unrouted_domains")
+BACKLOG = {
+    "outstanding": "messages at pools",
+    "spool_queues": "spool queues",
+    "unrouted_domains": "domains without a route yet",
+    "suspensions": "suspensions",
+}
 
 
 def build_status(port_factory: PortFactory) -> click.Command:
@@ -34,7 +39,10 @@ def build_status(port_factory: PortFactory) -> click.Command:
             click.echo(_json(snapshot))
         else:
             output().print(_table(snapshot))
-        silent = [name for name, region in snapshot.get("regions", {}).items() if region.get("error")]
+            for line in _backlog(snapshot):
+                output().print(line)
+        regions = snapshot.get("regions", {})
+        silent = [f"{name}: {region['error']}" for name, region in regions.items() if region.get("error")]
         if silent:
             raise Failure(f"no answer from {', '.join(silent)}")
 
@@ -59,32 +67,37 @@ def _show_message(text: str, fleet_path: Path, port_factory: PortFactory, as_jso
 
 
 def _table(snapshot: dict[str, Any]) -> Table:
-    table = Table(title=f"fleet {snapshot.get('fleet', '')}", title_justify="left")
+    table = Table(title=f"fleet {snapshot.get('fleet', '')}", title_justify="left", box=None, padding=(0, 1))
     table.add_column("region")
-    for name in (*COUNTS, *BACKLOG):
-        table.add_column(name.replace("_", " "), justify="right")
+    for name in COUNTS:
+        table.add_column(name, justify="right")
     sums = dict.fromkeys(COUNTS, 0)
     regions = snapshot.get("regions", {})
     for name, region in regions.items():
         if region.get("error"):
-            table.add_row(f"[red]{name}[/red]", f"[red]{region['error']}[/red]")
+            table.add_row(name, "[red]none[/red]")
             continue
         counts = region.get("counts", {})
         for kind in COUNTS:
             sums[kind] += counts.get(kind, 0)
-        table.add_row(
-            name, *(str(counts.get(kind, 0)) for kind in COUNTS), *(_size(region.get(key)) for key in BACKLOG)
-        )
+        table.add_row(name, *(str(counts.get(kind, 0)) for kind in COUNTS))
     if len(regions) > 1:
-        table.add_section()
         table.add_row("all", *(str(sums[kind]) for kind in COUNTS))
     return table
 
 
+def _backlog(snapshot: dict[str, Any]) -> list[str]:
+    """A line for each region: what it holds beyond its counts."""
+    lines = []
+    for name, region in snapshot.get("regions", {}).items():
+        sizes = [f"{_size(region[key])} {label}" for key, label in BACKLOG.items() if key in region]
+        if sizes:
+            lines.append(f"{name}: {', '.join(sizes)}")
+    return lines
+
+
 def _size(value: Any) -> str:
     """A gauge; of a collection, how many there are."""
-    if value is None:
-        return ""
     return str(
         sum(value.values()) if isinstance(value, dict) else len(value) if hasattr(value, "__len__") else value
     )

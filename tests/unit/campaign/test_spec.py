@@ -1,0 +1,114 @@
+"""campaign.yaml: everything wrong with it at once, each with its path."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine.campaign.recipients import RecipientFile
+from engine.campaign.spec import SpecError, load_campaign
+from engine.values.stream import Stream
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "campaign" / "campaign.yaml"
+GOOD: dict[str, Any] = {
+    "id": "c1",
+    "sender": "b@example.com",
+    "from": "Shop <s@example.com>",
+    "subject": "Hi {{ name }}",
+    "text": "Dear {{ name }}",
+    "recipients": {"file": "r.csv"},
+}
+
+
+def write(tmp_path: Path, **changes: Any) -> Path:
+    (tmp_path / "r.csv").write_text("email,name\na@example.com,Ann\n")
+    path = tmp_path / "campaign.yaml"
+    content = {key: value for key, value in {**GOOD, **changes}.items() if value is not None}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def problems(path: Path) -> dict[str, str]:
+    with pytest.raises(SpecError) as caught:
+        load_campaign(path)
+    assert str(caught.value).startswith(f"{path}: {len(caught.value.problems)} problem")
+    return {problem.path: problem.message for problem in caught.value.problems}
+
+
+def test_a_good_campaign(tmp_path: Path) -> None:
+    campaign = load_campaign(write(tmp_path, stream="notification", tenant="acme"))
+    assert campaign.template.campaign == "c1"
+    assert campaign.template.tenant == "acme"
+    assert campaign.template.stream is Stream.NOTIFICATION
+    assert campaign.template.header_from == "Shop <s@example.com>"
+    assert campaign.field_names == ("name",)
+    assert campaign.recipients_path == tmp_path / "r.csv"
+
+
+def test_parts_from_files(tmp_path: Path) -> None:
+    (tmp_path / "b.html").write_text("<p>{{ city }}</p>", encoding="utf-8")
+    campaign = load_campaign(write(tmp_path, html_file="b.html"))
+    assert campaign.template.html == "<p>{{ city }}</p>"
+    assert campaign.field_names == ("city", "name")
+
+
+def test_the_shipped_example() -> None:
+    campaign = load_campaign(EXAMPLE)
+    file = RecipientFile(campaign.recipients_path, address_column=campaign.address_column)
+    assert len(list(file.rows(campaign.field_names))) == 200
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    found = problems(
+        write(
+            tmp_path,
+            id="",
+            sender="nobody",
+            stream="bulk",
+            subjct="x",
+            text_file="missing.txt",
+            recipients={"file": "none.csv", "format": "xls", "delimiter": ",,", "colour": 1},
+            **{"from": "a@b.example, c@d.example"},
+        )
+    )
+    assert set(found) == {
+        "id",
+        "sender",
+        "stream",
+        "from",
+        "subjct",
+        "text_file",
+        "recipients.file",
+        "recipients.format",
+        "recipients.delimiter",
+        "recipients.colour",
+    }
+    assert "subject" in found["subjct"]
+    assert "transactional" in found["stream"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"subject": None}, "subject"),
+        ({"recipients": None}, "recipients"),
+        ({"text": None}, "text"),
+        ({"text": "{{ name"}, "text"),
+        ({"text": "x", "html": "{% for %}"}, "html"),
+        ({"headers": {"Bcc": "x@example.com"}}, "headers.Bcc"),
+        ({"headers": {"X-N": 5}}, "headers.X-N"),
+        ({"reply_to": "nobody"}, "reply_to"),
+        ({"subject": 5}, "subject"),
+    ],
+)
+def test_one_problem(tmp_path: Path, changes: dict[str, Any], path: str) -> None:
+    assert list(problems(write(tmp_path, **changes))) == [path]
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "id: [", "id: a\nid: b\n", "\x00"])
+def test_no_campaign_at_all(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "campaign.yaml"
+    path.write_text(text)
+    assert len(problems(path)) == 1
+    assert problems(tmp_path / "none.yaml")

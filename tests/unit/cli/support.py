@@ -1,0 +1,65 @@
+"""A fleet in memory behind the port of the commands."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from engine.cli.main import build_cli
+from engine.config.load import load_fleet
+from engine.values.message import CampaignChunk, CampaignTemplate, ItemError, Message, Receipt
+
+FLEET = Path(__file__).parents[3] / "examples" / "fleet.yaml"
+
+
+class MemoryFleet:
+    def __init__(self) -> None:
+        self.config = load_fleet(FLEET)
+        self.chunks: dict[tuple[str, int], CampaignChunk] = {}
+        self.batches: dict[bytes, list[Message]] = {}
+        self.templates: list[CampaignTemplate] = []
+        self.refused: set[str] = set()
+        self.state: dict[str, Any] = {"fleet": "demo", "regions": {}}
+        self.error: Exception | None = None
+
+    async def put_campaign(self, region: str, template: CampaignTemplate, field_names: Sequence[str]) -> int:
+        if self.error is not None:
+            raise self.error
+        self.templates.append(template)
+        return 1
+
+    async def progress(self, region: str, tenant: str, campaign: str) -> set[int]:
+        return {number for name, number in self.chunks if name == region}
+
+    async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
+        repeated = (region, chunk.number) in self.chunks
+        self.chunks[region, chunk.number] = chunk
+        errors = [
+            ItemError(i, "recipient", r, "no") for i, r in enumerate(chunk.recipients) if r in self.refused
+        ]
+        return Receipt(region, tuple((n,) for n in range(len(chunk.recipients))), tuple(errors), repeated)
+
+    async def submit(self, batch: Sequence[Message], *, key: bytes | None = None) -> Receipt:
+        assert key is not None
+        repeated = key in self.batches
+        self.batches.setdefault(key, list(batch))
+        base = int.from_bytes(hashlib.sha256(key).digest()[:4], "big")
+        return Receipt("eu", tuple((base,) for _ in batch), (), repeated)
+
+    async def status(self, message_id: int) -> dict[str, object] | None:
+        return {"state": "delivered", "attempts": 1} if message_id == 0x0001000000000001 else None
+
+    async def snapshot(self) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        return self.state
+
+    def recipients(self) -> list[str]:
+        return [recipient for chunk in self.chunks.values() for recipient in chunk.recipients]
+
+
+def invoke(*arguments: str | Path, fleet: MemoryFleet | None = None) -> Result:
+    cli = build_cli(lambda path: fleet or MemoryFleet())
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])

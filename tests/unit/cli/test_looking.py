@@ -1,0 +1,160 @@
+"""status, audit, events, config: what they print, and their exit status."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine.cli import audit as audit_module
+from engine.cli.events import read_events
+from engine.spool.audit import AuditReport
+from tests.unit.cli.support import FLEET, MemoryFleet, invoke
+
+COUNTS = {
+    "accepted": 9,
+    "queued": 1,
+    "delivered": 5,
+    "bounced": 3,
+    "expired": 0,
+    "suppressed": 0,
+    "cancelled": 0,
+}
+
+
+def test_status_of_the_fleet() -> None:
+    fleet = MemoryFleet()
+    region = {"counts": COUNTS, "outstanding": {"google": 4}, "spool_queues": 2, "unrouted_domains": []}
+    fleet.state = {"fleet": "demo", "regions": {"eu": region, "us": {"counts": COUNTS}}}
+    result = invoke("status", fleet=fleet)
+    assert result.exit_code == 0
+    assert ["all", "18", "2", "10", "6", "0", "0", "0"] in [
+        line.split() for line in result.stdout.splitlines()
+    ]
+    assert "eu: 4 messages at pools, 2 spool queues, 0 domains without a route yet" in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    as_json = invoke("status", "--json", fleet=fleet)
+    assert json.loads(as_json.stdout) == fleet.state
+
+
+def test_a_region_without_an_answer_is_status_1() -> None:
+    fleet = MemoryFleet()
+    fleet.state = {
+        "fleet": "demo",
+        "regions": {"eu": {"counts": COUNTS}, "us": {"error": "no actor region:us"}},
+    }
+    result = invoke("status", fleet=fleet)
+    assert result.exit_code == 1
+    assert "no answer from us: no actor region:us" in result.stderr
+    fleet.error = ConnectionError("no actor fleet")
+    result = invoke("status", "--json", fleet=fleet)
+    assert (result.exit_code, result.stderr) == (1, "error: no actor fleet\n")
+
+
+def test_status_of_a_message() -> None:
+    result = invoke("status", "0001000000000001")
+    assert result.exit_code == 0
+    assert "delivered" in result.stdout
+    assert json.loads(invoke("status", "0001000000000001", "--json").stdout)["attempts"] == 1
+    assert invoke("status", "0001000000000002").exit_code == 1
+    assert invoke("status", "xyz").exit_code == 2
+
+
+@pytest.fixture
+def fleet_yaml(tmp_path: Path) -> Path:
+    content = yaml.safe_load(FLEET.read_text())
+    content["spool"]["directory"] = str(tmp_path / "spool")
+    content["events"]["directory"] = str(tmp_path / "events")
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_audit(fleet_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = invoke("audit", "--fleet", fleet_yaml)
+    assert result.exit_code == 1
+    assert "no spool of this fleet" in result.stderr
+
+    reports: dict[str, AuditReport] = {}
+
+    def fake_audit(path: Path) -> AuditReport:
+        kinds = {kind: number for kind, number in COUNTS.items() if kind != "accepted"}
+        return reports.setdefault(path.name, AuditReport(str(path), 9, kinds))
+
+    monkeypatch.setattr(audit_module, "audit", fake_audit)
+    (fleet_yaml.parent / "spool" / "eu").mkdir(parents=True)
+    result = invoke("audit", "--fleet", fleet_yaml)
+    assert result.exit_code == 0
+    assert "region us: no spool on this machine" in result.stderr
+
+    (fleet_yaml.parent / "spool" / "us").mkdir()
+    result = invoke("audit", "--fleet", fleet_yaml)
+    assert (
+        "audit: accepted 18 = delivered 10 + bounced 6 + expired 0 + suppressed 0 + cancelled 0 + queued 2"
+        in result.stdout
+    )
+    reports["us"].problem("0002000000000005: queued, but never due")
+    result = invoke("audit", "--fleet", fleet_yaml)
+    assert result.exit_code == 1
+    assert "0002000000000005: queued, but never due" in result.stderr
+    result = invoke("audit", "--json", "--fleet", fleet_yaml)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["us"]["problems"] == 1
+
+
+def write_events(directory: Path, region: str, number: int, events: list[dict[str, Any]]) -> Path:
+    path = directory / "events" / region / f"events-{number:06d}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return path
+
+
+def test_events(fleet_yaml: Path) -> None:
+    assert invoke("events", "--fleet", fleet_yaml).stdout == ""
+    first = {"event": "delivered", "recipient": "a@example.com", "campaign": "c", "id": "1"}
+    second = {**first, "event": "bounced"}
+    path = write_events(fleet_yaml.parent, "eu", 1, [first])
+    write_events(fleet_yaml.parent, "eu", 2, [second])
+    path.write_text(path.read_text() + '{"event": "deliv')  # being written
+    lines = invoke("events", "--fleet", fleet_yaml).stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [first, second]
+    lines = invoke(
+        "events", "--fleet", fleet_yaml, "--event", "bounced", "--campaign", "c"
+    ).stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [second]
+    assert invoke("events", "--fleet", fleet_yaml, "--recipient", "b@example.com").stdout == ""
+
+
+def test_following_events_goes_on_where_it_was(fleet_yaml: Path) -> None:
+    path = write_events(fleet_yaml.parent, "eu", 1, [{"n": 1}])
+    lines = read_events(fleet_yaml.parent / "events", follow=True, poll_s=0)
+    assert json.loads(next(lines)) == {"n": 1}
+    with path.open("a") as file:
+        file.write('{"n": 2}\n{"n":')
+    assert json.loads(next(lines)) == {"n": 2}
+    with path.open("a") as file:
+        file.write(" 3}\n")
+    assert json.loads(next(lines)) == {"n": 3}
+
+
+def test_config_check(fleet_yaml: Path) -> None:
+    result = invoke("config", "check", "--fleet", fleet_yaml)
+    assert result.exit_code == 0
+    assert "2 regions, 6 sources, 5 routes" in result.stdout
+    fleet_yaml.write_text(fleet_yaml.read_text().replace("regions:", "regoins:").replace("ehlo:", "elho:"))
+    result = invoke("config", "check", "--fleet", fleet_yaml)
+    assert result.exit_code == 1
+    assert "regoins" in result.stderr
+    assert "elho" in result.stderr
+    assert invoke("config", "check", "--fleet", fleet_yaml.parent / "none.yaml").exit_code == 1
+
+
+def test_config_explain(fleet_yaml: Path) -> None:
+    arguments = ("config", "explain", "--fleet", fleet_yaml, "--recipient", "a@gmail.test")
+    result = invoke(*arguments, "--stream", "marketing", "--source", "127.0.0.12")
+    assert result.exit_code == 0
+    assert "google" in result.stdout
+    assert "eu-2" in result.stdout
+    assert invoke(*arguments, "--stream", "bulk").exit_code == 2
+    assert invoke(*arguments, "--source", "192.0.2.1").exit_code == 2
