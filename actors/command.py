@@ -4,6 +4,7 @@ Ray reads its settings when it is imported, so actors.client and actors.deploy a
 actors.environment has prepared the process for the fleet that the command names.
 """
 
+import asyncio
 import importlib
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 from rich.console import Console
 
 from actors.environment import prepare
+from actors.trial import UnsafeTrial, lines_of, run_trial, write_json, write_plot
 from engine.cli.main import build_cli
 from engine.config.load import ConfigError, load_fleet
 from engine.config.schema import FleetConfig
@@ -86,8 +88,48 @@ def down(fleet_path: Path) -> None:
     console.print(f"fleet [b]{config.fleet.name}[/b] is down")
 
 
+@click.command("bench")
+@fleet_option
+@click.option("--messages", type=click.IntRange(1), default=20_000, show_default=True)
+@click.option(
+    "--size", type=click.IntRange(200), default=2_048, show_default=True, help="Bytes of each message."
+)
+@click.option(
+    "--rate", type=click.FloatRange(0), default=0.0, help="Messages per second [default: no limit]."
+)
+@click.option(
+    "--destinations", type=click.IntRange(1), default=10, show_default=True, help="Recipient domains."
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here.")
+@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Write a plot (SVG) here.")
+def bench(
+    fleet_path: Path,
+    messages: int,
+    size: int,
+    rate: float,
+    destinations: int,
+    json_path: Path | None,
+    plot_path: Path | None,
+) -> None:
+    """Measure the throughput of the running fleet against a sink on this machine."""
+    client = connect_port(fleet_path)
+    try:
+        report = asyncio.run(
+            run_trial(client, messages=messages, size=size, rate=rate, destinations=destinations)
+        )
+    except UnsafeTrial as error:
+        raise click.ClickException(str(error)) from None
+    for line in lines_of(report):
+        click.echo(line)
+    if json_path is not None:
+        write_json(report, json_path)
+    if plot_path is not None:
+        write_plot(report, plot_path)
+
+
 def main() -> None:
     cli = build_cli(connect_port)
     cli.add_command(up)
     cli.add_command(down)
+    cli.add_command(bench)
     cli.main(args=sys.argv[1:], prog_name="sendfleet")
