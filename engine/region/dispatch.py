@@ -145,7 +145,9 @@ class Dispatcher:
         if wake_ns >= 0:
             timeout = max(MIN_INTERVAL_S, (wake_ns - self._clock.monotonic_ns()) / 1e9)
         try:
-            await asyncio.wait_for(feed.wake.wait(), timeout)
+            # not wait_for: in Python 3.11 it can swallow a cancellation that meets the event
+            async with asyncio.timeout(timeout):
+                await feed.wake.wait()
         except TimeoutError:
             return
 

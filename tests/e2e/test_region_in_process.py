@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.config.schema import FleetConfig
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.values.message import Message
@@ -23,15 +24,6 @@ def messages(count: int, domain: str = "example.org", **fields: object) -> list[
         Message("a@example.com", (f"user{n}@{domain}",), BODY % n, Stream.MARKETING, **fields)  # type: ignore[arg-type]
         for n in range(count)
     ]
-
-
-def sink(tmp_path: Path, text: str) -> SinkProcess:
-    config = tmp_path / "sink.yaml"
-    config.write_text(text)
-    return SinkProcess(config, tmp_path / "sink.log")
-
-
-ACCEPT = "personalities:\n  accept: {port: 0}\n"
 
 
 @pytest.fixture
@@ -64,3 +56,114 @@ def test_everything_accepted_is_delivered_once(tmp_path: Path, accepting: SinkPr
     per_recipient = Counter(accepting.log().recipients())
     assert len(per_recipient) == 500
     assert set(per_recipient.values()) == {1}
+
+
+def run_to_the_end(config: FleetConfig, batch: list[Message], *, seconds: float = 40.0) -> dict[str, int]:
+    """Send a batch through a fresh region; returns its counts when nothing is queued any more."""
+
+    async def run() -> dict[str, int]:
+        region, spool, node = await start_region(config)
+        receipt = decode_receipt(await region.accept(*encode_submission(batch, bytes(16))))
+        assert not receipt.errors
+        await until(lambda: spool.counts()["queued"] == 0, seconds)
+        region.check()
+        await node.stop()
+        await region.stop()
+        counts = spool.counts()
+        spool.close()
+        return counts
+
+    return asyncio.run(run())
+
+
+def personality(tmp_path: Path, text: str) -> SinkProcess:
+    config = tmp_path / "personalities.yaml"
+    config.write_text(f"personalities:\n  it: {text}\n")
+    return SinkProcess(config, tmp_path / "sink.log")
+
+
+def test_a_greylisted_message_is_tried_again_and_delivered(tmp_path: Path) -> None:
+    text = '{greylist: {after: 1s, reply: "450 4.2.0 Greylisted, please try again later"}}'
+    with personality(tmp_path, text) as server:
+        counts = run_to_the_end(fleet(tmp_path, server.addresses["it"][1]), messages(50))
+        assert counts["delivered"] == 50
+        assert set(Counter(server.log().recipients()).values()) == {1}
+
+
+def test_unknown_users_bounce_and_the_others_are_delivered(tmp_path: Path) -> None:
+    text = '{unknown: {pattern: "user[0-9]@", reply: "550 5.1.1 no such user"}}'
+    with personality(tmp_path, text) as server:
+        counts = run_to_the_end(fleet(tmp_path, server.addresses["it"][1]), messages(60))
+    assert (counts["delivered"], counts["bounced"]) == (50, 10)
+
+
+def test_no_window_at_the_sink_holds_more_than_the_rate(tmp_path: Path) -> None:
+    """Promise 5, by the sink's own timestamps: at most 40 a second from one source, over any second."""
+    with personality(tmp_path, "{}") as server:
+        config = fleet(
+            tmp_path,
+            server.addresses["it"][1],
+            providers={"default": {"rate": "40/1s", "max_connections": 3}},
+        )
+        counts = run_to_the_end(config, messages(300))
+        assert counts["delivered"] == 300
+        log = server.log()
+        clients = {client for client, _ in log.clients()}
+        assert len(clients) == 2
+        for client in clients:
+            assert log.max_in_window(0.99, client=client) <= 40
+            assert log.max_connections(client=client) <= 3
+
+
+def test_daily_cap_holds_over_a_restart(tmp_path: Path) -> None:
+    """Two sources with a cap of 20 a day: 40 messages go, the others wait, also after the region starts again."""
+    with personality(tmp_path, "{}") as server:
+        config = fleet(
+            tmp_path,
+            server.addresses["it"][1],
+            providers={"default": {"rate": "unlimited", "daily_cap": 20}},
+        )
+
+        async def run() -> None:
+            region, spool, node = await start_region(config)
+            await region.accept(*encode_submission(messages(100), bytes(16)))
+            await until(lambda: spool.counts()["delivered"] == 40)
+            await node.stop()
+            await region.stop()
+            spool.close()
+            region, spool, node = await start_region(config)
+            await region.accept(*encode_submission(messages(5), b"x" * 16))
+            await asyncio.sleep(1.5)
+            assert spool.counts()["delivered"] == 40
+            assert spool.counts()["queued"] == 65
+            await node.stop()
+            await region.stop()
+            spool.close()
+
+        asyncio.run(run())
+    report = audit(tmp_path / "spool" / "eu")
+    assert report.is_clean, report.problems
+
+
+def test_transactional_mail_is_not_buried_behind_a_bulk_backlog(tmp_path: Path) -> None:
+    with personality(tmp_path, "{}") as server:
+        config = fleet(
+            tmp_path,
+            server.addresses["it"][1],
+            providers={"default": {"rate": "100/1s"}},
+            limits={"ready_window": 100, "ready_total": 1000, "pool_credits": 60, "batch": 20},
+        )
+
+        async def run() -> None:
+            region, spool, node = await start_region(config)
+            await region.accept(*encode_submission(messages(1000), bytes(16)))
+            await until(lambda: spool.counts()["delivered"] > 50)
+            urgent = Message("a@example.com", ("urgent@example.org",), BODY % 1, Stream.TRANSACTIONAL)
+            receipt = decode_receipt(await region.accept(*encode_submission([urgent], b"u" * 16)))
+            await until(lambda: (region.status(receipt.ids[0][0]) or {})["state"] == "delivered")
+            assert spool.counts()["queued"] > 300
+            await node.stop()
+            await region.stop()
+            spool.close()
+
+        asyncio.run(run())
