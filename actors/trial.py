@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.config.schema import FleetConfig, split_host
+from engine.config.schema import FleetConfig
+from engine.config.types import split_host
 from engine.values.message import Message
 from engine.values.stream import Stream
 

@@ -74,7 +74,9 @@ class Segments:
         with self._env.begin(write=True) as txn:
             for number in range(first, first + count):
                 key = number.to_bytes(8, "big")
-                segment = int.from_bytes(txn.get(key)[:4], "big")
+                place = txn.get(key)
+                assert place is not None
+                segment = int.from_bytes(place[:4], "big")
                 txn.delete(key)
                 self._live[segment] -= 1
         for segment in [s for s, live in self._live.items() if live == 0 and s != self._writer.number]:

@@ -1,8 +1,8 @@
 """The schema of fleet.yaml: field, type, default, meaning.
 
-Every model is frozen and refuses unknown keys. Durations are float seconds, sizes int bytes and rates `Rate`
-once parsed; in JSON they are written with their unit again, so `model_validate_json(model_dump_json())` gives
-an equal configuration. The checks that concern more than one entry (unique names, references) are in
+Every model is frozen and refuses unknown keys; the types of single values are in engine/config/types.py.
+`model_validate_json(model_dump_json())` gives an equal configuration. Larger sections have a module of their own
+beside this one. The checks that concern more than one entry (unique names, references) are in
 engine/config/checks.py.
 
 `docs/configuration.md` is made from this file by tools/write_configuration_docs.py.
@@ -14,154 +14,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    WithJsonSchema,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_serializer, model_validator
 
-from engine.config.units import (
-    Rate,
-    format_duration,
-    format_size,
-    parse_duration,
-    parse_rate,
-    parse_size,
+from engine.config.types import (
+    NAME,
+    Count,
+    DomainPattern,
+    Duration,
+    EhloName,
+    HostPort,
+    IpAddress,
+    Name,
+    Netblock,
+    Port,
+    RateOrUnlimited,
+    Section,
+    Size,
+    StreamName,
+    TlsMode,
 )
+from engine.config.units import format_duration
 from engine.values.ids import MAX_REGION_NUMBER
-
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?", re.ASCII)
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
-NAME_FORM = "1 to 64 of a-z, 0-9, '.', '_' and '-', beginning and ending with a letter or digit"
-HOST_FORM = "a host name or an IP address, with a port if it is not 25, as in 127.0.0.1:2525 or [::1]:2525"
-
-
-def _is_host_name(text: str) -> bool:
-    return 0 < len(text) <= 253 and all(_LABEL.fullmatch(label) for label in text.rstrip(".").split("."))
-
-
-def _check_name(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        raise ValueError(f"allowed are {NAME_FORM}")
-    return text
-
-
-def _check_ip(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        raise ValueError("allowed is an IPv4 or IPv6 address") from None
-
-
-def _check_netblock(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text))
-    except ValueError as error:
-        raise ValueError(f"allowed is a network as in 192.0.2.0/24: {error}") from None
-
-
-def _check_ehlo(text: str) -> str:
-    if text.startswith("[") or not _is_host_name(text) or "." not in text:
-        raise ValueError("allowed is a fully qualified host name, as in mta1.example.com")
-    return text.lower()
-
-
-def _check_pattern(text: str) -> str:
-    """A recipient domain in ASCII form, `*.` before it for all below it, or `*`."""
-    rest = text.removeprefix("*.")
-    try:
-        ascii_form = rest if rest.isascii() else rest.encode("idna").decode()
-    except UnicodeError:
-        ascii_form = ""
-    if text != "*" and not _is_host_name(ascii_form):
-        raise ValueError("allowed is a domain (example.com), all below it (*.example.com) or everything (*)")
-    return text if text == "*" else text[: len(text) - len(rest)] + ascii_form.lower().rstrip(".")
-
-
-def split_host(text: str) -> tuple[str, int]:
-    """Return (host name or address, port) of `HOST_FORM`; raises ValueError."""
-    host, port = text, "25"
-    if text.startswith("["):
-        host, closing, tail = text[1:].partition("]")
-        if not closing or (tail and not tail.startswith(":")):
-            raise ValueError(f"allowed is {HOST_FORM}")
-        port = tail[1:] or "25"
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 1 <= int(port) <= 65535:
-        raise ValueError("allowed is a port from 1 to 65535")
-    try:
-        host = str(ipaddress.ip_address(host))
-    except ValueError:
-        if not _is_host_name(host):
-            raise ValueError(f"allowed is {HOST_FORM}") from None
-        host = host.lower().rstrip(".")
-    return host, int(port)
-
-
-def _check_host(text: str) -> str:
-    split_host(text)
-    return text
-
-
-def _positive_seconds(value: object) -> float:
-    seconds = parse_duration(value)
-    if seconds <= 0:
-        raise ValueError("allowed is a duration above zero")
-    return seconds
-
-
-def _positive_bytes(value: object) -> int:
-    size = parse_size(value)
-    if size <= 0:
-        raise ValueError("allowed is a size above zero")
-    return size
-
-
-def _rate_or_unlimited(value: object) -> Rate | Literal["unlimited"]:
-    return "unlimited" if value == "unlimited" else parse_rate(value)
-
-
-Duration = Annotated[
-    float,
-    PlainValidator(_positive_seconds),
-    PlainSerializer(format_duration, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "title": "duration"}),
-]
-Size = Annotated[
-    int,
-    PlainValidator(_positive_bytes),
-    PlainSerializer(format_size, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "title": "size"}),
-]
-RateOrUnlimited = Annotated[
-    Rate | Literal["unlimited"],
-    PlainValidator(_rate_or_unlimited),
-    PlainSerializer(str, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "title": "rate"}),
-]
-Name = Annotated[str, AfterValidator(_check_name)]
-IpAddress = Annotated[str, AfterValidator(_check_ip)]
-Netblock = Annotated[str, AfterValidator(_check_netblock)]
-EhloName = Annotated[str, AfterValidator(_check_ehlo)]
-DomainPattern = Annotated[str, AfterValidator(_check_pattern)]
-HostPort = Annotated[str, AfterValidator(_check_host)]
-StreamName = Literal["transactional", "notification", "marketing"]
-TlsMode = Literal["required", "disabled"]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
-Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, nothing unknown in it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FleetSection(Section):
@@ -212,7 +85,7 @@ class Tenancy(Section):
             return {"kind": "shared"}
         if isinstance(value, Mapping) and len(value) == 1:
             kind, tenant = next(iter(value.items()))
-            if kind in ("dedicated", "hybrid") and isinstance(tenant, str) and _NAME.fullmatch(tenant):
+            if kind in ("dedicated", "hybrid") and isinstance(tenant, str) and NAME.fullmatch(tenant):
                 return {"kind": kind, "tenant": tenant}
         raise ValueError("allowed are `shared`, `{dedicated: TENANT}` and `{hybrid: TENANT}`")
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from engine.config.schema import Name, ProviderConfig, Section, SuspendRule
+from engine.config.schema import ProviderConfig, SuspendRule
 from engine.config.strict_yaml import read_yaml
+from engine.config.types import Name, Section
 from engine.config.units import Rate
 
 DEFAULT = "default"

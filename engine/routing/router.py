@@ -22,7 +22,8 @@ import socket
 from collections.abc import Mapping
 from typing import Literal
 
-from engine.config.schema import FleetConfig, RouteConfig, split_host
+from engine.config.schema import FleetConfig, RouteConfig
+from engine.config.types import split_host
 from engine.providers.profiles import DEFAULT, Profile
 from engine.routing.answers import AddressAnswer, MxAnswer, Resolver, Status
 from engine.routing.cache import ExpiringCache

@@ -7,7 +7,8 @@ import pytest
 
 from engine.config.checks import find_gaps
 from engine.config.load import ConfigError, load_fleet, parse_fleet
-from engine.config.schema import FleetConfig, split_host
+from engine.config.schema import FleetConfig
+from engine.config.types import split_host
 from engine.config.units import Rate
 from tests.support.fleets import fleet, fleet_data
 
