@@ -26,6 +26,7 @@ demo: build
 test: build test-servers
 	ruff format --check --quiet .
 	ruff check --quiet .
+	cython-lint native
 	$(PYTHON) -m pytest -q $(PYTEST_FLAGS)
 
 check: build lint type test-servers

@@ -118,7 +118,8 @@ cdef class Scheduler:
     cdef int _park(self, uint32_t share, int64_t wake) except -1
     cdef int _build_candidates(self, Share* share) except -1
     cdef int32_t _choose(self, Share* share, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil
-    cdef bint _is_eligible(self, uint32_t source, Site* site, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil
+    cdef bint _is_eligible(self, uint32_t source, Site* site, int64_t now, int64_t* wake,
+                           int64_t* send_at) noexcept nogil
     cdef uint32_t _next_random(self) noexcept nogil
     cdef int _check_site(self, uint32_t site) except -1
     cdef int _check_cell(self, uint32_t source, uint32_t site) except -1

@@ -1,22 +1,24 @@
 """The scheduler: which message goes next, over which source, and when.
 
-Owns the ready messages in memory, the limits of every (source, site), and who waits for what. Knows numbers only:
-time and the seed are arguments, there is no clock, no randomness and no configuration in here.
+Owns the ready messages in memory, the limits of every (source, site), and who waits for what. Knows numbers
+only: time and the seed are arguments, there is no clock, no randomness and no configuration in here.
 
-Order: a pool's sites take turns; at a site the streams have strict priority, except that one turn in sixteen goes to
-the lowest stream that has work, so bulk never starves; in a stream tenants share by deficit round robin with their
-weights, and a tenant's campaigns by turns. The source is chosen last: among those that may carry the message now, the
-less loaded of two picked at random; a tenant's dedicated sources first, then hybrid ones of its own, then the shared.
+Order: a pool's sites take turns; at a site the streams have strict priority, except that one turn in sixteen
+goes to the lowest stream that has work, so bulk never starves; in a stream tenants share by deficit round
+robin with their weights, and a tenant's campaigns by turns. The source is chosen last: among those that may
+carry the message now, the less loaded of two picked at random; a tenant's dedicated sources first, then
+hybrid ones of its own, then the shared.
 
-Limits: a rate is a GCRA cell in integer nanoseconds (burst 1 by default); a take may grant a time up to `horizon_ns`
-ahead. A daily count and a window of outstanding messages are charged at the take. What is given back unsent is
-refunded; the rate only as far as no later grant stands on it.
+Limits: a rate is a GCRA cell in integer nanoseconds (burst 1 by default); a take may grant a time up to
+`horizon_ns` ahead. A daily count and a window of outstanding messages are charged at the take. What is given
+back unsent is refunded; the rate only as far as no later grant stands on it.
 
-A share (a tenant's messages in a stream of a site) that no source may carry now is parked until the earliest time at
-which one may, or until something changes at the site. So nothing is scanned in vain, and nobody blocks another.
+A share (a tenant's messages in a stream of a site) that no source may carry now is parked until the earliest
+time at which one may, or until something changes at the site. So nothing is scanned in vain, and nobody
+blocks another.
 """
 
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 cdef uint32_t NONE = 0xFFFFFFFF
@@ -155,7 +157,8 @@ cdef class Scheduler:
     def set_limit(self, uint32_t source, uint32_t site, *, int64_t interval_ns, uint32_t burst=1,
                   int64_t daily_left=-1, uint32_t window=1, uint16_t weight=1000, bint fresh=True,
                   int64_t now_ns=0):
-        """Limits of a source at a site. `fresh=False`: what it has used before is unknown, its rate starts full."""
+        """Limits of a source at a site. `fresh=False`: what it has used before is unknown, its rate starts
+        full."""
         cdef Site* at
         cdef Cell* cell
         self._check_site(site)
@@ -337,7 +340,8 @@ cdef class Scheduler:
     cdef int _grow_slots(self) except -1:
         cdef uint32_t old = self._slot_capacity
         cdef uint32_t i
-        self._slots = <Slot*>_extended(self._slots, &self._slot_capacity, old if old > 1024 else 1024, sizeof(Slot))
+        cdef uint32_t wanted = old if old > 1024 else 1024
+        self._slots = <Slot*>_extended(self._slots, &self._slot_capacity, wanted, sizeof(Slot))
         for i in range(old, self._slot_capacity):
             self._slots[i].next = i + 1 if i + 1 < self._slot_capacity else self._free
         self._free = old
@@ -349,8 +353,8 @@ cdef class Scheduler:
         self._free = index
 
     def add(self, uint32_t flow, const unsigned char[::1] due_keys):
-        """Ready messages for a flow: 18 bytes each (queue u32, due_ms u48, id u64, big endian). Returns how many
-        were new; ids that are held already are passed over."""
+        """Ready messages for a flow: 18 bytes each (queue u32, due_ms u48, id u64, big endian). Returns how
+        many were new; ids that are held already are passed over."""
         cdef Py_ssize_t count, i
         cdef const unsigned char* key
         cdef uint32_t index
@@ -396,7 +400,8 @@ cdef class Scheduler:
     # -- rings
 
     cdef void _list_flow(self, uint32_t flow) noexcept nogil:
-        """The flow has ready messages: into its share's ring, and the share into its lane's, the site into its pool's."""
+        """The flow has ready messages: into its share's ring, the share into its lane's, the site into its
+        pool's."""
         cdef Flow* listed = &self._flows[flow]
         cdef Share* share = &self._shares[listed.share]
         if not listed.listed:
@@ -433,7 +438,8 @@ cdef class Scheduler:
             pool.tail = share.site
 
     cdef int _park(self, uint32_t number, int64_t wake) except -1:
-        """Set a share (already out of its lane) aside until `wake`, or until something changes at the site."""
+        """Set a share (already out of its lane) aside until `wake`, or until something changes at the
+        site."""
         cdef Share* share = &self._shares[number]
         cdef Site* site = &self._sites[share.site]
         share.state = PARKED
@@ -479,7 +485,8 @@ cdef class Scheduler:
         return <uint32_t>(x >> 32)
 
     cdef int _build_candidates(self, Share* share) except -1:
-        """Sources that may ever carry this share's messages, by class: dedicated, hybrid of its own, shared."""
+        """Sources that may ever carry this share's messages, by class: dedicated, hybrid of its own,
+        shared."""
         cdef uint32_t source, place
         cdef Source* at
         cdef int kind, wanted
@@ -511,7 +518,8 @@ cdef class Scheduler:
 
     cdef bint _is_eligible(self, uint32_t number, Site* site, int64_t now, int64_t* wake,
                            int64_t* send_at) noexcept nogil:
-        """Whether a source may carry a message now; if time alone will change that, `wake` is lowered to it."""
+        """Whether a source may carry a message now; if time alone will change that, `wake` is lowered to
+        it."""
         cdef Source* source = &self._sources[number]
         cdef Cell* cell
         cdef int64_t at
@@ -724,7 +732,9 @@ cdef class Scheduler:
                 site_no = at.head
                 site = &self._sites[site_no]
                 served = 0
-                while count < limit and served < self._quantum and self._take_one(site_no, now_ns, out + count * ENTRY_SIZE):
+                while count < limit and served < self._quantum:
+                    if not self._take_one(site_no, now_ns, out + count * ENTRY_SIZE):
+                        break
                     count += 1
                     served += 1
                 # to the end of the ring, or out of it
@@ -755,8 +765,8 @@ cdef class Scheduler:
             self._unpark_site(flow.site)
 
     def settle(self, const unsigned char[::1] ids):
-        """In-flight ids (8 bytes little endian each) are finished or deferred: forget them. What they charged stays
-        charged; the window has room again. Unknown ids are passed over."""
+        """In-flight ids (8 bytes little endian each) are finished or deferred: forget them. What they charged
+        stays charged; the window has room again. Unknown ids are passed over."""
         cdef Py_ssize_t i
         cdef uint64_t id_
         cdef uint32_t index
@@ -771,8 +781,8 @@ cdef class Scheduler:
             self._free_slot(index)
 
     def give_back(self, const unsigned char[::1] ids, bint front=True):
-        """In-flight ids were not sent: their charges are refunded and they are ready again, at the head of their
-        flow. The rate is refunded as far as no later grant stands on it."""
+        """In-flight ids were not sent: their charges are refunded and they are ready again, at the head of
+        their flow. The rate is refunded as far as no later grant stands on it."""
         cdef Py_ssize_t i
         cdef uint64_t id_
         cdef uint32_t index
@@ -860,9 +870,11 @@ cdef class Scheduler:
         cdef uint32_t i
         cdef uint64_t id_
         cdef bytearray ids = bytearray()
+        cdef Slot* slot
         for i in range(self._slot_capacity):
-            if self._slots[i].state == IN_FLIGHT and self._sites[self._flows[self._slots[i].flow].site].pool == pool:
-                id_ = self._slots[i].id
+            slot = &self._slots[i]
+            if slot.state == IN_FLIGHT and self._sites[self._flows[slot.flow].site].pool == pool:
+                id_ = slot.id
                 ids += (<char*>&id_)[:8]
         return bytes(ids)
 

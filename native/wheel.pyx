@@ -1,7 +1,8 @@
 """A hierarchical timer wheel: eight levels of 256 slots, ticks of 2^20 ns (about a millisecond).
 
-Adding and cancelling take constant time, whatever the number of timers; a timer never fires before its due time and at
-most one tick after it, given that somebody advances the wheel. Time is an argument. Memory: 32 bytes per timer.
+Adding and cancelling take constant time, whatever the number of timers; a timer never fires before its due
+time and at most one tick after it, given that somebody advances the wheel. Time is an argument. Memory: 32
+bytes per timer.
 """
 
 from libc.stdlib cimport free, realloc
@@ -16,7 +17,7 @@ cdef int64_t MAX_AHEAD = (<int64_t>1 << 38) - 1
 
 
 cdef class Wheel:
-    """See the module docstring. `now_ns` is where time starts; any clock, as long as it is always the same."""
+    """See the module docstring. `now_ns` is where time starts; any clock, as long as it is always one."""
 
     def __cinit__(self, int64_t now_ns):
         cdef int i
