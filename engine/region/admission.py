@@ -10,6 +10,7 @@ from engine.config.schema import LimitsConfig
 from engine.spool.batches import AcceptItem
 from engine.values.address import AddressError, parse_address
 from engine.values.message import ItemError
+from engine.values.options import OptionError, Options, spread
 from engine.values.stream import Stream
 from engine.values.submission import Submission
 
@@ -50,7 +51,7 @@ class Admission:
         return Admitted(items, positions, errors)
 
     def _item(self, raw: list[object], offset: int, now_ms: int) -> AcceptItem:
-        sender, recipients, stream, tenant, campaign, send_at_ms, key, size = raw
+        sender, recipients, stream, tenant, campaign, send_at_ms, key, size, options = raw
         if not isinstance(sender, str):
             raise Refused("sender", sender, "expected text")
         if sender:
@@ -83,6 +84,7 @@ class Admission:
             due_ms=due_ms,
             expires_ms=due_ms + self._expire_ms[int(str(stream))],
             key=key,
+            options=_options(options, len(parsed)),
         )
 
 
@@ -104,6 +106,17 @@ def _address(field: str, text: object) -> tuple[str, str]:
     except AddressError as error:
         raise Refused(field, text, str(error)) from None
     return address.text, address.domain
+
+
+def _options(raw: object, recipients: int) -> tuple[Options | None, ...]:
+    if raw == []:
+        return ()
+    if not isinstance(raw, list) or not all(isinstance(one, list) and len(one) == 5 for one in raw):
+        raise Refused("options", raw, "expected a list of options")
+    try:
+        return spread([Options(*one) for one in raw], recipients)
+    except OptionError as error:
+        raise Refused(error.field, error.value, error.message) from None
 
 
 def _name(field: str, value: object, *, empty: bool) -> None:

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine.values.options import Options
 from engine.values.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptItem:
-    """One message to one or more recipients. `offset` and `length` are its body's place in the batch's blob."""
+    """One message to one or more recipients. `offset` and `length` are its body's place in the batch's blob.
+
+    `options` is empty, or has one entry per recipient.
+    """
 
     sender: str
     recipients: tuple[str, ...]
@@ -21,6 +25,7 @@ class AcceptItem:
     due_ms: int
     expires_ms: int
     key: str = ""
+    options: tuple[Options | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,8 @@ def accept(draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: in
         )
         first = seq
         expires = u48(item.expires_ms)
-        for recipient, domain in zip(item.recipients, item.domains, strict=True):
+        wishes = item.options or (None,) * len(item.recipients)
+        for recipient, domain, options in zip(item.recipients, item.domains, wishes, strict=True):
             id_ = prefix | seq
             seq += 1
             queue = draft.queue(domain, item.stream, item.tenant, item.campaign)
@@ -95,6 +96,7 @@ def accept(draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: in
                         recipient,
                         content,
                         None,
+                        options,
                     ),
                 )
             )
@@ -249,6 +251,7 @@ def settle(
                     record.recipient,
                     record.content,
                     last,
+                    record.options,
                 ),
                 db=messages_db,
             )
@@ -316,6 +319,7 @@ def mark_in_flight(draft: Draft) -> int:
                     record.recipient,
                     record.content,
                     record.last,
+                    record.options,
                 ),
                 db=db["messages"],
             )

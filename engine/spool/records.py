@@ -1,20 +1,25 @@
 """The formats on disk: keys, and versioned msgpack values.
 
-messages  id (8, big endian) -> [1, queue, due_ms, attempts, flags, accepted_ms, expires_ms, sender, recipient,
-          content, last]; content is [segment, offset, length, crc32] or [campaign number, [field values]]; last is
-          None or [at_ms, code, enhanced, text, host, source]
+messages  id (8, big endian) -> [2, queue, due_ms, attempts, flags, accepted_ms, expires_ms, sender, recipient,
+          content, last, options]; content is [segment, offset, length, crc32] or [campaign number, [field values]];
+          last is None or [at_ms, code, enhanced, text, host, source]; options is None or as engine/values/options.py
+          packs them. Version 1 ended with last.
 due       queue (4) due_ms (6) id (8), big endian -> expires_ms (6)
 queues    queue (4) -> [1, domain, stream, tenant, campaign]
 ledger    page (8) -> 1,024 bytes, four bits per id: OutcomeKind of its last word, 0 for never accepted
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
+from engine.values.options import Options, unpack_options
+
 VERSION = 1
+RECORD_VERSION = 2
 DUE_KEY_SIZE = 18
 MAYBE_SENT = 1  # flag: an attempt may have been accepted without our knowing
 
@@ -41,6 +46,7 @@ class Record:
     recipient: str
     content: list[Any]
     last: list[Any] | None
+    options: Options | None = None
 
     def encode(self) -> bytes:
         return encode_record(
@@ -54,19 +60,53 @@ class Record:
             self.recipient,
             self.content,
             self.last,
+            self.options,
         )
 
 
-def encode_record(*fields: Any) -> bytes:
+def encode_record(
+    queue: int,
+    due_ms: int,
+    attempts: int,
+    flags: int,
+    accepted_ms: int,
+    expires_ms: int,
+    sender: str,
+    recipient: str,
+    content: Sequence[Any],
+    last: Sequence[Any] | None,
+    options: Options | None = None,
+) -> bytes:
     """The fields of Record after `id`, in order."""
-    return bytes(pack((VERSION, *fields)))
+    return bytes(
+        pack(
+            (
+                RECORD_VERSION,
+                queue,
+                due_ms,
+                attempts,
+                flags,
+                accepted_ms,
+                expires_ms,
+                sender,
+                recipient,
+                content,
+                last,
+                None if options is None else options.pack(),
+            )
+        )
+    )
 
 
 def decode_record(id_: int, data: bytes) -> Record:
     fields = msgpack.unpackb(data)
-    if fields[0] != VERSION:
-        raise UnknownVersion(f"message record of version {fields[0]}: this release reads {VERSION}")
-    return Record(id_, *fields[1:])
+    if fields[0] == RECORD_VERSION:
+        if fields[11] is not None:
+            fields[11] = unpack_options(fields[11])
+        return Record(id_, *fields[1:])
+    if fields[0] == 1:
+        return Record(id_, *fields[1:11])
+    raise UnknownVersion(f"message record of version {fields[0]}: this release reads 1 and {RECORD_VERSION}")
 
 
 def due_key(queue: int, due_ms: int, id_: int) -> bytes:

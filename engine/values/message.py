@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from engine.values.options import Options
 from engine.values.stream import Stream
 
 
@@ -10,7 +11,8 @@ class Message:
     """A complete RFC 5322 message to one or more recipients.
 
     Each recipient gets an id of its own. `sender` is the envelope sender ("" is the null reverse-path). `send_at_ms`
-    is unix milliseconds, 0 for now. `key` is an optional idempotency key, unique per tenant for seven days.
+    is unix milliseconds, 0 for now. `key` is an optional idempotency key, unique per tenant for seven days. `options`
+    is empty (no wishes), one value for every recipient, or one per recipient.
     """
 
     sender: str
@@ -21,6 +23,7 @@ class Message:
     campaign: str = ""
     send_at_ms: int = 0
     key: str = ""
+    options: tuple[Options, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """How a batch of messages travels from a client to a region: one small header and one blob with all bodies.
 
 The header is msgpack `[version, batch_key, items]`, an item `[sender, recipients, stream, tenant, campaign,
-send_at_ms, key, size]`. The bodies stand in the blob in the order of the items, so the region can write the blob to
-its body segment with one call, whatever the number of messages.
+send_at_ms, key, size, options]`, where options is a list of packed engine.values.options (version 1 had none). The
+bodies stand in the blob in the order of the items, so the region can write the blob to its body segment with one call,
+whatever the number of messages.
 
 `batch_key` (16 bytes) makes the batch idempotent: a client that lost the answer sends the same bytes again.
 """
@@ -15,7 +16,8 @@ import msgpack
 
 from engine.values.message import ItemError, Message, Receipt
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
 
 
 class MalformedBatch(ValueError):
@@ -34,7 +36,17 @@ class Submission:
 def encode_submission(messages: Sequence[Message], batch_key: bytes) -> tuple[bytes, bytes]:
     """Return (header, blob)."""
     items = [
-        (m.sender, m.recipients, int(m.stream), m.tenant, m.campaign, m.send_at_ms, m.key, len(m.body))
+        (
+            m.sender,
+            m.recipients,
+            int(m.stream),
+            m.tenant,
+            m.campaign,
+            m.send_at_ms,
+            m.key,
+            len(m.body),
+            [options.pack() for options in m.options],
+        )
         for m in messages
     ]
     return msgpack.packb((VERSION, batch_key, items)), b"".join([m.body for m in messages])
@@ -44,8 +56,8 @@ def decode_submission(header: bytes, blob_size: int) -> Submission:
     """Check the shape of a header against the size of its blob; raises MalformedBatch."""
     try:
         version, batch_key, items = msgpack.unpackb(header)
-        if version != VERSION:
-            raise MalformedBatch(f"batch version {version!r}: this region reads version {VERSION}")
+        if version not in READABLE:
+            raise MalformedBatch(f"batch version {version!r}: this region reads versions 1 and 2")
         if not isinstance(batch_key, bytes) or len(batch_key) != 16:
             raise MalformedBatch("batch key: expected 16 bytes")
         offsets = []
@@ -53,6 +65,8 @@ def decode_submission(header: bytes, blob_size: int) -> Submission:
         for item in items:
             offsets.append(position)
             position += item[7]
+            if len(item) == 8:
+                item.append([])
     except MalformedBatch:
         raise
     except Exception as error:

@@ -1,9 +1,12 @@
 """The batch codec: round trip, and refusal of what is not a batch."""
 
+from dataclasses import replace
+
 import msgpack
 import pytest
 
 from engine.values.message import ItemError, Message, Receipt
+from engine.values.options import Options
 from engine.values.stream import Stream
 from engine.values.submission import (
     MalformedBatch,
@@ -30,12 +33,21 @@ def test_bodies_stand_in_the_blob_in_the_order_of_the_items() -> None:
     assert submission.items[1][7] == 6
 
 
+def test_options_travel_and_a_header_of_version_1_has_none() -> None:
+    wish = Options(flags=1, envid="id")
+    header, blob = encode_submission([replace(message(b"one"), options=(wish,)), message(b"two")], KEY)
+    submission = decode_submission(header, len(blob))
+    assert [item[8] for item in submission.items] == [[list(wish.pack())], []]
+    old = msgpack.packb((1, KEY, [("a@example.com", ["b@example.org"], 2, "default", "", 0, "", 3)]))
+    assert decode_submission(old, 3).items[0][8] == []
+
+
 @pytest.mark.parametrize(
     "header",
     [
         b"",
         b"\xc1",
-        msgpack.packb((2, KEY, [])),
+        msgpack.packb((3, KEY, [])),
         msgpack.packb((1, b"short", [])),
         msgpack.packb((1, KEY, [["a"]])),
         msgpack.packb("text"),

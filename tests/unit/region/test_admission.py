@@ -1,0 +1,47 @@
+"""Admission of per-message options: kept per recipient, or refused with the field."""
+
+import pytest
+
+from engine.config.schema import LimitsConfig
+from engine.region.admission import Admission
+from engine.values.message import ItemError, Message
+from engine.values.options import Flag, Options
+from engine.values.submission import decode_submission, encode_submission
+
+NOW_MS = 1_700_000_000_000
+
+
+def admit(options: tuple[Options, ...]) -> tuple[tuple[Options | None, ...] | None, list[ItemError]]:
+    message = Message(
+        sender="a@example.com",
+        recipients=("b@example.org", "c@example.org"),
+        body=b"Subject: x\r\n\r\n",
+        options=options,
+    )
+    header, blob = encode_submission([message], bytes(16))
+    admission = Admission(
+        limits=LimitsConfig(), streams=frozenset({0, 1, 2}), expire_ms={0: 9000, 1: 9000, 2: 9000}
+    )
+    admitted = admission.admit(decode_submission(header, len(blob)), NOW_MS)
+    return (admitted.items[0].options if admitted.items else None), admitted.errors
+
+
+def test_none_one_or_one_per_recipient() -> None:
+    one, other = Options(flags=Flag.REQUIRE_TLS), Options(notify=1)
+    assert admit(()) == ((), [])
+    assert admit((one,)) == ((one, one), [])
+    assert admit((one, other)) == ((one, other), [])
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ((Options(envid="x\r\nDATA"),), "options.envid"),
+        ((Options(),) * 3, "options"),
+        ((Options(ret="ALL"), Options()), "options.ret"),
+    ],
+)
+def test_refused_with_the_field(options: tuple[Options, ...], field: str) -> None:
+    items, errors = admit(options)
+    assert items is None
+    assert [error.field for error in errors] == [field]
