@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_serializer, model_validator
 
+from engine.config.reputation import ReputationConfig
 from engine.config.types import (
     NAME,
     Count,
@@ -359,6 +360,9 @@ class FleetConfig(Section):
     retry: RetryStreams = Field(RetryStreams(), description="When deferred mail is tried again, per stream.")
     limits: LimitsConfig = Field(LimitsConfig(), description="Bounds.")
     tls: TlsConfig = Field(TlsConfig(), description="Transport security.")
+    reputation: ReputationConfig = Field(
+        ReputationConfig(), description="When a source leaves the rotation, and how it returns."
+    )
     tenants: dict[Name, TenantConfig] = Field({}, description="Tenants with settings of their own.")
     ray: RayConfig = Field(RayConfig(), description="The Ray cluster.")
     events: EventsConfig = Field(EventsConfig(), description="The event log.")

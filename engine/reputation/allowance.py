@@ -16,6 +16,8 @@ class SiteCounts:
     bounced: int
     blocked: int
     reply: str
+    complaints: int = 0
+    tls_failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
