@@ -27,6 +27,7 @@ from engine.sink.personality import (
 )
 from engine.sink.state import ProviderState
 
+LINGER_S = 0.05  # at a stop: what has already arrived, such as a client's close, is still read and logged
 BACKLOG = 1024
 
 Addresses = Mapping[str, tuple[str, int]]
@@ -88,6 +89,7 @@ async def _serve(
     finally:
         for server in servers:
             server.close()
+        await asyncio.sleep(LINGER_S)
         journal.close()
 
 
