@@ -20,7 +20,8 @@ from typing import Any
 import msgpack
 import ray
 
-from actors.deploy import LocalCluster, call, connect_ray, find
+from actors.deploy import NamedActor, connect_ray
+from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor
 from engine.config.load import load_fleet
 from engine.config.schema import FleetConfig
@@ -42,7 +43,8 @@ class AsyncClient:
     def __init__(self, config: FleetConfig) -> None:
         self.config = config
         self._numbers = {region.number: region.name for region in config.regions}
-        self._handles: dict[str, Any] = {}
+        self._regions = {region.name: NamedActor(region_actor(region.name)) for region in config.regions}
+        self._fleet = NamedActor(FLEET)
         self._next = int.from_bytes(os.urandom(4), "big")
 
     async def submit(self, batch: Sequence[Message], *, key: bytes | None = None) -> Receipt:
@@ -62,19 +64,13 @@ class AsyncClient:
         self._next += 1
         return names[self._next % len(names)]
 
-    def _region(self, name: str) -> Any:
-        handle = self._handles.get(name)
-        if handle is None:
-            handle = self._handles[name] = find(region_actor(name))
-        return handle
-
     async def _persist(self, region: str, method: str, *args: Any) -> Any:
         """Call one region until it answers: its calls are idempotent, another region's would not be."""
         deadline = time.monotonic() + GIVE_UP_S
         delay_s = FIRST_DELAY_S
         while True:
             try:
-                return await call(self._region(region), method, *args, timeout_s=ANSWER_TIMEOUT_S)
+                return await self._regions[region].call(method, *args, timeout_s=ANSWER_TIMEOUT_S)
             except (ConnectionError, TimeoutError) as error:
                 if time.monotonic() > deadline:
                     raise ConnectionError(
@@ -121,7 +117,7 @@ class AsyncClient:
         region = self._numbers.get(region_of(message_id))
         if region is None:
             return None
-        found: dict[str, object] | None = await call(self._region(region), "message_status", message_id)
+        found: dict[str, object] | None = await self._regions[region].call("message_status", message_id)
         return found
 
     async def cancel(self, ids: Sequence[int]) -> int:
@@ -129,12 +125,12 @@ class AsyncClient:
         by_region: dict[str, list[int]] = {}
         for id_ in ids:
             by_region.setdefault(self._numbers[region_of(id_)], []).append(id_)
-        counts = [int(await call(self._region(r), "cancel", group)) for r, group in by_region.items()]
+        counts = [int(await self._regions[r].call("cancel", group)) for r, group in by_region.items()]
         return sum(counts)
 
     async def snapshot(self) -> dict[str, Any]:
         """The fleet's state: every region's counts and gauges."""
-        return dict(await call(find(FLEET), "snapshot"))
+        return dict(await self._fleet.call("snapshot"))
 
     async def events(self, *, follow: bool = False) -> AsyncIterator[bytes]:
         """Lines of the events logs on this machine, oldest first."""

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from actors.environment import prepare
+from actors.local_cluster import LocalCluster
 from actors.trial import UnsafeTrial, lines_of, run_trial, write_json, write_plot
 from engine.cli.main import build_cli
 from engine.config.load import ConfigError, load_fleet
@@ -46,7 +47,7 @@ def connect_port(path: Path) -> Any:
     deploy = importlib.import_module("actors.deploy")
     client = importlib.import_module("actors.client")
     try:
-        deploy.connect_ray(config.ray.address or deploy.LocalCluster(config).address())
+        deploy.connect_ray(config.ray.address or LocalCluster(config).address())
     except FileNotFoundError:
         raise click.ClickException(
             f"no fleet runs here for {path}: start it with `sendfleet up --fleet {path}`"
@@ -63,7 +64,7 @@ def up(fleet_path: Path) -> None:
     address = config.ray.address
     if address is None:
         console.print(f"starting {len(config.regions)} Ray nodes on this machine")
-        address = deploy.LocalCluster(config).start()
+        address = LocalCluster(config).start()
     deploy.start_fleet(config, address)
     console.print(f"fleet [b]{config.fleet.name}[/b] is up: {', '.join(r.name for r in config.regions)}")
 
@@ -74,7 +75,7 @@ def down(fleet_path: Path) -> None:
     """Stop the fleet. What is not sent yet stays on disk and goes out after the next `up`."""
     config = _prepared(fleet_path)
     deploy = importlib.import_module("actors.deploy")
-    cluster = deploy.LocalCluster(config)
+    cluster = LocalCluster(config)
     try:
         address = config.ray.address or cluster.address()
     except FileNotFoundError:

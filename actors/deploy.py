@@ -1,28 +1,22 @@
-"""Everything that starts Ray processes and Ray actors.
+"""Everything that starts Ray actors and calls them.
 
-`LocalCluster` runs a whole fleet on one machine: one Ray node per region, on loopback. On real machines the nodes
-are started by Ray's cluster launcher (cluster.yaml); `start_fleet` is the same for both.
+The nodes are there already: actors/local_cluster.py has started them on this machine, or Ray's cluster launcher
+(cluster.yaml) on real ones. Errors of a call come out as the built-in ones that the engine knows: ConnectionError
+(the actor is away, the outcome unknown), TimeoutError, or what the method itself raised.
 """
 
 import asyncio
-import json
 import logging
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util import list_named_actors
 
 from actors.egress_ip import EgressIpActor
-from actors.environment import run_directory
 from actors.fleet import FleetActor
 from actors.isp_pool import IspPoolActor
 from actors.names import FLEET, NAMESPACE, parse_pool, placement, pool_actor, region_actor, source_actor
@@ -37,8 +31,11 @@ NODE_START_TIMEOUT_S = 60
 LAUNCH_TRIES = 50
 LAUNCH_RETRY_S = 0.1
 CALL_DEADLINE_S = 30.0
-STOP_GRACE_S = 15
-LOCAL_STORE_BYTES = 150 << 20
+OBSERVE_DEADLINE_S = 2.0
+
+
+class ActorDied(ConnectionError):
+    """The actor is dead for good; another may have its name by now."""
 
 
 async def call(handle: Any, method: str, *args: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
@@ -48,6 +45,8 @@ async def call(handle: Any, method: str, *args: Any, timeout_s: float = CALL_DEA
     """
     try:
         return await asyncio.wait_for(getattr(handle, method).remote(*args), timeout_s)
+    except ActorDiedError as error:
+        raise ActorDied(f"{method}: {error}") from error
     except RayActorError as error:
         raise ConnectionError(f"{method}: {error}") from error
     except RayTaskError as error:
@@ -58,12 +57,24 @@ async def call(handle: Any, method: str, *args: Any, timeout_s: float = CALL_DEA
         raise ConnectionError(f"{method}: {error}") from error
 
 
-def find(name: str) -> Any:
-    """Handle of a running actor; ConnectionError if there is none of that name."""
-    try:
-        return ray.get_actor(name, namespace=NAMESPACE)
-    except ValueError as error:
-        raise ConnectionError(f"no actor {name}") from error
+class NamedActor:
+    """An actor by its name: looked up at first use, and again after the one that had the name is dead for good."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._handle: Any = None
+
+    async def call(self, method: str, *args: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
+        if self._handle is None:
+            try:
+                self._handle = ray.get_actor(self._name, namespace=NAMESPACE)
+            except ValueError as error:
+                raise ActorDied(f"no actor {self._name}") from error
+        try:
+            return await call(self._handle, method, *args, timeout_s=timeout_s)
+        except ActorDied:
+            self._handle = None
+            raise
 
 
 def _options(name: str, region: str | None, *, restarts: int, concurrency: int = 1000) -> dict[str, Any]:
@@ -84,26 +95,20 @@ def _options(name: str, region: str | None, *, restarts: int, concurrency: int =
 
 
 class RayRegionLink:
-    """A region, as its pools and sources reach it. The handle is looked up at first use and kept."""
+    """A region, as its pools and sources reach it."""
 
     def __init__(self, region: str) -> None:
-        self._region = region
-        self._handle: Any = None
-
-    def _actor(self) -> Any:
-        if self._handle is None:
-            self._handle = find(region_actor(self._region))
-        return self._handle
+        self._actor = NamedActor(region_actor(region))
 
     async def settle(self, report: bytes) -> int:
-        return int(await call(self._actor(), "settle", report))
+        return int(await self._actor.call("settle", report))
 
     async def get_state(self, key: str) -> bytes | None:
-        state: bytes | None = await call(self._actor(), "get_state", key)
+        state: bytes | None = await self._actor.call("get_state", key)
         return state
 
     async def put_state(self, key: str, value: bytes) -> None:
-        await call(self._actor(), "put_state", key, value)
+        await self._actor.call("put_state", key, value)
 
 
 class RayPool:
@@ -134,7 +139,8 @@ class RayNodeServices:
     def __init__(self, config_json: str, region: str) -> None:
         self._config_json = config_json
         self._region = region
-        self._sources: dict[str, Any] = {}
+        self._sources: dict[str, NamedActor] = {}
+        self._watched: set[int] = set()
 
     def region_link(self) -> RayRegionLink:
         return RayRegionLink(self._region)
@@ -155,13 +161,24 @@ class RayNodeServices:
             )
             try:
                 pid = int(await call(handle, "pid", timeout_s=NODE_START_TIMEOUT_S))
-                watch_process(pid, lambda: on_death(name))
-            except (ConnectionError, ProcessLookupError) as error:
+                self._watch(pid, name, on_death)
+            except (ConnectionError, TimeoutError, ProcessLookupError) as error:
                 log.info("pool %s: not running yet: %s", name, error)
                 await asyncio.sleep(LAUNCH_RETRY_S)
                 continue
             return RayPool(handle)
         raise ConnectionError(f"pool {name} of region {self._region} does not start")
+
+    def _watch(self, pid: int, name: PoolName, on_death: Callable[[PoolName], None]) -> None:
+        if pid in self._watched:  # launched before, and told of already
+            return
+
+        def ended() -> None:
+            self._watched.discard(pid)
+            on_death(name)
+
+        watch_process(pid, ended)
+        self._watched.add(pid)
 
     async def survivors(self) -> list[PoolName]:
         found = []
@@ -172,10 +189,10 @@ class RayNodeServices:
         return found
 
     async def observe(self, source: str, summary: bytes) -> bytes:
-        handle = self._sources.get(source)
-        if handle is None:
-            handle = self._sources[source] = find(source_actor(source))
-        return bytes(await call(handle, "observe", summary, timeout_s=2.0))
+        actor = self._sources.get(source)
+        if actor is None:
+            actor = self._sources[source] = NamedActor(source_actor(source))
+        return bytes(await actor.call("observe", summary, timeout_s=OBSERVE_DEADLINE_S))
 
 
 class RayFleetServices:
@@ -183,6 +200,7 @@ class RayFleetServices:
 
     def __init__(self, config_json: str) -> None:
         self._config_json = config_json
+        self._actors: dict[str, NamedActor] = {}
 
     async def ensure_region(self, region: str) -> None:
         ray.remote(RegionActor).options(**_options(region_actor(region), region, restarts=-1)).remote(
@@ -195,7 +213,10 @@ class RayFleetServices:
         )
 
     async def call(self, actor: str, method: str, *args: Any, timeout_s: float) -> Any:
-        return await call(find(actor), method, *args, timeout_s=timeout_s)
+        named = self._actors.get(actor)
+        if named is None:
+            named = self._actors[actor] = NamedActor(actor)
+        return await named.call(method, *args, timeout_s=timeout_s)
 
 
 def watch_process(pid: int, on_exit: Callable[[], None]) -> None:
@@ -209,102 +230,6 @@ def watch_process(pid: int, on_exit: Callable[[], None]) -> None:
         on_exit()
 
     loop.add_reader(descriptor, ended)
-
-
-class LocalCluster:
-    """Ray nodes on this machine, one per region, on loopback, supervised by `ray start --block` processes."""
-
-    def __init__(self, config: FleetConfig) -> None:
-        self._config = config
-        self._directory = run_directory(config)
-        self._state = self._directory / "cluster.json"
-
-    def address(self) -> str:
-        """Address of the running cluster; FileNotFoundError if none was started here."""
-        return str(json.loads(self._state.read_text())["address"])
-
-    def start(self) -> str:
-        """Start the nodes; returns the address. Ports are chosen free, so several fleets can share a machine."""
-        if self.running():
-            return self.address()
-        port = _free_port()
-        pids = []
-        for index, region in enumerate(self._config.regions):
-            pids.append(self._start_node(index, region.name, port))
-            if index == 0:
-                _wait_for_port(port, NODE_START_TIMEOUT_S)
-        address = f"127.0.0.1:{port}"
-        self._state.write_text(json.dumps({"address": address, "pids": pids}))
-        return address
-
-    def _start_node(self, index: int, region: str, port: int) -> int:
-        command = [
-            str(Path(sys.executable).parent / "ray"),
-            "start",
-            "--block",
-            "--node-ip-address=127.0.0.1",
-            "--num-cpus=2",
-            f"--resources={json.dumps({placement(region): 1})}",
-            f"--object-store-memory={LOCAL_STORE_BYTES}",
-            "--disable-usage-stats",
-        ]
-        if index == 0:
-            command += ["--head", f"--port={port}", "--include-dashboard=false"]
-        else:
-            command += [f"--address=127.0.0.1:{port}"]
-        log_file = self._directory / f"ray-{region}.log"
-        with log_file.open("ab") as output:
-            process = subprocess.Popen(
-                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        return process.pid
-
-    def running(self) -> bool:
-        if not self._state.exists():
-            return False
-        pids = json.loads(self._state.read_text())["pids"]
-        return any(_is_alive(pid) for pid in pids)
-
-    def stop(self) -> None:
-        """End the nodes and everything that runs on them."""
-        if not self._state.exists():
-            return
-        pids = json.loads(self._state.read_text())["pids"]
-        for pid in reversed(pids):
-            if _is_alive(pid):
-                os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_GRACE_S
-        while time.monotonic() < deadline and any(_is_alive(pid) for pid in pids):
-            time.sleep(0.1)
-        for pid in pids:
-            if _is_alive(pid):
-                os.killpg(pid, signal.SIGKILL)
-        self._state.unlink()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for_port(port: int, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        try:
-            with socket.create_connection(("127.0.0.1", port), 1):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise ConnectionError(f"Ray did not open its port 127.0.0.1:{port} within {timeout_s:.0f} s")
 
 
 def connect_ray(address: str) -> None:

@@ -1,19 +1,23 @@
 """Fleet: the one detached actor that starts regions and sources and keeps the fleet-wide view.
 
-It is not on the mail path: while it is away, regions, pools and sources go on.
+It is not on the mail path: while it is away, regions, pools and sources go on. It begins its watch as soon as it is
+made, so also after Ray has restarted it, and makes again what is missing.
 """
 
 import asyncio
+import itertools
 import logging
 import os
 
 from actors.names import region_actor, source_actor
 from actors.ports import FleetServices
 from engine.config.schema import FleetConfig
+from engine.spool.errors import SpoolError
 
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.2
+SOURCES_EVERY = 5  # rounds of the watch
 PING_TIMEOUT_S = 2.0
 START_TIMEOUT_S = 60.0
 SNAPSHOT_TIMEOUT_S = 5.0
@@ -26,50 +30,60 @@ class FleetActor:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._config = FleetConfig.model_validate_json(config_json)
         self._services = services
-        self._lock = asyncio.Lock()
-        self._watch: asyncio.Task[None] | None = None
         self._health: dict[str, str] = {}
+        self._watch = asyncio.get_running_loop().create_task(self._run())
 
     async def start(self) -> None:
-        """Start what is missing; returns when every region has recovered from its spool and answers."""
-        async with self._lock:
-            await asyncio.gather(*(self._services.ensure_region(r.name) for r in self._config.regions))
-            await asyncio.gather(
-                *(self._services.ensure_source(s.name, s.region) for s in self._config.sources)
-            )
-            await asyncio.gather(
-                *(
-                    self._services.call(region_actor(r.name), "ping", timeout_s=START_TIMEOUT_S)
-                    for r in self._config.regions
-                ),
-                *(
-                    self._services.call(source_actor(s.name), "ping", timeout_s=START_TIMEOUT_S)
-                    for s in self._config.sources
-                ),
-            )
-            if self._watch is None:
-                self._watch = asyncio.get_running_loop().create_task(self._run())
+        """Return when every region has recovered from its spool and answers, and every source does."""
+        await asyncio.gather(
+            *(self._services.ensure_region(r.name) for r in self._config.regions),
+            *(self._services.ensure_source(s.name, s.region) for s in self._config.sources),
+        )
+        await asyncio.gather(
+            *(
+                self._services.call(region_actor(r.name), "ping", timeout_s=START_TIMEOUT_S)
+                for r in self._config.regions
+            ),
+            *(
+                self._services.call(source_actor(s.name), "ping", timeout_s=START_TIMEOUT_S)
+                for s in self._config.sources
+            ),
+        )
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.gather(*(self._ping(region.name) for region in self._config.regions))
+        for turn in itertools.count():
+            watches = [self._watch_region(region.name) for region in self._config.regions]
+            if turn % SOURCES_EVERY == 0:
+                watches += [self._watch_source(s.name, s.region) for s in self._config.sources]
+            for error in await asyncio.gather(*watches, return_exceptions=True):
+                if error is not None:
+                    log.error("the watch goes on after an error", exc_info=error)
             await asyncio.sleep(WATCH_S)
 
-    async def _ping(self, region: str) -> None:
-        try:
-            await self._services.call(region_actor(region), "ping", timeout_s=PING_TIMEOUT_S)
-        except (ConnectionError, TimeoutError, RuntimeError) as error:
-            if self._health.get(region) != "down":
-                log.warning("region %s does not answer: %s", region, error)
-            self._health[region] = "down"
-        else:
+    async def _watch_region(self, region: str) -> None:
+        if await self._answers(region_actor(region)):
             if self._health.get(region) == "down":
                 log.warning("region %s answers again", region)
             self._health[region] = "up"
+            return
+        if self._health.get(region) != "down":
+            log.warning("region %s does not answer", region)
+        self._health[region] = "down"
+        await self._services.ensure_region(region)
+
+    async def _watch_source(self, source: str, region: str) -> None:
+        if not await self._answers(source_actor(source)):
+            await self._services.ensure_source(source, region)
+
+    async def _answers(self, actor: str) -> bool:
+        try:
+            await self._services.call(actor, "ping", timeout_s=PING_TIMEOUT_S)
+        except (OSError, RuntimeError, SpoolError) as error:
+            log.info("%s: no answer to a ping: %s", actor, error)
+            return False
+        return True
 
     async def ping(self) -> int:
-        if self._watch is None:
-            await self.start()
         return os.getpid()
 
     async def snapshot(self) -> dict[str, object]:
@@ -82,4 +96,9 @@ class FleetActor:
                 )
             except (ConnectionError, TimeoutError, RuntimeError) as error:
                 regions[region.name] = {"region": region.name, "error": str(error)}
-        return {"fleet": self._config.fleet.name, "health": dict(self._health), "regions": regions}
+        return {
+            "fleet": self._config.fleet.name,
+            "health": dict(self._health),
+            "regions": regions,
+            "pid": os.getpid(),
+        }

@@ -1,7 +1,7 @@
 """IspPool: the actor that holds the sessions to one provider. A shell around engine.delivery.pool.PoolEngine.
 
 Reports go to the region one after the other and are kept until it has them on disk; while the region restarts they
-wait here.
+wait here. A pool that has failed sends its last reports and ends its process: the region sees that at once.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from engine.values.clock import SteadyClock
 log = logging.getLogger(__name__)
 
 REPEAT_DELAY_S = 0.05
+LAST_REPORTS_S = 2.0
 
 
 class IspPoolActor:
@@ -39,6 +40,7 @@ class IspPoolActor:
         self._reports: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     def _pool(self) -> PoolEngine:
         if self._engine is None:
@@ -55,9 +57,23 @@ class IspPoolActor:
                 report=self._report,
                 render=lambda _, record: render(record),
                 rng=random.Random(),
+                on_failure=self._fail,
             )
             self._sender = asyncio.get_running_loop().create_task(self._send_reports())
+            self._sender.add_done_callback(lambda _: self._fail())
         return self._engine
+
+    def _fail(self) -> None:
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end())
+
+    async def _end(self) -> None:
+        deadline = asyncio.get_running_loop().time() + LAST_REPORTS_S
+        await asyncio.sleep(REPEAT_DELAY_S)
+        while self._reports and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(REPEAT_DELAY_S)
+        log.critical("pool %s: ends itself", self._provider)
+        os._exit(1)
 
     def _report(self, report: bytes) -> None:
         if report not in self._reports:  # the engine repeats what is not acknowledged

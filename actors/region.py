@@ -1,7 +1,8 @@
 """Region: the actor that owns a region's spool and scheduler. A shell around engine.region.region.Region.
 
-The constructor opens the spool (never across a fork, never pickled). The engine starts with the first call, on the
-actor's event loop; Fleet's pings see to it that there is one after a restart.
+The spool is opened in the actor's own process (never across a fork, never pickled), as soon as the actor is made:
+after a crash Ray makes it again, and it goes on from the spool without being called. A region that cannot start, or
+whose engine has failed, ends its process, so that Ray makes it again; until then its callers are told why.
 """
 
 import asyncio
@@ -18,9 +19,15 @@ from engine.region.outbox import EventLog
 from engine.region.region import Region, RegionPorts, deliver_on
 from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
+from engine.spool.errors import SpoolInUse
 from engine.spool.store import Spool, SpoolOptions
 from engine.values.clock import SteadyClock
 
+log = logging.getLogger(__name__)
+
+OWNER_TIMEOUT_S = 15.0
+OWNER_RETRY_S = 0.1
+START_AGAIN_S = 2.0
 SWITCH_INTERVAL_S = 0.0005  # the spool's writer thread and the loop share one interpreter lock
 
 
@@ -34,25 +41,48 @@ class RegionActor:
         self._name = name
         self._services = services
         self._clock = SteadyClock()
-        self._lock = asyncio.Lock()
-        self._region: Region | None = None
         self._spool: Spool | None = None
         self._events: EventLog | None = None
+        self._stopping = False
+        loop = asyncio.get_running_loop()
+        self._starting = loop.create_task(self._start())
+        self._life = loop.create_task(self._live())
 
     async def _engine(self) -> Region:
-        if self._region is not None:
-            return self._region
-        async with self._lock:
-            if self._region is None:
-                self._region = await self._start()
-        return self._region
+        return await asyncio.shield(self._starting)
 
-    async def _start(self) -> Region:
+    async def _live(self) -> None:
+        """End the process when the region is no good any more."""
+        try:
+            region = await asyncio.shield(self._starting)
+        except Exception:  # it may be anything, callers get it too; what is left here is to try again
+            log.exception("region %s does not start; again in %s s", self._name, START_AGAIN_S)
+            await asyncio.sleep(START_AGAIN_S)
+        else:
+            await region.wait_failed()
+        if not self._stopping:
+            log.critical("region %s: ends itself, to be made again from its spool", self._name)
+            os._exit(1)
+
+    async def _open_spool(self) -> Spool:
+        """Wait for a former process of this region, if it is still ending."""
         config = self._config
         number = next(region.number for region in config.regions if region.name == self._name)
         path = Path(config.spool.directory) / self._name
-        options = SpoolOptions.from_config(config.spool, deliver=deliver_on(asyncio.get_running_loop()))
-        self._spool = Spool.open(path, region_number=number, clock=self._clock, options=options)
+        loop = asyncio.get_running_loop()
+        options = SpoolOptions.from_config(config.spool, deliver=deliver_on(loop))
+        deadline = loop.time() + OWNER_TIMEOUT_S
+        while True:
+            try:
+                return Spool.open(path, region_number=number, clock=self._clock, options=options)
+            except SpoolInUse:
+                if loop.time() > deadline:
+                    raise
+                await asyncio.sleep(OWNER_RETRY_S)
+
+    async def _start(self) -> Region:
+        config = self._config
+        self._spool = await self._open_spool()
         profiles = load_profiles(config.providers)
         region = Region(
             config=config,
@@ -97,7 +127,7 @@ class RegionActor:
         return (await self._engine()).status(message_id)
 
     async def snapshot(self) -> dict[str, object]:
-        return (await self._engine()).snapshot()
+        return {**(await self._engine()).snapshot(), "pid": os.getpid()}
 
     async def get_state(self, key: str) -> bytes | None:
         await self._engine()
@@ -111,8 +141,10 @@ class RegionActor:
 
     async def stop(self) -> None:
         """Stop sending and close the spool; everything unsent stays on disk."""
-        if self._region is not None and self._spool is not None:
-            await self._region.stop()
-            if self._events is not None:
-                await self._events.stop()
+        self._stopping = True
+        region = await self._engine()
+        await region.stop()
+        if self._events is not None:
+            await self._events.stop()
+        if self._spool is not None:
             self._spool.close()

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from actors.environment import prepare, run_directory
+from actors.local_cluster import LocalCluster
 from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
 
@@ -50,7 +51,7 @@ class BenchFleet:
         from actors import client, deploy
 
         self._deploy = deploy
-        self._cluster = deploy.LocalCluster(self.config)
+        self._cluster = LocalCluster(self.config)
         self._client = client.AsyncClient
         self.client: Any = None
 

@@ -25,7 +25,16 @@ from typing import Any
 from engine.delivery.job import Job
 from engine.delivery.lane import Lane
 from engine.delivery.pacing import Connections, Gate
-from engine.delivery.ports import EgressSource, Opener, PoolProfile, Records, Render, ReportSink, Routes
+from engine.delivery.ports import (
+    EgressSource,
+    Opener,
+    PoolFailed,
+    PoolProfile,
+    Records,
+    Render,
+    ReportSink,
+    Routes,
+)
 from engine.delivery.session import Session
 from engine.delivery.wire import ENTRY, ID, OutcomeRow, decode_header, encode_report, encode_resume
 from engine.smtp.opener import open_session
@@ -72,6 +81,7 @@ class PoolEngine:
         open_timeout_s: float = OPEN_TIMEOUT_S,
         hold_s: float = HOLD_S,
         tick_s: float = TICK_S,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.profile = profile
         self.clock = clock
@@ -87,6 +97,7 @@ class PoolEngine:
         self._timeouts_ns = tuple(round(seconds * 1e9) for seconds in timeouts_s)
         self._hold_ns = round(hold_s * 1e9)
         self._tick_s = tick_s
+        self._on_failure = on_failure
         rate = profile.rate
         self._interval_ns = 0 if rate is None else round(rate.period_s * 1e9 / rate.count)
         self._epoch = 0
@@ -111,7 +122,7 @@ class PoolEngine:
     async def deliver(self, header: bytes, entries: bytes) -> None:
         """Take a batch over: `entries` as the scheduler packs them. Repeating a batch has no effect."""
         if self._failure is not None:
-            raise RuntimeError(f"pool {self.profile.name} has failed: {self._failure!r}") from self._failure
+            raise PoolFailed(f"pool {self.profile.name} has failed: {self._failure!r}") from self._failure
         head = decode_header(header)
         key = (head.epoch, head.batch)
         if head.epoch < self._epoch or key in self._seen:
@@ -122,7 +133,12 @@ class PoolEngine:
             self._seen.popitem(last=False)
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().create_task(self._tick_forever())
-        self._take_over(head.batch, head.sites, entries)
+            self._ticker.add_done_callback(self._ended)
+        try:
+            self._take_over(head.batch, head.sites, entries)
+        except Exception as error:
+            self._fail(error)
+            raise PoolFailed(f"pool {self.profile.name} has failed: {error!r}") from error
 
     def _take_over(self, batch: int, sites: dict[int, str], entries: bytes) -> None:
         unpacked = list(ENTRY.iter_unpack(entries))
@@ -349,11 +365,16 @@ class PoolEngine:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """A task that fails makes the pool fail: `deliver` says so, and the region starts another."""
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None and self._failure is None:
-            self._failure = task.exception()
-            log.critical("pool %s: a task failed", self.profile.name, exc_info=self._failure)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Nothing works any more: whoever owns the process ends it, and the region starts another."""
+        if self._failure is None:
+            self._failure = error
+            log.critical("pool %s has failed", self.profile.name, exc_info=error)
+            self._on_failure()
 
     def at(self, when_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
         """Call back at a monotonic time, never before it."""

@@ -7,6 +7,10 @@ from engine.smtp.opener import Opened, OpenFailure, Target
 from engine.values.reply import Reply
 
 
+class PoolFailed(ConnectionError):
+    """The pool cannot go on; what it holds is settled when its process has ended."""
+
+
 class Record(Protocol):
     """One queued message as the spool holds it. `content` is opaque here, but equal means the same bytes:
     [segment, offset, length, crc32], or [campaign number, [field values]] for a message that is still to be

@@ -28,6 +28,7 @@ BUSY_INTERVAL_S = (
     0.015  # while a pool has work, batches gather: a call between actors costs as much as ten messages
 )
 RESEND_DELAY_S = 0.05
+LAUNCH_DELAY_S = 0.2
 
 
 class DispatchLog(Protocol):
@@ -39,7 +40,7 @@ class DispatchLog(Protocol):
 class PoolFeed:
     """One pool as its region sees it."""
 
-    __slots__ = ("batches", "name", "number", "outstanding", "port", "started", "task", "wake")
+    __slots__ = ("batches", "deaths", "name", "number", "outstanding", "port", "task", "wake")
 
     def __init__(self, number: int, name: PoolName) -> None:
         self.number = number
@@ -47,9 +48,9 @@ class PoolFeed:
         self.port: PoolPort | None = None
         self.outstanding = 0
         self.batches = 0
+        self.deaths = 0
         self.wake = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
-        self.started = False
 
 
 class Dispatcher:
@@ -67,7 +68,7 @@ class Dispatcher:
         limits: LimitsConfig,
         epoch: int,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        lost: Callable[[list[int]], Awaitable[None]],
+        lost: Callable[[int, list[int]], Awaitable[None]],
         day_of: Callable[[], int],
     ) -> None:
         self._scheduler = scheduler
@@ -87,30 +88,33 @@ class Dispatcher:
 
     def wake(self, pool: int) -> None:
         """Something changed for this pool: messages became ready, or room was made."""
-        feed = self._feeds.get(pool)
-        if feed is None:
-            name = PoolName(self._sites.pools.name(pool))
-            feed = self._feeds[pool] = PoolFeed(pool, name)
+        feed = self._feed(pool)
+        if feed.task is None:
             feed.task = self._spawn(self._run(feed))
         feed.wake.set()
+
+    def _feed(self, pool: int) -> PoolFeed:
+        feed = self._feeds.get(pool)
+        if feed is None:
+            feed = self._feeds[pool] = PoolFeed(pool, PoolName(self._sites.pools.name(pool)))
+        return feed
 
     def wake_all(self) -> None:
         for feed in self._feeds.values():
             feed.wake.set()
 
-    def attach(self, name: PoolName, port: PoolPort) -> None:
-        """A pool that outlived the former incarnation of this region."""
-        number = self._sites.pools.number(name.provider)
-        feed = PoolFeed(number, name)
-        feed.port = port
-        feed.started = True
-        self._feeds[number] = feed
-        feed.task = self._spawn(self._run(feed))
+    def deaths(self, name: PoolName) -> int:
+        """How often the pool has died under this incarnation."""
+        return self._feed(self._sites.pools.number(name.provider)).deaths
 
-    async def acknowledge(self, provider: str, sequence: int) -> None:
-        feed = self._feeds.get(self._sites.pools.number(provider))
-        if feed is not None and feed.port is not None:
-            await feed.port.acknowledge(sequence)
+    def attach(self, name: PoolName, port: PoolPort, *, deaths: int) -> bool:
+        """Feed a pool that outlived the former incarnation; False if it has died since `deaths` was read."""
+        feed = self._feed(self._sites.pools.number(name.provider))
+        if feed.deaths != deaths:
+            return False
+        feed.port = port
+        self.wake(feed.number)
+        return True
 
     def finished(self, pool: int, count: int) -> None:
         """So many messages of the pool are settled or given back: credits return."""
@@ -128,12 +132,26 @@ class Dispatcher:
             feed.wake.clear()
             if self.paused:
                 continue
-            if feed.port is None:
-                feed.port = await self._launcher.launch(feed.name, self.pool_died)
-                await feed.port.resume(self._epoch)
-                feed.started = True
+            if feed.port is None and not await self._launch(feed):
+                feed.wake.set()
+                await asyncio.sleep(LAUNCH_DELAY_S)
+                continue
             while self._take(feed):
                 await asyncio.sleep(0)
+
+    async def _launch(self, feed: PoolFeed) -> bool:
+        """Start the feed's pool; False if that failed or it died at once."""
+        deaths = feed.deaths
+        try:
+            port = await self._launcher.launch(feed.name, self.pool_died)
+            await port.resume(self._epoch)
+        except (ConnectionError, TimeoutError) as error:
+            log.warning("pool %s does not start: %s", feed.name, error)
+            return False
+        if feed.deaths != deaths:
+            return False
+        feed.port = port
+        return True
 
     async def _pause(self, feed: PoolFeed) -> None:
         """Wait until there may be something to take: an event, or the scheduler's next allowance."""
@@ -194,20 +212,20 @@ class Dispatcher:
                 await asyncio.sleep(RESEND_DELAY_S)
 
     def pool_died(self, name: PoolName) -> None:
-        number = self._sites.pools.number(name.provider)
-        feed = self._feeds.get(number)
+        feed = self._feeds.get(self._sites.pools.number(name.provider))
         if feed is None:
             return
         log.warning("pool %s died with %d messages in flight", name, feed.outstanding)
+        feed.deaths += 1
         feed.port = None
-        feed.outstanding = 0
-        held = self._scheduler.in_flight_of(number)
-        ids = [id_ for (id_,) in ID.iter_unpack(held)]
-        self._spawn(self._requeue(feed, ids))
+        self._spawn(self._requeue(feed))
 
-    async def _requeue(self, feed: PoolFeed, ids: list[int]) -> None:
-        await self._lost(ids)
-        feed.wake.set()
+    async def _requeue(self, feed: PoolFeed) -> None:
+        # read here, not at the death: its last reports may have been settled meanwhile
+        ids = [id_ for (id_,) in ID.iter_unpack(self._scheduler.in_flight_of(feed.number))]
+        feed.outstanding -= len(ids)
+        await self._lost(feed.number, ids)
+        self.wake(feed.number)
 
 
 def daily_key(source: int, site: str) -> str:

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
+class RegionFailed(ConnectionError):
+    """The region cannot go on and is about to be started again from its spool: ask it again."""
+
+
 class PoolPort(Protocol):
     """One provider pool, as the region that feeds it sees it."""
 

@@ -23,7 +23,7 @@ from engine.delivery.wire import decode_report, decode_resume
 from engine.providers.profiles import load_profiles
 from engine.region.admission import Admission
 from engine.region.dispatch import Dispatcher, daily_key
-from engine.region.ports import PoolLauncher, SourcePort
+from engine.region.ports import PoolLauncher, PoolName, RegionFailed, SourcePort
 from engine.region.retry import RetrySchedule
 from engine.region.sites import DAY_MS, Site, Sites
 from engine.region.suspensions import Suspensions
@@ -82,6 +82,7 @@ class Region:
         self._rng = random.Random(seed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._failed = asyncio.Event()
         self._scheduler = Scheduler(seed=seed)
         self._sites = Sites(
             config=config,
@@ -138,14 +139,23 @@ class Region:
                 self._windows.learn(number, domain, stream, tenant, campaign, first_due_ms)
         await self._suspensions.restore()
         for name in await self._ports.launcher.survivors():
-            port = await self._ports.launcher.launch(name, self._dispatcher.pool_died)
-            state = decode_resume(await port.resume(self._spool.epoch))
-            await self._settle_outcomes(state.outcomes, state.batch_numbers)
-            await port.acknowledge(state.sequence)
-            self._windows.hold(state.in_progress)
-            self._dispatcher.attach(name, port)
+            try:
+                await self._attach(name)
+            except ConnectionError as error:
+                # it has died since; what it held is on disk, marked by the spool's recovery
+                log.warning("region %s: pool %s did not survive: %s", self.name, name, error)
         self._spawn(self._tick())
         self._spawn(self._observe())
+
+    async def _attach(self, name: PoolName) -> None:
+        """Settle what a pool that outlived us has done meanwhile, and leave it what it has on the wire."""
+        deaths = self._dispatcher.deaths(name)
+        port = await self._ports.launcher.launch(name, self._dispatcher.pool_died)
+        state = decode_resume(await port.resume(self._spool.epoch))
+        await self._settle_outcomes(state.outcomes, state.batch_numbers)
+        await port.acknowledge(state.sequence)
+        if self._dispatcher.attach(name, port, deaths=deaths):
+            self._windows.hold(self._sites.pools.number(name.provider), state.in_progress)
 
     async def stop(self) -> None:
         """Stop sending and leave everything on disk. The spool is closed by whoever opened it."""
@@ -165,12 +175,17 @@ class Region:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None and self._failure is None:
             self._failure = task.exception()
+            self._failed.set()
             log.critical("region %s: a background task failed", self.name, exc_info=self._failure)
 
     def check(self) -> None:
-        """Raise what made a background task fail, if one did."""
+        """Raise RegionFailed if a background task has failed."""
         if self._failure is not None:
-            raise RuntimeError(f"region {self.name} has failed: {self._failure!r}") from self._failure
+            raise RegionFailed(f"region {self.name} has failed: {self._failure!r}") from self._failure
+
+    async def wait_failed(self) -> None:
+        """Return when a background task has failed: nothing but another start from the spool helps then."""
+        await self._failed.wait()
 
     async def _tick(self) -> None:
         while True:
@@ -351,6 +366,8 @@ class Region:
         """Settle a pool's report on disk; returns its sequence number, which the pool may then forget."""
         self.check()
         decoded = decode_report(report)
+        if decoded.epoch < self._spool.epoch:
+            return decoded.sequence  # written for the former incarnation: `resume` has told us all of it
         await self._settle_outcomes(decoded.outcomes, decoded.batch_numbers)
         return decoded.sequence
 
@@ -371,7 +388,7 @@ class Region:
                 queue = self._windows.get(int.from_bytes(key[:4], "big"))
                 if queue is not None:
                     finished[queue.pool] = finished.get(queue.pool, 0) + 1
-            if outcome.kind is OutcomeKind.RETURNED:
+            if outcome.kind is OutcomeKind.RETURNED and self._spool.message(outcome.id) is not None:
                 returned += outcome.id.to_bytes(8, "little")
             else:
                 done += outcome.id.to_bytes(8, "little")
@@ -431,11 +448,12 @@ class Region:
             else:
                 self._windows.redue(key)
 
-    async def _lost(self, ids: list[int]) -> None:
+    async def _lost(self, pool: int, ids: list[int]) -> None:
         """A pool died holding these: each may have been sent; all are due again at once, marked."""
         now_ms = self._clock.wall_ms()
         reply = Reply(0, "4.3.0", POOL_DIED)
         settlements = []
+        batch_of = self._spool.batches_of(ids)
         for id_ in ids:
             key = self._scheduler.key_of(id_)
             if key is not None:
@@ -449,10 +467,10 @@ class Region:
                     now_ms,
                     possible_duplicate=True,
                 )
-                settlements.append(self._settlement(key, outcome, 0, now_ms))
+                settlements.append(self._settlement(key, outcome, batch_of.get(id_, 0), now_ms))
         self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
         await self._commit(settlements)
-        self._windows.release_all()
+        self._windows.release_all(pool)
 
     # -- looking in
 
@@ -462,7 +480,7 @@ class Region:
     async def cancel(self, ids: Sequence[int]) -> int:
         """Cancel queued messages that are not on the wire; returns how many were."""
         self._scheduler.remove(b"".join(id_.to_bytes(8, "little") for id_ in ids))
-        free = [id_ for id_ in ids if not self._scheduler.contains(id_)]
+        free = [i for i in ids if not self._scheduler.contains(i) and not self._windows.is_held(i)]
         cancelled: int = await _wrap(self._spool.cancel(free))
         return cancelled
 

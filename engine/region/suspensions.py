@@ -137,7 +137,7 @@ class Suspensions:
         name = self._sites.sources[source].name
         try:
             answer = await self._sources.observe(name, encode_summary(self._clock.wall_ms(), summary))
-        except ConnectionError as error:
+        except (ConnectionError, TimeoutError) as error:
             # the last allowances stay in force and run out by themselves: a dead owner never stops the mail
             log.warning("source %s: its owner does not answer: %s", name, error)
             return

@@ -18,6 +18,10 @@ class SpoolFull(SpoolError):
         return f"spool full ({self.what}): {self.used} bytes, limit {self.limit}"
 
 
+class SpoolInUse(SpoolError):
+    """Another process has this spool open."""
+
+
 class SpoolSuperseded(SpoolError):
     """Another incarnation has opened this spool: this one may not write any more."""
 

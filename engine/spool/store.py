@@ -33,7 +33,7 @@ from engine.spool.batches import (
 from engine.spool.bodies import SegmentWriter, segment_path, sync_directory
 from engine.spool.draft import META, PAGE_BYTES, PAGE_IDS, Draft, Totals, word_of
 from engine.spool.environment import Environment, Error
-from engine.spool.errors import SpoolError, SpoolFull, SpoolSuperseded
+from engine.spool.errors import SpoolError, SpoolFull, SpoolInUse, SpoolSuperseded
 from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, Record, decode_record, due_key
 from engine.spool.writer import GroupWriter
@@ -108,7 +108,8 @@ class Spool:
     def open(
         cls, path: str | Path, *, region_number: int, clock: Clock, options: SpoolOptions | None = None
     ) -> "Spool":
-        """Open or make the spool; raises SpoolError if another process has it open, or it is another region's."""
+        """Open or make the spool; raises SpoolInUse or, if it is another region's,
+        SpoolError."""
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return cls(path, region_number, clock, options or SpoolOptions())
@@ -126,7 +127,7 @@ class Spool:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise SpoolError(f"spool {self.path} is open in another process") from None
+            raise SpoolInUse(f"spool {self.path} is open in another process") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         return descriptor
@@ -287,11 +288,10 @@ class Spool:
 
         return self._writer.submit(run)
 
-    def forget_batches(self, ids: Sequence[int]) -> None:
-        """These ids are in flight no longer, whatever their batch (their pool died)."""
-        gone = set(ids)
-        for flying in self._inflight.values():
-            flying -= gone
+    def batches_of(self, ids: Sequence[int]) -> dict[int, int]:
+        """In which batch each of these ids is in flight, for those that are (their pool died)."""
+        wanted = set(ids)
+        return {id_: number for number, flying in self._inflight.items() for id_ in flying & wanted}
 
     def cancel(self, ids: Sequence[int]) -> "Future[int]":
         return self._writer.submit(

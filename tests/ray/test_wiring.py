@@ -1,0 +1,200 @@
+"""The fleet's wiring on a real Ray cluster: two nodes, two regions, one sink. The fleet is started once."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from engine.sink.process import SinkProcess
+from engine.values.ids import region_of
+from engine.values.message import Message
+from engine.values.stream import Stream
+from tests.support.ray_fleet import BODY, ClusterFleet, actor_processes, messages, two_regions, until
+
+pytestmark = pytest.mark.ray
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture(scope="module")
+def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SinkProcess]:
+    with SinkProcess(None, tmp_path_factory.mktemp("sink") / "sink.log", only=["accept"]) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, sink: SinkProcess) -> Iterator[ClusterFleet]:
+    config = two_regions(tmp_path_factory.mktemp("fleet"), sink.addresses["accept"][1])
+    with ClusterFleet(config) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    with asyncio.Runner() as runner:
+        yield runner.run
+
+
+def state_of(fleet: ClusterFleet, message_id: int) -> Callable[[], Coroutine[Any, Any, object]]:
+    async def state() -> object:
+        return ((await fleet.client.status(message_id)) or {}).get("state")
+
+    return state
+
+
+async def await_state(fleet: ClusterFleet, message_id: int, wanted: str) -> None:
+    state = state_of(fleet, message_id)
+
+    async def reached() -> bool:
+        return await state() == wanted
+
+    await until(reached, f"{message_id:016x} did not become {wanted}")
+
+
+def test_batches_go_to_every_region_and_are_delivered(
+    fleet: ClusterFleet, sink: SinkProcess, run: Callable[..., Any]
+) -> None:
+    async def scenario() -> None:
+        receipts = [await fleet.client.submit(messages(50, first=first)) for first in (0, 50, 100, 150)]
+        assert {receipt.region for receipt in receipts} == {"eu", "us"}
+        for receipt in receipts:
+            assert not receipt.errors
+            number = next(r.number for r in fleet.config.regions if r.name == receipt.region)
+            assert {region_of(id_) for ids in receipt.ids for id_ in ids} == {number}
+        for receipt in receipts:
+            for ids in receipt.ids:
+                await await_state(fleet, ids[0], "delivered")
+
+    run(scenario())
+    arrived = sink.log().recipients()
+    assert {arrived[f"user{n}@example.org"] for n in range(200)} == {1}
+
+
+def test_each_actor_runs_on_a_node_of_its_region(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
+    """An actor's process is a child of its node's raylet."""
+    regions = run(fleet.client.snapshot())["regions"]
+    raylet_of = {name: psutil.Process(region["pid"]).ppid() for name, region in regions.items()}
+    assert len(set(raylet_of.values())) == 2
+    others = actor_processes(os.environ["RAY_TMPDIR"])
+    for kind, per_region in (("IspPoolActor", 1), ("EgressIpActor", 2)):
+        raylets = Counter(psutil.Process(pid).ppid() for pid in others[kind])
+        assert raylets == dict.fromkeys(raylet_of.values(), per_region)
+
+
+def test_the_same_key_is_accepted_once(
+    fleet: ClusterFleet, sink: SinkProcess, run: Callable[..., Any]
+) -> None:
+    key = b"once and only on"
+
+    async def scenario() -> None:
+        batch = messages(20, domain="once.example.org")
+        first = await fleet.client.submit(batch, key=key)
+        again = await fleet.client.submit(batch, key=key)
+        assert not first.repeated
+        assert again.repeated
+        assert (again.region, again.ids) == (first.region, first.ids)
+        for ids in first.ids:
+            await await_state(fleet, ids[0], "delivered")
+
+    run(scenario())
+    arrived = sink.log().recipients()
+    assert [arrived[f"user{n}@once.example.org"] for n in range(20)] == [1] * 20
+
+
+def test_a_bad_item_is_refused_alone(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
+    async def scenario() -> None:
+        batch = [*messages(2, domain="good.example.org"), Message("a@example.com", ("bad address",), b"x")]
+        receipt = await fleet.client.submit(batch)
+        assert [error.index for error in receipt.errors] == [2]
+        assert [len(ids) for ids in receipt.ids] == [1, 1, 0]
+
+    run(scenario())
+
+
+def test_status_of_what_nobody_accepted_is_none(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
+    async def scenario() -> None:
+        assert await fleet.client.status((1 << 48) + 999_999) is None
+        assert await fleet.client.status((77 << 48) + 1) is None
+
+    run(scenario())
+
+
+def test_events_tell_what_became_of_a_message(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
+    async def scenario() -> None:
+        await fleet.client.submit(messages(1, domain="events.example.org"))
+
+        async def found() -> list[dict[str, Any]]:
+            lines = [json.loads(line) async for line in fleet.client.events()]
+            return [line for line in lines if line["recipient"] == "user0@events.example.org"]
+
+        await until(found, "no event")
+        (event,) = await found()
+        assert event["event"] == "delivered"
+        assert event["possible_duplicate"] is False
+
+    run(scenario())
+
+
+def test_a_scheduled_message_can_be_cancelled(
+    fleet: ClusterFleet, sink: SinkProcess, run: Callable[..., Any]
+) -> None:
+    async def scenario() -> None:
+        later = Message(
+            "a@example.com",
+            ("never@example.org",),
+            BODY % 1,
+            Stream.MARKETING,
+            send_at_ms=int(time.time() * 1000) + HOUR_MS,
+        )
+        receipt = await fleet.client.submit([later])
+        (id_,) = receipt.ids[0]
+        assert (await fleet.client.status(id_))["state"] == "queued"
+        assert await fleet.client.cancel([id_]) == 1
+        assert (await fleet.client.status(id_))["state"] == "cancelled"
+        assert await fleet.client.cancel([id_]) == 0
+
+    run(scenario())
+    assert sink.log().recipients()["never@example.org"] == 0
+
+
+def test_a_region_that_is_killed_restarts_from_its_spool(
+    fleet: ClusterFleet, sink: SinkProcess, run: Callable[..., Any]
+) -> None:
+    """Mail that was due later survives, the epoch moves on, and nobody has to call the region for it to go on."""
+
+    async def scenario() -> None:
+        before = (await fleet.client.snapshot())["regions"]
+        due_ms = int(time.time() * 1000) + 2000
+        batch = [
+            Message(
+                "a@example.com",
+                (f"user{n}@later.example.org",),
+                BODY % n,
+                Stream.MARKETING,
+                send_at_ms=due_ms,
+            )
+            for n in range(40)
+        ]
+        receipts = [await fleet.client.submit(batch[:20]), await fleet.client.submit(batch[20:])]
+        assert {receipt.region for receipt in receipts} == {"eu", "us"}
+        os.kill(before["eu"]["pid"], signal.SIGKILL)
+
+        async def all_there() -> bool:
+            arrived = sink.log().recipients()
+            return all(arrived[f"user{n}@later.example.org"] for n in range(40))
+
+        await until(all_there, "mail of the killed region did not go out")
+        after = (await fleet.client.snapshot())["regions"]
+        assert after["eu"]["epoch"] == before["eu"]["epoch"] + 1
+        assert after["us"]["epoch"] == before["us"]["epoch"]
+        assert after["eu"]["pid"] != before["eu"]["pid"]
+
+    run(scenario())
+    arrived = sink.log().recipients()
+    assert {arrived[f"user{n}@later.example.org"] for n in range(40)} == {1}

@@ -1,0 +1,171 @@
+"""A fleet of two regions on a real Ray cluster of two nodes, against a real sink.
+
+The settings of Ray's processes come from actors.environment, as in production. Ray's library keeps the first token
+that it reads, so all clusters of one test run share one.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from actors.environment import TOKEN_FILE, prepare, run_directory
+from engine.config.schema import FleetConfig
+from engine.sink.process import SinkProcess
+from engine.spool.audit import AuditReport, audit
+from engine.values.message import Message
+from engine.values.stream import Stream
+from tests.support.region import fleet
+
+REGIONS = ("eu", "us")
+TOKEN = secrets.token_hex(32)
+BODY = (
+    b"From: a@example.com\r\nTo: b@example.org\r\nSubject: x\r\nMessage-ID: <%d@example.com>\r\n\r\nhello\r\n"
+)
+
+
+def two_regions(directory: Path, port: int, **sections: Any) -> FleetConfig:
+    """Two regions with two sources each, everything routed to one port of this machine."""
+    sources = [
+        {
+            "name": f"{region}-{n}",
+            "region": region,
+            "ip": f"127.0.{number}.{10 + n}",
+            "ehlo": f"mta{n}.{region}.example.com",
+            "streams": ["transactional", "notification", "marketing"],
+            "netblock": f"127.0.{number}.{8 * n}/29",
+        }
+        for number, region in enumerate(REGIONS, 1)
+        for n in (1, 2)
+    ]
+    regions = [{"name": name, "number": number} for number, name in enumerate(REGIONS, 1)]
+    return fleet(directory, port, **{"regions": regions, "sources": sources, **sections})
+
+
+def prepare_ray(config: FleetConfig) -> None:
+    """The environment of this process and of all that it starts, with the token of this test run."""
+    directory = run_directory(config)
+    directory.mkdir(parents=True, exist_ok=True)
+    token = directory / TOKEN_FILE
+    if not token.exists():
+        token.write_text(TOKEN)
+        token.chmod(0o600)
+    prepare(config)
+
+
+def messages(count: int, *, first: int = 0, domain: str = "example.org") -> list[Message]:
+    return [
+        Message("a@example.com", (f"user{n}@{domain}",), BODY % n, Stream.MARKETING)
+        for n in range(first, first + count)
+    ]
+
+
+def actor_processes(directory: str) -> dict[str, list[int]]:
+    """Pids of the actors' processes by the names of their classes, of clusters below that Ray directory."""
+    found: dict[str, list[int]] = {}
+    for process in ray_processes(directory):
+        try:
+            title = process.cmdline()[0]
+        except (psutil.Error, IndexError):
+            continue
+        if title.startswith("ray::") and "Actor" in title:
+            found.setdefault(title.removeprefix("ray::").partition(".")[0], []).append(process.pid)
+    return found
+
+
+def ray_processes(directory: str) -> Iterator[psutil.Process]:
+    """Every process that was started below that Ray directory, except this one."""
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("RAY_TMPDIR") == directory:
+                yield process
+        except psutil.Error:
+            continue
+
+
+async def until(
+    condition: Callable[[], Any], what: str = "the condition did not come true", seconds: float = 60.0
+) -> None:
+    """Wait for a condition (a coroutine function); the deadline is for a broken fleet, no promise about speed."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not await condition():
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(what)
+        await asyncio.sleep(0.05)
+
+
+def audits(config: FleetConfig) -> list[AuditReport]:
+    return [audit(config.spool.directory / region.name) for region in config.regions]
+
+
+def assert_conserved(config: FleetConfig, sink: SinkProcess, recipients: Sequence[str]) -> set[str]:
+    """Nothing is lost, nothing is sent twice without the mark. Returns the recipients that got it twice."""
+    for report in audits(config):
+        assert report.is_clean, report.problems
+        assert report.counts["queued"] == 0
+    assert sum(report.accepted for report in audits(config)) == len(recipients)
+    delivered, marked = delivered_events(config)
+    assert delivered == set(recipients)
+    arrived = sink.log().recipients()
+    assert set(arrived) == set(recipients)
+    twice = {recipient for recipient, count in arrived.items() if count > 1}
+    assert twice <= marked, f"sent twice without a mark: {sorted(twice - marked)[:10]}"
+    return twice
+
+
+def delivered_events(config: FleetConfig) -> tuple[set[str], set[str]]:
+    """Recipients of the delivered events, and those of them that are marked possible_duplicate."""
+    import json
+
+    delivered, marked = set(), set()
+    for path in sorted(Path(config.events.directory).glob("*/events-*.jsonl")):
+        for line in path.read_text().splitlines():
+            event = json.loads(line)
+            if event["event"] == "delivered":
+                delivered.add(event["recipient"])
+                if event["possible_duplicate"]:
+                    marked.add(event["recipient"])
+    return delivered, marked
+
+
+class ClusterFleet:
+    """The fleet on `ray.cluster_utils.Cluster`; a context manager. `client` is an AsyncClient."""
+
+    def __init__(self, config: FleetConfig) -> None:
+        self.config = config
+        self.client: Any = None
+        prepare_ray(config)
+
+    def __enter__(self) -> Self:
+        from ray.cluster_utils import Cluster
+
+        from actors.client import AsyncClient
+        from actors.deploy import start_fleet
+        from actors.names import placement
+
+        self._cluster = Cluster()
+        for name in REGIONS:
+            self._cluster.add_node(
+                num_cpus=1,
+                resources={placement(name): 1},
+                object_store_memory=80 << 20,
+                include_dashboard=False,
+            )
+        start_fleet(self.config, self._cluster.address)
+        self.client = AsyncClient(self.config)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        from actors.deploy import stop_fleet
+
+        try:
+            stop_fleet(self.config)
+        finally:
+            ray.shutdown()
+            self._cluster.shutdown()
