@@ -1,14 +1,15 @@
 #!/bin/sh
-# Unpack the real servers that some tests and benches use into .tools/: knot (authoritative DNS) and postfix (for
-# smtp-sink). Debian packages, unpacked and not installed: nothing is configured or started. Done once, a second run
-# does nothing.
+# Unpack the real servers that some tests and benches use into .tools/: knot (authoritative DNS), unbound (validating
+# resolver) and postfix (for smtp-sink). Debian packages, unpacked and not installed: nothing is configured or
+# started. Done once per list of packages, a second run does nothing.
 #
-#   .tools/usr/sbin/knotd       wants LD_LIBRARY_PATH=.tools/usr/lib/<machine>-linux-gnu
-#   .tools/usr/sbin/smtp-sink   wants LD_LIBRARY_PATH=.tools/usr/lib/postfix:.tools/usr/lib/<machine>-linux-gnu
+#   .tools/usr/sbin/knotd, unbound   want LD_LIBRARY_PATH=.tools/usr/lib/<machine>-linux-gnu
+#   .tools/usr/sbin/smtp-sink        wants LD_LIBRARY_PATH=.tools/usr/lib/postfix:.tools/usr/lib/<machine>-linux-gnu
 set -eu
 
+packages="knot unbound postfix"
 tools=$(cd "$(dirname "$0")/.." && pwd)/.tools
-[ -e "$tools/.complete" ] && exit 0
+[ "$(cat "$tools/.complete" 2>/dev/null || true)" = "$packages" ] && exit 0
 
 if [ "$(id -u)" = 0 ]; then
     apt-get -qq update >/dev/null
@@ -18,12 +19,12 @@ download="$tools/download.$$"
 mkdir -p "$download"
 trap 'rm -rf "$download"' EXIT INT TERM
 
-# What this machine would have to install for them; the two themselves also if it has them.
-missing=$(apt-get install --simulate --no-install-recommends knot postfix | awk '$1 == "Inst" { print $2 }')
-for package in $(printf '%s\n' knot postfix $missing | sort -u); do
+# What this machine would have to install for them; they themselves also if it has them.
+missing=$(apt-get install --simulate --no-install-recommends $packages | awk '$1 == "Inst" { print $2 }')
+for package in $(printf '%s\n' $packages $missing | sort -u); do
     (cd "$download" && apt-get -qq download -o APT::Sandbox::User=root "$package" >/dev/null)
 done
 for package in "$download"/*.deb; do
     dpkg -x "$package" "$tools"
 done
-touch "$tools/.complete"
+echo "$packages" >"$tools/.complete"

@@ -132,6 +132,11 @@ class ResolverConfig(Section):
         (), description="Resolvers to ask; empty: those of /etc/resolv.conf."
     )
     port: Port = Field(53, description="Port of `nameservers`.")
+    dnssec: Literal["ignore", "trust"] = Field(
+        "ignore",
+        description="`trust`: the `nameservers` validate DNSSEC and the way to them is safe (loopback, own "
+        "network): their word that an answer is authentic is believed, which turns DANE on. Needs `nameservers`.",
+    )
     timeout: Duration = Field(5.0, description="Deadline of one look-up, with all its retries.")
     cache_entries: Count = Field(
         100_000, description="Answers kept in memory; the least recently used goes first."
@@ -153,6 +158,8 @@ class ResolverConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.dnssec == "trust" and not self.nameservers:
+            raise ValueError("dnssec: trust is allowed only together with nameservers")
         if self.min_ttl > self.max_ttl:
             raise ValueError("min_ttl: allowed is at most max_ttl")
         return self

@@ -1,13 +1,9 @@
 """Routing against a real authoritative server (knot), and against servers that are silent or broken."""
 
 import asyncio
-import os
-import platform
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +14,9 @@ from engine.routing.route import Failure, Route
 from engine.routing.router import Router
 from engine.values.clock import SystemClock
 from tests.support.fleets import fleet
-
-TOOLS = Path(__file__).parents[2] / ".tools"
-KNOTD = next((p for p in (TOOLS / "usr/sbin/knotd", Path("/usr/sbin/knotd")) if p.exists()), None)
+from tests.support.nameservers import knot, needs_knot
 
 ZONE = """\
-$ORIGIN test.
 $TTL 600
 @        SOA ns.test. admin.test. 1 3600 600 86400 120
 @        NS  ns
@@ -49,52 +42,14 @@ short    1 MX 5 a.mx
 """
 BIG = "".join(f"big MX {n} a-host-with-quite-a-long-name-{n:03}.mx\n" for n in range(100))
 
-pytestmark = pytest.mark.skipif(
-    KNOTD is None, reason="knot is not installed: run tools/install_test_servers.sh"
-)
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.bind(("127.0.0.1", 0))
-        return int(udp.getsockname()[1])
+pytestmark = needs_knot
 
 
 @pytest.fixture(scope="module")
 def nameserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Port of a knotd on loopback that is authoritative for test."""
-    folder = tmp_path_factory.mktemp("knot")
-    port = free_port()
-    (folder / "test.zone").write_text(ZONE + BIG)
-    (folder / "knot.conf").write_text(
-        f"server:\n  listen: 127.0.0.1@{port}\n  rundir: {folder}\n  udp-workers: 1\n  tcp-workers: 1\n"
-        f"  background-workers: 1\ndatabase:\n  storage: {folder}\n"
-        f"zone:\n  - domain: test\n    storage: {folder}\n    file: test.zone\n"
-        f"log:\n  - target: {folder}/knot.log\n    any: info\n"
-    )
-    libraries = TOOLS / "usr/lib" / f"{platform.machine()}-linux-gnu"
-    process = subprocess.Popen(
-        [str(KNOTD), "-c", str(folder / "knot.conf")],
-        env={**os.environ, "LD_LIBRARY_PATH": str(libraries)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        asyncio.run(until_it_answers(port, process, folder / "knot.log"))
+    with knot(tmp_path_factory.mktemp("knot"), {"test": ZONE + BIG}) as port:
         yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-async def until_it_answers(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    config = fleet(resolver={"nameservers": ["127.0.0.1"], "port": port, "timeout": "500ms"})
-    for _ in range(100):
-        assert process.poll() is None, log.read_text() if log.exists() else "knotd ended"
-        if (await build_resolver(config.resolver).addresses("ns.test", ipv6=False)).addresses:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("knotd does not answer: " + log.read_text())
 
 
 def router(port: int, **resolver: Any) -> Router:

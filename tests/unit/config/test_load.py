@@ -145,6 +145,7 @@ def test_all_problems_at_once_schema_and_references() -> None:
         ({"retry": {"transactional": {"factor": float("nan")}}}, "retry.transactional.factor"),
         ({"retry": {"transactional": {"first": "0s"}}}, "retry.transactional.first"),
         ({"resolver": {"min_ttl": "2d"}}, "resolver.min_ttl"),
+        ({"resolver": {"dnssec": "trust"}}, "resolver.dnssec"),
         ({"tenants": {"acme": {"weight": 0}}}, "tenants.acme.weight"),
         ({"spool": None}, "spool"),
         ({"routes": {}}, "routes"),
