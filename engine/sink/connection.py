@@ -292,6 +292,9 @@ class SinkConnection(asyncio.Protocol):
             self._refuse("starttls", "503 5.5.1 Nothing may follow STARTTLS")
             self._close()
             return
+        if self._transport is not None:
+            # a fast client's first TLS record must not be read as a command before the upgrade has begun
+            self._transport.pause_reading()
         self._answer("220 2.0.0 Ready to start TLS")
         self._tls = True
         self._greeted = False
