@@ -1,0 +1,1 @@
+"""What a reply or a bounce means for the list of recipients: rules in data, and the classifier that applies them."""
