@@ -27,14 +27,17 @@ class Problem:
         return f"{self.path or '(file)'}: {shown}: {self.message}"
 
 
-def cross_check(data: Mapping[str, Any], profiles: Collection[str]) -> list[Problem]:
-    """Every problem between entries; `profiles` are the names of the provider profiles that exist."""
+def cross_check(
+    data: Mapping[str, Any], profiles: Collection[str], warmup_tables: Collection[str]
+) -> list[Problem]:
+    """Every problem between entries. `profiles` and `warmup_tables` are the names of those that are shipped."""
     problems: list[Problem] = []
     problems += _duplicates(data, "regions", "name")
     problems += _duplicates(data, "regions", "number")
     problems += _duplicates(data, "sources", "name")
     problems += _duplicates(data, "sources", "ip")
     problems += _references(data, profiles)
+    problems += _warmup(data, warmup_tables)
     problems += _patterns(data)
     problems += _plain_routes(data)
     return problems
@@ -110,6 +113,16 @@ def _references(data: Mapping[str, Any], profiles: Collection[str]) -> Iterator[
     for region in regions if data.get("sources") else ():
         if not any(source.get("region") == region for _, source in _entries(data, "sources")):
             yield Problem("sources", region, "no source is in this region: it could send nothing")
+
+
+def _warmup(data: Mapping[str, Any], shipped: Collection[str]) -> Iterator[Problem]:
+    section = data.get("warmup")
+    tables = section.get("tables") if isinstance(section, Mapping) else None
+    known = {*shipped, *(tables if isinstance(tables, Mapping) else ())}
+    for index, source in _entries(data, "sources"):
+        name = source.get("warmup")
+        if isinstance(name, str) and name not in known:
+            yield Problem(f"sources[{index}].warmup", name, f"allowed are the tables {_listing(known)}")
 
 
 def _patterns(data: Mapping[str, Any]) -> Iterator[Problem]:

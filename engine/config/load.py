@@ -18,6 +18,7 @@ from engine.config.checks import Problem, cross_check, find_gaps
 from engine.config.schema import FleetConfig
 from engine.config.strict_yaml import YamlError, read_yaml
 from engine.providers.profiles import profile_names
+from engine.warmup.tables import shipped
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def parse_fleet(data: object, file: str = "fleet.yaml") -> FleetConfig:
         config = FleetConfig.model_validate(data)
     except ValidationError as error:
         problems += translate(error, FleetConfig)
-    problems += cross_check(data, profile_names())
+    problems += cross_check(data, profile_names(), shipped())
     if problems or config is None:
         raise ConfigError(file, tuple(problems))
     return config

@@ -35,6 +35,7 @@ from engine.config.types import (
     TlsMode,
 )
 from engine.config.units import format_duration
+from engine.config.warmup import WarmupConfig
 from engine.values.ids import MAX_REGION_NUMBER
 
 
@@ -120,6 +121,12 @@ class SourceConfig(Section):
     netblock: Netblock = Field(
         default_factory=_netblock_of,
         description="Network that providers judge together. Default: /24 or /48 of `ip`.",
+    )
+
+    warmup: Name | None = Field(
+        None,
+        description="Warm-up table for a new address: `conservative`, `standard`, or one of `warmup.tables`. "
+        "Default: the source is warm.",
     )
 
     def tenancy_of(self) -> tuple[str, str]:
@@ -370,6 +377,7 @@ class FleetConfig(Section):
     reputation: ReputationConfig = Field(
         ReputationConfig(), description="When a source leaves the rotation, and how it returns."
     )
+    warmup: WarmupConfig = Field(WarmupConfig(), description="Warm-up of new sources.")
     tenants: dict[Name, TenantConfig] = Field({}, description="Tenants with settings of their own.")
     ray: RayConfig = Field(RayConfig(), description="The Ray cluster.")
     events: EventsConfig = Field(EventsConfig(), description="The event log.")

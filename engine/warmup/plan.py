@@ -1,0 +1,218 @@
+"""The warm-up of one source at one site: the stage, the day's counts, and what each day's end makes of them.
+
+At the end of a UTC day the next stage comes if enough of the cap was delivered and the score holds; else the stage
+is held. Days without mail neither advance nor hold; long idleness costs stages, because a provider forgets a source
+that it does not hear. A rate-limit reply costs a stage at once, once a day at most. Pure: time is an argument.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from engine.config.warmup import Stage, WarmupConfig
+
+DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+SPREAD_MARGIN_MS = HOUR_MS  # the day's cap is spread so that the last hour is left for what rounding left
+
+
+class Phase(StrEnum):
+    """`paused`: the stage is held by an operator; caps stay in force."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """What a stage allows: messages per UTC day and per hour, and the interval at which the rest of the day's
+    cap is spread evenly over the rest of the day."""
+
+    day: int
+    hour: int
+    interval_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageChange:
+    """For the events. `kind`: advanced, held, stepped back, decayed, finished, stalled, paused, resumed, skipped."""
+
+    at_ms: int
+    site: str
+    kind: str
+    stage: int
+    reason: str
+
+
+class Plan:
+    """See the module docstring. `stage` counts from 0; the warm-up is finished behind the last one."""
+
+    __slots__ = (
+        "_config",
+        "_stages",
+        "attempts",
+        "day",
+        "delivered",
+        "held_days",
+        "idle_days",
+        "phase",
+        "site",
+        "stage",
+        "stepped_back",
+    )
+
+    def __init__(self, config: WarmupConfig, stages: Sequence[Stage], site: str, now_ms: int) -> None:
+        self._config = config
+        self._stages = tuple(stages)
+        self.site = site
+        self.phase = Phase.RUNNING
+        self.stage = 0
+        self.day = now_ms // DAY_MS
+        self.attempts = 0
+        self.delivered = 0
+        self.idle_days = 0
+        self.held_days = 0
+        self.stepped_back = False
+
+    @property
+    def stage_count(self) -> int:
+        return len(self._stages)
+
+    def observe(self, attempts: int, delivered: int) -> None:
+        """Count into the current day: call `advance` first."""
+        self.attempts += attempts
+        self.delivered += delivered
+
+    def advance(self, now_ms: int, score: int) -> list[StageChange]:
+        """Close the days that are over."""
+        today = now_ms // DAY_MS
+        if today <= self.day:
+            return []
+        changes: list[StageChange] = []
+        if self.attempts:
+            self.idle_days = 0
+            if self.phase is Phase.RUNNING:
+                changes += self._close_used_day(now_ms, score)
+        else:
+            changes += self._idle(now_ms, 1)
+        changes += self._idle(now_ms, today - self.day - 1)
+        self.day = today
+        self.attempts = 0
+        self.delivered = 0
+        self.stepped_back = False
+        return changes
+
+    def _close_used_day(self, now_ms: int, score: int) -> list[StageChange]:
+        config = self._config
+        cap = self._stages[self.stage].day
+        wanted = -(-cap * round(config.delivered * 1000) // 1000)
+        if self.stepped_back:
+            reason = "stepped back on this day"
+        elif self.delivered < wanted:
+            reason = f"{self.delivered} delivered of {cap}, needed are {wanted}"
+        elif score < config.min_score:
+            reason = f"score {score}, needed is {config.min_score}"
+        else:
+            self.held_days = 0
+            self.stage += 1
+            if self.stage == len(self._stages):
+                self.phase = Phase.FINISHED
+                return [self._change(now_ms, "finished", f"{self.delivered} delivered at the last stage")]
+            return [self._change(now_ms, "advanced", f"{self.delivered} delivered of {cap}")]
+        self.held_days += 1
+        changes = [self._change(now_ms, "held", reason)]
+        if self.held_days == config.stalled_days:
+            changes.append(
+                self._change(now_ms, "stalled", f"{self.held_days} days without progress: {reason}")
+            )
+        return changes
+
+    def _idle(self, now_ms: int, days: int) -> list[StageChange]:
+        """So many days without mail. A finished warm-up decays too: it is begun again below its last stage."""
+        if days <= 0:
+            return []
+        config = self._config
+        before = max(0, self.idle_days - config.idle_days) // config.idle_step_days
+        self.idle_days += days
+        lost = max(0, self.idle_days - config.idle_days) // config.idle_step_days - before
+        if lost <= 0 or self.stage == 0:
+            return []
+        self.stage = max(0, min(self.stage, len(self._stages)) - lost)
+        if self.phase is Phase.FINISHED:
+            self.phase = Phase.RUNNING
+        return [self._change(now_ms, "decayed", f"{self.idle_days} days without mail")]
+
+    def step_back(self, now_ms: int, reason: str) -> StageChange | None:
+        """The provider complains about the rate: one stage less from now on, once a day at most."""
+        if self.phase is Phase.FINISHED or self.stepped_back:
+            return None
+        self.stepped_back = True
+        if self.stage == 0:
+            return None
+        self.stage -= 1
+        return self._change(now_ms, "stepped back", reason)
+
+    def pause(self, now_ms: int) -> StageChange | None:
+        if self.phase is not Phase.RUNNING:
+            return None
+        self.phase = Phase.PAUSED
+        return self._change(now_ms, "paused", "by an operator")
+
+    def resume(self, now_ms: int) -> StageChange | None:
+        if self.phase is not Phase.PAUSED:
+            return None
+        self.phase = Phase.RUNNING
+        return self._change(now_ms, "resumed", "by an operator")
+
+    def skip(self, now_ms: int, stage: int) -> StageChange:
+        """Go to a stage; behind the last one the warm-up is finished. ValueError for others."""
+        if not 0 <= stage <= len(self._stages):
+            raise ValueError(f"stage {stage}: allowed are 0 to {len(self._stages)}")
+        self.stage = stage
+        self.held_days = 0
+        self.phase = Phase.FINISHED if stage == len(self._stages) else Phase.RUNNING
+        return self._change(now_ms, "skipped", "by an operator")
+
+    def _change(self, now_ms: int, kind: str, reason: str) -> StageChange:
+        return StageChange(now_ms, self.site, kind, self.stage, reason[:256])
+
+    def cap(self, now_ms: int) -> Cap | None:
+        """What holds now; None when the warm-up is finished."""
+        if self.phase is Phase.FINISHED:
+            return None
+        stage = self._stages[self.stage]
+        hour = stage.hour or max(1, round(stage.day * self._config.hourly_share))
+        used = self.attempts if now_ms // DAY_MS == self.day else 0
+        left = max(1, stage.day - used)
+        time_ms = (now_ms // DAY_MS + 1) * DAY_MS - SPREAD_MARGIN_MS - now_ms
+        return Cap(stage.day, hour, max(-(-HOUR_MS // hour), time_ms // left))
+
+    def days_left(self) -> int:
+        """Days until the warm-up is finished if every day from today on is used, 0 when it is."""
+        return 0 if self.phase is Phase.FINISHED else len(self._stages) - self.stage
+
+    def to_state(self) -> list[object]:
+        return [
+            str(self.phase),
+            self.stage,
+            self.day,
+            self.attempts,
+            self.delivered,
+            self.idle_days,
+            self.held_days,
+            self.stepped_back,
+        ]
+
+    @classmethod
+    def from_state(
+        cls, config: WarmupConfig, stages: Sequence[Stage], site: str, state: Sequence[Any]
+    ) -> "Plan":
+        """A stage that the table no longer has becomes its last; one of a finished warm-up stays finished."""
+        plan = cls(config, stages, site, 0)
+        phase, stage, plan.day, plan.attempts, plan.delivered, plan.idle_days, plan.held_days, back = state
+        plan.phase = Phase(phase)
+        plan.stepped_back = bool(back)
+        plan.stage = len(plan._stages) if plan.phase is Phase.FINISHED else min(stage, len(plan._stages) - 1)
+        return plan

@@ -1,0 +1,215 @@
+"""Stages: thirty days that equal the table, and every reason to hold, step back, decay, pause."""
+
+import msgpack
+import pytest
+from pydantic import ValidationError
+
+from engine.config.warmup import WarmupConfig, WarmupTable
+from engine.warmup.plan import DAY_MS, HOUR_MS, Phase, Plan
+from engine.warmup.tables import load_tables, shipped
+from engine.warmup.warmup import Warmup
+from tests.support.fleets import fleet_data
+
+CONFIG = WarmupConfig()
+TABLE = WarmupTable.model_validate({"stages": [100, 200, 400], "providers": {"yahoo": [50, 100]}})
+START_MS = 20_000 * DAY_MS
+
+
+def plan(stages: tuple[int, ...] = (100, 200, 400)) -> Plan:
+    table = WarmupTable.model_validate({"stages": list(stages)})
+    return Plan(CONFIG, table.stages, "google", START_MS)
+
+
+def close_day(subject: Plan, day: int, *, attempts: int, delivered: int, score: int = 100) -> list[str]:
+    """Use a day and see what its end makes of it."""
+    subject.observe(attempts, delivered)
+    return [change.kind for change in subject.advance(START_MS + (day + 1) * DAY_MS, score)]
+
+
+@pytest.mark.parametrize("name", ["conservative", "standard"])
+def test_days_that_use_the_cap_equal_the_table_to_the_message(name: str) -> None:
+    """Always more mail than the cap: what is sent each day is what the table says; then there is no cap."""
+    table = shipped()[name]
+    warmup = Warmup(CONFIG, table)
+    sent = []
+    for day in range(30):
+        today = 0
+        for hour in range(24):
+            now_ms = START_MS + day * DAY_MS + hour * HOUR_MS
+            warmup.advance(now_ms, lambda _: 100)
+            cap = warmup.cap(now_ms, "google")
+            if cap is None:
+                break
+            count = min(cap.hour, cap.day - today)
+            today += count
+            warmup.observe(now_ms, "google", attempts=count, delivered=count, score=100)
+        sent.append(today)
+    expected = [stage.day for stage in table.stages]
+    assert sent == expected + [0] * (30 - len(expected))
+    assert warmup.cap(START_MS + 30 * DAY_MS, "google") is None
+
+
+def test_a_day_below_the_delivered_share_is_held() -> None:
+    subject = plan()
+    assert close_day(subject, 0, attempts=100, delivered=89) == ["held"]
+    assert subject.stage == 0
+    assert close_day(subject, 1, attempts=100, delivered=90) == ["advanced"]
+    assert subject.stage == 1
+
+
+def test_a_day_that_did_not_use_the_cap_is_held() -> None:
+    assert close_day(plan(), 0, attempts=80, delivered=80) == ["held"]
+
+
+def test_a_low_score_holds() -> None:
+    subject = plan()
+    assert close_day(subject, 0, attempts=100, delivered=100, score=79) == ["held"]
+    assert close_day(subject, 1, attempts=100, delivered=100, score=80) == ["advanced"]
+
+
+def test_the_last_stage_finishes() -> None:
+    subject = plan((100,))
+    assert close_day(subject, 0, attempts=100, delivered=100) == ["finished"]
+    assert subject.cap(START_MS + DAY_MS) is None
+    assert subject.days_left() == 0
+
+
+def test_days_without_progress_are_an_alert_once() -> None:
+    subject = plan()
+    kinds = [close_day(subject, day, attempts=10, delivered=10) for day in range(12)]
+    assert kinds[9] == ["held", "stalled"]
+    assert sum("stalled" in day for day in kinds) == 1
+
+
+def test_idle_days_do_not_advance_and_long_idleness_decays() -> None:
+    subject = plan()
+    close_day(subject, 0, attempts=100, delivered=100)
+    close_day(subject, 1, attempts=200, delivered=200)
+    assert subject.advance(START_MS + 30 * DAY_MS, 100) == []
+    assert subject.stage == 2
+    (change,) = subject.advance(START_MS + 40 * DAY_MS, 100)
+    assert (change.kind, subject.stage) == ("decayed", 1)
+    assert [c.kind for c in subject.advance(START_MS + 100 * DAY_MS, 100)] == ["decayed"]
+    assert subject.stage == 0
+
+
+def test_a_finished_warm_up_decays_too() -> None:
+    subject = plan((100, 200))
+    close_day(subject, 0, attempts=100, delivered=100)
+    close_day(subject, 1, attempts=200, delivered=200)
+    assert subject.phase is Phase.FINISHED
+    subject.advance(START_MS + (2 + 37) * DAY_MS, 100)
+    assert (subject.phase, subject.stage) == (Phase.RUNNING, 1)
+
+
+def test_a_rate_limit_costs_one_stage_a_day_and_that_day_does_not_advance() -> None:
+    subject = plan()
+    close_day(subject, 0, attempts=100, delivered=100)
+    now_ms = START_MS + DAY_MS + HOUR_MS
+    change = subject.step_back(now_ms, "421 4.7.28")
+    assert change is not None
+    assert (change.kind, subject.stage) == ("stepped back", 0)
+    assert subject.step_back(now_ms, "421 4.7.28") is None
+    cap = subject.cap(now_ms)
+    assert cap is not None
+    assert cap.day == 100
+    assert close_day(subject, 1, attempts=100, delivered=100) == ["held"]
+    assert close_day(subject, 2, attempts=100, delivered=100) == ["advanced"]
+
+
+def test_pause_holds_the_stage_and_skip_goes_to_any() -> None:
+    subject = plan()
+    assert subject.pause(START_MS) is not None
+    assert subject.pause(START_MS) is None
+    assert close_day(subject, 0, attempts=100, delivered=100) == []
+    assert subject.stage == 0
+    assert subject.resume(START_MS) is not None
+    subject.skip(START_MS, 2)
+    cap = subject.cap(START_MS + DAY_MS)
+    assert cap is not None
+    assert cap.day == 400
+    with pytest.raises(ValueError, match="stage 4: allowed are 0 to 3"):
+        subject.skip(START_MS, 4)
+    subject.skip(START_MS, 3)
+    assert subject.phase is Phase.FINISHED
+
+
+def test_the_rest_of_the_cap_is_spread_over_the_rest_of_the_day() -> None:
+    subject = plan((230, 460))
+    cap = subject.cap(START_MS)
+    assert cap is not None
+    assert cap.interval_ms == 23 * HOUR_MS // 230
+    subject.observe(130, 130)
+    cap = subject.cap(START_MS + 18 * HOUR_MS)
+    assert cap is not None
+    assert cap.interval_ms == 5 * HOUR_MS // 100
+    late = subject.cap(START_MS + 22 * HOUR_MS + HOUR_MS // 2)
+    assert late is not None
+    assert late.interval_ms == -(-HOUR_MS // 46), "never faster than the hourly cap"
+
+
+def test_the_forecast_is_a_day_for_each_stage_that_is_left() -> None:
+    warmup = Warmup(CONFIG, TABLE)
+    warmup.observe(START_MS, "google", attempts=40, delivered=39, score=100)
+    (view,) = warmup.views(START_MS)
+    assert (view.day_cap, view.hour_cap, view.attempts, view.remaining) == (100, 20, 40, 60)
+    assert view.end_day == START_MS // DAY_MS + 3
+
+
+def test_a_provider_may_have_stages_of_its_own_and_the_long_tail_has_the_common_ones() -> None:
+    warmup = Warmup(CONFIG, TABLE)
+    caps = {site: warmup.cap(START_MS, site) for site in ("yahoo", "google", "mx:example.org")}
+    assert {site: cap.day for site, cap in caps.items() if cap} == {
+        "yahoo": 50,
+        "google": 100,
+        "mx:example.org": 100,
+    }
+
+
+def test_a_warm_source_has_no_caps_and_no_plans() -> None:
+    warmup = Warmup(CONFIG, None)
+    assert warmup.observe(START_MS, "google", attempts=5, delivered=5, score=100) == []
+    assert warmup.cap(START_MS, "google") is None
+    assert warmup.plans == {}
+
+
+def test_everything_survives_a_restart() -> None:
+    warmup = Warmup(CONFIG, TABLE)
+    for site in ("google", "yahoo"):
+        warmup.observe(START_MS, site, attempts=100, delivered=100, score=100)
+    warmup.advance(START_MS + DAY_MS, lambda _: 100)
+    warmup.step_back(START_MS + DAY_MS, "yahoo", "TSS04")
+    state = msgpack.unpackb(msgpack.packb(warmup.to_state()))
+    again = Warmup.from_state(CONFIG, TABLE, state)
+    assert again.to_state() == warmup.to_state()
+    assert again.step_back(START_MS + DAY_MS, "yahoo", "TSS04") is None
+    with pytest.raises(ValueError, match="version 7; allowed is 1"):
+        Warmup.from_state(CONFIG, TABLE, state | {"version": 7})
+
+
+def test_tables_are_data_with_their_source() -> None:
+    assert set(shipped()) == {"conservative", "standard"}
+    for table in shipped().values():
+        assert "undated" in table.source or any(year in table.source for year in ("2025", "2026"))
+    assert load_tables({"own": TABLE})["own"] is TABLE
+    assert shipped()["standard"].stages[-1].day == 10_000_000
+
+
+def test_stages_that_shrink_are_refused() -> None:
+    with pytest.raises(ValidationError, match="do not shrink"):
+        WarmupTable.model_validate({"stages": [100, 50]})
+    with pytest.raises(ValidationError, match="at most day"):
+        WarmupTable.model_validate({"stages": [{"day": 5, "hour": 6}]})
+
+
+def test_a_source_names_a_table_that_exists() -> None:
+    from engine.config.load import ConfigError, parse_fleet
+
+    data = fleet_data(warmup={"tables": {"own": {"stages": [10, {"day": 20, "hour": 10}]}}})
+    data["sources"][0]["warmup"] = "own"
+    config = parse_fleet(data)
+    assert config.warmup.tables["own"].stages[1].hour == 10
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+    data["sources"][0]["warmup"] = "fast"
+    with pytest.raises(ConfigError, match=r"sources\[0\].warmup.*allowed are the tables conservative, own"):
+        parse_fleet(data)
