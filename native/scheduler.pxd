@@ -5,7 +5,8 @@ from native.wheel cimport Wheel
 cdef struct Slot:                # one message in memory
     uint64_t id
     uint64_t due_ms
-    int64_t send_at              # what the take said
+    int64_t tat_before           # of its cell, before the take
+    uint32_t grant               # number of the take in its cell
     uint32_t queue               # spool queue, part of the due key
     uint32_t flow
     uint32_t next                # in its flow's line, or in the free list
@@ -14,12 +15,13 @@ cdef struct Slot:                # one message in memory
 
 cdef struct Flow:
     uint32_t site
+    uint32_t campaign
     uint32_t share               # the tenant's share it belongs to
     uint32_t head
     uint32_t tail
     uint32_t ready
     uint32_t in_flight
-    uint32_t next                # in its share's ring
+    uint32_t next                # in its share's ring, or in the free list
     uint32_t served              # since it came to the front
     uint8_t listed
     uint8_t used
@@ -31,10 +33,9 @@ cdef struct Share:               # one tenant in one lane of one site
     uint8_t state                # idle, listed in its lane, parked
     uint32_t head                # ring of flows with ready messages
     uint32_t tail
-    uint32_t next                # in its lane's ring, or in the site's parked list
-    uint32_t previous            # in the parked list
-    uint32_t served
-    int64_t timer                # handle while parked with a time, -1
+    uint32_t next                # in its lane's ring, in the site's parked list, or in the free list
+    uint32_t served              # in its present turn, which goes on after it was parked
+    uint32_t flows               # how many belong to it
     uint32_t candidates          # generation at which `first` was computed
     uint32_t* list               # candidate sources, by class
     uint32_t[3] count            # of dedicated, hybrid, shared candidates
@@ -43,10 +44,11 @@ cdef struct Cell:                # one source at one site
     int64_t tat                  # GCRA: theoretical arrival time of the next message
     int64_t interval             # 0: no rate
     int64_t suspended_until
-    int64_t daily_left           # -1: no cap
+    int64_t daily_left           # above UNCAPPED: no cap
     uint32_t burst
     uint32_t window              # 0: the source does not serve the site
     uint32_t outstanding
+    uint32_t grants              # takes less refunds: who holds the last grant
     uint16_t weight
 
 cdef struct Site:
@@ -54,8 +56,11 @@ cdef struct Site:
     uint8_t known
     uint8_t listed
     uint32_t next                # in its pool's ring
-    uint32_t parked              # head of its parked shares
-    uint32_t turn
+    uint32_t parked              # its parked shares, first come first
+    uint32_t parked_tail
+    uint32_t turn                # messages granted
+    int64_t timer                # handle of the parked shares' timer, -1
+    int64_t wake                 # and its time
     uint32_t[3] head             # lanes: ring of shares
     uint32_t[3] tail
     int64_t suspended_until
@@ -74,8 +79,13 @@ cdef struct Pool:
     uint32_t head                # ring of sites with work
     uint32_t tail
 
+cdef struct Returned:            # a slot that is given back
+    uint32_t slot
+    uint32_t grant
+
 cdef class Scheduler:
-    cdef Wheel _wheel
+    cdef list _wheels            # one per pool, of its sites
+    cdef int64_t _now            # of the last take
     cdef object _flow_numbers
     cdef object _share_numbers
     cdef Slot* _slots
@@ -85,6 +95,8 @@ cdef class Scheduler:
     cdef uint32_t* _table
     cdef uint32_t _mask
     cdef Flow* _flows
+    cdef uint32_t _free_flow
+    cdef uint32_t _free_share
     cdef uint32_t _flow_count
     cdef uint32_t _flow_capacity
     cdef Share* _shares
@@ -106,24 +118,26 @@ cdef class Scheduler:
     cdef uint64_t _parkings
 
     cdef uint32_t _lookup(self, uint64_t id_) noexcept nogil
-    cdef int _insert(self, uint32_t slot) except -1
+    cdef void _insert(self, uint32_t slot) noexcept nogil
     cdef void _erase(self, uint64_t id_) noexcept nogil
     cdef int _rehash(self, uint32_t size) except -1
     cdef int _grow_slots(self) except -1
     cdef void _free_slot(self, uint32_t index) noexcept nogil
     cdef void _list_flow(self, uint32_t flow) noexcept nogil
     cdef void _list_share(self, uint32_t share) noexcept nogil
-    cdef void _unpark(self, uint32_t share) noexcept nogil
-    cdef void _unpark_site(self, uint32_t site) noexcept nogil
+    cdef void _unpark_site(self, uint32_t number) noexcept
     cdef int _park(self, uint32_t share, int64_t wake) except -1
     cdef int _build_candidates(self, Share* share) except -1
     cdef int32_t _choose(self, Share* share, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil
     cdef bint _is_eligible(self, uint32_t source, Site* site, int64_t now, int64_t* wake,
                            int64_t* send_at) noexcept nogil
     cdef uint32_t _next_random(self) noexcept nogil
+    cdef int _check_flow(self, uint32_t flow) except -1
     cdef int _check_site(self, uint32_t site) except -1
     cdef int _check_cell(self, uint32_t source, uint32_t site) except -1
+    cdef int _next_lane(self, Site* site) noexcept nogil
     cdef int _take_one(self, uint32_t site_no, int64_t now, char* out) except -1
-    cdef void _release(self, Slot* slot) noexcept nogil
+    cdef void _release(self, Slot* slot) noexcept
+    cdef void _refund(self, Returned* found, Py_ssize_t count) noexcept
     cdef void _pop_flow(self, Share* share) noexcept nogil
     cdef void _pop_share(self, Site* site, int lane) noexcept nogil

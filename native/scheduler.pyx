@@ -3,37 +3,62 @@
 Owns the ready messages in memory, the limits of every (source, site), and who waits for what. Knows numbers
 only: time and the seed are arguments, there is no clock, no randomness and no configuration in here.
 
-Order: a pool's sites take turns; at a site the streams have strict priority, except that one turn in sixteen
-goes to the lowest stream that has work, so bulk never starves; in a stream tenants share by deficit round
-robin with their weights, and a tenant's campaigns by turns. The source is chosen last: among those that may
-carry the message now, the less loaded of two picked at random; a tenant's dedicated sources first, then
-hybrid ones of its own, then the shared.
+Order: a pool's sites take turns; at a site the streams have strict priority, except that one message in
+sixteen goes to a lower stream that has work (the two lower ones in turn), so bulk never starves; in a stream
+tenants share by deficit round robin with their weights, and a tenant's campaigns by turns. The source is
+chosen last: among those that may carry the message now, the less loaded of two picked at random; a tenant's
+dedicated sources first, then hybrid ones of its own, then the shared (and others' hybrid ones).
 
 Limits: a rate is a GCRA cell in integer nanoseconds (burst 1 by default); a take may grant a time up to
 `horizon_ns` ahead. A daily count and a window of outstanding messages are charged at the take. What is given
-back unsent is refunded; the rate only as far as no later grant stands on it.
+back unsent is refunded exactly, the rate only if no later grant stands on it. Time never goes back: a take at
+an earlier time than the last one counts as one at that time.
 
 A share (a tenant's messages in a stream of a site) that no source may carry now is parked until the earliest
-time at which one may, or until something changes at the site. So nothing is scanned in vain, and nobody
-blocks another.
+time at which one may, or until something changes at the site. It comes back in its order and goes on with the
+turn that it had begun. So nothing is scanned in vain, and nobody blocks another.
+
+Memory: 48 bytes per message that the scheduler has held at once, 56 per (source, site), and a little per
+flow; a flow that is dropped gives its place to the next.
 """
 
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
-cdef uint32_t NONE = 0xFFFFFFFF
-cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
-cdef uint8_t FREE = 0
-cdef uint8_t READY = 1
-cdef uint8_t IN_FLIGHT = 2
-cdef uint8_t REMOVED = 3
-cdef uint8_t IDLE = 0
-cdef uint8_t LISTED = 1
-cdef uint8_t PARKED = 2
-cdef int LANES = 3
-cdef int LOW_TURN = 16
-cdef int KEY_SIZE = 18
-cdef int ENTRY_SIZE = 40
+from native.memory cimport allocate, live_blocks_c, reallocate, release
+
+cdef extern from *:
+    """
+    #define SCHEDULER_NONE 0xFFFFFFFFu
+    #define SCHEDULER_NEVER INT64_MAX
+    #define SCHEDULER_UNCAPPED (INT64_MAX / 2)
+    """
+    const uint32_t NONE "SCHEDULER_NONE"
+    const int64_t NEVER "SCHEDULER_NEVER"
+    const int64_t UNCAPPED "SCHEDULER_UNCAPPED"   # a daily count above it stands for no cap
+
+cdef enum:
+    FREE                         # states of a slot
+    READY
+    IN_FLIGHT
+    REMOVED
+
+cdef enum:
+    IDLE                         # states of a share
+    LISTED
+    PARKED
+
+cdef enum:
+    LANES = 3
+    KEY_SIZE = 18
+    ENTRY_SIZE = 40
+
+cdef uint32_t LOW_TURN = 16
+
+
+def live_blocks():
+    """Blocks of memory that are not freed; -1 in a release build."""
+    return live_blocks_c
 
 
 cdef struct Entry:
@@ -45,6 +70,12 @@ cdef struct Entry:
     uint32_t flow
     uint32_t queue
     uint64_t due_ms
+
+
+cdef int _later_first(const void* one, const void* other) noexcept nogil:
+    cdef uint32_t first = (<const Returned*>one).grant
+    cdef uint32_t second = (<const Returned*>other).grant
+    return (first < second) - (first > second)
 
 
 cdef inline uint64_t _big_endian(const unsigned char* data, int size) noexcept nogil:
@@ -69,7 +100,7 @@ cdef void* _extended(void* block, uint32_t* capacity, uint32_t wanted, size_t si
         if larger > 1 << 30:
             raise MemoryError
         larger *= 2
-    grown = <char*>realloc(block, larger * size)
+    grown = <char*>reallocate(block, larger * size)
     if grown == NULL:
         raise MemoryError
     memset(grown + capacity[0] * size, 0, (larger - capacity[0]) * size)
@@ -81,7 +112,9 @@ cdef class Scheduler:
     """See the module docstring."""
 
     def __cinit__(self, *, seed, horizon_ns=50_000_000, quantum=16):
-        self._wheel = Wheel(0)
+        self._wheels = []
+        self._free_flow = NONE
+        self._free_share = NONE
         self._flow_numbers = {}
         self._share_numbers = {}
         self._free = NONE
@@ -96,17 +129,17 @@ cdef class Scheduler:
     def __dealloc__(self):
         cdef uint32_t i
         for i in range(self._share_count):
-            free(self._shares[i].list)
+            release(self._shares[i].list)
         for i in range(self._site_capacity):
-            free(self._sites[i].cells)
-        free(self._slots)
-        free(self._table)
-        free(self._flows)
-        free(self._shares)
-        free(self._sites)
-        free(self._sources)
-        free(self._pools)
-        free(self._tenant_weight)
+            release(self._sites[i].cells)
+        release(self._slots)
+        release(self._table)
+        release(self._flows)
+        release(self._shares)
+        release(self._sites)
+        release(self._sources)
+        release(self._pools)
+        release(self._tenant_weight)
 
     # -- topology
 
@@ -135,11 +168,13 @@ cdef class Scheduler:
             self._pools = <Pool*>_extended(self._pools, &self._pool_capacity, pool, sizeof(Pool))
             for i in range(old, self._pool_capacity):
                 self._pools[i].head = self._pools[i].tail = NONE
+                self._wheels.append(Wheel(0))
         if self._sites[site].known:
             raise ValueError(f"site {site} is known")
         self._sites[site].known = 1
         self._sites[site].pool = pool
-        self._sites[site].parked = NONE
+        self._sites[site].parked = self._sites[site].parked_tail = NONE
+        self._sites[site].timer = -1
         for i in range(3):
             self._sites[site].head[i] = self._sites[site].tail[i] = NONE
 
@@ -150,15 +185,15 @@ cdef class Scheduler:
 
     cdef int _check_cell(self, uint32_t source, uint32_t site) except -1:
         self._check_site(site)
-        if source >= self._sites[site].cell_count:
+        if source >= self._sites[site].cell_count or self._sites[site].cells[source].window == 0:
             raise KeyError(f"source {source} has no limits at site {site}")
         return 0
 
     def set_limit(self, uint32_t source, uint32_t site, *, int64_t interval_ns, uint32_t burst=1,
                   int64_t daily_left=-1, uint32_t window=1, uint16_t weight=1000, bint fresh=True,
                   int64_t now_ns=0):
-        """Limits of a source at a site. `fresh=False`: what it has used before is unknown, its rate starts
-        full."""
+        """Limits of a source at a site. `daily_left=-1`: no cap. `fresh=False`: what it has used before is
+        unknown, so its rate starts as if it had just been used up, to the horizon."""
         cdef Site* at
         cdef Cell* cell
         self._check_site(site)
@@ -170,11 +205,12 @@ cdef class Scheduler:
         cell = &at.cells[source]
         cell.interval = interval_ns
         cell.burst = burst
-        cell.daily_left = daily_left
+        cell.daily_left = NEVER if daily_left < 0 else daily_left
         cell.window = window
         cell.weight = weight
-        if not fresh and cell.tat < now_ns + burst * interval_ns:
-            cell.tat = now_ns + burst * interval_ns
+        cell.grants += 1
+        if not fresh and cell.tat < now_ns + self._horizon + burst * interval_ns:
+            cell.tat = now_ns + self._horizon + burst * interval_ns
         self._unpark_site(site)
 
     def set_weight(self, uint32_t source, uint32_t site, uint16_t weight):
@@ -201,10 +237,12 @@ cdef class Scheduler:
     def suspend_netblock(self, uint32_t netblock, int64_t site, int64_t until_ns):
         """As `suspend`, for every source of a netblock."""
         cdef uint32_t source
+        if site >= 0:
+            self._check_site(<uint32_t>site)
         for source in range(self._source_capacity):
             if self._sources[source].netblock != netblock or not self._sources[source].streams:
                 continue
-            if site < 0 or source < self._sites[site].cell_count:
+            if site < 0 or (source < self._sites[site].cell_count and self._sites[site].cells[source].window):
                 self.suspend(source, site, until_ns)
 
     def suspend_site(self, uint32_t site, int64_t until_ns):
@@ -222,13 +260,24 @@ cdef class Scheduler:
                 self._unpark_site(i)
 
     def set_daily_left(self, uint32_t source, uint32_t site, int64_t left):
+        """So many more today (-1: no cap); what is outstanding counts as charged already."""
         self._check_cell(source, site)
-        self._sites[site].cells[source].daily_left = left
+        self._sites[site].cells[source].daily_left = NEVER if left < 0 else left
+        self._unpark_site(site)
+
+    def renew_daily(self, uint32_t source, uint32_t site, int64_t cap):
+        """A new day begins with `cap`. What is outstanding may go out today, so it is charged to today."""
+        self._check_cell(source, site)
+        if cap < 0:
+            raise ValueError(f"cap {cap}: allowed are 0 and more")
+        self._sites[site].cells[source].daily_left = cap - self._sites[site].cells[source].outstanding
         self._unpark_site(site)
 
     def daily_left(self, uint32_t source, uint32_t site):
+        """What is left today, None without a cap; below 0 if midnight met more outstanding."""
         self._check_cell(source, site)
-        return self._sites[site].cells[source].daily_left
+        cdef int64_t left = self._sites[site].cells[source].daily_left
+        return None if left > UNCAPPED else left
 
     def tenant_weight(self, uint32_t tenant, uint32_t weight):
         """Share of a tenant relative to others; 1 by default."""
@@ -252,22 +301,34 @@ cdef class Scheduler:
         share_key = (site, stream, tenant)
         known = self._share_numbers.get(share_key)
         if known is None:
-            share = self._share_count
-            if share >= self._share_capacity:
-                self._shares = <Share*>_extended(self._shares, &self._share_capacity, share, sizeof(Share))
-            self._share_count += 1
+            share = self._free_share
+            if share != NONE:
+                self._free_share = self._shares[share].next
+            else:
+                share = self._share_count
+                if share >= self._share_capacity:
+                    self._shares = <Share*>_extended(
+                        self._shares, &self._share_capacity, share, sizeof(Share))
+                self._share_count += 1
+            memset(&self._shares[share], 0, sizeof(Share))
             self._shares[share].site = site
             self._shares[share].stream = <uint8_t>stream
             self._shares[share].tenant = tenant
             self._shares[share].head = self._shares[share].tail = NONE
-            self._shares[share].timer = -1
             self._share_numbers[share_key] = share
         else:
             share = known
-        number = self._flow_count
-        if number >= self._flow_capacity:
-            self._flows = <Flow*>_extended(self._flows, &self._flow_capacity, number, sizeof(Flow))
-        self._flow_count += 1
+        number = self._free_flow
+        if number != NONE:
+            self._free_flow = self._flows[number].next
+        else:
+            number = self._flow_count
+            if number >= self._flow_capacity:
+                self._flows = <Flow*>_extended(self._flows, &self._flow_capacity, number, sizeof(Flow))
+            self._flow_count += 1
+        memset(&self._flows[number], 0, sizeof(Flow))
+        self._shares[share].flows += 1
+        self._flows[number].campaign = campaign
         self._flows[number].site = site
         self._flows[number].share = share
         self._flows[number].head = self._flows[number].tail = NONE
@@ -275,9 +336,34 @@ cdef class Scheduler:
         self._flow_numbers[key] = number
         return number
 
-    def site_of(self, uint32_t flow):
-        if flow >= self._flow_count:
+    def drop_flow(self, uint32_t flow):
+        """Forget a flow that holds nothing, and its number: True. False while it holds messages (also removed
+        ones that stand in its line)."""
+        self._check_flow(flow)
+        cdef Flow* at = &self._flows[flow]
+        cdef Share* share = &self._shares[at.share]
+        if at.head != NONE or at.listed or at.in_flight:
+            return False
+        del self._flow_numbers[at.site, share.stream, share.tenant, at.campaign]
+        at.used = 0
+        at.next = self._free_flow
+        self._free_flow = flow
+        share.flows -= 1
+        if share.flows == 0:
+            del self._share_numbers[share.site, share.stream, share.tenant]
+            release(share.list)
+            share.list = NULL
+            share.next = self._free_share
+            self._free_share = at.share
+        return True
+
+    cdef int _check_flow(self, uint32_t flow) except -1:
+        if flow >= self._flow_count or not self._flows[flow].used:
             raise KeyError(f"flow {flow} is not known")
+        return 0
+
+    def site_of(self, uint32_t flow):
+        self._check_flow(flow)
         return self._flows[flow].site
 
     # -- messages by id
@@ -290,15 +376,11 @@ cdef class Scheduler:
             at = (at + 1) & self._mask
         return NONE
 
-    cdef int _insert(self, uint32_t slot) except -1:
-        cdef uint32_t at
-        if (self._held + 1) * <uint64_t>2 > self._mask:
-            self._rehash((self._mask + 1) * 2)
-        at = _hash(self._slots[slot].id) & self._mask
+    cdef void _insert(self, uint32_t slot) noexcept nogil:
+        cdef uint32_t at = _hash(self._slots[slot].id) & self._mask
         while self._table[at] != NONE:
             at = (at + 1) & self._mask
         self._table[at] = slot
-        return 0
 
     cdef void _erase(self, uint64_t id_) noexcept nogil:
         """Remove from the table and close the gap, so that no tombstones gather."""
@@ -322,7 +404,7 @@ cdef class Scheduler:
         cdef uint32_t* old = self._table
         cdef uint32_t old_size = self._mask + 1 if old != NULL else 0
         cdef uint32_t i, at
-        cdef uint32_t* table = <uint32_t*>malloc(size * sizeof(uint32_t))
+        cdef uint32_t* table = <uint32_t*>allocate(size * sizeof(uint32_t))
         if table == NULL:
             raise MemoryError
         memset(table, 0xFF, size * sizeof(uint32_t))
@@ -334,7 +416,7 @@ cdef class Scheduler:
                 while table[at] != NONE:
                     at = (at + 1) & self._mask
                 table[at] = old[i]
-        free(old)
+        release(old)
         return 0
 
     cdef int _grow_slots(self) except -1:
@@ -362,8 +444,7 @@ cdef class Scheduler:
         cdef Slot* slot
         cdef Flow* into
         cdef uint32_t added = 0
-        if flow >= self._flow_count:
-            raise KeyError(f"flow {flow} is not known")
+        self._check_flow(flow)
         if due_keys.shape[0] % KEY_SIZE:
             raise ValueError(f"{due_keys.shape[0]} bytes of due keys: expected a multiple of {KEY_SIZE}")
         count = due_keys.shape[0] // KEY_SIZE
@@ -375,6 +456,8 @@ cdef class Scheduler:
                 continue
             if self._free == NONE:
                 self._grow_slots()
+            if (self._held + 1) * <uint64_t>2 > self._mask:
+                self._rehash((self._mask + 1) * 2)
             index = self._free
             slot = &self._slots[index]
             self._free = slot.next
@@ -417,17 +500,20 @@ cdef class Scheduler:
             self._list_share(listed.share)
 
     cdef void _list_share(self, uint32_t number) noexcept nogil:
+        """Into its lane's ring: at the head if it has a turn to finish, else at the tail."""
         cdef Share* share = &self._shares[number]
         cdef Site* site = &self._sites[share.site]
         cdef Pool* pool = &self._pools[site.pool]
         share.state = LISTED
-        share.served = 0
         share.next = NONE
         if site.tail[share.stream] == NONE:
+            site.head[share.stream] = site.tail[share.stream] = number
+        elif share.served:
+            share.next = site.head[share.stream]
             site.head[share.stream] = number
         else:
             self._shares[site.tail[share.stream]].next = number
-        site.tail[share.stream] = number
+            site.tail[share.stream] = number
         if not site.listed:
             site.listed = 1
             site.next = NONE
@@ -442,37 +528,38 @@ cdef class Scheduler:
         site."""
         cdef Share* share = &self._shares[number]
         cdef Site* site = &self._sites[share.site]
+        cdef Wheel wheel
         share.state = PARKED
-        share.previous = NONE
-        share.next = site.parked
-        if site.parked != NONE:
-            self._shares[site.parked].previous = number
-        site.parked = number
-        share.timer = -1 if wake == NEVER else self._wheel.add_c(wake, number)
+        share.next = NONE
+        if site.parked_tail == NONE:
+            site.parked = number
+        else:
+            self._shares[site.parked_tail].next = number
+        site.parked_tail = number
         self._parkings += 1
+        if wake == NEVER or (site.timer >= 0 and site.wake <= wake):
+            return 0
+        wheel = <Wheel>self._wheels[site.pool]
+        if site.timer >= 0:
+            wheel.cancel_c(site.timer)
+            site.timer = -1
+        site.timer = wheel.add_c(wake, share.site)
+        site.wake = wake
         return 0
 
-    cdef void _unpark(self, uint32_t number) noexcept nogil:
-        cdef Share* share = &self._shares[number]
-        cdef Site* site = &self._sites[share.site]
-        if share.state != PARKED:
-            return
-        if share.previous != NONE:
-            self._shares[share.previous].next = share.next
-        else:
-            site.parked = share.next
-        if share.next != NONE:
-            self._shares[share.next].previous = share.previous
-        if share.timer >= 0:
-            self._wheel.cancel_c(share.timer)
-            share.timer = -1
-        share.state = IDLE
-        if share.head != NONE:
-            self._list_share(number)
-
-    cdef void _unpark_site(self, uint32_t site) noexcept nogil:
-        while self._sites[site].parked != NONE:
-            self._unpark(self._sites[site].parked)
+    cdef void _unpark_site(self, uint32_t number) noexcept:
+        """Back into their lanes, in the order in which they were parked."""
+        cdef Site* site = &self._sites[number]
+        cdef uint32_t share = site.parked
+        cdef uint32_t following
+        if site.timer >= 0:
+            (<Wheel>self._wheels[site.pool]).cancel_c(site.timer)
+            site.timer = -1
+        site.parked = site.parked_tail = NONE
+        while share != NONE:
+            following = self._shares[share].next
+            self._list_share(share)
+            share = following
 
     # -- the choice of a source
 
@@ -490,7 +577,8 @@ cdef class Scheduler:
         cdef uint32_t source, place
         cdef Source* at
         cdef int kind, wanted
-        cdef uint32_t* grown = <uint32_t*>realloc(share.list, (self._source_capacity + 1) * sizeof(uint32_t))
+        cdef size_t size = (self._source_capacity + 1) * sizeof(uint32_t)
+        cdef uint32_t* grown = <uint32_t*>reallocate(share.list, size)
         if grown == NULL:
             raise MemoryError
         share.list = grown
@@ -526,7 +614,7 @@ cdef class Scheduler:
         if number >= site.cell_count:
             return False
         cell = &site.cells[number]
-        if not source.up or cell.window == 0 or cell.weight == 0 or cell.daily_left == 0:
+        if not source.up or cell.window == 0 or cell.weight == 0 or cell.daily_left <= 0:
             return False
         if cell.outstanding >= cell.window:
             return False
@@ -590,6 +678,23 @@ cdef class Scheduler:
 
     # -- taking
 
+    cdef int _next_lane(self, Site* site) noexcept nogil:
+        """The lane whose turn it is, -1 if none has work. Turns are messages granted, not tries, so that the
+        lower lanes' turns come up however often the site runs dry."""
+        cdef int lane
+        cdef int low = 0
+        if site.turn % LOW_TURN == LOW_TURN - 1:
+            low = 2 if (site.turn // LOW_TURN) % 2 == 0 else 1
+            if site.head[low] != NONE:
+                return low
+            low = 3 - low
+            if site.head[low] != NONE:
+                return low
+        for lane in range(LANES):
+            if site.head[lane] != NONE:
+                return lane
+        return -1
+
     cdef int _take_one(self, uint32_t site_no, int64_t now, char* out) except -1:
         """One message of a site into `out`: 1; 0 if the site has nothing that may go now."""
         cdef Site* site = &self._sites[site_no]
@@ -601,20 +706,9 @@ cdef class Scheduler:
         cdef uint32_t number, flow_no, index, quantum
         cdef int32_t source
         cdef int64_t wake, send_at
-        cdef int lane, i
+        cdef int lane
         while True:
-            lane = -1
-            site.turn += 1
-            if site.turn % LOW_TURN == 0:
-                for i in range(LANES - 1, -1, -1):
-                    if site.head[i] != NONE:
-                        lane = i
-                        break
-            else:
-                for i in range(LANES):
-                    if site.head[i] != NONE:
-                        lane = i
-                        break
+            lane = self._next_lane(site)
             if lane < 0:
                 return 0
             number = site.head[lane]
@@ -631,6 +725,7 @@ cdef class Scheduler:
                 if share.head == NONE:
                     self._pop_share(site, lane)
                     share.state = IDLE
+                    share.served = 0
                 continue
             if share.candidates != self._generation:
                 self._build_candidates(share)
@@ -649,14 +744,16 @@ cdef class Scheduler:
         flow.in_flight += 1
         slot.state = IN_FLIGHT
         slot.source = <uint16_t>source
-        slot.send_at = send_at
         slot.next = NONE
         cell = &site.cells[source]
         cell.outstanding += 1
-        if cell.daily_left > 0:
-            cell.daily_left -= 1
+        cell.daily_left -= 1
+        cell.grants += 1
+        slot.grant = cell.grants
+        slot.tat_before = cell.tat
         if cell.interval:
             cell.tat = (cell.tat if cell.tat > now else now) + cell.interval
+        site.turn += 1
         entry.id = slot.id
         entry.send_at = send_at
         entry.site = site_no
@@ -685,8 +782,10 @@ cdef class Scheduler:
         if share.head == NONE:
             self._pop_share(site, lane)
             share.state = IDLE
+            share.served = 0
         elif share.served >= quantum:
             self._pop_share(site, lane)
+            share.served = 0
             self._list_share(number)
         self._decisions += 1
         return 1
@@ -706,7 +805,6 @@ cdef class Scheduler:
         if site.head[lane] == NONE:
             site.tail[lane] = NONE
         share.next = NONE
-        share.served = 0
 
     def take(self, uint32_t pool, int64_t now_ns, int limit):
         """Up to `limit` decisions for a pool, 40 bytes each, little endian: id u64, send_at_ns i64, site u32,
@@ -718,12 +816,19 @@ cdef class Scheduler:
         cdef int count = 0
         cdef char* out
         cdef bytes packed
-        while self._wheel.pop_c(now_ns, &woken):
-            self._shares[woken].timer = -1
-            self._unpark(<uint32_t>woken)
-        if pool >= self._pool_capacity or limit <= 0 or self._pools[pool].head == NONE:
+        cdef Wheel wheel
+        if pool >= self._pool_capacity or limit <= 0:
             return b""
-        out = <char*>malloc(<size_t>limit * ENTRY_SIZE)
+        if now_ns < self._now:
+            now_ns = self._now
+        self._now = now_ns
+        wheel = <Wheel>self._wheels[pool]
+        while wheel.pop_c(now_ns, &woken):
+            self._sites[woken].timer = -1
+            self._unpark_site(<uint32_t>woken)
+        if self._pools[pool].head == NONE:
+            return b""
+        out = <char*>allocate(<size_t>limit * ENTRY_SIZE)
         if out == NULL:
             raise MemoryError
         try:
@@ -752,12 +857,12 @@ cdef class Scheduler:
                     at.tail = site_no
             packed = out[:count * ENTRY_SIZE]
         finally:
-            free(out)
+            release(out)
         return packed
 
     # -- settling
 
-    cdef void _release(self, Slot* slot) noexcept nogil:
+    cdef void _release(self, Slot* slot) noexcept:
         cdef Flow* flow = &self._flows[slot.flow]
         flow.in_flight -= 1
         self._sites[flow.site].cells[slot.source].outstanding -= 1
@@ -780,43 +885,55 @@ cdef class Scheduler:
             self._release(&self._slots[index])
             self._free_slot(index)
 
-    def give_back(self, const unsigned char[::1] ids, bint front=True):
-        """In-flight ids were not sent: their charges are refunded and they are ready again, at the head of
-        their flow. The rate is refunded as far as no later grant stands on it."""
+    def give_back(self, const unsigned char[::1] ids):
+        """In-flight ids were not sent: their charges are refunded and they are ready again, in this order at
+        the head of their flows. The rate is refunded as far as no later grant stands on it."""
+        cdef Py_ssize_t count = ids.shape[0] // 8
         cdef Py_ssize_t i
+        cdef Py_ssize_t known = 0
         cdef uint64_t id_
         cdef uint32_t index
         cdef Slot* slot
         cdef Flow* flow
-        cdef Cell* cell
-        for i in range(ids.shape[0] // 8 - 1, -1, -1):
+        cdef Returned* found = <Returned*>allocate((count + 1) * sizeof(Returned))
+        if found == NULL:
+            raise MemoryError
+        for i in range(count - 1, -1, -1):
             memcpy(&id_, &ids[i * 8], 8)
             index = self._lookup(id_)
             if index == NONE or self._slots[index].state != IN_FLIGHT:
                 continue
             slot = &self._slots[index]
             flow = &self._flows[slot.flow]
-            cell = &self._sites[flow.site].cells[slot.source]
-            if cell.daily_left >= 0:
-                cell.daily_left += 1
-            if cell.interval and cell.tat == slot.send_at + <int64_t>cell.burst * cell.interval:
-                cell.tat -= cell.interval
-            self._release(slot)
             slot.state = READY
             flow.ready += 1
-            if front:
-                slot.next = flow.head
-                flow.head = index
-                if flow.tail == NONE:
-                    flow.tail = index
-            else:
-                slot.next = NONE
-                if flow.tail == NONE:
-                    flow.head = index
-                else:
-                    self._slots[flow.tail].next = index
+            slot.next = flow.head
+            flow.head = index
+            if flow.tail == NONE:
                 flow.tail = index
             self._list_flow(slot.flow)
+            found[known].slot = index
+            found[known].grant = slot.grant
+            known += 1
+        if known:
+            self._refund(found, known)
+        release(found)
+
+    cdef void _refund(self, Returned* found, Py_ssize_t count) noexcept:
+        """Undo the charges of these slots; the rate from the latest grant back, so that a run of latest
+        grants is undone whatever the order of the ids."""
+        cdef Py_ssize_t i
+        cdef Slot* slot
+        cdef Cell* cell
+        qsort(found, count, sizeof(Returned), _later_first)
+        for i in range(count):
+            slot = &self._slots[found[i].slot]
+            cell = &self._sites[self._flows[slot.flow].site].cells[slot.source]
+            cell.daily_left += 1
+            if slot.grant == cell.grants:
+                cell.grants -= 1
+                cell.tat = slot.tat_before
+            self._release(slot)
 
     def remove(self, const unsigned char[::1] ids):
         """Forget ready ids (not those in flight); returns how many there were."""
@@ -857,8 +974,7 @@ cdef class Scheduler:
         return (<char*>key)[:18]
 
     def ready(self, uint32_t flow):
-        if flow >= self._flow_count:
-            raise KeyError(f"flow {flow} is not known")
+        self._check_flow(flow)
         return self._flows[flow].ready
 
     def held(self):
@@ -883,18 +999,21 @@ cdef class Scheduler:
         return self._sites[site].cells[source].outstanding
 
     def next_wake_ns(self, uint32_t pool):
-        """A time at which a take for the pool may yield more without anything else happening; -1 if none."""
+        """A time before which a take for the pool yields nothing unless something else happens; 0 for now, -1
+        if no time will do."""
         if pool < self._pool_capacity and self._pools[pool].head != NONE:
             return 0
-        return self._wheel.next_due_c()
+        if pool >= self._pool_capacity:
+            return -1
+        return (<Wheel>self._wheels[pool]).next_due_c()
 
     def stats(self):
         """Counts for metrics."""
         return {
             "held": self._held,
-            "flows": self._flow_count,
-            "shares": self._share_count,
+            "flows": len(self._flow_numbers),
+            "shares": len(self._share_numbers),
             "decisions": self._decisions,
             "parkings": self._parkings,
-            "sleeping": len(self._wheel),
+            "sleeping": sum(len(wheel) for wheel in self._wheels),
         }

@@ -14,8 +14,8 @@ cdef class Wheel:
     cdef uint32_t _free
     cdef uint32_t _count
     cdef int64_t _now                  # last tick that was advanced to
-    cdef uint32_t[2048] _slots         # 8 levels of 256 slots: head of each list
-    cdef uint64_t[32] _occupied        # a bit per slot
+    cdef uint32_t[1280] _slots         # 5 levels of 256 slots: head of each list
+    cdef uint64_t[20] _occupied        # a bit per slot
 
     cdef int64_t add_c(self, int64_t due_ns, uint64_t payload) except -1
     cdef bint cancel_c(self, int64_t handle) noexcept nogil
@@ -24,5 +24,6 @@ cdef class Wheel:
     cdef void _place(self, uint32_t index) noexcept nogil
     cdef void _unlink(self, uint32_t index) noexcept nogil
     cdef int _grow(self) except -1
+    cdef int _next_occupied(self, int level, int first) noexcept nogil
     cdef int64_t _next_tick(self) noexcept nogil
     cdef void _cascade(self, int64_t tick) noexcept nogil

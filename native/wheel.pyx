@@ -1,19 +1,35 @@
-"""A hierarchical timer wheel: eight levels of 256 slots, ticks of 2^20 ns (about a millisecond).
+"""A hierarchical timer wheel: five levels of 256 slots, ticks of 2^20 ns (about a millisecond).
 
 Adding and cancelling take constant time, whatever the number of timers; a timer never fires before its due
 time and at most one tick after it, given that somebody advances the wheel. Time is an argument. Memory: 32
 bytes per timer.
 """
 
-from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
+from native.memory cimport live_blocks_c, reallocate, release
 
-cdef uint32_t NONE = 0xFFFFFFFF
-cdef int TICK_BITS = 20
-cdef int LEVEL_BITS = 8
-cdef int LEVELS = 5
+cdef extern from *:
+    """
+    #define WHEEL_NONE 0xFFFFFFFFu
+    static inline int first_bit(uint64_t word) { return __builtin_ctzll(word); }
+    """
+    const uint32_t NONE "WHEEL_NONE"
+    int first_bit(uint64_t word) noexcept nogil
+
+cdef enum:
+    TICK_BITS = 20
+    LEVEL_BITS = 8
+    LEVELS = 5
+    SIZE = 256                   # slots of a level
+    MAX_TIMERS = 1 << 30
+
 cdef int64_t MAX_AHEAD = (<int64_t>1 << 38) - 1
+
+
+def live_blocks():
+    """Blocks of memory that are not freed; -1 in a release build."""
+    return live_blocks_c
 
 
 cdef class Wheel:
@@ -26,12 +42,12 @@ cdef class Wheel:
         self._free = NONE
         self._count = 0
         self._now = now_ns >> TICK_BITS
-        for i in range(2048):
+        for i in range(LEVELS * SIZE):
             self._slots[i] = NONE
         memset(self._occupied, 0, sizeof(self._occupied))
 
     def __dealloc__(self):
-        free(self._timers)
+        release(self._timers)
 
     def __len__(self):
         return self._count
@@ -58,8 +74,11 @@ cdef class Wheel:
 
     cdef int _grow(self) except -1:
         cdef uint32_t capacity = 1024 if self._capacity == 0 else self._capacity * 2
-        cdef Timer* timers = <Timer*>realloc(self._timers, capacity * sizeof(Timer))
+        cdef Timer* timers
         cdef uint32_t i
+        if capacity > MAX_TIMERS:
+            raise MemoryError
+        timers = <Timer*>reallocate(self._timers, capacity * sizeof(Timer))
         if timers == NULL:
             raise MemoryError
         self._timers = timers
@@ -74,7 +93,9 @@ cdef class Wheel:
     cdef int64_t add_c(self, int64_t due_ns, uint64_t payload) except -1:
         cdef uint32_t index
         cdef Timer* timer
-        cdef int64_t tick = (due_ns + ((1 << TICK_BITS) - 1)) >> TICK_BITS
+        cdef int64_t tick = due_ns >> TICK_BITS
+        if due_ns & ((1 << TICK_BITS) - 1):
+            tick += 1
         if self._free == NONE:
             self._grow()
         index = self._free
@@ -114,7 +135,7 @@ cdef class Wheel:
         cdef uint32_t slot
         while level < LEVELS - 1 and differs >> (LEVEL_BITS * (level + 1)):
             level += 1
-        slot = <uint32_t>(level * 256 + ((timer.tick >> (LEVEL_BITS * level)) & 255))
+        slot = <uint32_t>(level * SIZE + ((timer.tick >> (LEVEL_BITS * level)) & (SIZE - 1)))
         timer.slot = slot
         timer.previous = NONE
         timer.next = self._slots[slot]
@@ -134,20 +155,35 @@ cdef class Wheel:
             if timer.next == NONE:
                 self._occupied[timer.slot >> 6] &= ~(<uint64_t>1 << (timer.slot & 63))
 
+    cdef int _next_occupied(self, int level, int first) noexcept nogil:
+        """The first slot of a level from `first` on that holds timers, -1 if there is none."""
+        cdef int word = (level * SIZE + first) >> 6
+        cdef int end = ((level + 1) * SIZE) >> 6
+        cdef uint64_t bits
+        if first >= SIZE:
+            return -1
+        bits = self._occupied[word] & (~<uint64_t>0 << (first & 63))
+        while bits == 0:
+            word += 1
+            if word == end:
+                return -1
+            bits = self._occupied[word]
+        return word * 64 + first_bit(bits) - level * SIZE
+
     cdef int64_t _next_tick(self) noexcept nogil:
         """The next tick at which a timer fires or a higher slot has to be spread out; -1 if there is none."""
-        cdef int level, position, i
+        cdef int level, place
         cdef int64_t base
         for level in range(LEVELS):
-            position = <int>((self._now >> (LEVEL_BITS * level)) & 255)
             base = (self._now >> (LEVEL_BITS * (level + 1))) << (LEVEL_BITS * (level + 1))
-            for i in range(position + (1 if level == 0 else 1), 256):
-                if self._occupied[(level * 256 + i) >> 6] == 0:
-                    if i & 63 == 0:
-                        continue
-                if (self._occupied[(level * 256 + i) >> 6] >> ((level * 256 + i) & 63)) & 1:
-                    return base + (<int64_t>i << (LEVEL_BITS * level))
-        return -1
+            place = self._next_occupied(level, <int>((self._now >> (LEVEL_BITS * level)) & (SIZE - 1)) + 1)
+            if place >= 0:
+                return base + (<int64_t>place << (LEVEL_BITS * level))
+        # the highest level goes round
+        place = self._next_occupied(LEVELS - 1, 0)
+        if place < 0:
+            return -1
+        return base + ((<int64_t>SIZE + place) << (LEVEL_BITS * (LEVELS - 1)))
 
     cdef void _cascade(self, int64_t tick) noexcept nogil:
         """Time has come to `tick`: spread the higher slots that begin here over the lower levels."""
@@ -156,7 +192,7 @@ cdef class Wheel:
         for level in range(LEVELS - 1, 0, -1):
             if tick & ((<int64_t>1 << (LEVEL_BITS * level)) - 1):
                 continue
-            slot = <uint32_t>(level * 256 + ((tick >> (LEVEL_BITS * level)) & 255))
+            slot = <uint32_t>(level * SIZE + ((tick >> (LEVEL_BITS * level)) & (SIZE - 1)))
             index = self._slots[slot]
             self._slots[slot] = NONE
             self._occupied[slot >> 6] &= ~(<uint64_t>1 << (slot & 63))
@@ -171,7 +207,7 @@ cdef class Wheel:
         cdef int64_t tick
         cdef uint32_t index
         while True:
-            index = self._slots[self._now & 255]
+            index = self._slots[self._now & (SIZE - 1)]
             if index != NONE:
                 payload[0] = self._timers[index].payload
                 self.cancel_c((<int64_t>(self._timers[index].generation & 0x7FFFFFFF) << 32) | index)
@@ -189,7 +225,7 @@ cdef class Wheel:
         cdef int64_t tick
         if self._count == 0:
             return -1
-        if self._slots[self._now & 255] != NONE:
+        if self._slots[self._now & (SIZE - 1)] != NONE:
             return self._now << TICK_BITS
         tick = self._next_tick()
         return -1 if tick < 0 else tick << TICK_BITS

@@ -150,14 +150,16 @@ class Sites:
         return max(1, profile.max_connections) * self._config.limits.window_per_connection
 
     def new_day(self, now_ms: int) -> None:
-        """Grant the daily caps anew when the UTC day has changed."""
+        """Grant the daily caps anew when a later UTC day has begun; a clock set back grants nothing."""
         day = now_ms // DAY_MS
         for site in self.capped():
-            if site.day != day and site.daily_cap is not None:
+            if site.day < day and site.daily_cap is not None:
                 site.day = day
                 for source in site.sources:
-                    self._scheduler.set_daily_left(source, site.number, site.daily_cap)
+                    self._scheduler.renew_daily(source, site.number, site.daily_cap)
 
     def used_today(self, site: Site, source: int) -> int:
+        left = self._scheduler.daily_left(source, site.number)
         assert site.daily_cap is not None
-        return site.daily_cap - self._scheduler.daily_left(source, site.number)
+        assert left is not None
+        return site.daily_cap - left
