@@ -453,7 +453,6 @@ class Region:
         now_ms = self._clock.wall_ms()
         reply = Reply(0, "4.3.0", POOL_DIED)
         settlements = []
-        batch_of = self._spool.batches_of(ids)
         for id_ in ids:
             key = self._scheduler.key_of(id_)
             if key is not None:
@@ -467,7 +466,7 @@ class Region:
                     now_ms,
                     possible_duplicate=True,
                 )
-                settlements.append(self._settlement(key, outcome, batch_of.get(id_, 0), now_ms))
+                settlements.append(self._settlement(key, outcome, 0, now_ms))
         self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
         await self._commit(settlements)
         self._windows.release_all(pool)

@@ -78,6 +78,7 @@ class ChunkBatch:
 class Settlement:
     """One outcome for one due key. `next_due_ms` is set exactly if the outcome is a deferral that goes on.
 
+    `batch_no` is 0 if the caller does not know in which batch it was in flight, or if it was not.
     `free`: the attempt does not count (a suspension consumes no retry backoff).
     """
 

@@ -30,8 +30,12 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+class SegmentFailed(Exception):
+    """Bodies could not be synced: what was appended since the last sync may never reach the disk."""
+
+
 class SegmentWriter:
-    """The segment that is being written. One thread."""
+    """The segment that is being written. One thread. `number` is that of the newest segment, open or not; 0: none."""
 
     def __init__(self, directory: Path, limit: int) -> None:
         self._directory = directory
@@ -39,14 +43,23 @@ class SegmentWriter:
         self._descriptor = -1
         self.number = 0
         self.size = 0
-        self._dirty = False
+        self._is_dirty = False
 
     def begin(self, number: int) -> None:
-        """Start a new segment file; its directory entry is on disk before anything is written to it."""
+        """Seal the open segment and start a new file, whose directory entry is on disk before anything is in it.
+
+        OSError: no segment is open.
+        """
+        self.sync()
         self.close()
         path = segment_path(self._directory, number)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        sync_directory(self._directory)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            sync_directory(self._directory)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
         self.number = number
         self.size = 0
 
@@ -66,7 +79,7 @@ class SegmentWriter:
         while written < len(view):
             written += os.pwrite(self._descriptor, view[written:], offset + written)
         self.size = offset + len(view)
-        self._dirty = True
+        self._is_dirty = True
         return offset
 
     def rewind(self, size: int) -> None:
@@ -74,14 +87,25 @@ class SegmentWriter:
         self.size = size
 
     def sync(self) -> None:
-        if self._dirty:
+        """Bring everything appended to disk.
+
+        SegmentFailed: the segment is closed for good. The kernel reports a failed write-back once and forgets it, so
+        a second sync of the same file would prove nothing.
+        """
+        if not self._is_dirty:
+            return
+        try:
             os.fdatasync(self._descriptor)
-            self._dirty = False
+        except OSError as error:
+            self.close()
+            raise SegmentFailed(f"segment {self.number}: {error}") from error
+        self._is_dirty = False
 
     def close(self) -> None:
+        self._is_dirty = False
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
 
 class SegmentReader:

@@ -20,7 +20,6 @@ PAGE_IDS = 2048
 PAGE_BYTES = PAGE_IDS // 2
 EVENTS_PER_CHUNK = 10
 META = b"state"
-CACHED_QUEUES = 200_000
 
 
 class Totals:
@@ -107,6 +106,9 @@ class Draft:
         self._segments: dict[int, list[int]] = {}
         self.drained: list[int] = []
         self._events: list[bytes] = []
+        self.inflight: dict[int, set[int]] = {}
+        """What changes in the set of messages on their way, by batch; an empty set: the batch is done."""
+        self.remembered = 0
 
     # -- numbers
 

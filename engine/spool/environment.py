@@ -6,9 +6,16 @@ power failure; never `writemap`, which kills the process by SIGBUS on a full dis
 
 The map is address space, grown without closing anything: when it fills up, the writer doubles it between two
 transactions; readers in other processes follow by `MapResizedError`.
+
+One lock keeps this process's short read transactions and a growing or reopening map apart; who holds an Environment may
+go on using it after `reopen`. The lock file is memory that LMDB writes through a mapping, where a full disk would end
+the process by SIGBUS, so its blocks are allocated before it is mapped.
 """
 
 import logging
+import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +45,9 @@ DATABASES = (
 FIRST_MAP = 256 << 20
 MAX_READERS = 510
 PAGE = 4096
+LOCK_BYTES = 64 << 10
+OPEN_ATTEMPTS = 5
+OPEN_PAUSE_S = 0.02
 
 Error = lmdb.Error
 MapFull = lmdb.MapFullError
@@ -49,50 +59,82 @@ class Environment:
     def __init__(self, path: Path, *, map_size: int, readonly: bool = False) -> None:
         self.path = path
         self.limit = map_size
-        existing = path / "data.mdb"
-        first = min(map_size, max(FIRST_MAP, existing.stat().st_size * 2 if existing.exists() else 0))
-        self._env = lmdb.open(
-            str(path),
-            map_size=0 if readonly else first,
+        self._readonly = readonly
+        self._lock = threading.RLock()
+        self.db: dict[str, Any] = {}
+        self._open()
+
+    def _open(self) -> None:
+        if not self._readonly:
+            _allocate(self.path / "lock.mdb", LOCK_BYTES)
+        for attempt in range(1, OPEN_ATTEMPTS + 1):
+            try:
+                self._env = self._map()
+                break
+            except lmdb.LockError:  # another process is opening or closing it at this very moment
+                if attempt == OPEN_ATTEMPTS:
+                    raise
+                time.sleep(OPEN_PAUSE_S)
+        try:
+            if self._readonly:
+                self._env.set_mapsize(0)
+            self.db = {
+                name.decode(): self._env.open_db(name, create=not self._readonly) for name in DATABASES
+            }
+            self._env.reader_check()
+        except BaseException:
+            self._env.close()
+            raise
+
+    def _map(self) -> Any:
+        existing = self.path / "data.mdb"
+        first = min(self.limit, max(FIRST_MAP, existing.stat().st_size * 2 if existing.exists() else 0))
+        return lmdb.open(
+            str(self.path),
+            map_size=0 if self._readonly else first,
             max_dbs=len(DATABASES),
             max_readers=MAX_READERS,
-            readonly=readonly,
+            readonly=self._readonly,
             lock=True,
             mode=0o600,
             max_spare_txns=4,
             lib_version=0,
         )
-        if readonly:
-            self._env.set_mapsize(0)
-        self.db: dict[str, Any] = {
-            name.decode(): self._env.open_db(name, create=not readonly) for name in DATABASES
-        }
-        self._env.reader_check()
+
+    def reopen(self) -> None:
+        """Close and open again, after a failed commit. Transactions of this process are gone."""
+        with self._lock:
+            self._env.close()
+            self._open()
 
     @contextmanager
     def write(self) -> Iterator[Any]:
-        with self._env.begin(write=True) as txn:
+        with self.begin_write() as txn:
             yield txn
 
     def begin_write(self) -> Any:
-        return self._env.begin(write=True)
+        with self._lock:
+            return self._env.begin(write=True)
 
     @contextmanager
     def read(self) -> Iterator[Any]:
-        try:
-            txn = self._env.begin()
-        except lmdb.MapResizedError:
-            self._env.set_mapsize(0)
-            txn = self._env.begin()
-        with txn:
-            yield txn
+        """A short read transaction: until it ends, no thread of this process can grow or reopen the map."""
+        with self._lock:
+            try:
+                txn = self._env.begin()
+            except lmdb.MapResizedError:
+                self._env.set_mapsize(0)
+                txn = self._env.begin()
+            with txn:
+                yield txn
 
     def grow(self) -> bool:
-        """Double the map up to the limit; only between transactions of this process. False at the limit."""
-        size = self._env.info()["map_size"]
-        if size >= self.limit:
-            return False
-        self._env.set_mapsize(min(self.limit, size * 2))
+        """Double the map up to the limit; only when this process has no write transaction. False at the limit."""
+        with self._lock:
+            size = self._env.info()["map_size"]
+            if size >= self.limit:
+                return False
+            self._env.set_mapsize(min(self.limit, size * 2))
         log.info("spool %s: map grown to %d MiB", self.path, min(self.limit, size * 2) >> 20)
         return True
 
@@ -117,3 +159,12 @@ class Environment:
 
     def close(self) -> None:
         self._env.close()
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Make sure that the file has blocks for its first `size` bytes; OSError if there is no room."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)

@@ -6,7 +6,10 @@ class SpoolError(Exception):
 
 
 class SpoolFull(SpoolError):
-    """No room to accept more. Settling still works. `what` is "map" or "disk"; sizes in bytes."""
+    """No room for this; it may be tried again when there is. Sizes in bytes.
+
+    `what` is "map": `used` of the index is above `limit`; or "disk": only `used` is free, and `limit` must stay free.
+    """
 
     def __init__(self, what: str, used: int, limit: int) -> None:
         super().__init__(what, used, limit)
@@ -15,7 +18,11 @@ class SpoolFull(SpoolError):
         self.limit = limit
 
     def __str__(self) -> str:
-        return f"spool full ({self.what}): {self.used} bytes, limit {self.limit}"
+        if self.what == "disk":
+            return (
+                f"spool full (disk): {self.used} bytes are free, {self.limit} must stay free (spool.min_free)"
+            )
+        return f"spool full (map): {self.used} bytes are used, {self.limit} may be (spool.map_size, spool.watermark)"
 
 
 class SpoolInUse(SpoolError):

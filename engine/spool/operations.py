@@ -1,11 +1,13 @@
 """The changes a spool can make, each a function of (draft, arguments) inside the group's transaction.
 
-A function either does all of its work or raises SpoolError before its first write.
+A function either does all of its work or raises SpoolError before its first write; any other exception undoes it with
+its group. It may be run again in another draft, so it changes nothing but its draft.
 """
 
 import hashlib
+import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -19,11 +21,12 @@ from engine.spool.batches import (
     SettleResult,
 )
 from engine.spool.draft import Draft
-from engine.spool.errors import CampaignConflict, SpoolError
+from engine.spool.errors import CampaignConflict
 from engine.spool.records import MAYBE_SENT, VERSION, decode_record, due_key, encode_record, pack, u48
 from engine.values.ids import SEQ_BITS
 from engine.values.outcome import FINAL_KINDS, OutcomeKind
 
+ID_LE = struct.Struct("<Q")
 KEY_TTL_MS = 7 * 86_400_000
 
 
@@ -35,6 +38,7 @@ def _remember(draft: Draft, key: bytes, value: bytes, now_ms: int) -> None:
     expires = u48(now_ms + KEY_TTL_MS)
     draft.txn.put(key, expires + value, db=draft.env.db["keys"])
     draft.txn.put(expires + key, b"", db=draft.env.db["keys_expiry"])
+    draft.remembered += 1
 
 
 def _recall(draft: Draft, key: bytes) -> Any:
@@ -121,7 +125,9 @@ def _put_new(draft: Draft, messages: list[tuple[bytes, bytes]], due: list[tuple[
         return
     db = draft.env.db
     with draft.txn.cursor(db["messages"]) as cursor:
-        cursor.putmulti(messages, append=True)
+        _, added = cursor.putmulti(messages, append=True)
+    if added != len(messages):  # an append out of order is skipped silently by LMDB
+        raise ValueError(f"only {added} of {len(messages)} new ids are above those in the index")
     with draft.txn.cursor(db["due"]) as cursor:
         cursor.putmulti(sorted(due))
 
@@ -203,27 +209,31 @@ def accept_chunk(draft: Draft, chunk: ChunkBatch, sender: str, campaign: str, no
 
 def settle(
     draft: Draft, settlements: Sequence[Settlement], queue_of: Any
-) -> tuple[SettleResult, dict[int, list[int]]]:
-    """Apply outcomes. Also returns which ids of which batch are no longer in flight."""
+) -> tuple[SettleResult, dict[int, list[int]], set[int]]:
+    """Apply outcomes. Also returns which ids of which batch are no longer in flight, and batches of which one stays.
+
+    Batch 0 is a batch that the caller does not know.
+    """
     db = draft.env.db
     txn = draft.txn
     messages_db, due_db = db["messages"], db["due"]
     due_keys: list[bytes] = []
     gone: dict[int, list[int]] = {}
+    kept: set[int] = set()
     stale = 0
     for settlement in settlements:
         key = settlement.due_key
         outcome = settlement.outcome
-        if settlement.batch_no:
-            gone.setdefault(settlement.batch_no, []).append(outcome.id)
+        gone.setdefault(settlement.batch_no, []).append(outcome.id)
         if outcome.kind is OutcomeKind.RETURNED:
+            kept.add(settlement.batch_no)
             continue
         if not txn.delete(key, db=due_db):
             stale += 1
             continue
         stored = txn.get(key[10:], db=messages_db)
         if stored is None:
-            raise SpoolError(f"message {outcome.id:016x}: due without a record")
+            raise LookupError(f"message {outcome.id:016x}: due without a record")
         record = decode_record(outcome.id, stored)
         reply = outcome.reply
         flags = record.flags | (MAYBE_SENT if outcome.possible_duplicate else 0)
@@ -234,7 +244,9 @@ def settle(
             if len(record.content) == 4:
                 draft.live(record.content[0], -1)
         else:
-            assert settlement.next_due_ms is not None
+            if settlement.next_due_ms is None:
+                raise ValueError(f"message {outcome.id:016x}: {outcome.kind} without a next due time")
+            kept.add(settlement.batch_no)
             new_key = due_key(record.queue, settlement.next_due_ms, outcome.id)
             txn.put(new_key, u48(record.expires_ms), db=due_db)
             last = (outcome.at_ms, reply.code, reply.enhanced, reply.text, outcome.host, outcome.source)
@@ -275,7 +287,7 @@ def settle(
                 campaign,
             )
         )
-    return SettleResult(due_keys=due_keys, stale=stale), gone
+    return SettleResult(due_keys=due_keys, stale=stale), gone, kept
 
 
 def inflight_key(epoch: int, batch_no: int) -> bytes:
@@ -286,8 +298,33 @@ def dispatch(draft: Draft, batch_no: int, ids: bytes, daily: dict[str, int], now
     """Make it known that these ids go out now, and what they charge."""
     db = draft.env.db
     draft.txn.put(inflight_key(draft.totals.epoch, batch_no), u48(now_ms) + ids, db=db["inflight"])
+    draft.inflight[batch_no] = {id_ for (id_,) in ID_LE.iter_unpack(ids)}
     for key, value in daily.items():
         draft.txn.put(key.encode(), value.to_bytes(8, "big"), db=db["state"])
+
+
+def land(
+    draft: Draft, flying: Mapping[int, set[int]], batch_no: int, ids: Sequence[int], *, kept: bool
+) -> None:
+    """These ids of a batch are in flight no longer; `flying` is what is committed.
+
+    The durable row goes with the last id. Before that it is rewritten only if a message that has landed is still
+    queued (`kept`): one that is gone cannot be taken for in flight after a crash.
+    """
+    current = draft.inflight.get(batch_no)
+    if current is None:
+        committed = flying.get(batch_no)
+        if committed is None:
+            return  # of an earlier epoch: its row went when the spool was opened
+        current = draft.inflight[batch_no] = set(committed)
+    current.difference_update(ids)
+    key = inflight_key(draft.totals.epoch, batch_no)
+    db = draft.env.db["inflight"]
+    if not current:
+        draft.txn.delete(key, db=db)
+    elif kept:
+        since = draft.txn.get(key, db=db)[:6]
+        draft.txn.put(key, since + b"".join([ID_LE.pack(id_) for id_ in current]), db=db)
 
 
 def mark_in_flight(draft: Draft) -> int:
@@ -296,7 +333,6 @@ def mark_in_flight(draft: Draft) -> int:
     marked = 0
     rows = [(bytes(k), bytes(v)) for k, v in draft.txn.cursor(db=db["inflight"])]
     for key, value in rows:
-        at_ms = int.from_bytes(value[:6], "big")
         for position in range(6, len(value), 8):
             id_ = int.from_bytes(value[position : position + 8], "little")
             id_key = id_.to_bytes(8, "big")
@@ -304,8 +340,6 @@ def mark_in_flight(draft: Draft) -> int:
             if stored is None:
                 continue
             record = decode_record(id_, stored)
-            if record.last is not None and record.last[0] > at_ms:
-                continue  # settled after it went out
             draft.txn.put(
                 id_key,
                 encode_record(

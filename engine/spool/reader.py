@@ -20,6 +20,7 @@ class SpoolReader:
     def __init__(self, path: str | Path, environment: Environment | None = None) -> None:
         """`environment` is given where the spool is open in this very process: LMDB allows one opening per process."""
         path = Path(path)
+        self._is_owner = environment is None
         self._env = environment or Environment(path, map_size=MAP_LIMIT, readonly=True)
         self._bodies = SegmentReader(path / "bodies")
         self._campaigns: dict[int, CampaignRecord] = {}
@@ -47,4 +48,5 @@ class SpoolReader:
 
     def close(self) -> None:
         self._bodies.close()
-        self._env.close()
+        if self._is_owner:
+            self._env.close()

@@ -9,9 +9,10 @@ short transactions on any thread. Opening bumps the epoch, marks what was in fli
 queued message.
 """
 
+import errno
 import fcntl
+import logging
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from engine.spool.batches import (
 )
 from engine.spool.bodies import SegmentWriter, segment_path, sync_directory
 from engine.spool.draft import META, PAGE_BYTES, PAGE_IDS, Draft, Totals, word_of
-from engine.spool.environment import Environment, Error
+from engine.spool.environment import Environment, Error, MapFull
 from engine.spool.errors import SpoolError, SpoolFull, SpoolInUse, SpoolSuperseded
 from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, Record, decode_record, due_key
@@ -41,9 +42,13 @@ from engine.values.clock import Clock
 from engine.values.ids import SEQ_MASK, format_id, region_of
 from engine.values.outcome import OutcomeKind
 
-SWEEP_EVERY_GROUPS = 64
-SWEEP_LIMIT = 500
+SWEEP_LIMIT = 8
+CHECK_READERS_EVERY = 64
 CACHED_QUEUES = 200_000
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM_BYTES = 1 << 20  # LMDB does not say why a write fell short
+
+log = logging.getLogger(__name__)
 
 
 def _run_here(callbacks: list[Callable[[], None]]) -> None:
@@ -89,17 +94,27 @@ class Spool:
         self._bodies = path / "bodies"
         self._bodies.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._owner = self._lock()
-        self._env_lock = threading.RLock()
-        self._env = Environment(path, map_size=options.map_size)
-        sync_directory(path)
-        self._segment = SegmentWriter(self._bodies, options.segment_size)
-        self._group_segment_size = 0
         self._queue_cache: dict[bytes, int] = {}
         self._queue_rows: dict[int, tuple[str, int, str, str]] = {}
         self._campaigns: dict[int, CampaignRecord] = {}
         self._inflight: dict[int, set[int]] = {}
-        self._room_checked_group = -1
-        self._totals = self._recover(region_number)
+        try:
+            self._env = self._open_index()
+        except BaseException:
+            os.close(self._owner)
+            raise
+        try:
+            self._totals = self._recover(region_number)
+        except BaseException as error:
+            self._env.close()
+            os.close(self._owner)
+            if isinstance(error, Error | OSError):
+                raise self.refusal(error) from error
+            raise
+        self._segment = SegmentWriter(self._bodies, options.segment_size)
+        self._group_segment_size = 0
+        self._sealed: set[int] = set()
+        self._is_room_checked = False
         self.epoch = self._totals.epoch
         self._writer = GroupWriter(self, deliver=options.deliver, step=options.step)
         self._writer.start()
@@ -108,8 +123,10 @@ class Spool:
     def open(
         cls, path: str | Path, *, region_number: int, clock: Clock, options: SpoolOptions | None = None
     ) -> "Spool":
-        """Open or make the spool; raises SpoolInUse or, if it is another region's,
-        SpoolError."""
+        """Open or make the spool.
+
+        SpoolInUse: another process has it open. SpoolError: it is another region's, or cannot be opened.
+        """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return cls(path, region_number, clock, options or SpoolOptions())
@@ -117,8 +134,7 @@ class Spool:
     def close(self) -> None:
         self._writer.close()
         self._segment.close()
-        with self._env_lock:
-            self._env.close()
+        self._env.close()
         os.close(self._owner)
 
     def _lock(self) -> int:
@@ -134,6 +150,14 @@ class Spool:
 
     # -- recovery
 
+    def _open_index(self) -> Environment:
+        try:
+            env = Environment(self.path, map_size=self._options.map_size)
+            sync_directory(self.path)
+        except (Error, OSError) as error:
+            raise self.refusal(error) from error
+        return env
+
     def _recover(self, region_number: int) -> Totals:
         with self._env.read() as txn:
             stored = txn.get(META, db=self._env.db["meta"])
@@ -143,95 +167,138 @@ class Spool:
                 f"spool {self.path} belongs to region number {totals.region}, not {region_number}"
             )
         totals.epoch += 1
+        while True:
+            try:
+                totals, live = self._take_over(totals)
+                break
+            except MapFull:
+                if not self._env.grow():
+                    raise
+        for path in self._bodies.glob("*.seg"):
+            number = int(path.stem)
+            if number not in live:
+                path.unlink()
+            totals.segment = max(totals.segment, number)
+        return totals
+
+    def _take_over(self, totals: Totals) -> tuple[Totals, set[int]]:
+        """Commit the new epoch and the marks; the numbers and the segments in use."""
         with self._env.write() as txn:
             draft = Draft(self._env, txn, totals, self._queue_cache)
             operations.mark_in_flight(draft)
             draft.write_out(open_segment=-1)
-            known = {
-                int.from_bytes(key, "big"): int.from_bytes(value, "big")
-                for key, value in txn.cursor(db=self._env.db["segments"])
-            }
-            for number, live in known.items():
-                if live == 0:
-                    txn.delete(number.to_bytes(4, "big"), db=self._env.db["segments"])
-        for path in self._bodies.glob("*.seg"):
-            if known.get(int(path.stem), 0) == 0:
-                path.unlink()
-            draft.totals.segment = max(draft.totals.segment, int(path.stem))
-        return draft.totals
+            live = set()
+            with txn.cursor(db=self._env.db["segments"]) as cursor:
+                for key, value in cursor:
+                    if int.from_bytes(value, "big"):
+                        live.add(int.from_bytes(key, "big"))
+                    else:
+                        cursor.delete()
+        return draft.totals, live
 
     # -- the writer's side (Committer)
 
     def begin_group(self) -> Draft:
+        self._is_room_checked = False
         self._group_segment_size = self._segment.size
-        with self._env_lock:
-            txn = self._env.begin_write()
-            stored = txn.get(META, db=self._env.db["meta"])
-            if stored is None or Totals.decode(stored).epoch != self._totals.epoch:
-                txn.abort()
-                raise SpoolSuperseded(f"spool {self.path}: another incarnation has taken over")
+        txn = self._env.begin_write()
+        stored = txn.get(META, db=self._env.db["meta"])
+        if stored is None or Totals.decode(stored).epoch != self._totals.epoch:
+            txn.abort()
+            raise SpoolSuperseded(f"spool {self.path}: another incarnation has taken over")
         return Draft(self._env, txn, self._totals, self._queue_cache)
 
-    def commit_group(self, draft: Draft) -> None:
-        if draft.totals.group % SWEEP_EVERY_GROUPS == 0:
-            operations.sweep_keys(draft, self._clock.wall_ms(), SWEEP_LIMIT)
+    def prepare_group(self, draft: Draft) -> None:
+        if draft.totals.group % CHECK_READERS_EVERY == 0:
             self._env.check_readers()
-        draft.write_out(self._segment.number if not self._segment.is_full else -1)
+        operations.sweep_keys(draft, self._clock.wall_ms(), SWEEP_LIMIT + 2 * draft.remembered)
+        for number in self._sealed:
+            draft.live(number, 0)  # if nothing in it is queued, it goes with this commit
+        is_growing = self._segment.is_open and not self._segment.is_full
+        draft.write_out(self._segment.number if is_growing else -1)
         self._segment.sync()
         self._options.step("bodies synced")
-        draft.txn.commit()
-        self._settled_group(draft)
 
-    def _settled_group(self, draft: Draft) -> None:
+    def commit_group(self, draft: Draft) -> None:
+        draft.txn.commit()
+
+    def end_group(self, draft: Draft) -> None:
         self._totals = draft.totals
         if len(self._queue_cache) > CACHED_QUEUES:
             self._queue_cache.clear()
         self._queue_cache.update(draft.new_queues)
+        for batch_no, flying in draft.inflight.items():
+            if flying:
+                self._inflight[batch_no] = flying
+            else:
+                self._inflight.pop(batch_no, None)
+        self._sealed.clear()
         for number in draft.drained:
-            segment_path(self._bodies, number).unlink(missing_ok=True)
+            try:
+                segment_path(self._bodies, number).unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("spool %s: a drained segment stays until the next opening: %s", self.path, error)
 
     def abort_group(self, draft: Draft) -> None:
         draft.txn.abort()
         if self._segment.is_open:
             self._segment.rewind(self._group_segment_size)
 
-    def grow(self) -> bool:
-        with self._env_lock:
-            return self._env.grow()
+    def make_room(self) -> bool:
+        return self._env.grow() or self._env.check_readers() > 0
 
-    def reopen_and_look(self, draft: Draft) -> bool:
-        """After a failed commit: whether it went through."""
-        with self._env_lock:
-            self._env.close()
-            self._env = Environment(self.path, map_size=self._options.map_size)
-            with self._env.read() as txn:
-                on_disk = Totals.decode(txn.get(META, db=self._env.db["meta"]))
-        if on_disk.group == draft.totals.group:
-            self._settled_group(draft)
-            return True
-        return False
+    def reopen(self) -> None:
+        self._env.reopen()
+
+    def is_on_disk(self, draft: Draft) -> bool:
+        with self._env.read() as txn:
+            on_disk = Totals.decode(txn.get(META, db=self._env.db["meta"]))
+        if on_disk.epoch != self._totals.epoch:
+            raise SpoolSuperseded(f"spool {self.path}: another incarnation has taken over")
+        if on_disk.group != draft.totals.group:
+            return False
+        # what is read may be in the page cache only; another commit carries it through the barriers
+        with self._env.write() as txn:
+            txn.put(META, draft.totals.encode(), db=self._env.db["meta"])
+        return True
+
+    def refusal(self, cause: BaseException) -> SpoolError:
+        if isinstance(cause, MapFull):
+            return SpoolFull("map", self._env.map_bytes(), self._options.map_size)
+        free = self._free_bytes()
+        number = getattr(cause.__cause__ or cause, "errno", None)
+        if number in NO_ROOM or free < max(self._options.min_free, NO_ROOM_BYTES):
+            return SpoolFull("disk", free, self._options.min_free)
+        return SpoolError(f"spool {self.path}: not written: {cause}")
 
     def _append(self, draft: Draft, blob: bytes) -> tuple[int, int]:
-        """Append a batch's bodies to the open segment; returns (segment, offset). SpoolFull if there is no room."""
+        """Append a batch's bodies to the open segment; returns (segment, offset)."""
         self._check_room(draft)
         try:
             if not self._segment.is_open or self._segment.is_full:
-                self._segment.sync()
-                draft.totals.segment += 1
-                while segment_path(self._bodies, draft.totals.segment).exists():
-                    draft.totals.segment += 1
-                self._segment.begin(draft.totals.segment)
-                self._group_segment_size = 0
+                self._roll(draft)
             return self._segment.number, self._segment.append(blob)
         except OSError as error:
-            raise SpoolFull("disk", self._free_bytes(), self._options.min_free) from error
+            raise self.refusal(error) from error
+
+    def _roll(self, draft: Draft) -> None:
+        sealed = self._segment.number
+        number = max(draft.totals.segment, sealed) + 1
+        while segment_path(self._bodies, number).exists():
+            number += 1
+        draft.totals.segment = number
+        self._segment.begin(number)
+        self._group_segment_size = 0
+        if sealed:
+            self._sealed.add(sealed)
 
     def _free_bytes(self) -> int:
         stat = os.statvfs(self.path)
         return stat.f_bavail * stat.f_frsize
 
     def _check_room(self, draft: Draft) -> None:
-        if self._room_checked_group == draft.totals.group:
+        """Once per group, before the first thing that adds to the spool: SpoolFull beyond the watermarks."""
+        if self._is_room_checked:
             return
         free = self._free_bytes()
         if free < self._options.min_free:
@@ -240,7 +307,7 @@ class Spool:
         limit = round(self._options.map_size * self._options.watermark)
         if used > limit:
             raise SpoolFull("map", used, limit)
-        self._room_checked_group = draft.totals.group
+        self._is_room_checked = True
 
     # -- changes
 
@@ -249,10 +316,14 @@ class Spool:
             segment, base = self._append(draft, batch.blob)
             return operations.accept(draft, batch, segment, base, self._clock.wall_ms())
 
-        return self._writer.submit(run)
+        return self._writer.submit(run, has_bodies=True)
 
     def put_campaign(self, record: CampaignRecord) -> "Future[int]":
-        return self._writer.submit(lambda draft: operations.put_campaign(draft, record))
+        def run(draft: Draft) -> int:
+            self._check_room(draft)
+            return operations.put_campaign(draft, record)
+
+        return self._writer.submit(run)
 
     def accept_chunk(self, chunk: ChunkBatch) -> "Future[AcceptResult]":
         campaign = self.campaign(chunk.campaign_no)
@@ -267,31 +338,24 @@ class Spool:
 
     def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> "Future[None]":
         """Make a batch's way out durable: the ids (8 bytes little endian each) and the counters they charge."""
-        self._inflight[batch_no] = {int.from_bytes(ids[i : i + 8], "little") for i in range(0, len(ids), 8)}
         return self._writer.submit(
             lambda draft: operations.dispatch(draft, batch_no, ids, daily, self._clock.wall_ms())
         )
 
     def settle(self, settlements: Sequence[Settlement]) -> "Future[SettleResult]":
         def run(draft: Draft) -> SettleResult:
-            result, gone = operations.settle(draft, settlements, self._queue_row)
+            result, gone, kept = operations.settle(draft, settlements, self._queue_row)
             for batch_no, ids in gone.items():
-                flying = self._inflight.get(batch_no)
-                if flying is None:
-                    continue
-                flying.difference_update(ids)
-                if not flying:
-                    del self._inflight[batch_no]
-                    key = operations.inflight_key(draft.totals.epoch, batch_no)
-                    draft.txn.delete(key, db=self._env.db["inflight"])
+                for number in (batch_no,) if batch_no else self._batches_of(draft, ids):
+                    operations.land(draft, self._inflight, number, ids, kept=batch_no in kept)
             return result
 
         return self._writer.submit(run)
 
-    def batches_of(self, ids: Sequence[int]) -> dict[int, int]:
-        """In which batch each of these ids is in flight, for those that are (their pool died)."""
-        wanted = set(ids)
-        return {id_: number for number, flying in self._inflight.items() for id_ in flying & wanted}
+    def _batches_of(self, draft: Draft, ids: Sequence[int]) -> list[int]:
+        """Batches that any of these ids are in flight in."""
+        flying = {**self._inflight, **draft.inflight}
+        return [number for number, batch in flying.items() if not batch.isdisjoint(ids)]
 
     def cancel(self, ids: Sequence[int]) -> "Future[int]":
         return self._writer.submit(
@@ -332,7 +396,7 @@ class Spool:
 
     def queues(self) -> Iterator[tuple[int, str, int, str, str, int | None]]:
         """Every spool queue: number, domain, stream, tenant, campaign, first due time (None: empty)."""
-        with self._env_lock, self._env.read() as txn:
+        with self._env.read() as txn:
             due = txn.cursor(db=self._env.db["due"])
             for key, value in txn.cursor(db=self._env.db["queues"]):
                 first = None
@@ -349,7 +413,7 @@ class Spool:
         start = prefix if after is None else after
         stop = prefix + (until_due_ms + 1).to_bytes(6, "big")
         found: list[tuple[bytes, int]] = []
-        with self._env_lock, self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as cursor:
+        with self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as cursor:
             if not cursor.set_range(start):
                 return found
             for key, value in cursor:
@@ -363,7 +427,7 @@ class Spool:
     def first_due_after(self, queue: int, after: bytes | None) -> int | None:
         """Due time of the first message of a queue behind a due key."""
         prefix = queue.to_bytes(4, "big")
-        with self._env_lock, self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as cursor:
+        with self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as cursor:
             if not cursor.set_range(prefix if after is None else after):
                 return None
             if cursor.key() == after and not cursor.next():
@@ -372,7 +436,7 @@ class Spool:
             return int.from_bytes(key[4:10], "big") if key[:4] == prefix else None
 
     def message(self, message_id: int) -> Record | None:
-        with self._env_lock, self._env.read() as txn:
+        with self._env.read() as txn:
             stored = txn.get(message_id.to_bytes(8, "big"), db=self._env.db["messages"])
             return None if stored is None else decode_record(message_id, stored)
 
@@ -385,7 +449,7 @@ class Spool:
         seq = message_id & SEQ_MASK
         if region_of(message_id) != self._totals.region:
             return None
-        with self._env_lock, self._env.read() as txn:
+        with self._env.read() as txn:
             page = txn.get((seq // PAGE_IDS).to_bytes(8, "big"), db=self._env.db["ledger"]) or bytes(
                 PAGE_BYTES
             )
@@ -409,7 +473,7 @@ class Spool:
     def campaign(self, number: int) -> CampaignRecord:
         found = self._campaigns.get(number)
         if found is None:
-            with self._env_lock, self._env.read() as txn:
+            with self._env.read() as txn:
                 stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["campaigns"])
             if stored is None:
                 raise SpoolError(f"no campaign number {number} in spool {self.path}")
@@ -420,7 +484,7 @@ class Spool:
         """Numbers of the chunks that were accepted."""
         db = self._env.db
         numbers: set[int] = set()
-        with self._env_lock, self._env.read() as txn:
+        with self._env.read() as txn:
             prefix = txn.get(operations.key_digest(tenant, campaign), db=db["campaign_names"])
             if prefix is None:
                 return numbers
@@ -434,14 +498,14 @@ class Spool:
         return numbers
 
     def get_state(self, key: str) -> bytes | None:
-        with self._env_lock, self._env.read() as txn:
+        with self._env.read() as txn:
             value = txn.get(key.encode(), db=self._env.db["state"])
             return None if value is None else bytes(value)
 
     def read_outbox(self, limit: int) -> list[tuple[int, list[list[Any]]]]:
         """The oldest chunks of events: (number, events)."""
         found: list[tuple[int, list[list[Any]]]] = []
-        with self._env_lock, self._env.read() as txn:
+        with self._env.read() as txn:
             for key, value in txn.cursor(db=self._env.db["outbox"]):
                 if len(found) == limit:
                     break
@@ -459,10 +523,17 @@ class Spool:
         return {
             "index_bytes": self._env.used_bytes(),
             "map_bytes": self._env.map_bytes(),
-            "body_bytes": sum(path.stat().st_size for path in self._bodies.glob("*.seg")),
+            "body_bytes": sum(_size(path) for path in self._bodies.glob("*.seg")),
             "groups": self._writer.groups,
             "operations": self._writer.operations,
         }
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # dropped by the writer meanwhile
+        return 0
 
 
 __all__ = ["DUE_KEY_SIZE", "Error", "Spool", "SpoolOptions"]

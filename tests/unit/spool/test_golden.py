@@ -1,0 +1,215 @@
+"""The formats on disk: every version that was ever released can be read, and the newest is written as it was.
+
+`golden/message-v<N>.json` holds message records of version N (hex) with the fields that they must decode to;
+`golden/rows-v<N>.json` one row of each other table; `golden/spool-v<N>.mdb.gz` a whole index. A new version adds a file
+(`python -m tests.unit.spool.test_golden` writes those that are missing); a file that exists is never changed.
+"""
+
+import gzip
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.spool import records
+from engine.spool.draft import Totals
+from engine.spool.environment import Environment
+from engine.spool.operations import inflight_key, key_digest
+from engine.spool.records import Record, UnknownVersion, decode_record, due_key
+from engine.values.ids import make_id
+from engine.values.outcome import OutcomeKind
+from tests.support.spools import (
+    CAMPAIGN,
+    NOW_MS,
+    PATIENCE_S,
+    accept,
+    assert_conserved,
+    batch,
+    chunk,
+    due,
+    id_of,
+    letter,
+    open_spool,
+    packed,
+    settlement,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+MESSAGES = sorted(GOLDEN.glob("message-v*.json"))
+SPOOLS = sorted(GOLDEN.glob("spool-v*.mdb.gz"))
+
+SAMPLES = [
+    Record(
+        id=make_id(1, 1),
+        queue=1,
+        due_ms=NOW_MS,
+        attempts=0,
+        flags=0,
+        accepted_ms=NOW_MS,
+        expires_ms=NOW_MS + 1,
+        sender="",
+        recipient="a@example.net",
+        content=[1, 0, 1, 0],
+        last=None,
+    ),
+    Record(
+        id=make_id(32767, (1 << 48) - 1),
+        queue=(1 << 32) - 1,
+        due_ms=(1 << 48) - 1,
+        attempts=70_000,
+        flags=1,
+        accepted_ms=0,
+        expires_ms=(1 << 48) - 1,
+        sender="grüße@xn--bcher-kva.example",
+        recipient="用户@example.net",
+        content=[(1 << 32) - 1, 1 << 40, 50 << 20, (1 << 32) - 1],
+        last=[NOW_MS, 451, "4.7.1", "come back later; später", "mx1.example.net", 65535],
+    ),
+    Record(
+        id=make_id(2, 3),
+        queue=9,
+        due_ms=NOW_MS,
+        attempts=1,
+        flags=0,
+        accepted_ms=NOW_MS,
+        expires_ms=NOW_MS,
+        sender="news@example.com",
+        recipient="b@example.net",
+        content=[4, ["Ann", "", "x" * 300]],
+        last=[NOW_MS, 0, "", "connection refused", "", 0],
+    ),
+]
+
+
+def fields_of(record: Record) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in Record.__slots__}
+
+
+def version_of(path: Path) -> int:
+    return int(path.name.split("-v")[1].split(".")[0])
+
+
+def test_there_is_a_golden_file_for_every_version() -> None:
+    assert [version_of(path) for path in MESSAGES] == list(range(1, records.RECORD_VERSION + 1))
+
+
+@pytest.mark.parametrize("path", MESSAGES, ids=lambda path: path.stem)
+def test_message_records_of_every_version_are_read(path: Path) -> None:
+    for row in json.loads(path.read_text(encoding="utf-8")):
+        record = decode_record(row["fields"]["id"], bytes.fromhex(row["hex"]))
+        decoded = fields_of(record)
+        assert {name: decoded[name] for name in row["fields"]} == row["fields"]
+
+
+def test_message_records_are_written_as_they_were() -> None:
+    rows = json.loads((GOLDEN / f"message-v{records.RECORD_VERSION}.json").read_text(encoding="utf-8"))
+    assert [row["hex"] for row in rows] == [record.encode().hex() for record in SAMPLES]
+
+
+def test_an_unknown_version_is_refused_by_name() -> None:
+    with pytest.raises(UnknownVersion, match="version 99"):
+        decode_record(1, records.pack((99, 1, 2)))
+
+
+@pytest.mark.parametrize("path", SPOOLS, ids=lambda path: path.stem)
+def test_an_index_of_every_version_is_opened_and_drained(tmp_path: Path, path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(gzip.decompress(path.read_bytes()))
+    assert_conserved(tmp_path, queued=6, delivered=1, bounced=1)
+    spool = open_spool(tmp_path)
+    assert spool.epoch == 2
+    assert spool.counts()["accepted"] == 8
+    assert spool.accept(batch(b"k" * 16)).result(PATIENCE_S).repeated
+    assert not spool.accept(batch(b"K" * 16, keys=["item"])).result(PATIENCE_S).due_keys
+    assert spool.put_campaign(CAMPAIGN).result(PATIENCE_S) == 1
+    assert spool.accept_chunk(chunk(1, 0, 3)).result(PATIENCE_S).repeated
+    assert spool.get_state("daily/3/gmail") == (77).to_bytes(8, "big")
+    flags = {}
+    attempts = {}
+    for key in due(spool):
+        record = spool.message(id_of(key))
+        assert record is not None
+        flags[record.recipient] = record.flags
+        attempts[record.recipient] = record.attempts
+    assert flags == {
+        "u0.2@example.net": 0,
+        "u0.3@example.net": 1,
+        "n0.0@example.org": 0,
+        "n0.1@example.org": 0,
+        "n0.2@example.org": 0,
+        "u0.0@example.com": 0,
+    }
+    assert [name for name, count in attempts.items() if count] == ["u0.2@example.net"]
+    events = [event for _, chunk_ in spool.read_outbox(10) for event in chunk_]
+    assert [event[1] for event in events] == [
+        OutcomeKind.DELIVERED,
+        OutcomeKind.BOUNCED,
+        OutcomeKind.DEFERRED,
+    ]
+    spool.settle([settlement(key) for key in due(spool)]).result(PATIENCE_S)
+    spool.close()
+    assert_conserved(tmp_path, delivered=7, bounced=1)
+
+
+def golden_rows() -> dict[str, str]:
+    """Keys and values other than messages, by name."""
+    totals = Totals(3)
+    totals.epoch, totals.group, totals.next_seq, totals.queues = 4, 5, 6, 7
+    totals.campaigns, totals.segment, totals.outbox, totals.accepted = 8, 9, 10, 11
+    totals.counts = [0, 1, 2, 3, 4, 5, 6]
+    return {
+        "meta": totals.encode().hex(),
+        "due key": due_key(0x01020304, 0x0A0B0C0D0E0F, make_id(1, 2)).hex(),
+        "in-flight key": inflight_key(2, 3).hex(),
+        "key digest": key_digest("default", "order-1").hex(),
+    }
+
+
+def test_other_rows_are_written_as_they_were() -> None:
+    assert golden_rows() == json.loads((GOLDEN / "rows-v1.json").read_text(encoding="utf-8"))
+
+
+def write_spool(directory: Path) -> bytes:
+    """An index with something in every table."""
+    spool = open_spool(directory)
+    keys = accept(spool, batch(b"k" * 16, letters=[letter(1)], recipients=4))
+    accept(spool, batch(letters=[letter(2)], domain="example.com", keys=["item"]))
+    spool.accept_chunk(chunk(spool.put_campaign(CAMPAIGN).result(), 0, 3)).result()
+    spool.dispatch(1, packed([id_of(key) for key in keys]), {"daily/3/gmail": 77}).result()
+    spool.settle(
+        [
+            settlement(keys[0], batch_no=1),
+            settlement(keys[1], OutcomeKind.BOUNCED, batch_no=1),
+            settlement(keys[2], OutcomeKind.DEFERRED, batch_no=1),
+        ]
+    ).result()
+    spool.close()
+    return (directory / "data.mdb").read_bytes()
+
+
+def write_missing() -> None:
+    messages = GOLDEN / f"message-v{records.RECORD_VERSION}.json"
+    if not messages.exists():
+        rows = [{"fields": fields_of(record), "hex": record.encode().hex()} for record in SAMPLES]
+        messages.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    spool = GOLDEN / f"spool-v{records.RECORD_VERSION}.mdb.gz"
+    if not spool.exists():
+        with tempfile.TemporaryDirectory() as directory:
+            spool.write_bytes(gzip.compress(write_spool(Path(directory)), mtime=0))
+    rows_file = GOLDEN / "rows-v1.json"
+    if not rows_file.exists():
+        rows_file.write_text(json.dumps(golden_rows(), indent=1) + "\n", encoding="utf-8")
+
+
+def test_every_table_is_in_the_golden_index(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(gzip.decompress(SPOOLS[-1].read_bytes()))
+    env = Environment(tmp_path, map_size=1 << 20)
+    with env.read() as txn:
+        empty = [name for name, db in env.db.items() if txn.stat(db)["entries"] == 0]
+    env.close()
+    assert empty == []
+
+
+if __name__ == "__main__":
+    write_missing()

@@ -1,0 +1,195 @@
+"""Opening again: epochs, ownership, segments, readers beside the writer."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.spool.bodies import segment_path
+from engine.spool.draft import META, Totals
+from engine.spool.environment import Environment
+from engine.spool.errors import SpoolError
+from engine.spool.store import Spool, SpoolOptions
+from engine.values.ids import make_id
+from engine.values.outcome import OutcomeKind
+from tests.support.clock import ManualClock
+from tests.support.spools import (
+    PATIENCE_S,
+    accept,
+    assert_conserved,
+    batch,
+    due,
+    id_of,
+    letter,
+    open_spool,
+    settlement,
+)
+
+
+def segments(path: Path) -> list[int]:
+    return sorted(int(file.stem) for file in (path / "bodies").glob("*.seg"))
+
+
+def test_each_opening_is_a_new_epoch(tmp_path: Path) -> None:
+    epochs = []
+    for _ in range(3):
+        spool = open_spool(tmp_path)
+        epochs.append(spool.epoch)
+        spool.close()
+    assert epochs == [1, 2, 3]
+
+
+def test_one_process_has_it_open(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    with pytest.raises(SpoolError, match="is open in another process"):
+        open_spool(tmp_path)
+    spool.close()
+
+
+def test_a_spool_belongs_to_one_region(tmp_path: Path) -> None:
+    open_spool(tmp_path).close()
+    with pytest.raises(SpoolError, match="belongs to region number 1, not 2"):
+        Spool.open(tmp_path, region_number=2, clock=ManualClock(), options=SpoolOptions(map_size=1 << 20))
+    open_spool(tmp_path).close()
+
+
+def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, segment_size=2000)
+    keys = []
+    for number in range(10):
+        keys += accept(spool, batch(letters=[letter(number, 700)]))
+    [deferred] = spool.settle([settlement(keys[3], OutcomeKind.DEFERRED)]).result(PATIENCE_S).due_keys
+    spool.settle([settlement(keys[0])]).result(PATIENCE_S)
+    spool.close()
+    spool = open_spool(tmp_path)
+    assert sorted(due(spool)) == sorted([*keys[1:3], deferred, *keys[4:]])
+    reader = spool.reader()
+    for number in range(1, 10):
+        record = spool.message(id_of(keys[number]))
+        assert record is not None
+        assert reader.body(record.content) == letter(number, 700)
+    [key] = accept(spool, batch())
+    assert id_of(key) == make_id(1, 11)
+    assert spool.counts() == {
+        "accepted": 11,
+        "queued": 10,
+        "delivered": 1,
+        "bounced": 0,
+        "expired": 0,
+        "suppressed": 0,
+        "cancelled": 0,
+    }
+    reader.close()
+    spool.close()
+    assert_conserved(tmp_path, queued=10, delivered=1)
+
+
+def test_a_superseded_incarnation_cannot_write(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    accept(spool, batch())
+    with spool._env.write() as txn:  # as another incarnation does that opened the file on a broken lock
+        totals = Totals.decode(txn.get(META, db=spool._env.db["meta"]))
+        totals.epoch += 1
+        txn.put(META, totals.encode(), db=spool._env.db["meta"])
+    with pytest.raises(SpoolError, match="another incarnation has taken over"):
+        accept(spool, batch())
+    with pytest.raises(SpoolError):
+        spool.put_state("k", b"v").result(PATIENCE_S)
+    spool.close()
+    assert_conserved(tmp_path, queued=1)
+
+
+def test_a_closed_spool_refuses(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.close()
+    with pytest.raises(SpoolError, match="closed"):
+        spool.put_state("k", b"v").result(PATIENCE_S)
+
+
+def test_a_segment_is_dropped_when_nothing_in_it_is_queued(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, segment_size=1000)
+    keys = [accept(spool, batch(letters=[letter(number, 600)]))[0] for number in range(6)]
+    assert segments(tmp_path) == [1, 2, 3]
+    spool.settle([settlement(keys[0])]).result(PATIENCE_S)
+    assert segments(tmp_path) == [1, 2, 3]
+    spool.settle([settlement(keys[1], OutcomeKind.BOUNCED)]).result(PATIENCE_S)
+    assert segments(tmp_path) == [2, 3]
+    spool.cancel([id_of(keys[2]), id_of(keys[3])]).result(PATIENCE_S)
+    assert segments(tmp_path) == [3]
+    spool.close()
+
+
+def test_the_open_segment_stays_until_it_is_sealed(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, segment_size=1000)
+    [key] = accept(spool, batch(letters=[letter(0, 600)]))
+    spool.settle([settlement(key)]).result(PATIENCE_S)
+    assert segments(tmp_path) == [1]
+    [key] = accept(spool, batch(letters=[letter(1, 600)]))
+    spool.settle([settlement(key)]).result(PATIENCE_S)
+    assert segments(tmp_path) == []
+    spool.close()
+
+
+def test_a_sealed_segment_full_of_repetitions_is_dropped(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, segment_size=1000)
+    [key] = accept(spool, batch(b"k" * 16, letters=[letter(0, 600)]))
+    spool.settle([settlement(key)]).result(PATIENCE_S)
+    accept(spool, batch(b"k" * 16, letters=[letter(0, 600)]))
+    accept(spool, batch(letters=[letter(1, 600)]))
+    assert segments(tmp_path) == [2]
+    spool.close()
+
+
+def test_reopening_removes_segments_that_nothing_refers_to(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, segment_size=1000)
+    keys = [accept(spool, batch(letters=[letter(number, 600)]))[0] for number in range(3)]
+    spool.settle([settlement(keys[2])]).result(PATIENCE_S)
+    spool.close()
+    segment_path(tmp_path / "bodies", 9).write_bytes(b"written, never committed")
+    spool = open_spool(tmp_path)
+    assert segments(tmp_path) == [1]
+    accept(spool, batch())
+    assert segments(tmp_path) == [1, 10]
+    spool.close()
+
+
+def test_a_reader_in_another_opening_sees_what_is_committed(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    keys = accept(spool, batch(letters=[letter(1)], recipients=2))
+    spool.settle([settlement(keys[0])]).result(PATIENCE_S)
+    ids = [str(id_of(key)) for key in keys]
+    answer = subprocess.run(
+        [sys.executable, "-c", BESIDE, str(tmp_path), *ids], capture_output=True, check=True
+    )
+    assert answer.stdout == b"None u0.1@example.net " + letter(1)
+    spool.close()
+
+
+# LMDB allows one opening per process
+BESIDE = """
+import sys
+from engine.spool.reader import SpoolReader
+from tests.support.spools import packed
+reader = SpoolReader(sys.argv[1])
+gone, record = reader.fetch(packed([int(id_) for id_ in sys.argv[2:]]))
+sys.stdout.buffer.write(f"{gone} {record.recipient} ".encode() + reader.body(record.content))
+"""
+
+
+def test_the_map_grows_without_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.spool.environment.FIRST_MAP", 256 << 10)
+    spool = open_spool(tmp_path, map_size=64 << 20)
+    before = spool.sizes()["map_bytes"]
+    for _ in range(5):
+        accept(spool, batch(letters=[letter(1)], recipients=1000))
+    assert before == 256 << 10
+    assert spool.sizes()["map_bytes"] > before
+    assert len(due(spool)) == 5000
+    spool.close()
+    assert_conserved(tmp_path, queued=5000)
+
+
+def test_an_empty_environment_is_a_clean_audit(tmp_path: Path) -> None:
+    Environment(tmp_path, map_size=1 << 20).close()
+    assert_conserved(tmp_path)
