@@ -30,6 +30,7 @@ import uvloop
 
 from engine.delivery.pool import PoolEngine
 from engine.delivery.wire import ENTRY, Header, decode_report, encode_header
+from engine.routing.route import HostAnswer, HostStatus
 from engine.values.clock import SystemClock
 from engine.values.outcome import OutcomeKind
 
@@ -103,8 +104,8 @@ class Memory:
     async def route(self, domain: str) -> Any:
         return self._route
 
-    async def addresses(self, host: str) -> Sequence[tuple[Any, str]]:
-        return [(4, host)]
+    async def addresses(self, host: str) -> HostAnswer:
+        return HostAnswer(HostStatus.USABLE, ((2, "127.0.0.1"),), canonical=host)
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,10 @@ class ResolverConfig(Section):
         description="Whether an MX host may be on a loopback, private or other non-public address. "
         "`allow` is for tests: a stranger's DNS could point the engine at your own network.",
     )
+    private_networks: tuple[Netblock, ...] = Field(
+        (),
+        description="Non-public networks in which MX hosts may be nevertheless, as in 10.20.0.0/16.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,9 +1,12 @@
 """The search for a host that will talk to us: MX hosts in order, their addresses, until one opens.
 
-Hosts of equal preference come in random order (RFC 5321 section 5.1). Of each host the addresses of the
-source's family are tried, at most `MAX_ADDRESSES` in all. The search ends early when an answer is about more
-than its host: our IP is unwelcome at the other hosts too, and a source address that cannot be bound fails
-everywhere.
+Hosts of equal preference come in random order (RFC 5321 section 5.1). Of each host the addresses of the source's
+family are tried, `HOST_ADDRESSES` of one and `MAX_ADDRESSES` in all at most, so that a host with many dead addresses
+does not keep the next one from its turn. The search ends early when an answer is about more than its host: our IP is
+unwelcome at the other hosts too, and a source address that cannot be bound fails everywhere.
+
+When one of the hosts turns out to be a source of this fleet, those that are no more preferred are dropped with it: the
+mail would come back. Without any usable host: deferred if the DNS failed for one, bounced if it said "none" for all.
 """
 
 import asyncio
@@ -14,13 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.delivery.ports import EgressSource, Opener, PoolRoute, Routes
+from engine.delivery.ports import EgressSource, Opener, PoolRoute, RouteHost, Routes
+from engine.routing.route import HostAnswer, HostStatus
 from engine.smtp.opener import Opened, OpenFailure, Target
 from engine.smtp.policy import FailureReason, Phase, Verdict, classify
 from engine.values.outcome import OutcomeKind, Scope
 from engine.values.reply import Reply
 
 MAX_ADDRESSES = 5
+HOST_ADDRESSES = 3
+
+
+_NOWHERE = Verdict(OutcomeKind.BOUNCED, Scope.DOMAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +60,23 @@ async def find_host(
     """Open a session to the first host of the route that allows it."""
     username, password = await _credentials(route.auth)
     source_ip = str(source.ip)
-    targets: list[Target] = []
-    for host in in_order(route.hosts, rng):
-        for address in await _addresses(host.name, source_ip, routes):
-            targets.append(
-                Target(
-                    host=host.name,
-                    address=address,
-                    port=host.port,
-                    source_ip=source_ip,
-                    ehlo=source.ehlo,
-                    tls=str(route.tls),
-                    username=username,
-                    password=password,
-                )
-            )
-    del targets[MAX_ADDRESSES:]
+    hosts, answers = await _usable_hosts(route, source_ip, routes=routes, rng=rng)
+    targets = [
+        Target(
+            host=host.name,
+            address=address,
+            port=host.port,
+            source_ip=source_ip,
+            ehlo=source.ehlo,
+            tls=str(route.tls),
+            username=username,
+            password=password,
+        )
+        for host, addresses in hosts
+        for address in addresses
+    ][:MAX_ADDRESSES]
     if not targets:
-        host_name = route.hosts[0].name if route.hosts else ""
-        reply = Reply(0, "4.4.4", f"{host_name}: {FailureReason.NO_ADDRESS} for source {source_ip}")
-        return NotFound(host_name, classify(Phase.CONNECT, FailureReason.NO_ADDRESS), reply)
+        return _no_host(answers, source_ip)
     last: NotFound | None = None
     for index, target in enumerate(targets):
         result = await opener(target, timeout_s=timeout_s)
@@ -107,13 +112,43 @@ def _named(failure: OpenFailure, target: Target) -> Reply:
     return Reply(0, failure.reply.enhanced, text[:1024])
 
 
-async def _addresses(host: str, source_ip: str, routes: Routes) -> list[str]:
+async def _usable_hosts(
+    route: PoolRoute, source_ip: str, *, routes: Routes, rng: random.Random
+) -> tuple[list[tuple[RouteHost, list[str]]], list[tuple[str, HostAnswer]]]:
+    """(host, its addresses of the source's family) in the order of trying, and every answer on the way."""
     version = ipaddress.ip_address(source_ip).version
-    try:
-        found = [str(ipaddress.ip_address(host))]
-    except ValueError:
-        found = [address for _, address in await routes.addresses(host)]
-    return [address for address in found if ipaddress.ip_address(address).version == version]
+    usable: list[tuple[RouteHost, list[str]]] = []
+    answers: list[tuple[str, HostAnswer]] = []
+    count = 0
+    for host in in_order(route.hosts, rng):
+        if count >= MAX_ADDRESSES:
+            break
+        answer = await routes.addresses(host.name)
+        answers.append((host.name, answer))
+        if answer.status is HostStatus.OWN:
+            usable = [(other, found) for other, found in usable if other.preference < host.preference]
+            break
+        of_family = [a for _, a in answer.addresses if ipaddress.ip_address(a).version == version]
+        if of_family:
+            usable.append((host, of_family[:HOST_ADDRESSES]))
+            count += len(usable[-1][1])
+    return usable, answers
+
+
+def _no_host(answers: Sequence[tuple[str, HostAnswer]], source_ip: str) -> NotFound:
+    host, answer = answers[-1] if answers else ("", HostAnswer(HostStatus.NONE))
+    for name, other in answers:
+        if other.status is HostStatus.FAILED:
+            text = f"{name}: no address can be found: {other.reason}"
+            return NotFound(name, Verdict(OutcomeKind.DEFERRED, Scope.HOST), Reply(0, "4.4.3", text[:1024]))
+    if answer.status is HostStatus.OWN:
+        text = f"{answer.reason}, the mail would come back"
+        return NotFound(host, _NOWHERE, Reply(0, "5.4.6", text[:1024]))
+    if any(other.addresses for _, other in answers):
+        text = f"{host}: {FailureReason.NO_ADDRESS} for source {source_ip}"
+        verdict = classify(Phase.CONNECT, FailureReason.NO_ADDRESS)
+        return NotFound(host, verdict, Reply(0, "4.4.4", text))
+    return NotFound(host, _NOWHERE, Reply(0, "5.4.4", f"{host}: {answer.reason}"[:1024]))
 
 
 async def _credentials(auth: Any) -> tuple[str, str]:

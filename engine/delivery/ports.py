@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from engine.routing.route import HostAnswer
 from engine.smtp.opener import Opened, OpenFailure, Target
 from engine.values.reply import Reply
 
@@ -73,7 +74,7 @@ class Routes(Protocol):
 
     async def route(self, domain: str) -> Any: ...
     def cached(self, domain: str) -> Any: ...
-    async def addresses(self, host: str) -> Sequence[tuple[Any, str]]: ...
+    async def addresses(self, host: str) -> HostAnswer: ...
 
 
 class Opener(Protocol):

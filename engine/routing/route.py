@@ -1,6 +1,7 @@
 """Routes as values."""
 
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Literal
 
@@ -46,3 +47,29 @@ class Failure:
 
     kind: Literal["deferred", "bounced"]
     reply: Reply
+
+
+class HostStatus(Enum):
+    """USABLE: has addresses. OWN: is one of our sources. The others have none: the question FAILED (ask again), there
+    is NONE, or there are only such that are REFUSED.
+    """
+
+    USABLE = "usable"
+    FAILED = "failed"
+    NONE = "none"
+    REFUSED = "refused"
+    OWN = "own"
+
+
+@dataclass(frozen=True, slots=True)
+class HostAnswer:
+    """What is known of a host: (socket family, address) pairs, or why there are none.
+
+    `canonical` is the name behind its aliases; `is_authenticated`: DNSSEC vouches for all of it.
+    """
+
+    status: HostStatus
+    addresses: tuple[tuple[int, str], ...] = ()
+    reason: str = ""
+    is_authenticated: bool = False
+    canonical: str = ""

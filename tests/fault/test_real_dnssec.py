@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from engine.providers.profiles import load_profiles
 from engine.routing.answers import NameAnswer, Status, Tlsa
 from engine.routing.resolver import DnsResolver, build_resolver
+from engine.routing.route import Failure
+from engine.routing.router import Router
+from engine.values.clock import SystemClock
 from tests.support.fleets import fleet
 from tests.support.nameservers import knot, needs_unbound, unbound
 
@@ -25,6 +29,7 @@ _25._tcp.mx  TLSA 2 0 0 abcd
 _25._tcp.odd TLSA 3 1 1 ab
 text         TXT  "v=spf1 " "-all"
 text         TXT  "caf\\195\\169 \\255"
+nomail       MX   0 .
 child        NS   ns.child
 ns.child     A    127.0.0.1
 """
@@ -144,3 +149,24 @@ def test_the_bit_counts_only_if_the_configuration_says_so(ports: tuple[int, int]
 def test_names_that_are_none(secure: DnsResolver) -> None:
     assert asyncio.run(secure.tlsa("a" * 64 + ".test", port=25)).status is Status.MISSING
     assert asyncio.run(secure.text("a..test")).status is Status.MISSING
+
+
+@pytest.mark.parametrize(
+    ("domain", "kind", "enhanced"),
+    [
+        ("bogus.test", "deferred", "4.4.3"),
+        ("missing.signed.test", "bounced", "5.1.2"),
+        ("missing.plain.test", "bounced", "5.1.2"),
+        ("nomail.signed.test", "bounced", "5.1.10"),
+        ("text.signed.test", "bounced", "5.1.2"),
+    ],
+)
+def test_no_route_behind_a_validating_resolver(
+    ports: tuple[int, int], domain: str, kind: str, enhanced: str
+) -> None:
+    settings = {"nameservers": ["127.0.0.1"], "port": ports[1], "timeout": "3s", "dnssec": "trust"}
+    config = fleet(resolver=settings)
+    router = Router(config, load_profiles({}), build_resolver(config.resolver), SystemClock())
+    answer = asyncio.run(router.route(domain))
+    assert isinstance(answer, Failure)
+    assert (answer.kind, answer.reply.enhanced) == (kind, enhanced)

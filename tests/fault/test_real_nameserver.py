@@ -10,7 +10,7 @@ import pytest
 
 from engine.providers.profiles import load_profiles
 from engine.routing.resolver import build_resolver
-from engine.routing.route import Failure, Route
+from engine.routing.route import Failure, HostStatus, Route
 from engine.routing.router import Router
 from engine.values.clock import SystemClock
 from tests.support.fleets import fleet
@@ -108,8 +108,8 @@ def test_a_truncated_answer_is_read_over_tcp_and_bounded(nameserver: int) -> Non
 
 def test_addresses(nameserver: int) -> None:
     found = asyncio.run(router(nameserver).addresses("cname.mx.test"))
-    assert {address for _, address in found} == {"203.0.113.1", "203.0.113.2", "2001:db8::1"}
-    assert asyncio.run(router(nameserver).addresses("nowhere.mx.test")) == ()
+    assert {address for _, address in found.addresses} == {"203.0.113.1", "203.0.113.2", "2001:db8::1"}
+    assert asyncio.run(router(nameserver).addresses("nowhere.mx.test")).status is HostStatus.NONE
 
 
 def test_ttls_of_positive_and_negative_answers(nameserver: int) -> None:

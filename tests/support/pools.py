@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.delivery.pool import PoolEngine
 from engine.delivery.wire import ENTRY, Header, decode_report, encode_header
+from engine.routing.route import HostAnswer, HostStatus
 from engine.smtp.opener import open_session
 from engine.values.clock import SystemClock
 from engine.values.outcome import Outcome
@@ -76,6 +77,7 @@ class World:
     outcomes: list[Outcome] = field(default_factory=list)
     batch_numbers: list[int] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
+    hosts: dict[str, HostAnswer] = field(default_factory=dict)
 
     def record(self, id_: int) -> Record | None:
         if id_ in self.gone:
@@ -97,8 +99,9 @@ class World:
         await asyncio.sleep(0)
         return self.routes[domain]
 
-    async def addresses(self, host: str) -> Sequence[tuple[Any, str]]:
-        return [(4, "127.0.0.1")]
+    async def addresses(self, host: str) -> HostAnswer:
+        usable = HostAnswer(HostStatus.USABLE, ((4, "127.0.0.1"),), canonical=host)
+        return self.hosts.get(host, usable)
 
     def report(self, data: bytes) -> None:
         report = decode_report(data)

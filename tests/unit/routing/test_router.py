@@ -8,8 +8,9 @@ import pytest
 
 from engine.providers.profiles import load_profiles
 from engine.routing.answers import AddressAnswer, MxAnswer, Status
-from engine.routing.route import Credentials, Failure, HostTarget, Route
-from engine.routing.router import Router, is_public
+from engine.routing.hosts import is_public
+from engine.routing.route import Credentials, Failure, HostAnswer, HostStatus, HostTarget, Route
+from engine.routing.router import Router
 from tests.support.clock import ManualClock
 from tests.support.dns_answers import FakeResolver
 from tests.support.fleets import fleet
@@ -27,6 +28,10 @@ class Bed:
 
     def run(self, body: Callable[[], Awaitable[None]]) -> None:
         asyncio.run(body())  # type: ignore[arg-type]
+
+
+def answer_of(bed: Bed, host: str) -> HostAnswer:
+    return asyncio.run(bed.router.addresses(host))
 
 
 def found(answer: Route | Failure) -> Route:
@@ -218,7 +223,7 @@ def test_a_resolver_that_never_answers_is_a_deferral() -> None:
     async def body() -> None:
         bed.dns.gate = asyncio.Event()
         assert failed(await bed.router.route("example.org")) == ("deferred", "4.4.3")
-        assert await bed.router.addresses("mx.example.net") == ()
+        assert (await bed.router.addresses("mx.example.net")).status is HostStatus.FAILED
 
     bed.run(body)
 
@@ -227,7 +232,7 @@ def test_addresses_of_both_families_by_turns() -> None:
     bed = Bed()
     bed.dns.set_a("mx.example.net", "8.8.8.8", "8.8.4.4")
     bed.dns.set_aaaa("mx.example.net", "2606:4700::1")
-    assert asyncio.run(bed.router.addresses("mx.example.net")) == (
+    assert answer_of(bed, "mx.example.net").addresses == (
         (socket.AF_INET6, "2606:4700::1"),
         (socket.AF_INET, "8.8.8.8"),
         (socket.AF_INET, "8.8.4.4"),
@@ -238,7 +243,7 @@ def test_addresses_are_bounded_and_one_family_may_fail() -> None:
     bed = Bed(resolver={"max_hosts": 3})
     bed.dns.set_a("mx.example.net", *[f"8.8.8.{n}" for n in range(9)])
     bed.dns.v6_of["mx.example.net"] = AddressAnswer(Status.FAILED)
-    assert len(asyncio.run(bed.router.addresses("mx.example.net"))) == 3
+    assert len(answer_of(bed, "mx.example.net").addresses) == 3
 
 
 INSIDE = ["127.0.0.1", "10.1.2.3", "169.254.169.254", "192.168.0.1", "0.0.0.0", "224.0.0.1", "100.64.0.1"]
@@ -268,15 +273,80 @@ def test_the_dns_of_a_stranger_cannot_direct_us_inside(address: str) -> None:
         bed.dns.set_a("own.test", address)
     bed.dns.mx_of["own.test"] = MxAnswer(Status.EMPTY)
     assert failed(bed.route("own.test")) == ("bounced", "5.4.4")
-    assert asyncio.run(bed.router.addresses("mx.evil.test")) == ()
+    assert answer_of(bed, "mx.evil.test").status is HostStatus.REFUSED
+    assert answer_of(bed, "mx.evil.test").addresses == ()
 
 
 def test_inside_is_allowed_for_tests_and_for_static_hosts() -> None:
     open_bed = Bed(resolver={"private_addresses": "allow"})
     open_bed.dns.set_a("mx.example.net", "127.0.0.1")
-    assert asyncio.run(open_bed.router.addresses("mx.example.net")) == ((socket.AF_INET, "127.0.0.1"),)
+    assert answer_of(open_bed, "mx.example.net").addresses == ((socket.AF_INET, "127.0.0.1"),)
+    named = Bed(resolver={"private_networks": ["10.20.0.0/16", "fd00::/8"]})
+    named.dns.set_a("mx.example.net", "10.20.0.1", "10.21.0.1", "127.0.0.1")
+    named.dns.set_aaaa("mx.example.net", "fd00::1", "::1")
+    assert [a for _, a in answer_of(named, "mx.example.net").addresses] == ["fd00::1", "10.20.0.1"]
     bed = Bed(routes=[{"domains": ["*"], "hosts": ["smart.internal:2525", "127.0.0.1:26"]}])
     bed.dns.set_a("smart.internal", "10.0.0.1")
-    assert asyncio.run(bed.router.addresses("smart.internal")) == ((socket.AF_INET, "10.0.0.1"),)
-    assert asyncio.run(bed.router.addresses("127.0.0.1")) == ((socket.AF_INET, "127.0.0.1"),)
-    assert asyncio.run(bed.router.addresses("127.0.0.2")) == ()
+    assert answer_of(bed, "smart.internal").addresses == ((socket.AF_INET, "10.0.0.1"),)
+    assert answer_of(bed, "127.0.0.1").addresses == ((socket.AF_INET, "127.0.0.1"),)
+    assert answer_of(bed, "127.0.0.2").status is HostStatus.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("mx", "hosts"),
+    [
+        ([(10, "mta1.example.com"), (20, "backup.test")], None),
+        ([(10, "better.test"), (10, "mta1.example.com"), (20, "backup.test")], None),
+        ([(5, "better.test"), (10, "mta1.example.com"), (10, "equal.test")], ["better.test"]),
+        (
+            [(5, "better.test"), (10, "mta1.example.com.other.test")],
+            ["better.test", "mta1.example.com.other.test"],
+        ),
+    ],
+)
+def test_mail_never_comes_back_to_one_of_our_sources(mx: Any, hosts: list[str] | None) -> None:
+    """RFC 5321 section 5.1: hosts that are not more preferred than ourselves are dropped."""
+    bed = Bed()
+    bed.dns.set_mx("example.org", *mx)
+    answer = bed.route("example.org")
+    if hosts is None:
+        assert failed(answer) == ("bounced", "5.4.6")
+    else:
+        assert [host.name for host in found(answer).hosts] == hosts
+
+
+def test_a_domain_without_mx_that_is_ourselves() -> None:
+    bed = Bed()
+    bed.dns.mx_of["mta1.example.com"] = MxAnswer(Status.EMPTY)
+    bed.dns.set_a("mta1.example.com", "8.8.8.8")
+    assert failed(bed.route("mta1.example.com")) == ("bounced", "5.4.6")
+
+
+def test_a_host_with_our_address_is_ourselves_unless_a_route_names_it() -> None:
+    bed = Bed()
+    bed.dns.set_a("mx.example.net", "8.8.8.8", "127.0.0.11")
+    assert answer_of(bed, "mx.example.net").status is HostStatus.OWN
+    assert answer_of(bed, "mta1.example.com").status is HostStatus.OWN
+    named = Bed(routes=[{"domains": ["example.org"], "hosts": ["mx.example.net", "mta1.example.com"]}])
+    named.dns.set_a("mx.example.net", "127.0.0.11")
+    named.dns.set_a("mta1.example.com", "127.0.0.11")
+    assert answer_of(named, "mx.example.net").status is HostStatus.USABLE
+    assert answer_of(named, "mta1.example.com").status is HostStatus.USABLE
+
+
+def test_a_host_says_why_it_has_no_address() -> None:
+    bed = Bed(routes=[{"domains": ["static.test"], "hosts": ["smart.test"]}])
+    assert answer_of(bed, "none.test").status is HostStatus.NONE
+    assert answer_of(bed, "smart.test").status is HostStatus.FAILED, "the operator's own host is never final"
+    bed.dns.v6_of["half.test"] = AddressAnswer(Status.FAILED, reason="servfail")
+    assert answer_of(bed, "half.test") == HostAnswer(HostStatus.FAILED, reason="servfail")
+
+
+def test_a_host_is_authentic_only_if_all_of_it_is() -> None:
+    bed = Bed()
+    signed = AddressAnswer(Status.FOUND, ("8.8.8.8",), 300, authenticated=True, canonical="real.test")
+    bed.dns.v4_of["mx.test"] = bed.dns.v4_of["half.test"] = signed
+    bed.dns.set_aaaa("half.test", "2606:4700::1")
+    answer = answer_of(bed, "mx.test")
+    assert (answer.is_authenticated, answer.canonical) == (True, "real.test")
+    assert not answer_of(bed, "half.test").is_authenticated
