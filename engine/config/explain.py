@@ -130,9 +130,9 @@ def _profile(profile: Profile) -> list[Setting]:
     rows.append(
         Setting("idle_timeout", format_duration(profile.idle_timeout_s), profile.origins["idle_timeout"])
     )
-    for rule in profile.suspend:
-        text = f"{rule.scope} for {format_duration(rule.duration)}"
-        rows.append(Setting(f"suspend: {rule.name}", text, profile.origins["suspend"]))
+    for rule in profile.automation:
+        text = f"{rule.action} {rule.scope} for {format_duration(rule.duration)}"
+        rows.append(Setting(f"automation: {rule.name}", text, profile.origins["automation"]))
     return rows
 
 

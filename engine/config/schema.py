@@ -9,7 +9,6 @@ engine/config/checks.py.
 """
 
 import ipaddress
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_serializer, model_validator
 
 from engine.config.reputation import ReputationConfig
+from engine.config.shaping import AutomationRule, ShapingConfig
 from engine.config.types import (
     NAME,
     Count,
@@ -211,30 +211,6 @@ class RouteConfig(Section):
         return self
 
 
-class SuspendRule(Section):
-    """Automation: a reply that says the source, netblock or provider should pause."""
-
-    name: Name = Field(description="Name of the rule, in events.")
-    pattern: str = Field(
-        min_length=1, description="Regular expression searched in `code enhanced text` of a reply."
-    )
-    scope: Literal["source", "netblock", "provider", "domain"] = Field(
-        description="What pauses at this provider."
-    )
-    duration: Duration = Field(description="How long.")
-    sample: str = Field(min_length=1, description="A reply of the provider that the pattern must match.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        try:
-            matches = re.search(self.pattern, self.sample)
-        except re.error as error:
-            raise ValueError(f"pattern: not a regular expression: {error}") from None
-        if matches is None:
-            raise ValueError("pattern: does not match its own sample")
-        return self
-
-
 class ProviderConfig(Section):
     """Overrides of a provider profile; what is not given stays as in engine/providers/<name>.yaml."""
 
@@ -260,7 +236,9 @@ class ProviderConfig(Section):
         None, description="Use CHUNKING (BDAT) if the server offers it.", strict=True
     )
     idle_timeout: Duration | None = Field(None, description="An idle session is closed after so long.")
-    suspend: tuple[SuspendRule, ...] | None = Field(None, description="Replies after which sending pauses.")
+    automation: tuple[AutomationRule, ...] | None = Field(
+        None, description="What this provider's replies change; given, it replaces the shipped rules."
+    )
 
 
 class RetryConfig(Section):
@@ -382,6 +360,7 @@ class FleetConfig(Section):
         ReputationConfig(), description="When a source leaves the rotation, and how it returns."
     )
     warmup: WarmupConfig = Field(WarmupConfig(), description="Warm-up of new sources.")
+    shaping: ShapingConfig = Field(ShapingConfig(), description="How limits fall and rise with the replies.")
     tenants: dict[Name, TenantConfig] = Field({}, description="Tenants with settings of their own.")
     ray: RayConfig = Field(RayConfig(), description="The Ray cluster.")
     events: EventsConfig = Field(EventsConfig(), description="The event log.")

@@ -2,7 +2,7 @@
 
 A profile is a YAML file in this folder; each setting carries the text of its source. What a file does not say
 it takes from default.yaml, which says everything. The fleet's `providers` section overrides single settings
-and may add profiles of its own. A suspension rule that does not match its own sample reply is refused when
+and may add profiles of its own. An automation rule that does not match its own sample reply is refused when
 the file is read.
 
 `Profile.origins` tells for each setting where its value came from.
@@ -17,7 +17,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from engine.config.schema import ProviderConfig, SuspendRule
+from engine.config.schema import ProviderConfig
+from engine.config.shaping import AutomationRule
 from engine.config.strict_yaml import read_yaml
 from engine.config.types import Name, Section
 from engine.config.units import Rate
@@ -59,7 +60,7 @@ class Profile:
     pipelining: bool
     chunking: bool
     idle_timeout_s: float
-    suspend: tuple[SuspendRule, ...]
+    automation: tuple[AutomationRule, ...]
     origins: Mapping[str, str] = field(compare=False)
 
 
@@ -131,6 +132,6 @@ def _merge(name: str, overrides: Mapping[str, ProviderConfig]) -> Profile:
         pipelining=values["pipelining"],
         chunking=values["chunking"],
         idle_timeout_s=values["idle_timeout"],
-        suspend=values["suspend"],
+        automation=values["automation"],
         origins=MappingProxyType(origins),
     )

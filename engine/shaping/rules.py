@@ -1,0 +1,33 @@
+"""The automation rules of one provider, compiled. The first that matches a reply is the one that counts it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.config.shaping import AutomationRule
+
+MAX_REPLY = 1100  # a Reply as text: its code, its status, and at most 1,024 characters
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """See the module docstring. `max_connections` is the profile's limit for one source."""
+
+    rules: tuple[AutomationRule, ...]
+    patterns: tuple[re.Pattern[str], ...]
+    max_connections: int
+
+    @classmethod
+    def build(cls, rules: Sequence[AutomationRule], max_connections: int) -> "RuleSet":
+        return cls(tuple(rules), tuple(re.compile(rule.pattern) for rule in rules), max_connections)
+
+    def match(self, reply: str) -> AutomationRule | None:
+        text = reply[:MAX_REPLY]
+        for rule, pattern in zip(self.rules, self.patterns, strict=True):
+            if pattern.search(text):
+                return rule
+        return None
+
+    def rule(self, name: str) -> AutomationRule | None:
+        """The rule of that name, which may be gone since its order was given."""
+        return next((rule for rule in self.rules if rule.name == name), None)

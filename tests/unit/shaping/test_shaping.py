@@ -1,0 +1,171 @@
+"""Thresholds, suspension, multiplicative decrease and additive increase, Google's recovery, restart, cancel."""
+
+import msgpack
+import pytest
+
+from engine.config.shaping import ShapingConfig
+from engine.providers.profiles import load_profiles
+from engine.shaping.rules import RuleSet
+from engine.shaping.shaping import UNSHAPED, Fired, Shaping
+
+CONFIG = ShapingConfig()
+PROFILES = load_profiles({})
+RULES = {n: RuleSet.build(p.automation, p.max_connections) for n, p in PROFILES.items()}
+MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
+GOOGLE = "421 4.7.28 an unusual rate of email originating from your IP address"
+YAHOO = "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred"
+S775 = "451 4.7.650 The mail server [x] has been temporarily rate limited (S775)"
+S3115 = "451 4.7.652 The mail server [x] has exceeded the maximum number of connections. (S3115)"
+S3140 = "550 5.7.1 part of their network is on our block list (S3140)."
+BUSY = "451 4.7.500 Server busy. Please try again later from [x]. (AS761)"
+
+
+class Life:
+    def __init__(self) -> None:
+        self.shaping = Shaping(CONFIG, RULES.__getitem__)
+        self.now_ms = 1_000_000_000
+
+    def after(self, ms: int, site: str, *replies: str, delivered: int = 0) -> list[Fired]:
+        self.now_ms += ms
+        return self.shaping.observe(self.now_ms, site, [(reply, 1) for reply in replies], delivered)
+
+
+def test_tss04_suspends_for_two_hours_and_then_begins_slowly() -> None:
+    life = Life()
+    (fired,) = life.after(0, "yahoo", YAHOO)
+    assert fired.order.until_ms == life.now_ms + 2 * HOUR_MS
+    assert life.shaping.shape("yahoo").source_until_ms == life.now_ms + 2 * HOUR_MS
+    assert life.after(MINUTE_MS, "yahoo", YAHOO) == [], "a late answer does not prolong it"
+    life.after(2 * HOUR_MS, "yahoo")
+    shape = life.shaping.shape("yahoo")
+    assert (shape.source_until_ms, shape.rate) == (0, 250)
+
+
+def test_the_rate_rises_additively_only_while_mail_is_delivered() -> None:
+    life = Life()
+    life.after(0, "yahoo", YAHOO)
+    life.after(2 * HOUR_MS, "yahoo")
+    rates = []
+    for _ in range(3):
+        life.after(5 * MINUTE_MS, "yahoo", delivered=10)
+        rates.append(life.shaping.shape("yahoo").rate)
+    assert rates == [300, 350, 400]
+    life.after(HOUR_MS, "yahoo")
+    assert life.shaping.shape("yahoo").rate == 400, "idle time earns nothing"
+    for _ in range(20):
+        life.after(5 * MINUTE_MS, "yahoo", delivered=10)
+    assert life.shaping.shape("yahoo") == UNSHAPED
+    assert life.shaping.sites == {}, "nothing is remembered that need not be"
+
+
+def test_s775_multiplies_once_per_period_down_to_the_floor() -> None:
+    life = Life()
+    life.after(0, "outlook", S775, S775, S775)
+    shape = life.shaping.shape("outlook")
+    assert (shape.rate, shape.connections, shape.source_until_ms) == (500, 2, 0)
+    life.after(1000, "outlook", S775)
+    assert life.shaping.shape("outlook").rate == 500
+    for _ in range(10):
+        life.after(MINUTE_MS, "outlook", S775)
+    shape = life.shaping.shape("outlook")
+    assert (shape.rate, shape.connections) == (50, 1)
+    life.after(29 * MINUTE_MS, "outlook", delivered=10)
+    assert life.shaping.shape("outlook").rate == 50, "the order holds it for its duration"
+    life.after(7 * MINUTE_MS, "outlook", delivered=10)
+    life.after(6 * MINUTE_MS, "outlook", delivered=10)
+    assert life.shaping.shape("outlook").rate == 100
+
+
+def test_s3115_is_about_connections_alone() -> None:
+    life = Life()
+    life.after(0, "outlook", S3115)
+    shape = life.shaping.shape("outlook")
+    assert (shape.rate, shape.connections) == (1000, 2)
+
+
+def test_s3140_orders_a_removal() -> None:
+    life = Life()
+    (fired,) = life.after(0, "outlook", S3140)
+    assert (fired.rule.action, fired.rule.duration) == ("remove", 86400)
+    assert life.after(1000, "outlook", S3140) == []
+
+
+def test_a_threshold_needs_its_number_within_its_period() -> None:
+    life = Life()
+    for _ in range(8):
+        assert life.after(20_000, "outlook", BUSY) == []
+    fired = life.after(1000, "outlook", *[BUSY] * 3)
+    assert [f.rule.name for f in fired] == ["outlook-busy"]
+    shape = life.shaping.shape("outlook")
+    assert shape.provider_until_ms == life.now_ms + 2 * MINUTE_MS
+    assert shape.source_until_ms == 0
+
+
+def test_google_recovers_one_connection_at_a_time() -> None:
+    life = Life()
+    (fired,) = life.after(0, "google", GOOGLE)
+    assert fired.rule.step_back
+    until_ms = life.now_ms + 10 * MINUTE_MS
+    assert life.shaping.shape("google").source_until_ms == until_ms
+    assert life.shaping.review_ms("google", life.now_ms) == until_ms
+    life.after(10 * MINUTE_MS, "google")
+    shape = life.shaping.shape("google")
+    assert (shape.source_until_ms, shape.connections) == (0, 1)
+    seen = []
+    for _ in range(4):
+        life.after(MINUTE_MS, "google", delivered=10)
+        seen.append(life.shaping.shape("google").connections)
+    assert seen == [2, 3, 4, 0]
+    assert life.shaping.sites == {}
+
+
+def test_a_step_that_delivers_nothing_opens_no_further_connection() -> None:
+    life = Life()
+    life.after(0, "google", GOOGLE)
+    life.after(10 * MINUTE_MS, "google")
+    life.after(10 * MINUTE_MS, "google", delivered=9)
+    assert life.shaping.shape("google").connections == 1
+
+
+def test_google_refusing_again_means_another_ten_minutes() -> None:
+    life = Life()
+    life.after(0, "google", GOOGLE)
+    life.after(10 * MINUTE_MS, "google")
+    life.after(MINUTE_MS, "google", delivered=10)
+    (fired,) = life.after(1000, "google", GOOGLE)
+    assert fired.order.until_ms == life.now_ms + 10 * MINUTE_MS
+    assert life.shaping.shape("google").source_until_ms == life.now_ms + 10 * MINUTE_MS
+    life.after(10 * MINUTE_MS, "google")
+    assert life.shaping.shape("google").connections == 1
+
+
+def test_a_netblock_order_is_told_apart_from_one_about_the_source() -> None:
+    life = Life()
+    life.after(0, "google", "421 4.7.28 unsolicited email originating from your IP Netblock")
+    shape = life.shaping.shape("google")
+    assert (shape.source_until_ms, shape.netblock_until_ms) == (0, life.now_ms + 10 * MINUTE_MS)
+
+
+def test_what_is_in_force_is_listed_with_its_reason_and_can_be_cancelled() -> None:
+    life = Life()
+    life.after(0, "yahoo", YAHOO)
+    (row,) = life.shaping.listing()
+    assert (row["rule"], row["action"], row["reply"]) == ("yahoo-deferred", "suspend", YAHOO)
+    assert row["until_ms"] == life.now_ms + 2 * HOUR_MS
+    assert not life.shaping.cancel("yahoo", "other")
+    assert life.shaping.cancel("yahoo", "yahoo-deferred")
+    assert life.shaping.shape("yahoo") == UNSHAPED
+
+
+@pytest.mark.parametrize("reply", [GOOGLE, YAHOO, S775, BUSY])
+def test_everything_survives_a_restart(reply: str) -> None:
+    life = Life()
+    site = {GOOGLE: "google", YAHOO: "yahoo"}.get(reply, "outlook")
+    life.after(0, site, reply)
+    state = msgpack.unpackb(msgpack.packb(life.shaping.to_state()))
+    again = Shaping.from_state(CONFIG, RULES.__getitem__, state)
+    assert again.to_state() == life.shaping.to_state()
+    assert again.shape(site) == life.shaping.shape(site)
+    with pytest.raises(ValueError, match="version 3; allowed is 1"):
+        Shaping.from_state(CONFIG, RULES.__getitem__, state | {"version": 3})
