@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from engine.cli.audit import audit_command
+from engine.cli.bounces import bounces_group
 from engine.cli.config import config_group
 from engine.cli.events import events_command
 from engine.cli.port import PortFactory
@@ -31,6 +32,7 @@ def build_cli(port_factory: PortFactory) -> click.Group:
         build_status(port_factory),
         audit_command,
         events_command,
+        bounces_group,
         config_group,
         sink_command,
     ):

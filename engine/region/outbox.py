@@ -100,7 +100,9 @@ def event_line(sequence: int, event: list[Any]) -> bytes:
         stream,
         tenant,
         campaign,
+        *classified,
     ) = event
+    category, hard, scope = classified or ("", False, "")  # events of the first release had none
     return orjson.dumps(
         {
             "seq": sequence,
@@ -118,6 +120,9 @@ def event_line(sequence: int, event: list[Any]) -> bytes:
             "source": source,
             "attempt": attempts,
             "possible_duplicate": bool(flags & 1),
+            "category": category,
+            "hard": hard,
+            "scope": scope,
         },
         option=orjson.OPT_APPEND_NEWLINE,
     )

@@ -9,6 +9,7 @@ that it may have been sent (contract, promise 3).
 """
 
 import asyncio
+import dataclasses
 import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
@@ -18,6 +19,10 @@ from typing import Any, TypeVar
 
 import msgpack
 
+from engine.bounces.classifier import shipped_classifier
+from engine.bounces.judge import Judge
+from engine.bounces.unknown import STATE_KEY as UNKNOWN_REPLIES
+from engine.bounces.unknown import UnknownReplies
 from engine.config.schema import FleetConfig
 from engine.delivery.wire import decode_report, decode_resume
 from engine.providers.profiles import load_profiles
@@ -46,6 +51,7 @@ T = TypeVar("T")
 
 TICK_S = 0.05
 OBSERVE_S = 0.25
+BOOKS_S = 5.0
 UNROUTABLE_BATCH = 500
 REROUTE_SCOPES = frozenset({Scope.SOURCE, Scope.NETBLOCK})
 FREE_SCOPES = frozenset({Scope.SOURCE, Scope.NETBLOCK, Scope.PROVIDER})
@@ -126,6 +132,7 @@ class Region:
             lost=self._lost,
             day_of=lambda: self._clock.wall_ms() // DAY_MS,
         )
+        self._judge = Judge(shipped_classifier(), UnknownReplies(spool.get_state(UNKNOWN_REPLIES)))
         self._suspensions = Suspensions(
             scheduler=self._scheduler, sites=self._sites, spool=spool, clock=clock, sources=ports.sources
         )
@@ -146,6 +153,7 @@ class Region:
                 log.warning("region %s: pool %s did not survive: %s", self.name, name, error)
         self._spawn(self._tick())
         self._spawn(self._observe())
+        self._spawn(self._keep_books())
 
     async def _attach(self, name: PoolName) -> None:
         """Settle what a pool that outlived us has done meanwhile, and leave it what it has on the wire."""
@@ -163,6 +171,7 @@ class Region:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._keep_unknown_replies()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -197,6 +206,11 @@ class Region:
         while True:
             await asyncio.sleep(OBSERVE_S)
             await self._suspensions.exchange()
+
+    async def _keep_books(self) -> None:
+        while True:
+            await asyncio.sleep(BOOKS_S)
+            self._keep_unknown_replies()
 
     # -- mail in
 
@@ -440,13 +454,26 @@ class Region:
     async def _commit(self, settlements: list[Settlement]) -> None:
         if not settlements:
             return
-        result = await _wrap(self._spool.settle(settlements))
+        result = await _wrap(self._spool.settle([self._classified(one) for one in settlements]))
         now_ms = self._clock.wall_ms()
         for key in result.due_keys:
             if int.from_bytes(key[4:10], "big") <= now_ms:
                 self._windows.offer((key,), now_ms)
             else:
                 self._windows.redue(key)
+
+    def _classified(self, settlement: Settlement) -> Settlement:
+        outcome = settlement.outcome
+        if outcome.kind in (OutcomeKind.DELIVERED, OutcomeKind.RETURNED):
+            return settlement
+        found = self._judge.classify(outcome)
+        return dataclasses.replace(
+            settlement, category=str(found.category), hard=found.hard, scope=str(found.scope)
+        )
+
+    def _keep_unknown_replies(self) -> None:
+        if self._judge.unknown.is_dirty:
+            self._spool.put_state(UNKNOWN_REPLIES, self._judge.unknown.encode())
 
     async def _lost(self, pool: int, ids: list[int]) -> None:
         """A pool died holding these: each may have been sent; all are due again at once, marked."""

@@ -79,7 +79,8 @@ class Settlement:
     """One outcome for one due key. `next_due_ms` is set exactly if the outcome is a deferral that goes on.
 
     `batch_no` is 0 if the caller does not know in which batch it was in flight, or if it was not.
-    `free`: the attempt does not count (a suspension consumes no retry backoff).
+    `free`: the attempt does not count (a suspension consumes no retry backoff). `category`, `hard` and `scope` say
+    what the reply means (engine/bounces/classifier.py); the defaults are those of a delivery.
     """
 
     due_key: bytes
@@ -87,6 +88,9 @@ class Settlement:
     batch_no: int
     next_due_ms: int | None = None
     free: bool = False
+    category: str = "success"
+    hard: bool = False
+    scope: str = "recipient"
 
 
 @dataclass(frozen=True, slots=True)

@@ -285,6 +285,9 @@ def settle(
                 stream,
                 tenant,
                 campaign,
+                settlement.category,
+                settlement.hard,
+                settlement.scope,
             )
         )
     return SettleResult(due_keys=due_keys, stale=stale), gone, kept
@@ -394,6 +397,9 @@ def cancel(draft: Draft, ids: Sequence[int], at_ms: int, queue_of: Any) -> int:
                 stream,
                 tenant,
                 campaign,
+                "",
+                False,
+                "",
             )
         )
         count += 1

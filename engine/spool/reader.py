@@ -46,6 +46,12 @@ class SpoolReader:
             found = self._campaigns[number] = CampaignRecord(*msgpack.unpackb(stored)[1:])
         return found
 
+    def state(self, key: str) -> bytes | None:
+        """A value that the region keeps under that key."""
+        with self._env.read() as txn:
+            value = txn.get(key.encode(), db=self._env.db["state"])
+        return None if value is None else bytes(value)
+
     def close(self) -> None:
         self._bodies.close()
         if self._is_owner:

@@ -58,6 +58,9 @@ def test_a_final_outcome_ends_a_message(tmp_path: Path, kind: OutcomeKind) -> No
         0,
         "default",
         "",
+        "success",
+        False,
+        "recipient",
     ]
     spool.close()
     assert_conserved(tmp_path, **{str(kind): 1})

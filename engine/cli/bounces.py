@@ -1,0 +1,82 @@
+"""`sendfleet bounces`: what the classifier makes of replies.
+
+`unknown` reads the spools on this machine and needs no running fleet; beside a running one the counts are up to five
+seconds old.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from engine.bounces.classifier import shipped_classifier
+from engine.bounces.rules import parse_sample
+from engine.bounces.unknown import STATE_KEY, UnknownReplies
+from engine.cli.terminal import fleet_option, notes, output, read_fleet
+from engine.spool.reader import SpoolReader
+from engine.values.outcome import OutcomeKind, Scope
+
+
+@click.group("bounces")
+def bounces_group() -> None:
+    """What replies and bounces mean."""
+
+
+@bounces_group.command("unknown")
+@fleet_option
+@click.option("--json", "as_json", is_flag=True, help="All rows as JSON.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Rows of the table.")
+def unknown_command(fleet_path: Path, as_json: bool, limit: int) -> None:
+    """Replies that no rule knows, the most frequent first."""
+    config = read_fleet(fleet_path)
+    rows = []
+    for region in config.regions:
+        path = Path(config.spool.directory) / region.name
+        if not path.is_dir():
+            notes().print(f"[yellow]region {region.name}: no spool on this machine[/yellow]")
+            continue
+        reader = SpoolReader(path)
+        try:
+            replies = UnknownReplies(reader.state(STATE_KEY))
+        finally:
+            reader.close()
+        rows += [(region.name, wording, row) for wording, row in replies.rows()]
+    rows.sort(key=lambda row: -row[2].count)
+    if as_json:
+        click.echo(
+            json.dumps(
+                [
+                    {
+                        "region": region,
+                        "wording": wording,
+                        "count": row.count,
+                        "first_ms": row.first_ms,
+                        "last_ms": row.last_ms,
+                        "sample": row.sample,
+                    }
+                    for region, wording, row in rows
+                ],
+                indent=2,
+            )
+        )
+        return
+    table = Table(box=None, padding=(0, 1))
+    for column in ("count", "region", "last", "reply"):
+        table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
+    for name, wording, row in rows[:limit]:
+        last = datetime.fromtimestamp(row.last_ms / 1000, UTC)
+        table.add_row(str(row.count), name, f"{last:%Y-%m-%d %H:%M}", wording)
+    output().print(table if rows else "every reply so far was known")
+
+
+@bounces_group.command("explain")
+@click.argument("reply")
+def explain_command(reply: str) -> None:
+    """What one reply means, and which rule says so. REPLY is as in `550 5.1.1 User unknown`."""
+    parsed = parse_sample(reply)
+    kind = OutcomeKind.BOUNCED if parsed.code >= 500 else OutcomeKind.DEFERRED
+    found = shipped_classifier().classify(kind, Scope.RECIPIENT, parsed)
+    hardness = "hard" if found.hard else "soft"
+    click.echo(f"{found.category}, {hardness}, scope {found.scope}, rule {found.rule or 'none'}")
