@@ -44,7 +44,8 @@ async def call(handle: Any, method: str, *args: Any, timeout_s: float = CALL_DEA
     An exception raised by the method itself comes out as it was raised there.
     """
     try:
-        return await asyncio.wait_for(getattr(handle, method).remote(*args), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            return await getattr(handle, method).remote(*args)
     except ActorDiedError as error:
         raise ActorDied(f"{method}: {error}") from error
     except RayActorError as error:

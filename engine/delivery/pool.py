@@ -11,7 +11,9 @@ Promises:
   epoch are dropped; `resume` with a newer one drops what is not on the wire.
 - Memory: what the region's credits allow, bodies only of messages on the wire; unused lanes are forgotten.
 
-Reports leave in batches, at the latest `FLUSH_S` after the first row. One coarse timer serves all sessions.
+Reports leave in batches, `FLUSH_S` after the first row. While the region has not settled one, rows gather for the
+next, up to `FLUSH_ROWS` or the next tick: a busy region gets fewer and larger ones. One coarse timer serves all
+sessions.
 """
 
 import asyncio
@@ -110,6 +112,7 @@ class PoolEngine:
         self._resolving: dict[str, list[Job]] = {}
         self._rows: list[OutcomeRow] = []
         self._flush_handle: asyncio.TimerHandle | None = None
+        self._is_flush_due = False
         self._sequence = 0
         self._unacknowledged: OrderedDict[int, list[OutcomeRow]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -175,6 +178,8 @@ class PoolEngine:
         """Reports up to `sequence` are settled on disk."""
         while self._unacknowledged and next(iter(self._unacknowledged)) <= sequence:
             self._unacknowledged.popitem(last=False)
+        if self._is_flush_due and not self._unacknowledged:
+            self._flush()
 
     async def resume(self, epoch: int) -> bytes:
         """Attach a new incarnation of the region; see wire.py for the answer."""
@@ -355,7 +360,7 @@ class PoolEngine:
         rows = self._rows
         rows.append(row)
         if len(rows) == 1:
-            self._flush_handle = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+            self._flush_handle = asyncio.get_running_loop().call_later(FLUSH_S, self._flush_time)
         elif len(rows) >= FLUSH_ROWS:
             self._flush()
 
@@ -387,10 +392,18 @@ class PoolEngine:
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
+        self._is_flush_due = False
         if self._rows:
             self._sequence += 1
             self._unacknowledged[self._sequence] = self._rows
             self._rows = []
+
+    def _flush_time(self) -> None:
+        self._flush_handle = None
+        if self._unacknowledged:
+            self._is_flush_due = True
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         before = self._sequence
@@ -408,6 +421,8 @@ class PoolEngine:
     def tick(self) -> None:
         """Timeouts, idle sessions, entries held too long, unacknowledged reports, unused lanes."""
         now_ns = self.clock.monotonic_ns()
+        if self._is_flush_due:
+            self._flush()
         idle_ns = round(self.profile.idle_timeout_s * 1e9)
         for key, lane in list(self._lanes.items()):
             for session in list(lane.sessions):

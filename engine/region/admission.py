@@ -5,10 +5,11 @@ are accepted. Nothing here touches disk.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 from engine.config.schema import LimitsConfig
 from engine.spool.batches import AcceptItem
-from engine.values.address import AddressError, parse_address
+from engine.values.address import Address, AddressError, parse_address
 from engine.values.message import ItemError
 from engine.values.options import OptionError, Options, spread
 from engine.values.stream import Stream
@@ -30,7 +31,7 @@ class Admitted:
 
 
 class Admission:
-    """Checks items against the limits; remembers domains of addresses it has parsed lately (bounded)."""
+    """Checks items against the limits."""
 
     def __init__(self, *, limits: LimitsConfig, streams: frozenset[int], expire_ms: dict[int, int]) -> None:
         self._limits = limits
@@ -41,29 +42,29 @@ class Admission:
         items: list[AcceptItem] = []
         positions: list[int] = []
         errors: list[ItemError] = []
+        commons: _Commons = {}
         for index, (raw, offset) in enumerate(zip(submission.items, submission.offsets, strict=True)):
             try:
-                items.append(self._item(raw, offset, now_ms))
+                items.append(self._item(raw, offset, now_ms, commons))
             except Refused as refused:
                 errors.append(ItemError(index, refused.field, str(refused.value)[:SHOWN], refused.message))
             else:
                 positions.append(index)
         return Admitted(items, positions, errors)
 
-    def _item(self, raw: list[object], offset: int, now_ms: int) -> AcceptItem:
+    def _item(self, raw: list[object], offset: int, now_ms: int, commons: "_Commons") -> AcceptItem:
         sender, recipients, stream, tenant, campaign, send_at_ms, key, size, options = raw
-        if not isinstance(sender, str):
-            raise Refused("sender", sender, "expected text")
-        if sender:
-            sender = _address("sender", sender)[0]
+        try:
+            common = commons.get((sender, stream, tenant, campaign))
+        except TypeError:  # unhashable, so of the wrong type: the checks name the field
+            common = None
+        if common is None:
+            common = self._common(sender, stream, tenant, campaign)
+            commons[sender, stream, tenant, campaign] = common
         if not isinstance(recipients, list | tuple) or not recipients:
             raise Refused("recipients", recipients, "expected at least one address")
         if len(recipients) > self._limits.max_recipients:
             raise Refused("recipients", len(recipients), f"at most {self._limits.max_recipients}")
-        if stream not in STREAMS or stream not in self._streams:
-            raise Refused("stream", stream, "no source of this region serves this stream")
-        _name("tenant", tenant, empty=False)
-        _name("campaign", campaign, empty=True)
         if not isinstance(key, str) or len(key) > MAX_KEY:
             raise Refused("key", key, f"expected text of at most {MAX_KEY} characters")
         if not isinstance(size, int) or not 0 < size <= self._limits.max_message_size:
@@ -73,19 +74,45 @@ class Admission:
         due_ms = max(now_ms, send_at_ms)
         parsed = [_address("recipients", recipient) for recipient in recipients]
         return AcceptItem(
-            sender=sender,
-            recipients=tuple(address for address, _ in parsed),
-            domains=tuple(domain for _, domain in parsed),
-            stream=int(str(stream)),
-            tenant=str(tenant),
-            campaign=str(campaign),
-            offset=offset,
-            length=size,
-            due_ms=due_ms,
-            expires_ms=due_ms + self._expire_ms[int(str(stream))],
-            key=key,
-            options=_options(options, len(parsed)),
+            common.sender,
+            tuple([address.text for address in parsed]),
+            tuple([address.domain for address in parsed]),
+            common.stream,
+            common.tenant,
+            common.campaign,
+            offset,
+            size,
+            due_ms,
+            due_ms + common.expire_ms,
+            key,
+            _options(options, len(parsed)),
         )
+
+    def _common(self, sender: object, stream: object, tenant: object, campaign: object) -> "_Common":
+        """Check what the items of a batch mostly share."""
+        if not isinstance(sender, str):
+            raise Refused("sender", sender, "expected text")
+        if sender:
+            sender = _address("sender", sender).text
+        if stream not in STREAMS or stream not in self._streams:
+            raise Refused("stream", stream, "no source of this region serves this stream")
+        _name("tenant", tenant, empty=False)
+        _name("campaign", campaign, empty=True)
+        number = int(str(stream))
+        return _Common(sender, number, str(tenant), str(campaign), self._expire_ms[number])
+
+
+class _Common(NamedTuple):
+    """Fields that many items of a batch share, checked once."""
+
+    sender: str
+    stream: int
+    tenant: str
+    campaign: str
+    expire_ms: int
+
+
+_Commons: TypeAlias = dict[tuple[object, object, object, object], _Common]
 
 
 class Refused(Exception):
@@ -98,14 +125,13 @@ class Refused(Exception):
         self.message = message
 
 
-def _address(field: str, text: object) -> tuple[str, str]:
+def _address(field: str, text: object) -> Address:
     if not isinstance(text, str):
         raise Refused(field, text, "expected an address as text")
     try:
-        address = parse_address(text)
+        return parse_address(text)
     except AddressError as error:
         raise Refused(field, text, str(error)) from None
-    return address.text, address.domain
 
 
 def _options(raw: object, recipients: int) -> tuple[Options | None, ...]:

@@ -24,9 +24,11 @@ from native.scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 MIN_INTERVAL_S = 0.002
-BUSY_INTERVAL_S = (
-    0.015  # while a pool has work, batches gather: a call between actors costs as much as ten messages
-)
+# A call between actors costs as much as many messages, so batches gather while a pool has work: it is fed again when a
+# quarter of what it holds should be done, at the latest after BUSY_INTERVAL_S.
+BUSY_SHARE = 0.25
+BUSY_INTERVAL_S = 0.05
+RATE_SPAN_NS = 100_000_000
 RESEND_DELAY_S = 0.05
 LAUNCH_DELAY_S = 0.2
 
@@ -40,7 +42,20 @@ class DispatchLog(Protocol):
 class PoolFeed:
     """One pool as its region sees it."""
 
-    __slots__ = ("batches", "deaths", "name", "number", "outstanding", "port", "task", "wake")
+    __slots__ = (
+        "_finished",
+        "_rate",
+        "_since_ns",
+        "batches",
+        "deaths",
+        "name",
+        "number",
+        "outstanding",
+        "port",
+        "taken_ns",
+        "task",
+        "wake",
+    )
 
     def __init__(self, number: int, name: PoolName) -> None:
         self.number = number
@@ -51,6 +66,25 @@ class PoolFeed:
         self.deaths = 0
         self.wake = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self.taken_ns = 0
+        self._finished = 0
+        self._rate = 0.0
+        self._since_ns = 0
+
+    def finished(self, count: int) -> None:
+        self.outstanding -= count
+        self._finished += count
+
+    def interval_s(self, now_ns: int) -> float:
+        """How long to let messages gather, by what the pool holds and how fast it has lately been."""
+        span_ns = now_ns - self._since_ns
+        if span_ns >= RATE_SPAN_NS:
+            self._rate = (self._rate + self._finished * 1e9 / span_ns) / 2
+            self._finished = 0
+            self._since_ns = now_ns
+        if self._rate <= 0.0:
+            return MIN_INTERVAL_S
+        return min(BUSY_INTERVAL_S, max(MIN_INTERVAL_S, BUSY_SHARE * self.outstanding / self._rate))
 
 
 class Dispatcher:
@@ -84,6 +118,8 @@ class Dispatcher:
         self._day_of = day_of
         self._feeds: dict[int, PoolFeed] = {}
         self._batch_no = 0
+        # so many credits must be back before a full pool is fed again
+        self._worthwhile = min(limits.batch, max(1, limits.pool_credits // 4))
         self.paused = False
 
     def wake(self, pool: int) -> None:
@@ -120,11 +156,16 @@ class Dispatcher:
         """So many messages of the pool are settled or given back: credits return."""
         feed = self._feeds.get(pool)
         if feed is not None:
-            feed.outstanding -= count
-            feed.wake.set()
+            feed.finished(count)
+            if self._room(feed) >= self._worthwhile:
+                feed.wake.set()
 
     def outstanding(self) -> dict[str, int]:
         return {str(feed.name): feed.outstanding for feed in self._feeds.values()}
+
+    def batches(self) -> dict[str, int]:
+        """How many batches each pool has been handed."""
+        return {str(feed.name): feed.batches for feed in self._feeds.values()}
 
     async def _run(self, feed: PoolFeed) -> None:
         while True:
@@ -154,25 +195,31 @@ class Dispatcher:
         return True
 
     async def _pause(self, feed: PoolFeed) -> None:
-        """Wait until there may be something to take: an event, or the scheduler's next allowance."""
-        if feed.wake.is_set():
-            await asyncio.sleep(BUSY_INTERVAL_S if feed.outstanding else MIN_INTERVAL_S)
-            return
-        wake_ns = self._scheduler.next_wake_ns(feed.number)
-        timeout = None
-        if wake_ns >= 0:
-            timeout = max(MIN_INTERVAL_S, (wake_ns - self._clock.monotonic_ns()) / 1e9)
-        try:
-            # not wait_for: in Python 3.11 it can swallow a cancellation that meets the event
-            async with asyncio.timeout(timeout):
-                await feed.wake.wait()
-        except TimeoutError:
-            return
+        """Wait until there may be something worth taking: an event or the scheduler's next allowance, and then a
+        while for more to gather."""
+        if not feed.wake.is_set():
+            wake_ns = self._scheduler.next_wake_ns(feed.number)
+            timeout = None
+            if wake_ns >= 0:
+                timeout = max(MIN_INTERVAL_S, (wake_ns - self._clock.monotonic_ns()) / 1e9)
+            try:
+                # not wait_for: in Python 3.11 it can swallow a cancellation that meets the event
+                async with asyncio.timeout(timeout):
+                    await feed.wake.wait()
+            except TimeoutError:
+                return
+        now_ns = self._clock.monotonic_ns()
+        gather_ns = feed.taken_ns + round(feed.interval_s(now_ns) * 1e9) - now_ns
+        if gather_ns > 0:
+            await asyncio.sleep(gather_ns / 1e9)
+
+    def _room(self, feed: PoolFeed) -> int:
+        return self._limits.pool_credits - feed.outstanding
 
     def _take(self, feed: PoolFeed) -> bool:
         """Take one batch and start its way; returns whether another take may yield more at once."""
         self._windows.refill(feed.number)
-        room = min(self._limits.batch, self._limits.pool_credits - feed.outstanding)
+        room = min(self._limits.batch, self._room(feed))
         if room <= 0 or feed.port is None:
             return False
         entries = self._scheduler.take(feed.number, self._clock.monotonic_ns(), room)
@@ -180,26 +227,25 @@ class Dispatcher:
         if not count:
             return False
         feed.outstanding += count
+        feed.taken_ns = self._clock.monotonic_ns()
         feed.batches += 1
         self._batch_no += 1
         self._spawn(self._hand_over(feed, feed.port, self._batch_no, entries))
         return count == room
 
     async def _hand_over(self, feed: PoolFeed, port: PoolPort, batch_no: int, entries: bytes) -> None:
-        sites: dict[int, str] = {}
-        ids = bytearray()
-        daily: dict[str, int] = {}
-        for id_, _, site_no, source, _, _, _, _ in ENTRY.iter_unpack(entries):
-            ids += ID.pack(id_)
-            if site_no not in sites:
-                sites[site_no] = self._sites.site(site_no).name
-            site = self._sites.site(site_no)
-            if site.daily_cap is not None:
-                key = daily_key(source, site.name)
-                if key not in daily:
-                    daily[key] = self._day_of() << 40 | self._sites.used_today(site, source)
-        await self._spool.dispatch(batch_no, bytes(ids), daily)
-        header = encode_header(Header(batch_no, self._epoch, sites))
+        ids = b"".join([entries[at : at + ID.size] for at in range(0, len(entries), ENTRY.size)])
+        cells = {(entry[2], entry[3]) for entry in ENTRY.iter_unpack(entries)}
+        sites = {number: self._sites.site(number) for number, _ in cells}
+        daily = {
+            daily_key(source, sites[number].name): self._day_of() << 40
+            | self._sites.used_today(sites[number], source)
+            for number, source in cells
+            if sites[number].daily_cap is not None
+        }
+        await self._spool.dispatch(batch_no, ids, daily)
+        names = {number: site.name for number, site in sites.items()}
+        header = encode_header(Header(batch_no, self._epoch, names))
         while True:
             try:
                 await port.deliver(header, entries)

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import orjson
 
-from engine.values.ids import format_id
 from engine.values.outcome import OutcomeKind
 from engine.values.stream import Stream
 
@@ -22,6 +21,9 @@ log = logging.getLogger(__name__)
 IDLE_S = 0.2
 BUSY_S = 0.05
 CHUNK = 2048
+
+_EVENTS = {int(kind): str(kind) for kind in OutcomeKind}
+_STREAMS = {int(stream): str(stream) for stream in Stream}
 
 
 class Outbox(Protocol):
@@ -107,10 +109,10 @@ def event_line(sequence: int, event: list[Any]) -> bytes:
         {
             "seq": sequence,
             "at_ms": at_ms,
-            "event": str(OutcomeKind(kind)),
-            "id": format_id(id_),
+            "event": _EVENTS[kind],
+            "id": f"{id_:016x}",
             "recipient": recipient,
-            "stream": str(Stream(stream)),
+            "stream": _STREAMS[stream],
             "tenant": tenant,
             "campaign": campaign,
             "code": code,

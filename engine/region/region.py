@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import logging
 import random
+import struct
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -232,7 +233,7 @@ class Region:
             for position, item_ids in zip(admitted.positions, result.ids, strict=True):
                 ids[position] = item_ids
             if result.due_keys:
-                self._learn(result.due_keys, admitted.items)
+                self._learn(result.due_keys)
                 self._windows.offer(result.due_keys, self._clock.wall_ms())
         return encode_receipt(
             Receipt(
@@ -243,17 +244,12 @@ class Region:
             )
         )
 
-    def _learn(self, due_keys: Sequence[bytes], items: Sequence[Any]) -> None:
-        """Due keys stand in the order of (item, recipient): make the queues of new ones known."""
-        position = 0
-        for item in items:
-            for domain in item.domains:
-                if position == len(due_keys):
-                    return
-                number = int.from_bytes(due_keys[position][:4], "big")
-                if self._windows.get(number) is None:
-                    self._windows.learn(number, domain, item.stream, item.tenant, item.campaign)
-                position += 1
+    def _learn(self, due_keys: Sequence[bytes]) -> None:
+        """Make the queues of new due keys known."""
+        for prefix in {key[:4] for key in due_keys}:
+            number = int.from_bytes(prefix, "big")
+            if self._windows.get(number) is None:
+                self._windows.learn(number, *self._spool.queue(number))
 
     async def put_campaign(self, record: bytes) -> int:
         """Store a campaign's template (msgpack of CampaignRecord's fields); returns its number here."""
@@ -303,10 +299,7 @@ class Region:
             )
         )
         if result.due_keys:
-            for key, domain in zip(result.due_keys, domains, strict=True):
-                number_ = int.from_bytes(key[:4], "big")
-                if self._windows.get(number_) is None:
-                    self._windows.learn(number_, domain, campaign.stream, campaign.tenant, campaign.campaign)
+            self._learn(result.due_keys)
             self._windows.offer(result.due_keys, self._clock.wall_ms())
         ids: list[tuple[int, ...]] = [()] * len(recipients)
         for index, item_ids in zip(good, result.ids, strict=True):
@@ -388,36 +381,44 @@ class Region:
     async def _settle_outcomes(self, outcomes: Sequence[Outcome], batch_no: int | Sequence[int]) -> None:
         now_ms = self._clock.wall_ms()
         settlements: list[Settlement] = []
-        returned = bytearray()
+        returned: list[int] = []
+        done: list[int] = []
         finished: dict[int, int] = {}
-        done = bytearray()
+        places: dict[bytes, tuple[int, int]] = {}
         for index, outcome in enumerate(outcomes):
             number = batch_no if isinstance(batch_no, int) else batch_no[index]
-            key = self._scheduler.key_of(outcome.id)
+            id_ = outcome.id
+            key = self._scheduler.key_of(id_)
+            is_ours = key is not None
             if key is None:
-                key = self._windows.release(outcome.id) or self._spool.due_key_of(outcome.id)
+                key = self._windows.release(id_) or self._spool.due_key_of(id_)
                 if key is None:
                     continue  # settled before: the pool repeats what it has not seen acknowledged
+            place = places.get(key[:4])
+            if place is None:
+                place = places[key[:4]] = self._place_of(key)
+            pool, site = place
+            if is_ours and pool >= 0:
+                finished[pool] = finished.get(pool, 0) + 1
+            if outcome.kind is OutcomeKind.RETURNED and self._spool.message(id_) is not None:
+                returned.append(id_)
             else:
-                queue = self._windows.get(int.from_bytes(key[:4], "big"))
-                if queue is not None:
-                    finished[queue.pool] = finished.get(queue.pool, 0) + 1
-            if outcome.kind is OutcomeKind.RETURNED and self._spool.message(outcome.id) is not None:
-                returned += outcome.id.to_bytes(8, "little")
-            else:
-                done += outcome.id.to_bytes(8, "little")
-                self._suspensions.note(outcome, self._site_of(key))
+                done.append(id_)
+                self._suspensions.note(outcome, site)
             settlements.append(self._settlement(key, outcome, number, now_ms))
         if returned:
-            self._scheduler.give_back(bytes(returned))
-        self._scheduler.settle(bytes(done))
+            self._scheduler.give_back(struct.pack(f"<{len(returned)}Q", *returned))
+        self._scheduler.settle(struct.pack(f"<{len(done)}Q", *done))
         for pool, count in finished.items():
             self._dispatcher.finished(pool, count)
         await self._commit(settlements)
 
-    def _site_of(self, key: bytes) -> int:
+    def _place_of(self, key: bytes) -> tuple[int, int]:
+        """The pool and the site of a due key's queue, -1 for what is not known."""
         queue = self._windows.get(int.from_bytes(key[:4], "big"))
-        return -1 if queue is None or queue.flow < 0 else self._scheduler.site_of(queue.flow)
+        if queue is None:
+            return -1, -1
+        return queue.pool, -1 if queue.flow < 0 else self._scheduler.site_of(queue.flow)
 
     def _settlement(self, key: bytes, outcome: Outcome, batch_no: int, now_ms: int) -> Settlement:
         if outcome.kind is not OutcomeKind.DEFERRED:
@@ -438,16 +439,7 @@ class Region:
                 now_ms=now_ms, attempts=record.attempts + 1, expires_ms=record.expires_ms, rng=self._rng
             )
         if next_due_ms is None:
-            outcome = Outcome(
-                outcome.id,
-                OutcomeKind.EXPIRED,
-                outcome.scope,
-                outcome.reply,
-                outcome.source,
-                outcome.host,
-                outcome.at_ms,
-                outcome.possible_duplicate,
-            )
+            outcome = outcome._replace(kind=OutcomeKind.EXPIRED)
             return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
         return Settlement(due_key=key, outcome=outcome, batch_no=batch_no, next_due_ms=next_due_ms, free=free)
 
@@ -517,6 +509,8 @@ class Region:
             "epoch": self._spool.epoch,
             "counts": self._spool.counts(),
             "outstanding": self._dispatcher.outstanding(),
+            "batches": self._dispatcher.batches(),
+            "spool": self._spool.sizes(),
             "spool_queues": len(self._windows),
             "backlogged_queues": self._windows.backlogged(),
             "unrouted_domains": self._windows.unrouted_domains(),

@@ -1,14 +1,14 @@
-"""What goes into the spool, and what comes back: plain frozen values."""
+"""What goes into the spool, and what comes back: plain frozen values; tuples where one is made per message."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from engine.values.options import Options
 from engine.values.outcome import Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptItem:
+class AcceptItem(NamedTuple):
     """One message to one or more recipients. `offset` and `length` are its body's place in the batch's blob.
 
     `options` is empty, or has one entry per recipient.
@@ -74,8 +74,7 @@ class ChunkBatch:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """One outcome for one due key. `next_due_ms` is set exactly if the outcome is a deferral that goes on.
 
     `batch_no` is 0 if the caller does not know in which batch it was in flight, or if it was not.

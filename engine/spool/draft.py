@@ -7,7 +7,7 @@ group leaves no trace.
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgpack
 
@@ -20,6 +20,8 @@ PAGE_IDS = 2048
 PAGE_BYTES = PAGE_IDS // 2
 EVENTS_PER_CHUNK = 10
 META = b"state"
+
+QueueNumbers: TypeAlias = dict[tuple[str, int, str, str], int]
 
 
 class Totals:
@@ -96,12 +98,12 @@ class Totals:
 class Draft:
     """See the module docstring. `txn` is the group's write transaction."""
 
-    def __init__(self, env: Environment, txn: Any, totals: Totals, queue_cache: dict[bytes, int]) -> None:
+    def __init__(self, env: Environment, txn: Any, totals: Totals, queue_cache: QueueNumbers) -> None:
         self.env = env
         self.txn = txn
         self.totals = totals.copy()
         self._queue_cache = queue_cache
-        self.new_queues: dict[bytes, int] = {}
+        self.new_queues: QueueNumbers = {}
         self._pages: dict[int, bytearray] = {}
         self._segments: dict[int, list[int]] = {}
         self.drained: list[int] = []
@@ -114,11 +116,11 @@ class Draft:
 
     def queue(self, domain: str, stream: int, tenant: str, campaign: str) -> int:
         """Number of a spool queue, made if there is none."""
-        name = pack((domain, stream, tenant, campaign))
-        digest = hashlib.blake2b(name, digest_size=16).digest()
-        number = self._queue_cache.get(digest) or self.new_queues.get(digest)
+        name = (domain, stream, tenant, campaign)
+        number = self._queue_cache.get(name) or self.new_queues.get(name)
         if number is not None:
             return number
+        digest = hashlib.blake2b(pack(name), digest_size=16).digest()
         stored = self.txn.get(digest, db=self.env.db["queue_names"])
         if stored is not None:
             number = int.from_bytes(stored, "big")
@@ -127,8 +129,8 @@ class Draft:
             number = self.totals.queues
             key = number.to_bytes(4, "big")
             self.txn.put(digest, key, db=self.env.db["queue_names"])
-            self.txn.put(key, pack((VERSION, domain, stream, tenant, campaign)), db=self.env.db["queues"])
-        self.new_queues[digest] = number
+            self.txn.put(key, pack((VERSION, *name)), db=self.env.db["queues"])
+        self.new_queues[name] = number
         return number
 
     # -- ledger

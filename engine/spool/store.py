@@ -32,7 +32,7 @@ from engine.spool.batches import (
     SettleResult,
 )
 from engine.spool.bodies import SegmentWriter, segment_path, sync_directory
-from engine.spool.draft import META, PAGE_BYTES, PAGE_IDS, Draft, Totals, word_of
+from engine.spool.draft import META, PAGE_BYTES, PAGE_IDS, Draft, QueueNumbers, Totals, word_of
 from engine.spool.environment import Environment, Error, MapFull
 from engine.spool.errors import SpoolError, SpoolFull, SpoolInUse, SpoolSuperseded
 from engine.spool.reader import SpoolReader
@@ -94,7 +94,7 @@ class Spool:
         self._bodies = path / "bodies"
         self._bodies.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._owner = self._lock()
-        self._queue_cache: dict[bytes, int] = {}
+        self._queue_cache: QueueNumbers = {}
         self._queue_rows: dict[int, tuple[str, int, str, str]] = {}
         self._campaigns: dict[int, CampaignRecord] = {}
         self._inflight: dict[int, set[int]] = {}
@@ -393,6 +393,14 @@ class Spool:
                 self._queue_rows.clear()
             row = self._queue_rows[number] = (domain, stream, tenant, campaign)
         return row
+
+    def queue(self, number: int) -> tuple[str, int, str, str]:
+        """Domain, stream, tenant and campaign of a spool queue."""
+        row = self._queue_rows.get(number)
+        if row is not None:
+            return row
+        with self._env.read() as txn:
+            return self._queue_row(txn, number)
 
     def queues(self) -> Iterator[tuple[int, str, int, str, str, int | None]]:
         """Every spool queue: number, domain, stream, tenant, campaign, first due time (None: empty)."""

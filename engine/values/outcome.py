@@ -1,7 +1,7 @@
 """Outcomes of attempts, and what part of the world an answer speaks about."""
 
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 from engine.values.reply import Reply
 
@@ -46,9 +46,8 @@ class Scope(StrEnum):
     DOMAIN = "domain"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One attempt's result for one id, as the pool reports it.
+class Outcome(NamedTuple):
+    """One attempt's result for one id, as the pool reports it. A tuple, because one is made per message.
 
     `source` is the source's number (index in the fleet configuration), `host` the MX host or "" if none was reached,
     `at_ms` the time of the reply. `possible_duplicate`: the peer may have accepted this attempt although we did not

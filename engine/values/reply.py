@@ -1,10 +1,9 @@
 """An SMTP reply as a value (RFC 5321 section 4.2, enhanced status RFC 3463)."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """`code` 0 means that no reply was received; `text` then says what happened instead.
 
     `enhanced` is "x.y.z" or "". `text` is one line: the lines of the reply joined by a space, repeated codes

@@ -60,11 +60,14 @@ def decode_submission(header: bytes, blob_size: int) -> Submission:
             raise MalformedBatch(f"batch version {version!r}: this region reads versions 1 and 2")
         if not isinstance(batch_key, bytes) or len(batch_key) != 16:
             raise MalformedBatch("batch key: expected 16 bytes")
-        offsets = []
+        offsets: list[int] = []
         position = 0
         for item in items:
+            size = item[7]
+            if type(size) is not int or size < 0:
+                raise MalformedBatch(f"size of item {len(offsets)}: {size!r}: expected bytes, 0 or more")
             offsets.append(position)
-            position += item[7]
+            position += size
             if len(item) == 8:
                 item.append([])
     except MalformedBatch:

@@ -97,6 +97,36 @@ def test_unknown_users_bounce_and_the_others_are_delivered(tmp_path: Path) -> No
     assert (counts["delivered"], counts["bounced"]) == (50, 10)
 
 
+def test_a_repeated_item_does_not_lend_its_domain_to_the_next(tmp_path: Path) -> None:
+    """The items of a batch that were accepted before have no due keys: the others must keep their own routes."""
+    config = tmp_path / "personalities.yaml"
+    config.write_text("personalities:\n  one: {}\n  two: {}\n")
+    with SinkProcess(config, tmp_path / "sink.log") as server:
+        ports = {name: address[1] for name, address in server.addresses.items()}
+        routes = [
+            {"domains": ["one.example"], "hosts": [f"127.0.0.1:{ports['one']}"]},
+            {"domains": ["two.example"], "hosts": [f"127.0.0.1:{ports['two']}"]},
+        ]
+        fleet_config = fleet(tmp_path, 25, routes=routes)
+
+        async def run() -> None:
+            region, spool, node = await start_region(fleet_config)
+            keyed = messages(1, "one.example", key="only once")
+            await region.accept(*encode_submission(keyed, bytes(16)))
+            await region.accept(*encode_submission([*keyed, *messages(1, "two.example")], b"x" * 16))
+            await until(lambda: spool.counts()["queued"] == 0)
+            assert spool.counts()["delivered"] == 2
+            queues = [region._windows.get(number) for number in (1, 2)]
+            assert [queue and queue.domain for queue in queues] == ["one.example", "two.example"]
+            await node.stop()
+            await region.stop()
+            spool.close()
+
+        asyncio.run(run())
+        by_personality = Counter((row.personality, row.recipient) for row in server.log().acceptances)
+    assert by_personality == {("one", "user0@one.example"): 1, ("two", "user0@two.example"): 1}
+
+
 def test_no_window_at_the_sink_holds_more_than_the_rate(tmp_path: Path) -> None:
     """Promise 5, by the sink's own timestamps: at most 40 a second from one source, over any second."""
     with personality(tmp_path, "{}") as server:

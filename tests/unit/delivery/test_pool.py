@@ -315,6 +315,25 @@ def test_a_batch_is_taken_once_and_older_epochs_not_at_all() -> None:
     run(go)
 
 
+def test_rows_gather_while_a_report_is_not_settled() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(world, tick_s=60.0)
+            await hand_over(pool, [1], batch=1)
+            await settled(world, 1)
+            for id_ in range(2, 6):
+                await hand_over(pool, [id_], batch=id_)
+                await asyncio.sleep(0.03)
+            assert len(world.outcomes) == 1, "the region is busy with the first report"
+            await pool.acknowledge(1)
+            assert world.sequences == [1, 2]
+            assert [outcome.id for outcome in world.outcomes] == [1, 2, 3, 4, 5]
+            await pool.stop(1)
+
+    run(go)
+
+
 def test_resume_drops_the_unsent_and_tells_the_rest() -> None:
     async def go() -> None:
         async with HostileServer(Fault("dot", "stall", 2)) as server:

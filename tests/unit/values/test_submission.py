@@ -64,6 +64,13 @@ def test_a_blob_of_another_size_is_refused() -> None:
         decode_submission(header, len(blob) - 1)
 
 
+@pytest.mark.parametrize("sizes", [(-5, 9), (4.0,), (True, 3), ("4",)])
+def test_sizes_that_would_point_into_another_body_are_refused(sizes: tuple[object, ...]) -> None:
+    items = [("a@example.com", ("b@example.org",), 2, "default", "", 0, "", size) for size in sizes]
+    with pytest.raises(MalformedBatch, match="size of item"):
+        decode_submission(msgpack.packb((1, KEY, items)), 4)
+
+
 def test_receipt_round_trip() -> None:
     receipt = Receipt(
         "eu", ((1, 2), ()), (ItemError(1, "sender", "x", "expected an address"),), repeated=True
