@@ -9,7 +9,6 @@ that it may have been sent (contract, promise 3).
 """
 
 import asyncio
-import dataclasses
 import logging
 import random
 import struct
@@ -446,7 +445,10 @@ class Region:
     async def _commit(self, settlements: list[Settlement]) -> None:
         if not settlements:
             return
-        result = await _wrap(self._spool.settle([self._classified(one) for one in settlements]))
+        classified = [
+            one if one.outcome.kind is OutcomeKind.DELIVERED else self._classified(one) for one in settlements
+        ]
+        result = await _wrap(self._spool.settle(classified))
         now_ms = self._clock.wall_ms()
         for key in result.due_keys:
             if int.from_bytes(key[4:10], "big") <= now_ms:
@@ -456,12 +458,10 @@ class Region:
 
     def _classified(self, settlement: Settlement) -> Settlement:
         outcome = settlement.outcome
-        if outcome.kind in (OutcomeKind.DELIVERED, OutcomeKind.RETURNED):
+        if outcome.kind is OutcomeKind.RETURNED:
             return settlement
         found = self._judge.classify(outcome)
-        return dataclasses.replace(
-            settlement, category=str(found.category), hard=found.hard, scope=str(found.scope)
-        )
+        return settlement._replace(category=str(found.category), hard=found.hard, scope=str(found.scope))
 
     def _keep_unknown_replies(self) -> None:
         if self._judge.unknown.is_dirty:
