@@ -1,0 +1,1 @@
+"""Nothing of this kernel is used from another one."""
