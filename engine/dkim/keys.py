@@ -78,7 +78,9 @@ def signing_key(domain: str, selector: str, private: Any, origin: str = "key") -
     """From a key object of `cryptography`; raises KeyFileError."""
     if isinstance(private, RSAPrivateKey):
         if private.key_size < MIN_RSA_BITS:
-            raise KeyFileError(f"{origin}: RSA of {private.key_size} bits: allowed are {MIN_RSA_BITS} or more")
+            raise KeyFileError(
+                f"{origin}: RSA of {private.key_size} bits: allowed are {MIN_RSA_BITS} or more"
+            )
         padding, digest = PKCS1v15(), SHA256()
         public = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return SigningKey(
@@ -110,9 +112,7 @@ class KeyRing:
             for domain in config.domains
             for key in domain.keys
         }
-        self._by_pattern = {
-            pattern: domain for domain in config.domains for pattern in domain.patterns()
-        }
+        self._by_pattern = {pattern: domain for domain in config.domains for pattern in domain.patterns()}
         self._for_all = tuple(domain for domain in config.domains if domain.sign_all)
         self._lock = threading.Lock()
         self._looked_at = now()
