@@ -223,13 +223,13 @@ cdef Py_ssize_t _relax_headers(
 def relaxed_headers(list heads not None, tuple names not None):
     """For each header section (bytes, with the CRLF of its last line): (names for h=, canonical fields).
 
-    `names` are (lower-case name, oversigned) pairs: all fields of that name are taken, and if it is oversigned the
-    name is listed once more, so that no field of it can be added afterwards. ValueError: more than 1,000 fields.
+    `names` are (lower-case name, oversigned) pairs: all fields of that name are taken, and if it is oversigned
+    the name is listed once more, so that no field of it can be added afterwards. ValueError: more than 1,000
+    fields.
     """
     cdef Py_ssize_t count = len(heads)
     cdef Py_ssize_t name_count = len(names)
     cdef Py_ssize_t i, n, size
-    cdef int k
     cdef Span spans[MAX_NAMES]
     cdef bint oversigned[MAX_NAMES]
     cdef bytes head
@@ -284,8 +284,7 @@ def relaxed_headers(list heads not None, tuple names not None):
                 raise ValueError(f"more than {MAX_FIELDS} header fields")
             listed = []
             for n in range(name_count):
-                for k in range(counts[i * name_count + n]):
-                    listed.append(names[n][0])
+                listed.extend([names[n][0]] * counts[i * name_count + n])
             result.append((listed, PyBytes_FromStringAndSize(outs[i], size)))
     finally:
         free(inputs)
