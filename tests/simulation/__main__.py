@@ -1,0 +1,77 @@
+"""python -m tests.simulation: run many schedules, or one with its trace.
+
+python -m tests.simulation --seeds 100000 --json bench/results/failover_simulation.json
+python -m tests.simulation --seed 4711 --trace
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.schedule import Result, run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=2000, help="how many schedules")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seed", type=int, help="this schedule alone")
+    parser.add_argument("--trace", action="store_true", help="print what happens (with --seed)")
+    parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="a broken protocol, to see it found")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    mutation = MUTATIONS.get(arguments.mutation, {})
+    if arguments.seed is not None:
+        result = run(arguments.seed, **mutation, trace=print if arguments.trace else None)
+        print(result)
+        return bool(result.violation)
+    started = time.monotonic()
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    if arguments.jobs > 1:
+        with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
+            results = list(pool.imap_unordered(run, seeds, chunksize=200))
+    else:
+        results = [run(seed, **mutation) for seed in seeds]
+    seconds = time.monotonic() - started
+    failed = sorted((r for r in results if r.violation), key=lambda r: r.seed)
+    report = report_of(results, seconds)
+    print(json.dumps(report, indent=1))
+    for result in failed[:10]:
+        print(f"seed {result.seed} {result.kinds}: {result.violation}")
+        print(f"  replay: python -m tests.simulation --seed {result.seed} --trace")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    return bool(failed)
+
+
+def report_of(results: list[Result], seconds: float) -> dict[str, object]:
+    drained = sorted(r.drained_ms for r in results if r.drained_ms >= 0)
+    kinds = Counter(kind for r in results for kind in r.kinds)
+    return {
+        "schedules": len(results),
+        "seeds": [min(r.seed for r in results), max(r.seed for r in results)],
+        "violations": sum(1 for r in results if r.violation),
+        "schedules_with_fault": dict(sorted(kinds.items())),
+        "messages_acknowledged": sum(r.accepted for r in results),
+        "messages_sent_twice_all_marked": sum(r.sent_twice for r in results),
+        "events": sum(r.events for r in results),
+        "drained_after_peace_ms": {
+            "median": drained[len(drained) // 2] if drained else None,
+            "p99": drained[len(drained) * 99 // 100] if drained else None,
+            "worst": drained[-1] if drained else None,
+        },
+        "seconds": round(seconds, 1),
+        "schedules_per_second": round(len(results) / seconds, 1),
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

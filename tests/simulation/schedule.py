@@ -1,0 +1,169 @@
+"""One schedule: load and faults drawn from the seed, then a time of peace in which everything must drain."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.failover.fleet import FleetMachine
+from engine.failover.region import RegionMachine
+from engine.failover.spans import of_ids
+from engine.failover.timing import MS
+from tests.simulation.world import FLEET, Violation, World
+
+LOAD_FROM = 400
+FAULTS_UNTIL = 4000
+PEACE = 12_000
+KINDS = ("crash", "freeze", "fleet", "cut", "loss", "slow", "stall", "hand-over", "disk")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one schedule showed. `violation` is "" if it kept the promises."""
+
+    seed: int
+    violation: str
+    kinds: tuple[str, ...]
+    accepted: int
+    sent_twice: int
+    events: int
+    drained_ms: int
+
+
+def run(
+    seed: int,
+    *,
+    machine: type[RegionMachine] = RegionMachine,
+    fleet: type[FleetMachine] = FleetMachine,
+    trace: Callable[[str], None] | None = None,
+) -> Result:
+    """Run the schedule of a seed."""
+    plan = random.Random(seed ^ 0x5EED)
+    kinds = tuple(kind for kind in KINDS[:-1] if plan.random() < 0.45)
+    if plan.random() < 0.1:
+        kinds = ("disk",)
+    world = World(
+        seed,
+        regions=plan.choice((2, 3, 3, 3, 4)),
+        accept_local="disk" not in kinds and plan.random() < 0.3,
+        machine=machine,
+        fleet=fleet,
+        trace=trace,
+    )
+    violation = ""
+    drained = -1
+    try:
+        _load(world, plan)
+        _faults(world, plan, kinds)
+        world.run(FAULTS_UNTIL * MS)
+        _peace(world)
+        while world.now < (FAULTS_UNTIL + PEACE) * MS:
+            world.run(world.now + 100 * MS)
+            if world.done():
+                drained = world.now // MS - FAULTS_UNTIL
+                break
+        else:
+            raise Violation(f"not drained: {world.why_not_done()}")
+    except Violation as error:
+        violation = str(error)
+    return Result(
+        seed,
+        violation,
+        kinds,
+        sum(count for _, spans in world.acked.values() for _, count in spans),
+        sum(1 for count in world.at_sink.values() if count > 1),
+        world.events,
+        drained,
+    )
+
+
+def _load(world: World, plan: random.Random) -> None:
+    for number in range(plan.randrange(4, 16)):
+        key = b"%016d" % number
+        count = plan.randrange(1, 4)
+        repeat = plan.random() < 0.1
+        at = plan.randrange(LOAD_FROM, FAULTS_UNTIL - 300) * MS
+        world.at(at, lambda k=key, c=count, r=repeat: world.submit(k, c, repeat=r))
+
+
+def _faults(world: World, plan: random.Random, kinds: tuple[str, ...]) -> None:
+    if "disk" in kinds:
+        victim = plan.choice(world.names)
+        world.at(plan.randrange(1500, 3000) * MS, lambda: _lose_disk(world, victim))
+        return
+    for kind in kinds:
+        for _ in range(plan.randrange(1, 4)):
+            at = plan.randrange(300, FAULTS_UNTIL - 100) * MS
+            length = plan.choice((50, 200, 500, 900, 1500, 3000)) * MS
+            name = plan.choice(world.names)
+            other = plan.choice([FLEET, "client", *(n for n in world.names if n != name)])
+            world.at(at, lambda k=kind, n=name, o=other, d=length: _fault(world, k, n, o, d))
+
+
+def _fault(world: World, kind: str, name: str, other: str, length: int) -> None:
+    node = world.nodes[name]
+    network = world.network
+    world.log(f"fault {kind} {name} {other} {length // MS} ms")
+    match kind:
+        case "crash":
+            if node.machine is not None:
+                node.stop()
+                world.at(length, lambda: node.start() if node.machine is None else None)
+        case "freeze":
+            if node.machine is not None and not node.frozen:
+                node.frozen = True
+                life = node.life
+                world.at(length, lambda: node.thaw() if node.life == life else None)
+        case "fleet":
+            if world.fleet is not None:
+                world.stop_fleet()
+                world.at(length, lambda: world.start_fleet() if world.fleet is None else None)
+        case "cut":
+            pairs = {(name, other), (other, name)}
+            if world.rng.random() < 0.5:
+                pairs.pop()
+            network.cuts |= pairs
+            world.at(length, lambda: network.cuts.difference_update(pairs))
+        case "loss":
+            network.loss = world.rng.choice((0.02, 0.1, 0.3))
+            world.at(length, lambda: setattr(network, "loss", 0.0))
+        case "slow":
+            network.slow, network.slow_ms = 0.3, world.rng.choice((50, 200, 800))
+            world.at(length, lambda: setattr(network, "slow", 0.0))
+        case "stall":
+            node.stall_until = world.now + length
+        case "hand-over":
+            _hand_over(world, name, other)
+
+
+def _hand_over(world: World, name: str, other: str) -> None:
+    node = world.nodes[name]
+    if node.machine is None or node.frozen or other not in world.nodes:
+        return
+    ids = [id_ for id_ in node.free if id_ not in node.on_wire]
+    node.do(node.machine.hand_over(other, of_ids(ids), node.local()))
+
+
+def _lose_disk(world: World, name: str) -> None:
+    """A machine is gone for good, and what it had on its disk; another takes its place under another number."""
+    node = world.nodes[name]
+    node.stop()
+    world.log(f"fault disk {name}")
+    number = node.disk.number + 16
+    node.disk = type(node.disk)(name, number)
+    node.on_wire.clear()
+    world.at(3000 * MS, node.start)
+
+
+def _peace(world: World) -> None:
+    """All faults end: whoever is down comes back."""
+    world.log("peace")
+    world.network.loss = world.network.slow = 0.0
+    world.network.cuts.clear()
+    if world.fleet is None:
+        world.start_fleet()
+    for node in world.nodes.values():
+        node.stall_until = 0
+        if node.machine is None:
+            node.start()
+        elif node.frozen:
+            node.thaw()

@@ -1,0 +1,139 @@
+"""Fleet: it calls nobody dead whose lease may run, and a new one begins with what the regions know."""
+
+from engine.failover.fleet import FleetMachine
+from engine.failover.messages import Beat, BeatReply, Standing
+from engine.failover.timing import MS, Timing
+
+T = Timing()
+
+
+class Regions:
+    """Regions that answer each beat at once, except those that are `silent`."""
+
+    def __init__(self, fleet: FleetMachine, names: str, epochs: dict[str, int] | None = None) -> None:
+        self.fleet = fleet
+        self.epochs = epochs or dict.fromkeys(names, 0)
+        self.fences: dict[str, tuple[tuple[str, int], ...]] = {}
+        self.silent: set[str] = set()
+        self.last: dict[str, Beat] = {}
+
+    def run(self, start_ms: int, end_ms: int) -> None:
+        for now in range(start_ms * MS, end_ms * MS, 50 * MS):
+            for name, beat in self.fleet.tick(now):
+                if name in self.silent:
+                    continue
+                self.last[name] = beat
+                self.epochs[name] = max(self.epochs[name], beat.epoch)
+                reply = BeatReply(beat.fleet, 1, now, self.epochs[name], self.fences.get(name, ()))
+                self.fleet.receive(name, reply, now)
+
+    def standing(self, now_ms: int) -> dict[str, Standing]:
+        return {view.name: view.standing for view in self.fleet.view(now_ms * MS)}
+
+
+def fleet_of(names: str, incarnation: int = 1, now_ms: int = 0) -> FleetMachine:
+    return FleetMachine(tuple(names), incarnation=incarnation, now=now_ms * MS, timing=T)
+
+
+def test_regions_get_an_epoch_each_and_then_leases() -> None:
+    regions = Regions(fleet_of("abc"), "abc")
+    regions.run(0, 500)
+    assert sorted(regions.epochs.values()) == [1, 2, 3]
+    assert all(beat.stamp >= 0 for beat in regions.last.values())
+    assert set(regions.standing(500).values()) == {Standing.LIVE}
+
+
+def test_suspect_after_three_misses_dead_when_the_lease_has_run_out() -> None:
+    regions = Regions(fleet_of("abc"), "abc")
+    regions.run(0, 1000)
+    epoch = regions.epochs["b"]
+    heard_ms = 900
+    regions.silent.add("b")
+    regions.run(1000, heard_ms + 300)
+    assert regions.standing(1200)["b"] is Standing.LIVE
+    regions.run(heard_ms + 300, heard_ms + 750)
+    assert regions.standing(1650)["b"] is Standing.SUSPECT
+    regions.run(heard_ms + 750, heard_ms + 800)
+    assert regions.standing(1700)["b"] is Standing.DEAD
+    view = {v.name: v for v in regions.fleet.view(1700 * MS)}
+    assert view["b"].epoch > epoch
+
+
+def test_one_that_returns_learns_who_may_have_adopted_and_is_live_only_with_its_new_epoch() -> None:
+    regions = Regions(fleet_of("abc"), "abc")
+    regions.run(0, 1000)
+    regions.silent = {"b", "c"}
+    regions.run(1000, 2000)
+    regions.silent = {"c"}
+    regions.run(2000, 2100)
+    assert regions.last["b"].asks == ("a", "c")  # c was not called dead before b
+    assert regions.last["b"].stamp == -1
+    regions.run(2100, 2300)
+    assert regions.standing(2300)["b"] is Standing.LIVE
+    assert regions.last["b"].stamp >= 0
+
+
+def test_its_share_of_new_mail_grows_slowly() -> None:
+    regions = Regions(fleet_of("ab"), "ab")
+    regions.run(0, 1000)
+    assert {v.weight for v in regions.fleet.view(1000 * MS)} == {100}
+    regions.silent = {"b"}
+    regions.run(1000, 2000)
+    regions.silent = set()
+    regions.run(2000, 7000)
+    weight = {v.name: v.weight for v in regions.fleet.view(7000 * MS)}
+    assert weight["a"] == 100
+    assert 40 < weight["b"] < 70
+
+
+def test_a_new_fleet_gives_no_lease_before_the_old_ones_have_run_out() -> None:
+    regions = Regions(fleet_of("abc", 2, 10_000), "abc", {"a": 4, "b": 5, "c": 6})
+    regions.silent = {"c"}
+    regions.run(10_000, 10_750)
+    assert {beat.stamp for beat in regions.last.values()} == {-1}
+    regions.run(10_750, 11_200)
+    assert regions.standing(11_200)["c"] is Standing.DEAD
+    assert regions.last["a"].stamp >= 0
+    assert regions.epochs["a"] > 4  # c may have adopted from it: it asks
+
+
+def test_a_fence_that_becomes_known_late_supersedes_a_live_region() -> None:
+    regions = Regions(fleet_of("abc", 2, 10_000), "abc", {"a": 4, "b": 5, "c": 6})
+    regions.silent = {"c"}
+    regions.run(10_000, 11_200)
+    regions.silent = set()
+    regions.fences["c"] = (("a", 20),)
+    regions.run(11_200, 11_500)
+    assert regions.epochs["a"] > 20
+    assert regions.standing(11_500)["a"] is Standing.LIVE
+
+
+def test_a_new_fleet_that_hears_everybody_goes_on_with_their_epochs() -> None:
+    regions = Regions(fleet_of("abc", 2, 10_000), "abc", {"a": 4, "b": 5, "c": 6})
+    regions.run(10_000, 10_300)
+    assert regions.epochs == {"a": 4, "b": 5, "c": 6}
+    assert regions.last["a"].stamp >= 0
+
+
+def test_a_new_fleet_believes_the_fence_that_a_region_has_on_disk() -> None:
+    regions = Regions(fleet_of("abc", 2, 10_000), "abc", {"a": 4, "b": 5, "c": 6})
+    regions.fences["b"] = (("a", 9),)
+    regions.run(10_000, 10_300)
+    assert regions.epochs["a"] > 9
+    assert regions.epochs["b"] == 5
+
+
+def test_answers_to_another_fleet_do_not_count() -> None:
+    fleet = fleet_of("a", 2)
+    fleet.receive("a", BeatReply(1, 1, 5, 3, ()), 0)
+    fleet.tick(900 * MS)
+    assert fleet.view(900 * MS)[0].standing is Standing.SUSPECT
+
+
+def test_a_restarted_process_counts_its_clock_from_zero_and_is_heard() -> None:
+    fleet = fleet_of("a", 2)
+    fleet.tick(0)
+    fleet.receive("a", BeatReply(2, 1, 10**15, 3, ()), 0)
+    fleet.receive("a", BeatReply(2, 2, 5, 3, ()), 10 * MS)
+    ((_, beat),) = fleet.tick(100 * MS)
+    assert (beat.life, beat.stamp) == (2, 5)
