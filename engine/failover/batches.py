@@ -41,6 +41,11 @@ class Batch:
     def span(self) -> tuple[int, int]:
         return (self.first, self.count)
 
+    @property
+    def orphan(self) -> bool:
+        """Accepted, but no receipt was given, and nobody waits for it."""
+        return self.guarded and not self.tokens
+
     def left(self) -> Spans:
         """What is still queued of it."""
         return subtract((self.span,), of_ids(self.gone)) if self.gone else (self.span,)
@@ -71,6 +76,13 @@ class Batches:
             for start in range(first, first + count, LONGEST):
                 made.append(self.add(Batch(start, min(LONGEST, first + count - start), place)))
         return made
+
+    def guarded(self, key: bytes) -> Batch | None:
+        """The batch of a key whose receipt was not given yet."""
+        for batch in self._by_first.values():
+            if batch.guarded and batch.key == key:
+                return batch
+        return None
 
     def get(self, first: int) -> Batch | None:
         return self._by_first.get(first)
@@ -132,7 +144,7 @@ class Batches:
                 batch.key,
                 batch.payload,
                 batch.guarded,
-                batch.tokens,
+                list(batch.tokens),
                 {id_ for id_ in batch.gone if low <= id_ < high},
                 batch.sent_at,
                 batch.held,

@@ -48,7 +48,10 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class BeatReply:
-    """`life` grows with each start of the region's process; `epoch` and `fences` (region, epoch) are on its disk."""
+    """`life` grows with each start of the region's process; `epoch` is on its disk.
+
+    `fences`: (region, epoch) of every epoch that it knows a peer was given, or that it has adopted under.
+    """
 
     fleet: int
     life: int
@@ -112,13 +115,17 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A batch for the standby. `payload` is the storage's business; `key` is the batch's idempotency key."""
+    """A batch for the standby. `payload` is the storage's business; `key` is the batch's idempotency key.
+
+    `orphan`: its receipt was not given, and no client waits for it here any more.
+    """
 
     epoch: int
     session: int
     span: Span
     key: bytes
     payload: bytes
+    orphan: bool = False
 
 
 class Verdict(IntEnum):

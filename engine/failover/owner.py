@@ -32,12 +32,14 @@ from engine.failover.messages import (
     Verdict,
 )
 from engine.failover.rendezvous import rank
-from engine.failover.spans import Spans, ids_of, intersect, normal, of_ids, subtract, union
+from engine.failover.spans import Span, Spans, ids_of, intersect, normal, of_ids, subtract, union
 from engine.failover.store import Acknowledge, AddAsk, Export, Exported, Moved
 from engine.failover.timing import Timing
 
 EXPORTS_IN_FLIGHT = 4
 SETTLE_AT_MOST = 4096  # ids in one message
+
+SUPERSEDED = "this region was called dead meanwhile: ask again"
 
 
 class Stage(IntEnum):
@@ -89,6 +91,7 @@ class OwnerRole:
         self.sessions = {peer: Session(peer) for peer in peers}
         self.asks: set[str] = set()
         self._view: dict[str, RegionView] = {}
+        self._seen: dict[str, int] = {}
         self._session_numbers = incarnation << 20
         self._unresolved = False  # there may be batches of unknown place
         self._exports = 0
@@ -96,12 +99,13 @@ class OwnerRole:
 
     # -- life
 
-    def load(self, owned: Spans, unacked: Spans, asks: Iterable[str]) -> None:
+    def load(self, owned: Spans, unacked: Iterable[tuple[Span, bytes]], asks: Iterable[str]) -> None:
         """What the store had when this process started. Nothing of it is dispatched before `begin`."""
         self.batches.add_runs(owned, Place.UNKNOWN)
-        for span in unacked:
+        for span, key in unacked:
             for batch in self.batches.cut((span,)):
                 batch.guarded = True
+                batch.key = key
         for batch in self.batches:
             batch.held = True
         self.asks = set(asks)
@@ -132,8 +136,12 @@ class OwnerRole:
         held: list[tuple[int, int]] = []
         for session in self.sessions.values():
             session.close()
+        answers: list[Effect] = []
         for batch in self.batches:
             batch.handing = False
+            if batch.guarded:  # its client has gone elsewhere by now
+                answers += [Answer(token, "", (), refusal=SUPERSEDED) for token in batch.tokens]
+                batch.tokens = []
             if batch.place is Place.NOWHERE:
                 continue
             if batch.place is Place.UNKNOWN or batch.peer in self.asks:
@@ -144,19 +152,22 @@ class OwnerRole:
                     held.extend(batch.left())
             else:
                 batch.place, batch.peer = Place.NOWHERE, ""
-        return [Hold(normal(held)), *self._resolve()] if held else self._resolve()
+        holds: list[Effect] = [Hold(normal(held))] if held else []
+        return [*holds, *answers, *self._resolve()]
 
     # -- the view
 
     def see(self, view: tuple[RegionView, ...]) -> list[Effect]:
+        """A view in which this region itself has its present epoch."""
         self._view = {region.name: region for region in view}
-        for session in self.sessions.values():
-            region = self._view.get(session.peer)
-            if (
-                session.stage is not Stage.CLOSED
-                and region is not None
-                and (region.standing is Standing.DEAD or (session.epoch and region.epoch != session.epoch))
-            ):
+        return self._resolve()
+
+    def saw(self, epochs: Iterable[tuple[str, int]]) -> list[Effect]:
+        """That these peers have these epochs is on our disk: sessions under older ones are over."""
+        for peer, epoch in epochs:
+            self._seen[peer] = max(self._seen.get(peer, 0), epoch)
+            session = self.sessions.get(peer)
+            if session is not None and session.stage is not Stage.CLOSED and 0 < session.epoch < epoch:
                 self._close(session)
         return self._resolve()
 
@@ -173,7 +184,11 @@ class OwnerRole:
 
     def _is_dead(self, peer: str) -> bool:
         region = self._view.get(peer)
-        return region is not None and region.standing is Standing.DEAD
+        return (
+            region is not None
+            and region.standing is Standing.DEAD
+            and self._seen.get(peer, 0) >= region.epoch
+        )
 
     def _resolve(self) -> list[Effect]:
         """When every peer has told what it has, or is dead and was never told to adopt, nothing is unknown."""
@@ -220,7 +235,9 @@ class OwnerRole:
 
     def _copy(self, batch: Batch) -> Effect:
         session = self.sessions[batch.peer]
-        return Send(batch.peer, Copy(self.epoch, session.number, batch.span, batch.key, batch.payload))
+        return Send(
+            batch.peer, Copy(self.epoch, session.number, batch.span, batch.key, batch.payload, batch.orphan)
+        )
 
     def copied(self, peer: str, reply: CopyReply) -> list[Effect]:
         """A peer's answer to a copy."""
@@ -246,7 +263,14 @@ class OwnerRole:
                     Answer(token, reply.owner, reply.spans, repeated=True) for token in batch.tokens
                 ]
                 self.batches.remove(batch)
-                moved = Moved(reply.owner, batch.left(), session=0, answered=False)
+                moved = Moved(
+                    reply.owner,
+                    batch.left(),
+                    session=0,
+                    answered=False,
+                    key=batch.key,
+                    spans=reply.spans,
+                )
                 return [Write(moved), Forget(batch.left()), *answers]
         return []
 
@@ -265,11 +289,21 @@ class OwnerRole:
             if not batch.guarded:
                 continue
             batch.guarded = batch.busy = False
+            if batch.place is Place.UNKNOWN:
+                continue  # called dead meanwhile: whoever asks again will be told
             alone = batch.place is Place.NOWHERE
             effects += [Answer(token, self._name, (batch.span,), degraded=alone) for token in batch.tokens]
             batch.tokens = []
             effects += self._release((batch,))
         return effects
+
+    def yielded(self, ids: Spans, owner: str, spans: Spans) -> list[Effect]:
+        """Own batches without a receipt gave way to another region's of the same key."""
+        effects: list[Effect] = []
+        for batch in self.batches.cut(ids):
+            self.batches.remove(batch)
+            effects += [Answer(token, owner, spans, repeated=True) for token in batch.tokens]
+        return [Forget(ids), *effects]
 
     def settled(self, ids: Iterable[int]) -> None:
         """The store has the last word on these ids."""
@@ -287,10 +321,10 @@ class OwnerRole:
         batch.busy = False
         if batch.place is not Place.NOWHERE:
             return []
-        candidates = self.candidates(result.key or batch.first.to_bytes(8, "big"))
+        candidates = self.candidates(batch.key or result.key or batch.first.to_bytes(8, "big"))
         if not candidates or not result.left:
             return []
-        batch.key, batch.payload = result.key, result.payload
+        batch.key, batch.payload = batch.key or result.key, result.payload
         batch.place, batch.peer, batch.sent_at = Place.SENT, candidates[0], now
         return [self._copy(batch)]
 

@@ -33,6 +33,7 @@ from engine.failover.messages import (
     Standing,
     Sync,
     Unclaim,
+    Verdict,
 )
 from engine.failover.owner import OwnerRole
 from engine.failover.spans import Spans
@@ -52,8 +53,9 @@ from engine.failover.store import (
     OpenSession,
     Operation,
     SaveEpoch,
-    SaveFences,
+    SaveSeen,
     StoreCopy,
+    StoreCopyResult,
     TakeInventory,
     TakeOver,
 )
@@ -83,6 +85,7 @@ class RegionMachine:
             name, self._peers, incarnation=incarnation, timing=timing, accept_local=accept_local
         )
         self.owner.epoch = durable.epoch
+        self.owner.saw(durable.seen)
         self.owner.load(durable.owned, durable.unacked, durable.asks)
         self.standby = StandbyRole(name, self.lease, self._fences, timing)
         self._claims = Claims(timing)
@@ -90,7 +93,7 @@ class RegionMachine:
         self._life = incarnation
         self._fleet = -1
         self._view: tuple[RegionView, ...] = ()
-        self._dead_seen: dict[str, int] = {}
+        self._seen = dict(durable.seen)
         self._saving = 0  # epoch on its way to the disk
         self._beat_at = now
         self._asked_at = now
@@ -123,6 +126,8 @@ class RegionMachine:
             case Promise():
                 self.lease.promised(sender, message.clock)
                 return self._begin(now)
+            case Copy() if (own := self.owner.batches.guarded(message.key)) is not None:
+                return self._rival(sender, message, own, now)
             case Sync() | Open() | Copy() | Settle() | HandOver():
                 return self.standby.ask(sender, message, now)
             case Inventory():
@@ -145,6 +150,21 @@ class RegionMachine:
                 self.standby.unclaim(message.key, sender)
         return []
 
+    def _rival(self, sender: str, copy: Copy, own: Batch, now: int) -> list[Effect]:
+        """A copy under a key of which we have a batch without a receipt: one of the two has to give way.
+
+        A batch that a client waits for wins over one that was left over by a restart; of equals the region that is
+        first by name. The one that wins is not answered here until it is safe.
+        """
+        if copy.orphan and not own.orphan:
+            taken = CopyReply(copy.session, copy.span, Verdict.TAKEN, self.name, (own.span,))
+            return [Send(sender, taken)]
+        if (own.orphan and (not copy.orphan or sender < self.name)) or (
+            not own.orphan and not copy.orphan and sender < self.name
+        ):
+            return self.standby.ask(sender, copy, now, yields=True)
+        return []
+
     def _beat(self, beat: Beat, now: int) -> list[Effect]:
         if beat.fleet < self._fleet:
             return []
@@ -153,8 +173,9 @@ class RegionMachine:
         effects: list[Effect] = []
         if beat.view:
             self._view = beat.view
-            effects += self.owner.see(beat.view)
-            effects += self._note_dead(beat.view)
+            if beat.epoch == self.epoch and not self._saving:
+                effects += self.owner.see(beat.view)
+                effects += self._note(tuple(r for r in beat.view if r.name != self.name))
         if beat.epoch > max(self.epoch, self._saving):
             self._saving = beat.epoch
             self.lease.drop()
@@ -164,17 +185,17 @@ class RegionMachine:
                 self.lease.granted(beat.stamp)
             effects += self._begin(now)
             effects += self.standby.obey(beat.view, now)
-        reply = BeatReply(self._fleet, self._life, now, self.epoch, self.standby.fences())
+        known = self._seen | {name: max(f, self._seen.get(name, 0)) for name, f in self.standby.fences()}
+        reply = BeatReply(self._fleet, self._life, now, self.epoch, tuple(known.items()))
         return [*effects, Send("", reply)]
 
-    def _note_dead(self, view: tuple[RegionView, ...]) -> list[Effect]:
-        """A dead peer can adopt nothing any more: it is no partner until a new session opens."""
-        dead = [r for r in view if r.standing is Standing.DEAD and r.name != self.name]
-        new = [r for r in dead if self._dead_seen.get(r.name, 0) < r.epoch]
+    def _note(self, view: tuple[RegionView, ...]) -> list[Effect]:
+        """A peer's new epoch ends our session with it, but not before it is on disk that we know of it."""
+        new = tuple((r.name, r.epoch) for r in view if self._seen.get(r.name, 0) < r.epoch)
         if not new:
             return []
-        self._dead_seen.update({r.name: r.epoch for r in new})
-        return [Write(SaveFences(tuple((r.name, r.epoch) for r in new)))]
+        self._seen.update(new)
+        return [Write(SaveSeen(new))]
 
     def _begin(self, now: int) -> list[Effect]:
         if self.owner.started or self._saving or not self.epoch or not self.lease.holds(now):
@@ -230,8 +251,8 @@ class RegionMachine:
         match operation:
             case SaveEpoch():
                 return self._epoch_saved(operation)
-            case SaveFences():
-                return []
+            case SaveSeen():
+                return self.owner.saw(operation.epochs)
             case Accept():
                 assert isinstance(result, Accepted)
                 return self._accepted(operation, result, now)
@@ -248,7 +269,11 @@ class RegionMachine:
                 assert result is None or isinstance(result, Accepted)
                 return self._looked_up(operation, result, now)
             case StoreCopy():
-                return self.standby.stored(operation, result)  # type: ignore[arg-type]
+                assert isinstance(result, StoreCopyResult)
+                effects = self.standby.stored(operation, result)
+                if result.yielded:
+                    effects += self.owner.yielded(result.yielded, operation.owner, (operation.span,))
+                return effects
             case DropCopies():
                 return self.standby.dropped(operation)
             case TakeInventory():

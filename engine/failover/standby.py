@@ -81,7 +81,7 @@ class StandbyRole:
 
     # -- questions
 
-    def ask(self, owner: str, message: Message, now: int) -> list[Effect]:
+    def ask(self, owner: str, message: Message, now: int, *, yields: bool = False) -> list[Effect]:
         match message:
             case Sync():
                 self._intend(owner, message.epoch)
@@ -89,7 +89,7 @@ class StandbyRole:
             case Open():
                 return [Write(OpenSession(owner, message.epoch, message.session, message.drop))]
             case Copy():
-                return self._copy(owner, message, now)
+                return self._copy(owner, message, now, yields=yields)
             case Settle():
                 if not self._in_session(owner, message.session):
                     return [Send(owner, CopyReply(message.session, (0, 0), Verdict.NO_SESSION))]
@@ -103,7 +103,7 @@ class StandbyRole:
     def _in_session(self, owner: str, session: int) -> bool:
         return self._copied.get(owner, (-1,))[0] == session
 
-    def _copy(self, owner: str, message: Copy, now: int) -> list[Effect]:
+    def _copy(self, owner: str, message: Copy, now: int, *, yields: bool) -> list[Effect]:
         if not self._in_session(owner, message.session):
             return [Send(owner, CopyReply(message.session, message.span, Verdict.NO_SESSION))]
         if message.span in self._copied[owner][1]:
@@ -112,7 +112,9 @@ class StandbyRole:
             return []  # its new owner will be on disk here or elsewhere soon; then the answer is TAKEN
         return [
             Write(
-                StoreCopy(owner, message.epoch, message.session, message.span, message.key, message.payload)
+                StoreCopy(
+                    owner, message.epoch, message.session, message.span, message.key, message.payload, yields
+                )
             )
         ]
 

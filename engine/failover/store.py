@@ -14,16 +14,16 @@ from engine.failover.spans import Span, Spans
 class Durable:
     """What a region reads back when it starts.
 
-    `partners`: peers that may hold copies which they could adopt; `asks`: peers that may have adopted some already.
-    `owned`: ids that are queued here; `unacked`: the batches among them whose receipt was never given, one run each.
+    `seen`: the highest epoch of each peer that Fleet has told of; `asks`: peers that may have adopted messages of ours.
+    `owned`: ids that are queued here; `unacked`: the batches among them whose receipt was never given, with their keys.
     """
 
     epoch: int = 0
     fences: tuple[tuple[str, int], ...] = ()
-    partners: frozenset[str] = frozenset()
+    seen: tuple[tuple[str, int], ...] = ()
     asks: frozenset[str] = frozenset()
     owned: Spans = ()
-    unacked: Spans = ()
+    unacked: tuple[tuple[Span, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class SaveEpoch:
 
 
 @dataclass(frozen=True, slots=True)
-class SaveFences:
-    """Peers called dead: their older epochs may not write here, and they can adopt nothing of ours."""
+class SaveSeen:
+    """Peers' epochs. Once on disk, a later Fleet will learn of them, so they can be acted upon."""
 
-    fences: tuple[tuple[str, int], ...]
+    epochs: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class StoreCopy:
-    """Result: Verdict, and whose the key is if it is taken."""
+    """Result: StoreCopyResult. `yields`: an own batch of that key without a receipt gives way to this one."""
 
     owner: str
     epoch: int
@@ -93,13 +93,17 @@ class StoreCopy:
     span: Span
     key: bytes
     payload: bytes
+    yields: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StoreCopyResult:
+    """If the key is taken: whose it is, and its ids. `yielded`: own ids that gave way."""
+
     verdict: Verdict
     owner: str = ""
     spans: Spans = ()
+    yielded: Spans = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +170,17 @@ class TakeOverResult:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A peer owns these now. `session`: the one about to open with it, or 0; `answered`: it has told all it took."""
+    """A peer owns these now. `session`: the one about to open with it, or 0; `answered`: it has told all it took.
+
+    With `key`: the peer owns the key under ids of its own, `spans`.
+    """
 
     peer: str
     ids: Spans
     session: int
     answered: bool
+    key: bytes = b""
+    spans: Spans = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +200,7 @@ class LookUp:
 
 Operation = (
     SaveEpoch
-    | SaveFences
+    | SaveSeen
     | Accept
     | Acknowledge
     | Export

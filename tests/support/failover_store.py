@@ -20,7 +20,7 @@ from engine.failover.store import (
     OpenSession,
     Operation,
     SaveEpoch,
-    SaveFences,
+    SaveSeen,
     StoreCopy,
     StoreCopyResult,
     TakeInventory,
@@ -38,7 +38,7 @@ class Disk:
     epoch: int = 0
     next_id: int = 1
     fences: dict[str, int] = field(default_factory=dict)
-    partners: set[str] = field(default_factory=set)
+    seen: dict[str, int] = field(default_factory=dict)
     asks: set[str] = field(default_factory=set)
     owned: dict[int, bool] = field(default_factory=dict)  # id: maybe sent
     unacked: dict[int, int] = field(default_factory=dict)  # first id: count
@@ -54,10 +54,10 @@ class Disk:
         return Durable(
             self.epoch,
             tuple(sorted(self.fences.items())),
-            frozenset(self.partners),
+            tuple(sorted(self.seen.items())),
             frozenset(self.asks),
             of_ids(self.owned),
-            tuple(sorted(self.unacked.items())),
+            tuple((span, self.key_of[span[0]]) for span in sorted(self.unacked.items())),
         )
 
     def settle(self, ids: list[int]) -> list[int]:
@@ -79,9 +79,9 @@ class Disk:
             case SaveEpoch():
                 self.epoch = max(self.epoch, op.epoch)
                 self.asks |= op.asks
-            case SaveFences():
-                for name, _ in op.fences:
-                    self.partners.discard(name)
+            case SaveSeen():
+                for name, epoch in op.epochs:
+                    self.seen[name] = max(self.seen.get(name, 0), epoch)
             case Accept():
                 return self._accept(op)
             case Acknowledge():
@@ -126,10 +126,10 @@ class Disk:
                     if self.owned.pop(id_, None) is not None:
                         self.moved.add(id_)
                         self.unacked.pop(id_, None)
-                if op.session:
-                    self.partners.add(op.peer)
                 if op.answered:
                     self.asks.discard(op.peer)
+                if op.key:
+                    self.keys[op.key] = (op.peer, op.spans)
             case AddAsk():
                 self.asks.add(op.peer)
             case LookUp():
@@ -158,15 +158,23 @@ class Disk:
             return StoreCopyResult(Verdict.FENCED)
         if not self._valid(op.owner) or self.sessions[op.owner][0] != op.session:
             return StoreCopyResult(Verdict.NO_SESSION)
-        known = self.keys.get(op.key)
-        if op.key and known is not None and not _overlap(known[1], (op.span,)):
+        known = self.keys.get(op.key) if op.key else None
+        yielded: Spans = ()
+        if known is not None and known[0] == self.name and known[1][0][0] in self.unacked and op.yields:
+            yielded = known[1]
+            for id_ in ids_of(yielded):
+                del self.owned[id_]
+                self.moved.add(id_)
+            del self.unacked[yielded[0][0]]
+            del self.keys[op.key]
+        elif known is not None and not _overlap(known[1], (op.span,)):
             return StoreCopyResult(Verdict.TAKEN, known[0], known[1])
         if op.key:
             self.keys.setdefault(op.key, (op.owner, (op.span,)))
         copies = self.copies.setdefault(op.owner, {})
         for id_ in ids_of((op.span,)):
             copies[id_] = op.key
-        return StoreCopyResult(Verdict.STORED)
+        return StoreCopyResult(Verdict.STORED, yielded=yielded)
 
     def _own(self, id_: int, key: bytes, *, maybe_sent: bool) -> None:
         self.owned[id_] = maybe_sent
