@@ -30,6 +30,14 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, and have its name on disk before anything in it is relied on."""
+    if not path.parent.exists():
+        make_directory(path.parent)
+    path.mkdir(exist_ok=True, mode=0o700)
+    sync_directory(path.parent)
+
+
 class SegmentFailed(Exception):
     """Bodies could not be synced: what was appended since the last sync may never reach the disk."""
 

@@ -31,7 +31,7 @@ from engine.spool.batches import (
     Settlement,
     SettleResult,
 )
-from engine.spool.bodies import SegmentWriter, segment_path, sync_directory
+from engine.spool.bodies import SegmentWriter, make_directory, segment_path, sync_directory
 from engine.spool.draft import META, PAGE_BYTES, PAGE_IDS, Draft, QueueNumbers, Totals, word_of
 from engine.spool.environment import Environment, Error, MapFull
 from engine.spool.errors import SpoolError, SpoolFull, SpoolInUse, SpoolSuperseded
@@ -92,7 +92,7 @@ class Spool:
         self._clock = clock
         self._options = options
         self._bodies = path / "bodies"
-        self._bodies.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(self._bodies)
         self._owner = self._lock()
         self._queue_cache: QueueNumbers = {}
         self._queue_rows: dict[int, tuple[str, int, str, str]] = {}
@@ -127,8 +127,8 @@ class Spool:
 
         SpoolInUse: another process has it open. SpoolError: it is another region's, or cannot be opened.
         """
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = Path(path).absolute()
+        make_directory(path)
         return cls(path, region_number, clock, options or SpoolOptions())
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from tests.support.clock import ManualClock
 NOW_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000
 PATIENCE_S = 20.0
+PATTERN = bytes(range(251))
 
 
 def open_spool(path: Path, clock: ManualClock | None = None, **options: Any) -> Spool:
@@ -29,7 +30,8 @@ def open_spool(path: Path, clock: ManualClock | None = None, **options: Any) -> 
 def letter(number: int, size: int = 200) -> bytes:
     """A body that is like no other letter's."""
     head = f"Subject: letter {number}\r\n\r\n".encode()
-    return head + bytes((number * 7 + i) % 251 for i in range(size - len(head)))
+    start = number * 7 % len(PATTERN)
+    return head + (PATTERN * (2 + size // len(PATTERN)))[start : start + size - len(head)]
 
 
 def batch(

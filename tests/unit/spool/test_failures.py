@@ -178,8 +178,8 @@ def test_a_failing_operation_fails_alone(tmp_path: Path) -> None:
     [key, other] = accept(spool, batch(letters=[letter(1)], recipients=2))
     spool.close()
     spool = open_spool(tmp_path, step=gate)
-    no_due_time = replace(settlement(other, OutcomeKind.DEFERRED), next_due_ms=None)
-    bad_item = replace(batch().items[0], domains=())
+    no_due_time = settlement(other, OutcomeKind.DEFERRED)._replace(next_due_ms=None)
+    bad_item = batch().items[0]._replace(domains=())
     first, long_key, half_done, bad_accept, settled, last = as_one_group(
         spool,
         gate,
