@@ -148,6 +148,7 @@ class PoolEngine:
         records = self._reader.fetch(b"".join([ID.pack(entry[0]) for entry in unpacked]))
         now_ns = self.clock.monotonic_ns()
         touched: set[Lane] = set()
+        lanes: dict[tuple[int, int, str], Lane] = {}
         for (id_, send_at_ns, site_no, source, _, _, _, _), record in zip(unpacked, records, strict=True):
             known = self._jobs.get(id_)
             if known is not None:
@@ -167,10 +168,15 @@ class PoolEngine:
             if record is None or source not in self._sources or self.stopping:
                 self.give_back(job)
                 continue
-            lane = self._lane_of(job)
-            if lane is not None:
-                lane.add(job)
+            place = source, site_no, job.domain
+            lane = lanes.get(place)
+            if lane is None:
+                lane = self._lane_of(job)
+                if lane is None:
+                    continue
+                lanes[place] = lane
                 touched.add(lane)
+            lane.add(job)
         for lane in touched:
             lane.pump()
 

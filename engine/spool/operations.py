@@ -231,15 +231,15 @@ def settle(
         if not txn.delete(key, db=due_db):
             stale += 1
             continue
-        stored = txn.get(key[10:], db=messages_db)
+        is_final = outcome.kind in FINAL_KINDS
+        stored = (txn.pop if is_final else txn.get)(key[10:], db=messages_db)
         if stored is None:
             raise LookupError(f"message {outcome.id:016x}: due without a record")
         record = decode_record(outcome.id, stored)
         reply = outcome.reply
         flags = record.flags | (MAYBE_SENT if outcome.possible_duplicate else 0)
         attempts = record.attempts + (0 if settlement.free else 1)
-        if outcome.kind in FINAL_KINDS:
-            txn.delete(key[10:], db=messages_db)
+        if is_final:
             draft.finish(outcome.id, outcome.kind)
             if len(record.content) == 4:
                 draft.live(record.content[0], -1)

@@ -11,8 +11,7 @@ ledger    page (8) -> 1,024 bytes, four bits per id: OutcomeKind of its last wor
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -31,9 +30,8 @@ class UnknownVersion(ValueError):
     """A record of a version that this release cannot read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One queued message."""
+class Record(NamedTuple):
+    """One queued message. A tuple, because one is made per message and step."""
 
     id: int
     queue: int
@@ -103,7 +101,8 @@ def decode_record(id_: int, data: bytes) -> Record:
     if fields[0] == RECORD_VERSION:
         if fields[11] is not None:
             fields[11] = unpack_options(fields[11])
-        return Record(id_, *fields[1:])
+        fields[0] = id_
+        return Record._make(fields)
     if fields[0] == 1:
         return Record(id_, *fields[1:11])
     raise UnknownVersion(f"message record of version {fields[0]}: this release reads 1 and {RECORD_VERSION}")

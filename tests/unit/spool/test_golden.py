@@ -84,7 +84,7 @@ SAMPLES = [
 
 
 def fields_of(record: Record) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in Record.__slots__}
+    return record._asdict()
 
 
 def version_of(path: Path) -> int:

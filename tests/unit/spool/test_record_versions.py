@@ -1,7 +1,6 @@
 """Message records of every version that was ever written stay readable: golden bytes in tests/golden/spool."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import msgpack
@@ -45,7 +44,7 @@ WISHES = Options(flags=9, ret="HDRS", envid="QQ314159", notify=6, orcpt="rfc822;
     [
         ("1", "stored", STORED),
         ("1", "campaign", CAMPAIGN),
-        ("2", "stored", replace(STORED, options=WISHES)),
+        ("2", "stored", STORED._replace(options=WISHES)),
         ("2", "campaign", CAMPAIGN),
     ],
 )
