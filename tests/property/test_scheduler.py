@@ -1,0 +1,345 @@
+"""The scheduler over any traffic: nothing lost, nothing handed out twice, no limit exceeded in any window, no
+starvation, shares by weight; across restarts and clocks that step."""
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from native.scheduler import Scheduler
+from tests.reference.scheduler import Cell, FlowKey, Reference, Source
+from tests.support.decisions import decisions, due_keys, packed, unpacked
+
+MS = 1_000_000
+TENANTS = 3
+
+limits = st.fixed_dictionaries(
+    {
+        "interval": st.sampled_from([0, 3 * MS, 10 * MS, 10 * MS, 70 * MS]),
+        "burst": st.sampled_from([1, 1, 1, 2, 4]),
+        "window": st.sampled_from([1, 4, 12, 12, 100]),
+        "cap": st.sampled_from([None, None, 3, 10, 30]),
+    }
+)
+topologies = st.fixed_dictionaries(
+    {
+        "horizon": st.sampled_from([0, 5 * MS, 50 * MS]),
+        "quantum": st.integers(1, 5),
+        "sources": st.lists(
+            st.tuples(
+                st.sampled_from([7, 7, 7, 6, 5, 1]),
+                st.sampled_from([0, 0, 0, 1, 2]),
+                st.integers(0, TENANTS - 1),
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        "sites": st.lists(st.integers(0, 1), min_size=1, max_size=3),  # the pool of each
+        "limits": st.lists(limits, min_size=1, max_size=5),
+        "weights": st.lists(st.integers(1, 3), min_size=TENANTS, max_size=TENANTS),
+    }
+)
+ANY = st.integers(0, 10**6)
+
+
+class Traffic(RuleBasedStateMachine):
+    """The scheduler beside the reference. The clock is that of one incarnation; `base` makes it real time."""
+
+    @initialize(topology=topologies, seed=ANY)
+    def build(self, topology: dict[str, Any], seed: int) -> None:
+        self.topology = topology
+        self.reference = Reference(topology["horizon"])
+        self.pools = topology["sites"]
+        self.next_id = 1
+        self.now = 1_000 * MS
+        self.persisted: dict[tuple[int, int], int] = {}
+        for number, (streams, tenancy, tenant) in enumerate(topology["sources"]):
+            self.reference.sources[number] = Source(number // 2, streams, tenancy, tenant)
+        for site, pool in enumerate(self.pools):
+            self.reference.pools[site] = pool
+            for source in self.reference.sources:
+                chosen = topology["limits"][(site * 3 + source) % len(topology["limits"])]
+                self.reference.cells[source, site] = Cell(**chosen)
+        self.start(seed, fresh=True)
+
+    def start(self, seed: int, *, fresh: bool) -> None:
+        """An incarnation as a region builds it: limits of unknown past, daily counts from disk."""
+        self.started = self.now
+        self.scheduler = Scheduler(
+            seed=seed, horizon_ns=self.topology["horizon"], quantum=self.topology["quantum"]
+        )
+        self.flows: dict[int, FlowKey] = {}
+        for number, source in self.reference.sources.items():
+            self.scheduler.set_source(
+                number,
+                netblock=source.netblock,
+                streams=source.streams,
+                tenancy=source.tenancy,
+                tenant=source.tenant,
+            )
+        for tenant, weight in enumerate(self.topology["weights"]):
+            self.scheduler.tenant_weight(tenant, weight)
+        for site, pool in enumerate(self.pools):
+            self.scheduler.add_site(site, pool)
+        for (source_no, site), cell in self.reference.cells.items():
+            left = -1 if cell.cap is None else max(0, cell.cap - self.persisted.get((source_no, site), 0))
+            if cell.cap is not None:
+                assert left <= cell.cap - cell.used
+                cell.used = cell.cap - left
+            self.scheduler.set_limit(
+                source_no,
+                site,
+                interval_ns=cell.interval,
+                burst=cell.burst,
+                window=cell.window,
+                daily_left=left,
+                fresh=fresh,
+                now_ns=self.now,
+            )
+
+    def flow(self, key: FlowKey) -> int:
+        number = self.scheduler.flow(*key)
+        assert self.flows.setdefault(number, key) == key
+        return number
+
+    def some_in_flight(self, picks: list[int]) -> list[int]:
+        held = list(self.reference.in_flight)
+        return [held[pick % len(held)] for pick in picks] if held else []
+
+    # -- messages
+
+    @rule(
+        site=ANY,
+        stream=st.integers(0, 2),
+        tenant=st.integers(0, TENANTS - 1),
+        campaign=st.integers(0, 1),
+        count=st.integers(1, 12),
+        again=st.integers(0, 3),
+    )
+    def add(self, site: int, stream: int, tenant: int, campaign: int, count: int, again: int) -> None:
+        key = site % len(self.pools), stream, tenant, campaign
+        ids = range(max(1, self.next_id - again), self.next_id + count)
+        self.next_id += count
+        assert self.scheduler.add(self.flow(key), due_keys(ids)) == self.reference.add(key, ids)
+
+    @rule(
+        pool=st.integers(0, 1),
+        step=st.sampled_from([0, 0, MS, 4 * MS, 12 * MS, 80 * MS, 5_000 * MS, -MS, -60 * MS]),
+        limit=st.integers(1, 20),
+    )
+    def take(self, pool: int, step: int, limit: int) -> None:
+        self.now = max(self.started, self.now + step)
+        decided = decisions(self.scheduler.take(pool, self.now, limit))
+        self.reference.take(pool, self.now, limit, decided, self.flows)
+        for decision in decided:  # the counts are on disk before the batch is handed over
+            cell = self.reference.cells[decision.source, decision.site]
+            left = self.scheduler.daily_left(decision.source, decision.site)
+            if cell.cap is not None and left is not None:
+                self.persisted[decision.source, decision.site] = cell.cap - left
+
+    @rule(picks=st.lists(ANY, max_size=8), unknown=ANY)
+    def settle(self, picks: list[int], unknown: int) -> None:
+        ids = [*self.some_in_flight(picks), self.next_id + unknown]
+        self.scheduler.settle(packed(ids))
+        self.reference.settle(ids)
+
+    @rule(picks=st.lists(ANY, max_size=8))
+    def give_back(self, picks: list[int]) -> None:
+        ids = list(dict.fromkeys(self.some_in_flight(picks)))
+        self.scheduler.give_back(packed(ids))
+        self.reference.give_back(ids)
+
+    @rule(picks=st.lists(ANY, min_size=1, max_size=4))
+    def remove(self, picks: list[int]) -> None:
+        ids = [1 + pick % self.next_id for pick in picks]
+        assert self.scheduler.remove(packed(ids)) == self.reference.remove(ids)
+
+    @rule(which=ANY)
+    def drop_flow(self, which: int) -> None:
+        if not self.flows:
+            return
+        number = list(self.flows)[which % len(self.flows)]
+        key = self.flows[number]
+        busy = bool(self.reference.lines.get(key)) or any(
+            key == other for other, _ in self.reference.in_flight.values()
+        )
+        if self.scheduler.drop_flow(number):
+            assert not busy
+            del self.flows[number]
+
+    # -- limits change
+
+    @rule(source=ANY, site=ANY, ahead=st.sampled_from([0, MS, 30 * MS, 1_000 * MS]), everywhere=st.booleans())
+    def suspend(self, source: int, site: int, ahead: int, everywhere: bool) -> None:
+        source %= len(self.reference.sources)
+        site %= len(self.pools)
+        until = self.now + ahead
+        if everywhere:
+            self.scheduler.suspend(source, -1, until)
+            self.reference.sources[source].suspended_until = until
+        else:
+            self.scheduler.suspend(source, site, until)
+            self.reference.cells[source, site].suspended_until = until
+
+    @rule(site=ANY, netblock=st.integers(0, 1), ahead=st.sampled_from([0, 30 * MS]))
+    def suspend_netblock(self, site: int, netblock: int, ahead: int) -> None:
+        site %= len(self.pools)
+        self.scheduler.suspend_netblock(netblock, site, self.now + ahead)
+        for number, source in self.reference.sources.items():
+            if source.netblock == netblock:
+                self.reference.cells[number, site].suspended_until = self.now + ahead
+
+    @rule(site=ANY, ahead=st.sampled_from([0, MS, 30 * MS]))
+    def suspend_site(self, site: int, ahead: int) -> None:
+        site %= len(self.pools)
+        self.scheduler.suspend_site(site, self.now + ahead)
+        self.reference.suspended_sites[site] = self.now + ahead
+
+    @rule(source=ANY, site=ANY, weight=st.sampled_from([0, 100, 1000]))
+    def set_weight(self, source: int, site: int, weight: int) -> None:
+        cell = source % len(self.reference.sources), site % len(self.pools)
+        self.scheduler.set_weight(*cell, weight)
+        self.reference.cells[cell].weight = weight
+
+    @rule(source=ANY, up=st.booleans())
+    def set_source_up(self, source: int, up: bool) -> None:
+        source %= len(self.reference.sources)
+        self.scheduler.set_source_up(source, up)
+        self.reference.sources[source].up = up
+
+    @rule()
+    def midnight(self) -> None:
+        for (source, site), cell in self.reference.cells.items():
+            if cell.cap is not None:
+                self.scheduler.renew_daily(source, site, cell.cap)
+        self.reference.new_day()
+        # an incarnation that starts now finds yesterday's counts for what is outstanding: those that it wrote
+        self.persisted = {key: cell.used for key, cell in self.reference.cells.items()}
+
+    @precondition(lambda self: self.next_id > 10)
+    @rule(down=st.sampled_from([0, MS, 500 * MS]), reboot=st.booleans(), seed=ANY)
+    def restart(self, down: int, reboot: bool, seed: int) -> None:
+        """Everything in memory is gone, and after a reboot the monotonic clock begins anew; what is queued is on
+        disk. The clock had gone to `now`, whatever steps back a caller made since."""
+        real = self.reference.now + self.reference.base + down
+        self.now = 5 * MS if reboot else self.reference.now + down
+        self.reference.restart(self.now, real - self.now)
+        self.start(seed, fresh=False)
+        for key, line in self.reference.lines.items():
+            if line:
+                assert self.scheduler.add(self.flow(key), due_keys(line)) == len(line)
+
+    # -- at any time
+
+    @invariant()
+    def both_hold_the_same(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        reference, made = self.reference, self.scheduler
+        assert made.held() == sum(map(len, reference.lines.values())) + len(reference.in_flight)
+        for number, key in self.flows.items():
+            assert made.ready(number) == len(reference.lines.get(key, ()))
+        for pool in range(2):
+            expected = [n for n, (key, _) in reference.in_flight.items() if self.pools[key[0]] == pool]
+            assert sorted(unpacked(made.in_flight_of(pool))) == sorted(expected)
+        for (source, site), cell in reference.cells.items():
+            assert made.outstanding(source, site) == len(cell.outstanding)
+            left = made.daily_left(source, site)
+            assert left == (None if cell.cap is None else cell.cap - cell.used)
+
+    @invariant()
+    def no_window_holds_too_much(self) -> None:
+        if hasattr(self, "reference"):
+            self.reference.check_windows()
+
+    @invariant()
+    def it_wakes_in_time(self) -> None:
+        """A pool that sleeps until `next_wake_ns` misses nothing: until then nothing may be handed out."""
+        if not hasattr(self, "reference"):
+            return
+        for pool in range(2):
+            wake = self.scheduler.next_wake_ns(pool)
+            if wake == 0:
+                continue
+            until = self.reference.now + 10_000 * MS if wake < 0 else wake - (1 << 20)
+            for key, line in self.reference.lines.items():
+                if line and self.pools[key[0]] == pool and until > self.reference.now:
+                    assert not self.reference.allowed(key, until), f"{key} sleeps through its time"
+
+
+TestTraffic = Traffic.TestCase
+TestTraffic.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+@given(
+    weights=st.lists(st.integers(1, 4), min_size=2, max_size=5),
+    quantum=st.integers(1, 6),
+    interval=st.sampled_from([0, 2 * MS, 9 * MS]),
+    sources=st.integers(1, 4),
+    window=st.sampled_from([1, 5, 1000]),
+    visits=st.lists(
+        st.tuples(st.sampled_from([0, MS, 5 * MS, 20 * MS]), st.integers(1, 9)), min_size=20, max_size=120
+    ),
+)
+@settings(max_examples=100, deadline=None)
+def test_tenants_with_work_are_never_more_than_one_turn_apart(
+    weights: list[int],
+    quantum: int,
+    interval: int,
+    sources: int,
+    window: int,
+    visits: list[tuple[int, int]],
+) -> None:
+    made = Scheduler(seed=7, horizon_ns=10 * MS, quantum=quantum)
+    made.add_site(0, 0)
+    for source in range(sources):
+        made.set_source(source, netblock=0, streams=7, tenancy=0, tenant=0)
+        made.set_limit(source, 0, interval_ns=interval, window=window)
+    for tenant, weight in enumerate(weights):
+        made.tenant_weight(tenant, weight)
+        first = 1 + tenant * 10_000
+        made.add(made.flow(0, 2, tenant, 0), due_keys(range(first, first + 2000)))
+    served: Counter[int] = Counter()
+    now = 0
+    for step, limit in visits:
+        now += step
+        found = decisions(made.take(0, now, limit))
+        served.update((decision.id - 1) // 10_000 for decision in found)
+        made.settle(packed(decision.id for decision in found))
+        shares = [served[tenant] / weight for tenant, weight in enumerate(weights)]
+        assert max(shares) - min(shares) <= quantum
+
+
+@given(
+    flows=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)),
+        min_size=1,
+        max_size=12,
+        unique=True,
+    ),
+    interval=st.sampled_from([0, 2 * MS, 9 * MS]),
+    quantum=st.integers(1, 4),
+    limit=st.integers(1, 30),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_flow_starves(flows: list[tuple[int, int, int]], interval: int, quantum: int, limit: int) -> None:
+    """Whatever the others bring: two lower lanes get one message in 32 each, and in a lane each flow its turns."""
+    made = Scheduler(seed=7, horizon_ns=5 * MS, quantum=quantum)
+    made.add_site(0, 0)
+    made.set_source(0, netblock=0, streams=7, tenancy=0, tenant=0)
+    made.set_limit(0, 0, interval_ns=interval, window=50)
+    numbers = [made.flow(0, *flow) for flow in flows]
+    bound = 32 * (quantum + 1) * 10
+    for number in numbers:
+        first = 1 + number * 10_000
+        made.add(number, due_keys(range(first, first + bound)))
+    served: Counter[int] = Counter()
+    now = 0
+    while sum(served.values()) < bound:
+        now += 10 * MS
+        found = decisions(made.take(0, now, limit))
+        served.update(decision.flow for decision in found)
+        made.settle(packed(decision.id for decision in found))
+    assert all(served[number] > 0 for number in numbers)
