@@ -1,11 +1,11 @@
 """The canonical forms that a DKIM signature covers (RFC 6376 section 3.4, relaxed/relaxed), for a batch at a time.
 
-Input is the message as it goes over the wire before dot-stuffing: native.mime.canonicalise has made every line
+Input is the message as it goes over the wire, not dot-stuffed: native.mime.canonicalise has made every line
 end CRLF. Nothing here hashes or signs; engine/dkim does.
 
-`relaxed_bodies` shortens runs of spaces and tabs to one space, drops them at line ends, and drops empty lines at
+`relaxed_bodies` makes runs of spaces and tabs one space, drops them at line ends, and drops empty lines at
 the end of the body. `relaxed_headers` selects fields by name, the last one first, as a verifier does (section
-5.4.2), and writes each unfolded, its name in lower case. The GIL is released for the whole batch: a batch of 10 KB
+5.4.2), and writes each unfolded, its name in lower case. The GIL is released for the whole batch: one of 10 KB
 bodies takes long enough to hold up an event loop that runs beside it.
 """
 
@@ -223,7 +223,7 @@ cdef Py_ssize_t _relax_headers(
 def relaxed_headers(list heads not None, tuple names not None):
     """For each header section (bytes, with the CRLF of its last line): (names for h=, canonical fields).
 
-    `names` are (lower-case name, oversigned) pairs: all fields of that name are taken, and if it is oversigned
+    `names` are (lower-case name, oversigned) pairs: all fields of that name are taken, and if oversigned
     the name is listed once more, so that no field of it can be added afterwards. ValueError: more than 1,000
     fields.
     """

@@ -17,7 +17,6 @@ from pydantic import Field, model_serializer, model_validator
 
 from engine.config.reputation import ReputationConfig
 from engine.config.shaping import AutomationRule, ShapingConfig
-from engine.config.signing import DkimConfig
 from engine.config.types import (
     NAME,
     Count,
@@ -362,7 +361,6 @@ class FleetConfig(Section):
     )
     warmup: WarmupConfig = Field(WarmupConfig(), description="Warm-up of new sources.")
     shaping: ShapingConfig = Field(ShapingConfig(), description="How limits fall and rise with the replies.")
-    dkim: DkimConfig = Field(DkimConfig(), description="DKIM signatures.")
     tenants: dict[Name, TenantConfig] = Field({}, description="Tenants with settings of their own.")
     ray: RayConfig = Field(RayConfig(), description="The Ray cluster.")
     events: EventsConfig = Field(EventsConfig(), description="The event log.")

@@ -11,7 +11,7 @@ from engine.config.schema import LimitsConfig
 from engine.spool.batches import AcceptItem
 from engine.values.address import Address, AddressError, parse_address
 from engine.values.message import ItemError
-from engine.values.options import OptionError, Options, spread
+from engine.values.options import Flag, OptionError, Options, spread
 from engine.values.stream import Stream
 from engine.values.submission import Submission
 
@@ -140,7 +140,10 @@ def _options(raw: object, recipients: int) -> tuple[Options | None, ...]:
     if not isinstance(raw, list) or not all(isinstance(one, list) and len(one) == 5 for one in raw):
         raise Refused("options", raw, "expected a list of options")
     try:
-        return spread([Options(*one) for one in raw], recipients)
+        wishes = [Options(*one) for one in raw]
+        if any(one.flags & Flag.REQUIRE_TLS for one in wishes):
+            raise Refused("options.flags", "REQUIRETLS", "not offered yet: it would not be kept on the way")
+        return spread(wishes, recipients)
     except OptionError as error:
         raise Refused(error.field, error.value, error.message) from None
 
