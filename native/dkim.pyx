@@ -1,12 +1,12 @@
-"""The canonical forms that a DKIM signature covers (RFC 6376 section 3.4, relaxed/relaxed), for a batch at a time.
+"""The canonical forms that a DKIM signature covers (RFC 6376 section 3.4, relaxed/relaxed), in batches.
 
 Input is the message as it goes over the wire, not dot-stuffed: native.mime.canonicalise has made every line
 end CRLF. Nothing here hashes or signs; engine/dkim does.
 
 `relaxed_bodies` makes runs of spaces and tabs one space, drops them at line ends, and drops empty lines at
 the end of the body. `relaxed_headers` selects fields by name, the last one first, as a verifier does (section
-5.4.2), and writes each unfolded, its name in lower case. The GIL is released for the whole batch: one of 10 KB
-bodies takes long enough to hold up an event loop that runs beside it.
+5.4.2), and writes each unfolded, its name in lower case. The GIL is released for the whole batch:
+10 KB bodies take long enough to hold up an event loop that runs beside it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

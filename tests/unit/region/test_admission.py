@@ -27,7 +27,7 @@ def admit(options: tuple[Options, ...]) -> tuple[tuple[Options | None, ...] | No
 
 
 def test_none_one_or_one_per_recipient() -> None:
-    one, other = Options(flags=Flag.REQUIRE_TLS), Options(notify=1)
+    one, other = Options(flags=Flag.VERP), Options(notify=1)
     assert admit(()) == ((), [])
     assert admit((one,)) == ((one, one), [])
     assert admit((one, other)) == ((one, other), [])
@@ -36,6 +36,7 @@ def test_none_one_or_one_per_recipient() -> None:
 @pytest.mark.parametrize(
     ("options", "field"),
     [
+        ((Options(flags=Flag.REQUIRE_TLS),), "options.flags"),
         ((Options(envid="x\r\nDATA"),), "options.envid"),
         ((Options(),) * 3, "options"),
         ((Options(ret="ALL"), Options()), "options.ret"),

@@ -19,7 +19,7 @@ def open_spool(path: Path) -> Spool:
 
 
 def test_options_outlive_a_deferral_and_a_restart(tmp_path: Path) -> None:
-    wish = Options(flags=Flag.REQUIRE_TLS, ret="FULL", envid="e 1", notify=2, orcpt="rfc822;x@example.com")
+    wish = Options(flags=Flag.VERP, ret="FULL", envid="e 1", notify=2, orcpt="rfc822;x@example.com")
     spool = open_spool(tmp_path)
     now_ms = SystemClock().wall_ms()
     item = AcceptItem(
