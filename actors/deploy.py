@@ -210,7 +210,7 @@ class RayFleetServices:
 
     async def ensure_source(self, source: str, region: str) -> None:
         ray.remote(EgressIpActor).options(**_options(source_actor(source), region, restarts=-1)).remote(
-            source, RayNodeServices(self._config_json, region)
+            self._config_json, source, RayNodeServices(self._config_json, region)
         )
 
     async def call(self, actor: str, method: str, *args: Any, timeout_s: float) -> Any:

@@ -1,51 +1,71 @@
 """EgressIp: the actor that owns one source's record at every site. A shell around engine.reputation.source.
 
-Its state is kept in its region's spool: loaded before the first summary is judged, written after each change.
+Its state is kept in its region's spool: loaded before the first summary is judged, written before an answer that
+carries news leaves.
 """
 
 import asyncio
 import os
+from typing import Any
 
 import msgpack
 
 from actors.ports import NodeServices
-from engine.reputation.allowance import decode_summary, encode_allowances
-from engine.reputation.source import SourceRecord
+from engine.config.schema import FleetConfig
+from engine.reputation.allowance import decode_summary, encode_answer
+from engine.reputation.source import SourceOwner
+from engine.values.clock import SteadyClock
 
 
 class EgressIpActor:
     """See the module docstring."""
 
-    def __init__(self, source: str, services: NodeServices) -> None:
+    def __init__(self, config_json: str, source: str, services: NodeServices) -> None:
+        self._config = FleetConfig.model_validate_json(config_json)
         self._source = source
         self._link = services.region_link()
+        self._clock = SteadyClock()
         self._lock = asyncio.Lock()
-        self._record: SourceRecord | None = None
+        self._owner: SourceOwner | None = None
 
     @property
     def _key(self) -> str:
         return f"source/{self._source}"
 
-    async def _loaded(self) -> SourceRecord:
+    async def _loaded(self) -> SourceOwner:
         async with self._lock:
-            if self._record is None:
+            if self._owner is None:
                 state = await self._link.get_state(self._key)
                 if state is None:
-                    self._record = SourceRecord(self._source)
+                    self._owner = SourceOwner(self._config, self._source)
                 else:
-                    self._record = SourceRecord.from_state(self._source, msgpack.unpackb(state))
-        return self._record
+                    self._owner = SourceOwner.from_state(self._config, self._source, msgpack.unpackb(state))
+        return self._owner
+
+    async def _save(self, owner: SourceOwner, now_ms: int) -> None:
+        if owner.is_due_to_save(now_ms):
+            owner.saved(now_ms)
+            await self._link.put_state(self._key, msgpack.packb(owner.to_state()))
 
     async def ping(self) -> int:
         return os.getpid()
 
-    async def observe(self, summary: bytes) -> bytes:
-        """Judge a region's summary; returns the allowances that follow."""
-        record = await self._loaded()
-        at_ms, counts = decode_summary(summary)
-        allowances = record.observe(at_ms, counts)
-        await self._link.put_state(self._key, msgpack.packb(record.to_state()))
-        return encode_allowances(allowances)
+    async def observe(self, data: bytes) -> bytes:
+        """Judge a region's summary; returns the answer."""
+        owner = await self._loaded()
+        summary = decode_summary(data)
+        answer = owner.observe(summary)
+        await self._save(owner, summary.at_ms)
+        return encode_answer(answer)
+
+    async def order(self, name: str, site: str, argument: Any = None) -> bool:
+        """An operator's order: pause, resume, skip (to the stage `argument`), cancel (the rule `argument`)."""
+        owner = await self._loaded()
+        now_ms = self._clock.wall_ms()
+        changed = owner.order(now_ms, name, site, argument)
+        await self._save(owner, now_ms)
+        return changed
 
     async def snapshot(self) -> dict[str, object]:
-        return {"source": self._source, "pid": os.getpid(), "sites": (await self._loaded()).to_state()}
+        owner = await self._loaded()
+        return {**owner.snapshot(self._clock.wall_ms()), "pid": os.getpid()}

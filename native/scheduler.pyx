@@ -219,6 +219,22 @@ cdef class Scheduler:
         self._sites[site].cells[source].weight = weight
         self._unpark_site(site)
 
+    def reshape(self, uint32_t source, uint32_t site, *, int64_t interval_ns, uint32_t window, uint16_t weight):
+        """Other rate, window and weight from now on; the daily count and what the rate has granted stay."""
+        cdef Cell* cell
+        self._check_cell(source, site)
+        if interval_ns < 0 or window < 1 or weight > 1000:
+            raise ValueError("allowed are interval_ns >= 0, window >= 1, weight 0 to 1000")
+        cell = &self._sites[site].cells[source]
+        if interval_ns > cell.interval:
+            # the next message keeps the new distance from the last one
+            cell.tat += interval_ns - cell.interval
+        cell.interval = interval_ns
+        cell.window = window
+        cell.weight = weight
+        cell.grants += 1
+        self._unpark_site(site)
+
     def suspend(self, uint32_t source, int64_t site, int64_t until_ns):
         """No message over that source to the site (-1: to any) before that time; an earlier time ends it."""
         cdef uint32_t i
@@ -263,6 +279,14 @@ cdef class Scheduler:
         """So many more today (-1: no cap); what is outstanding counts as charged already."""
         self._check_cell(source, site)
         self._sites[site].cells[source].daily_left = NEVER if left < 0 else left
+        self._unpark_site(site)
+
+    def change_daily(self, uint32_t source, uint32_t site, int64_t change):
+        """The day's cap is larger or smaller by `change`; what was used stays used. Only where there is a cap."""
+        self._check_cell(source, site)
+        if self._sites[site].cells[source].daily_left > UNCAPPED:
+            raise ValueError(f"source {source} has no daily cap at site {site}")
+        self._sites[site].cells[source].daily_left += change
         self._unpark_site(site)
 
     def renew_daily(self, uint32_t source, uint32_t site, int64_t cap):

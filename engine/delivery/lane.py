@@ -128,6 +128,10 @@ class Lane:
 
     # -- from the sessions
 
+    def is_over_limit(self) -> bool:
+        """The limit of connections has been lowered below what is open."""
+        return self.gate.open > self.gate.limit
+
     def take(self, session: Session) -> list[Job]:
         """The jobs of one transaction that may begin now: one, or several that share one message."""
         pending = self.pending

@@ -38,7 +38,7 @@ from engine.delivery.ports import (
     Routes,
 )
 from engine.delivery.session import Session
-from engine.delivery.wire import ENTRY, ID, OutcomeRow, decode_header, encode_report, encode_resume
+from engine.delivery.wire import ENTRY, ID, Header, OutcomeRow, decode_header, encode_report, encode_resume
 from engine.smtp.opener import open_session
 from engine.smtp.policy import Verdict
 from engine.values.clock import Clock
@@ -58,6 +58,7 @@ SEEN_BATCHES = 8192
 # (RFC 5321 section 4.5.3.2; QUIT is ours: nothing depends on its answer).
 TIMEOUTS_S = (0.0, 300.0, 300.0, 300.0, 120.0, 600.0, 5.0, 180.0)
 
+_ABOUT_SOURCE = frozenset({Scope.SOURCE, Scope.NETBLOCK})
 _RETURNED = int(OutcomeKind.RETURNED)
 _DELIVERED = int(OutcomeKind.DELIVERED)
 _RECIPIENT = str(Scope.RECIPIENT)
@@ -138,13 +139,18 @@ class PoolEngine:
             self._ticker = asyncio.get_running_loop().create_task(self._tick_forever())
             self._ticker.add_done_callback(self._ended)
         try:
-            self._take_over(head.batch, head.sites, entries)
+            self._take_over(head, entries)
         except Exception as error:
             self._fail(error)
             raise PoolFailed(f"pool {self.profile.name} has failed: {error!r}") from error
 
-    def _take_over(self, batch: int, sites: dict[int, str], entries: bytes) -> None:
+    def _take_over(self, head: Header, entries: bytes) -> None:
+        batch, sites = head.batch, head.sites
         unpacked = list(ENTRY.iter_unpack(entries))
+        default = self._interval_ns, self.profile.max_connections
+        for cell in {(entry[3], entry[2]) for entry in unpacked}:
+            gate = self._gate(cell[0], sites[cell[1]])
+            gate.interval_ns, gate.limit = head.paces.get(cell, default)
         records = self._reader.fetch(b"".join([ID.pack(entry[0]) for entry in unpacked]))
         now_ns = self.clock.monotonic_ns()
         touched: set[Lane] = set()
@@ -336,6 +342,8 @@ class PoolEngine:
         )
 
     def settle(self, job: Job, verdict: Verdict, reply: Reply, host: str, possible_duplicate: bool) -> None:
+        if verdict.scope in _ABOUT_SOURCE:
+            self._recall(job.source, job.site)
         self._finish(
             job,
             (
@@ -352,6 +360,12 @@ class PoolEngine:
                 job.batch,
             ),
         )
+
+    def _recall(self, source: int, site: str) -> None:
+        """The site has refused the source: what has not begun goes back, to be sent over another."""
+        for lane in list(self._gate(source, site).users):
+            if isinstance(lane, Lane):
+                lane.give_back_all()
 
     def give_back(self, job: Job) -> None:
         """No attempt was made: the region gets the id and its charge back."""

@@ -40,6 +40,7 @@ class SessionLane(Protocol):
     def limit_recipients(self, count: int) -> None: ...
     def ended(self, session: "Session", *, useful: bool) -> None: ...
     def now_ns(self) -> int: ...
+    def is_over_limit(self) -> bool: ...
 
 
 class Session:
@@ -86,7 +87,7 @@ class Session:
     # -- the machine asks
 
     def next_transaction(self, machine: TransactionMachine) -> Transaction | None:
-        if machine.started >= self._max_transactions:
+        if machine.started >= self._max_transactions or self._lane.is_over_limit():
             machine.quit()
             return None
         while jobs := self._lane.take(self):

@@ -1,14 +1,15 @@
 """What goes between a region and its pools: entries out, reports back. Fixed layouts, encoded once per batch.
 
-deliver(header, entries): header is msgpack {"batch", "epoch", "sites": {number: name}}; entries are the 40
-byte records of the scheduler's take(). A report is msgpack [sequence, epoch, outcomes]; the answer to resume
-is msgpack [sequence, outcomes, ids in progress (8 bytes each, little endian)]. An outcome is [id, kind,
-scope, code, enhanced, text, host, source, at_ms, possible_duplicate, batch number].
+deliver(header, entries): header is msgpack {"batch", "epoch", "sites": {number: name}, "paces": [[source, number,
+interval_ns, connections], ...]}; entries are the 40 byte records of the scheduler's take(). A report is msgpack
+[sequence, epoch, outcomes]; the answer to resume is msgpack [sequence, outcomes, ids in progress (8 bytes each,
+little endian)]. An outcome is [id, kind, scope, code, enhanced, text, host, source, at_ms, possible_duplicate, batch
+number].
 """
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import msgpack
@@ -28,11 +29,13 @@ OutcomeRow: TypeAlias = tuple[int, int, str, int, str, str, str, int, int, bool,
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`sites`: number of a site in this region -> its name."""
+    """`sites`: number of a site in this region -> its name. `paces`: (source, number of the site) -> (interval_ns,
+    connections) where they are not those of the profile."""
 
     batch: int
     epoch: int
     sites: dict[int, str]
+    paces: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,15 @@ class ResumeState:
 
 
 def encode_header(header: Header) -> bytes:
-    return bytes(msgpack.packb({"batch": header.batch, "epoch": header.epoch, "sites": header.sites}))
+    paces = [[*cell, *pace] for cell, pace in header.paces.items()]
+    fields = {"batch": header.batch, "epoch": header.epoch, "sites": header.sites, "paces": paces}
+    return bytes(msgpack.packb(fields))
 
 
 def decode_header(data: bytes) -> Header:
     fields = msgpack.unpackb(data, strict_map_key=False)
-    return Header(fields["batch"], fields["epoch"], fields["sites"])
+    paces = {(source, site): (interval, count) for source, site, interval, count in fields["paces"]}
+    return Header(fields["batch"], fields["epoch"], fields["sites"], paces)
 
 
 def encode_report(sequence: int, epoch: int, rows: Sequence[OutcomeRow]) -> bytes:

@@ -241,11 +241,16 @@ class Dispatcher:
             daily_key(source, sites[number].name): self._day_of() << 40
             | self._sites.used_today(sites[number], source)
             for number, source in cells
-            if sites[number].daily_cap is not None
+            if source in sites[number].caps
+        }
+        paces = {
+            (source, number): sites[number].paces[source]
+            for number, source in cells
+            if source in sites[number].paces
         }
         await self._spool.dispatch(batch_no, ids, daily)
         names = {number: site.name for number, site in sites.items()}
-        header = encode_header(Header(batch_no, self._epoch, names))
+        header = encode_header(Header(batch_no, self._epoch, names, paces))
         while True:
             try:
                 await port.deliver(header, entries)

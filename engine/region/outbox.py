@@ -86,7 +86,15 @@ class EventLog:
 
 
 def event_line(sequence: int, event: list[Any]) -> bytes:
-    """One event as a JSON line; the fields are those of docs/events.md."""
+    """One event as a JSON line; the fields are those of docs/events.md.
+
+    An event that is not about a message has three fields: time, kind, and what it says.
+    """
+    if len(event) == 3:
+        at_ms, name, said = event
+        return orjson.dumps(
+            {"seq": sequence, "at_ms": at_ms, "event": name, **said}, option=orjson.OPT_APPEND_NEWLINE
+        )
     (
         at_ms,
         kind,

@@ -27,7 +27,9 @@ from engine.config.schema import FleetConfig
 from engine.delivery.wire import decode_report, decode_resume
 from engine.providers.profiles import load_profiles
 from engine.region.admission import Admission
+from engine.region.allowances import Allowances
 from engine.region.dispatch import Dispatcher, daily_key
+from engine.region.observer import Observer
 from engine.region.ports import PoolLauncher, PoolName, RegionFailed, SourcePort
 from engine.region.retry import RetrySchedule
 from engine.region.sites import DAY_MS, Site, Sites
@@ -50,11 +52,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TICK_S = 0.05
-OBSERVE_S = 0.25
 BOOKS_S = 5.0
 UNROUTABLE_BATCH = 500
-REROUTE_SCOPES = frozenset({Scope.SOURCE, Scope.NETBLOCK})
-FREE_SCOPES = frozenset({Scope.SOURCE, Scope.NETBLOCK, Scope.PROVIDER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,17 @@ class Region:
         )
         self._judge = Judge(shipped_classifier(), UnknownReplies(spool.get_state(UNKNOWN_REPLIES)))
         self._suspensions = Suspensions(
-            scheduler=self._scheduler, sites=self._sites, spool=spool, clock=clock, sources=ports.sources
+            scheduler=self._scheduler, sites=self._sites, spool=spool, clock=clock
+        )
+        self._allowances = Allowances(sites=self._sites, spool=spool, config=config.reputation)
+        self._observer = Observer(
+            region=name,
+            sites=self._sites,
+            suspensions=self._suspensions,
+            allowances=self._allowances,
+            events=spool,
+            clock=clock,
+            sources=ports.sources,
         )
 
     # -- life
@@ -144,7 +153,8 @@ class Region:
         for number, domain, stream, tenant, campaign, first_due_ms in self._spool.queues():
             if first_due_ms is not None:
                 self._windows.learn(number, domain, stream, tenant, campaign, first_due_ms)
-        await self._suspensions.restore()
+        self._suspensions.restore()
+        self._allowances.restore()
         for name in await self._ports.launcher.survivors():
             try:
                 await self._attach(name)
@@ -152,7 +162,7 @@ class Region:
                 # it has died since; what it held is on disk, marked by the spool's recovery
                 log.warning("region %s: pool %s did not survive: %s", self.name, name, error)
         self._spawn(self._tick())
-        self._spawn(self._observe())
+        self._spawn(self._observer.run())
         self._spawn(self._keep_books())
 
     async def _attach(self, name: PoolName) -> None:
@@ -201,11 +211,6 @@ class Region:
             self._sites.new_day(self._clock.wall_ms())
             self._windows.tick()
             await asyncio.sleep(TICK_S)
-
-    async def _observe(self) -> None:
-        while True:
-            await asyncio.sleep(OBSERVE_S)
-            await self._suspensions.exchange()
 
     async def _keep_books(self) -> None:
         while True:
@@ -331,20 +336,31 @@ class Region:
         self._windows.routed(domain, route, self._open_site(route))
 
     def _open_site(self, route: Route) -> Site:
-        used: dict[int, int] = {}
         now_ms = self._clock.wall_ms()
-        if not self._sites.known(route.site):
-            for source in self._sites.sources:
-                state = self._spool.get_state(daily_key(source, route.site))
-                if state is not None:
-                    value = int.from_bytes(state, "big")
-                    if value >> 40 == now_ms // DAY_MS:
-                        used[source] = value & (1 << 40) - 1
+        is_new = not self._sites.known(route.site)
         site = self._sites.open(
-            route.site, route.provider, now_ns=self._clock.monotonic_ns(), now_ms=now_ms, used=used
+            route.site,
+            route.provider,
+            now_ns=self._clock.monotonic_ns(),
+            now_ms=now_ms,
+            used=self._used_today(route, now_ms) if is_new else {},
+            terms=self._allowances.terms_for(route.site) if is_new else {},
         )
-        self._suspensions.apply_to(site)
+        if is_new:
+            self._suspensions.apply_to(site)
         return site
+
+    def _used_today(self, route: Route, now_ms: int) -> dict[int, int]:
+        """What each source has used of its daily cap at a site, from disk."""
+        capped = self._sites.profile(route.provider).daily_cap is not None
+        used: dict[int, int] = {}
+        for number, source in self._sites.sources.items():
+            state = self._spool.get_state(daily_key(number, route.site)) if capped or source.warmup else None
+            if state is not None:
+                value = int.from_bytes(state, "big")
+                if value >> 40 == now_ms // DAY_MS:
+                    used[number] = value & (1 << 40) - 1
+        return used
 
     async def _settle_unroutable(self, domain: str, failure: Failure) -> None:
         kind = OutcomeKind.BOUNCED if failure.kind == "bounced" else OutcomeKind.DEFERRED
@@ -387,6 +403,7 @@ class Region:
         for index, outcome in enumerate(outcomes):
             number = batch_no if isinstance(batch_no, int) else batch_no[index]
             id_ = outcome.id
+            rerouted = False
             key = self._scheduler.key_of(id_)
             is_ours = key is not None
             if key is None:
@@ -403,8 +420,8 @@ class Region:
                 returned.append(id_)
             else:
                 done.append(id_)
-                self._suspensions.note(outcome, site)
-            settlements.append(self._settlement(key, outcome, number, now_ms))
+                rerouted = self._observer.note(outcome, site)
+            settlements.append(self._settlement(key, outcome, number, now_ms, rerouted=rerouted))
         if returned:
             self._scheduler.give_back(struct.pack(f"<{len(returned)}Q", *returned))
         self._scheduler.settle(struct.pack(f"<{len(done)}Q", *done))
@@ -419,7 +436,10 @@ class Region:
             return -1, -1
         return queue.pool, -1 if queue.flow < 0 else self._scheduler.site_of(queue.flow)
 
-    def _settlement(self, key: bytes, outcome: Outcome, batch_no: int, now_ms: int) -> Settlement:
+    def _settlement(
+        self, key: bytes, outcome: Outcome, batch_no: int, now_ms: int, *, rerouted: bool = False
+    ) -> Settlement:
+        """`rerouted`: its source is suspended now, so it goes out at once over another, or waits for free."""
         if outcome.kind is not OutcomeKind.DEFERRED:
             return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
         record = self._spool.message(outcome.id)
@@ -427,11 +447,15 @@ class Region:
             return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
         queue = self._windows.get(int.from_bytes(key[:4], "big"))
         stream = queue.stream if queue is not None else int(Stream.MARKETING)
-        free = outcome.scope in FREE_SCOPES or (outcome.possible_duplicate and outcome.reply.code == 0)
+        free = (
+            rerouted
+            or outcome.scope is Scope.PROVIDER
+            or (outcome.possible_duplicate and outcome.reply.code == 0)
+        )
         next_due_ms: int | None
         if now_ms >= record.expires_ms:
             next_due_ms = None
-        elif outcome.scope in REROUTE_SCOPES or outcome.reply.text == POOL_DIED:
+        elif rerouted or outcome.reply.text == POOL_DIED:
             next_due_ms = now_ms
         else:
             next_due_ms = self._retry[stream].next_due_ms(
@@ -516,6 +540,7 @@ class Region:
             "unrouted_domains": self._windows.unrouted_domains(),
             "scheduler": self._scheduler.stats(),
             "suspensions": self._suspensions.listing(),
+            "allowances": self._allowances.listing(),
         }
 
 

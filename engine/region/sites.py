@@ -1,10 +1,12 @@
-"""Numbers for names: sites, pools, tenants, campaigns; and the limits that a site's profile puts on each source.
+"""Numbers for names: sites, pools, tenants, campaigns; and the limits of each source at a site.
 
-The scheduler knows numbers only. A site's limits are set when the first message for it appears. A cell whose past
-this incarnation does not know starts full (`fresh=False`): after a restart a rate is never granted twice, at the
-price of one emission interval of waiting.
+A limit is the smaller of what the site's profile says and what the source's owner allows (`Terms`). The scheduler
+knows numbers only. A site's limits are set when the first message for it appears. A cell whose past this incarnation
+does not know starts full (`fresh=False`): after a restart a rate is never granted twice, at the price of one emission
+interval of waiting.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.config.schema import FleetConfig
@@ -43,17 +45,36 @@ class Numbering:
         return len(self._names)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a source's owner allows at a site, beside the profile: engine/reputation/allowance.py, `Allowance`."""
+
+    weight: int = 1000
+    rate: int = 1000
+    connections: int = 0
+    interval_us: int = 0
+    daily_cap: int = -1
+    daily_used: int = 0
+
+
+FREE = Terms()
+
+
 @dataclass(slots=True)
 class Site:
-    """A destination with limits of its own. `daily_cap` is None when the profile sets none."""
+    """A destination with limits of its own. `caps`: messages per UTC day, of the sources that have a cap.
+
+    `paces`: (interval_ns, connections) of the sources whose limits are not those of the profile; the pool keeps them.
+    """
 
     number: int
     name: str
     provider: str
     pool: int
-    daily_cap: int | None
     day: int = 0
     sources: list[int] = field(default_factory=list)
+    caps: dict[int, int] = field(default_factory=dict)
+    paces: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class Sites:
@@ -76,6 +97,7 @@ class Sites:
         self.pools = Numbering()
         self._netblocks = Numbering()
         self._sites: list[Site] = []
+        self._day = 0
         self.sources = {
             number: source for number, source in enumerate(config.sources) if source.region == region
         }
@@ -108,11 +130,21 @@ class Sites:
         """The number of a site that is known."""
         return self._numbers.number(name)
 
-    def capped(self) -> list[Site]:
-        return [site for site in self._sites if site.daily_cap is not None]
+    def opened(self) -> list[Site]:
+        return self._sites
 
-    def open(self, name: str, provider: str, *, now_ns: int, now_ms: int, used: dict[int, int]) -> Site:
-        """Return the site, with its limits set if it is new. `used` has today's count per source number."""
+    def open(
+        self,
+        name: str,
+        provider: str,
+        *,
+        now_ns: int,
+        now_ms: int,
+        used: Mapping[int, int],
+        terms: Mapping[int, Terms],
+    ) -> Site:
+        """Return the site, with its limits set if it is new. `used` has today's count and `terms` the owner's word
+        per source number."""
         number = self._numbers.number(name)
         if number < len(self._sites):
             return self._sites[number]
@@ -122,44 +154,104 @@ class Sites:
             name=name,
             provider=profile.name,
             pool=self.pools.number(profile.name),
-            daily_cap=profile.daily_cap,
             day=now_ms // DAY_MS,
             sources=list(self.sources),
         )
         self._sites.append(site)
         self._scheduler.add_site(number, site.pool)
-        interval_ns = 0
-        if profile.rate is not None:
-            interval_ns = -(-round(profile.rate.period_s * NS_PER_S) // profile.rate.count)
-        window = self._window(profile)
         for source in site.sources:
-            left = -1 if site.daily_cap is None else max(0, site.daily_cap - used.get(source, 0))
+            found = terms.get(source, FREE)
+            cap = _cap(profile, found)
+            left = -1
+            if cap is not None:
+                site.caps[source] = cap
+                left = max(0, cap - max(used.get(source, 0), found.daily_used))
+            interval_ns, connections, window = self._limits(profile, found)
+            self._set_pace(site, source, profile, interval_ns, connections)
             self._scheduler.set_limit(
                 source,
                 number,
                 interval_ns=interval_ns,
                 daily_left=left,
                 window=window,
+                weight=found.weight,
                 fresh=False,
                 now_ns=now_ns,
             )
         return site
 
-    def _window(self, profile: Profile) -> int:
-        """Outstanding messages of one source at one site: enough to keep each connection busy over a round trip."""
-        return max(1, profile.max_connections) * self._config.limits.window_per_connection
+    def change(self, site: Site, source: int, terms: Terms) -> None:
+        """The owner of a source allows something else at a site from now on."""
+        profile = self.profile(site.provider)
+        interval_ns, connections, window = self._limits(profile, terms)
+        self._set_pace(site, source, profile, interval_ns, connections)
+        self._scheduler.reshape(
+            source, site.number, interval_ns=interval_ns, window=window, weight=terms.weight
+        )
+        cap = _cap(profile, terms)
+        before = site.caps.get(source)
+        if cap == before:
+            return
+        if cap is None:
+            del site.caps[source]
+            self._scheduler.set_daily_left(source, site.number, -1)
+        elif before is None:
+            site.caps[source] = cap
+            self._scheduler.set_daily_left(source, site.number, max(0, cap - terms.daily_used))
+        else:
+            site.caps[source] = cap
+            self._scheduler.change_daily(source, site.number, cap - before)
+
+    def _limits(self, profile: Profile, terms: Terms) -> tuple[int, int, int]:
+        """(interval_ns, connections, window) of a source at a site of that profile."""
+        interval_ns = 0
+        if profile.rate is not None:
+            interval_ns = -(
+                -round(profile.rate.period_s * NS_PER_S * 1000) // (profile.rate.count * terms.rate)
+            )
+        interval_ns = max(interval_ns, terms.interval_us * 1000)
+        connections = profile.max_connections
+        if terms.connections:
+            connections = min(connections, terms.connections)
+        if profile.rate is None:
+            # without a rate there is nothing to take a share of but the connections
+            connections = max(1, min(connections, profile.max_connections * terms.rate // 1000))
+        # enough messages outstanding to keep each connection busy over a round trip
+        window = max(1, connections) * self._config.limits.window_per_connection
+        return interval_ns, connections, window
+
+    def _set_pace(
+        self, site: Site, source: int, profile: Profile, interval_ns: int, connections: int
+    ) -> None:
+        if (interval_ns, connections) == self._limits(profile, FREE)[:2]:
+            site.paces.pop(source, None)
+        else:
+            site.paces[source] = interval_ns, connections
 
     def new_day(self, now_ms: int) -> None:
         """Grant the daily caps anew when a later UTC day has begun; a clock set back grants nothing."""
         day = now_ms // DAY_MS
-        for site in self.capped():
-            if site.day < day and site.daily_cap is not None:
+        if day <= self._day:
+            return
+        self._day = day
+        for site in self._sites:
+            if site.day < day:
                 site.day = day
-                for source in site.sources:
-                    self._scheduler.renew_daily(source, site.number, site.daily_cap)
+                for source, cap in site.caps.items():
+                    self._scheduler.renew_daily(source, site.number, cap)
 
     def used_today(self, site: Site, source: int) -> int:
+        """Of a source that has a cap at the site."""
         left = self._scheduler.daily_left(source, site.number)
-        assert site.daily_cap is not None
         assert left is not None
-        return site.daily_cap - left
+        return site.caps[source] - left
+
+
+def _cap(profile: Profile, terms: Terms) -> int | None:
+    """The smaller of the profile's cap and the owner's."""
+    caps = [
+        cap
+        for cap in (profile.daily_cap, terms.daily_cap if terms.daily_cap >= 0 else None)
+        if cap is not None
+    ]
+    return min(caps, default=None)

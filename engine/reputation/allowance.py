@@ -1,46 +1,122 @@
-"""The two messages between a region and a source's owner: a summary of outcomes, and the allowances that follow."""
+"""The messages between a region and a source's owner: summaries of what happened, and the answers to them.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+A region reports every source now and then, sooner when there is news. The owner answers with the allowances that
+have changed since its last answer, with the events the region has not seen yet, and with the time by which it wants
+to be asked again. When `full` is set, because the region has just started or has lost an answer, the answer has every
+allowance that is not the default, and all others are the default. The allowance of site "" holds at every site that
+has none of its own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import msgpack
+
+FULL = 1000
+EVERYWHERE = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SiteCounts:
-    """Attempts of one source at one site since the last summary. `reply` is the last one that blocked the source."""
+    """Attempts of one source at one site since the last summary.
+
+    `blocked`, `tls_failures`: how many of them were refused because of the source, or found no TLS. `replies`: those
+    that an automation rule matches, (text, how many).
+    """
 
     site: str
     delivered: int
     deferred: int
     bounced: int
     blocked: int
-    reply: str
     complaints: int = 0
     tls_failures: int = 0
+    replies: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """`seen`: number of the last event that the region has on disk."""
+
+    at_ms: int
+    full: bool
+    seen: int
+    rows: tuple[SiteCounts, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a source may do at a site: `weight` 0 to 1000 in the choice among sources, and a suspension."""
+    """What a source may do at a site. Defaults: everything that the provider's profile allows.
+
+    `weight` 0 to 1000 in the choice among sources, 0: out of the rotation. `rate` permille of the profile's rate,
+    `connections` at once (0: the profile's), `interval_us` between messages at least, `daily_cap` per UTC day
+    (-1: none of its own) and `daily_used` of it as far as the owner knows. Suspensions are unix milliseconds.
+    """
 
     site: str
-    weight: int
-    suspended_until_ms: int
-    reason: str
+    state: str = "active"
+    score: int = 100
+    weight: int = FULL
+    rate: int = FULL
+    connections: int = 0
+    interval_us: int = 0
+    daily_cap: int = -1
+    daily_used: int = 0
+    suspended_until_ms: int = 0
+    netblock_until_ms: int = 0
+    provider_until_ms: int = 0
+    reason: str = ""
 
 
-def encode_summary(at_ms: int, counts: dict[str, list[object]]) -> bytes:
-    return bytes(msgpack.packb((at_ms, counts)))
+@dataclass(frozen=True, slots=True)
+class SourceEvent:
+    """Something that operators should see. `kind`: reputation, warmup, shaping, alert."""
+
+    number: int
+    at_ms: int
+    kind: str
+    site: str
+    fields: Mapping[str, Any]
 
 
-def decode_summary(data: bytes) -> tuple[int, list[SiteCounts]]:
-    at_ms, counts = msgpack.unpackb(data)
-    return at_ms, [SiteCounts(site, *row) for site, row in counts.items()]
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`review_ms`: ask again by then, also without news; 0: no wish."""
+
+    review_ms: int
+    allowances: tuple[Allowance, ...]
+    events: tuple[SourceEvent, ...]
+
+
+def encode_summary(summary: Summary) -> bytes:
+    rows = [astuple(row) for row in summary.rows]
+    return bytes(msgpack.packb((summary.at_ms, summary.full, summary.seen, rows)))
+
+
+def decode_summary(data: bytes) -> Summary:
+    at_ms, full, seen, rows = msgpack.unpackb(data)
+    return Summary(at_ms, full, seen, tuple(_counts(row) for row in rows))
+
+
+def _counts(row: Sequence[Any]) -> SiteCounts:
+    site, delivered, deferred, bounced, blocked, complaints, tls_failures, replies = row
+    pairs = tuple((text, count) for text, count in replies)
+    return SiteCounts(site, delivered, deferred, bounced, blocked, complaints, tls_failures, pairs)
+
+
+def encode_answer(answer: Answer) -> bytes:
+    events = [(e.number, e.at_ms, e.kind, e.site, dict(e.fields)) for e in answer.events]
+    return bytes(msgpack.packb((answer.review_ms, encode_allowances(answer.allowances), events)))
+
+
+def decode_answer(data: bytes) -> Answer:
+    review_ms, allowances, events = msgpack.unpackb(data)
+    return Answer(review_ms, tuple(decode_allowances(allowances)), tuple(SourceEvent(*row) for row in events))
 
 
 def encode_allowances(allowances: Iterable[Allowance]) -> bytes:
-    return bytes(msgpack.packb([(a.site, a.weight, a.suspended_until_ms, a.reason) for a in allowances]))
+    return bytes(msgpack.packb([astuple(allowance) for allowance in allowances]))
 
 
 def decode_allowances(data: bytes) -> list[Allowance]:

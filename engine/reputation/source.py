@@ -1,68 +1,303 @@
-"""One source's record at every site, and the suspensions that its replies ask for.
+"""The owner of one source: reputation, warm-up and shaping together, and the allowances that follow from them.
 
-Owns: counts per site, and how often the site has blocked the source in a row. A block suspends the source at that
-site, for longer each time it happens again (1 minute doubling to 2 hours, the pause that Yahoo recommends after
-TSS04); a summary with deliveries and no block forgives one step. Pure: time comes in with the summaries.
+Pure: time comes in with the summaries. What the owner knows survives in `to_state`; `is_due_to_save` says when that
+must be written: at once after an event, else now and then, because losing seconds of counts does no harm (the caps
+themselves are counted on the region's disk).
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
-from engine.reputation.allowance import Allowance, SiteCounts
+from engine.config.schema import FleetConfig
+from engine.providers.profiles import load_profiles
+from engine.reputation.allowance import EVERYWHERE, Allowance, Answer, SourceEvent, Summary
+from engine.reputation.book import Reputation
+from engine.reputation.standing import State, Transition
+from engine.shaping.rules import RuleSet
+from engine.shaping.shaping import Fired, Shaping
+from engine.warmup.plan import StageChange
+from engine.warmup.tables import load_tables
+from engine.warmup.warmup import Warmup, provider_of
 
-FIRST_MS = 60_000
-MAX_MS = 7_200_000
-FULL_WEIGHT = 1000
-
-
-@dataclass(slots=True)
-class SiteRecord:
-    """What is known of one source at one site. `blocks` counts blocks in a row, each doubles the next pause."""
-
-    delivered: int = 0
-    deferred: int = 0
-    bounced: int = 0
-    blocked: int = 0
-    blocks: int = 0
-    suspended_until_ms: int = 0
-    reason: str = ""
+VERSION = 2
+KEPT_EVENTS = 500
+SAVE_MS = 5_000
+PACE_TOLERANCE = 0.05
+DAY_MS = 86_400_000
 
 
-class SourceRecord:
-    """Everything the owner of one source keeps. `to_state` and `from_state` carry it over a restart."""
+def rules_of(config: FleetConfig) -> Callable[[str], RuleSet]:
+    """The automation rules of any site."""
+    profiles = load_profiles(config.providers)
+    sets = {name: RuleSet.build(p.automation, p.max_connections) for name, p in profiles.items()}
+    return lambda site: sets.get(provider_of(site)) or sets["default"]
 
-    def __init__(self, name: str) -> None:
+
+class SourceOwner:
+    """See the module docstring."""
+
+    def __init__(self, config: FleetConfig, name: str) -> None:
+        source = next(source for source in config.sources if source.name == name)
+        tables = load_tables(config.warmup.tables)
         self.name = name
-        self.sites: dict[str, SiteRecord] = {}
+        self._config = config
+        self._table = tables[source.warmup] if source.warmup is not None else None
+        self._rules_of = rules_of(config)
+        self.reputation = Reputation(config.reputation)
+        self.warmup = Warmup(config.warmup, self._table)
+        self.shaping = Shaping(config.shaping, self._rules_of)
+        self._events: deque[SourceEvent] = deque(maxlen=KEPT_EVENTS)
+        self._event_number = 0
+        self._sent: dict[str, Allowance] = {}
+        self._saved_ms = 0
+        self._is_changed = False
+        self._has_news = False
 
-    def observe(self, at_ms: int, counts: Iterable[SiteCounts]) -> list[Allowance]:
-        """Take a summary in; returns the allowances of the sites it names."""
-        allowances = []
-        for row in counts:
-            record = self.sites.setdefault(row.site, SiteRecord())
-            record.delivered += row.delivered
-            record.deferred += row.deferred
-            record.bounced += row.bounced
-            record.blocked += row.blocked
-            if row.blocked and at_ms >= record.suspended_until_ms:
-                pause_ms = min(FIRST_MS << min(record.blocks, 16), MAX_MS)
-                record.blocks += 1
-                record.suspended_until_ms = at_ms + pause_ms
-                record.reason = row.reply
-            elif row.delivered and not row.blocked and at_ms >= record.suspended_until_ms:
-                record.blocks = max(0, record.blocks - 1)
-            allowances.append(Allowance(row.site, FULL_WEIGHT, record.suspended_until_ms, record.reason))
-        return allowances
+    # -- what happened
 
-    def to_state(self) -> dict[str, list[object]]:
+    def observe(self, summary: Summary) -> Answer:
+        """Judge a summary; returns what changes."""
+        now_ms = summary.at_ms
+        while self._events and self._events[0].number <= summary.seen:
+            self._events.popleft()
+        if summary.full:
+            self._sent.clear()
+        self.reputation.observe(now_ms, summary.rows)
+        for row in summary.rows:
+            attempts = row.delivered + row.deferred + row.bounced
+            self._is_changed |= bool(attempts or row.complaints)
+            for fired in self.shaping.observe(now_ms, row.site, row.replies, row.delivered):
+                self._fired(now_ms, fired)
+            score = self.reputation.score(row.site)
+            changes = self.warmup.observe(
+                now_ms, row.site, attempts=attempts, delivered=row.delivered, score=score
+            )
+            self._stage_changes(changes)
+        self._advance(now_ms)
+        return self._answer(now_ms, {row.site for row in summary.rows})
+
+    def _advance(self, now_ms: int) -> None:
+        self.shaping.advance(now_ms)
+        self._stage_changes(self.warmup.advance(now_ms, self.reputation.score))
+        for transition in self.reputation.advance(now_ms, self.warmup.is_warming):
+            self._transition(transition)
+
+    def _fired(self, now_ms: int, fired: Fired) -> None:
+        rule, order = fired.rule, fired.order
+        self._event(
+            now_ms,
+            "alert" if rule.action == "alert" else "shaping",
+            fired.site,
+            {
+                "rule": rule.name,
+                "action": rule.action,
+                "scope": rule.scope,
+                "until_ms": order.until_ms,
+                "reply": order.reply,
+            },
+        )
+        if rule.action == "remove":
+            self._transition(
+                self.reputation.remove(
+                    now_ms, fired.site, f"{rule.name}: {order.reply}", stay_ms=self._stay_ms(rule.duration)
+                )
+            )
+        if rule.step_back:
+            change = self.warmup.step_back(now_ms, fired.site, rule.name)
+            self._stage_changes([change] if change is not None else [])
+
+    def _stay_ms(self, duration_s: float) -> int:
+        """The rule's duration, but not longer than the configuration lets a source stay out."""
+        return round(min(duration_s, self._config.reputation.removed_stay_max) * 1000)
+
+    # -- events
+
+    def _transition(self, transition: Transition | None) -> None:
+        if transition is None:
+            return
+        self._event(
+            transition.at_ms,
+            "reputation",
+            transition.site,
+            {
+                "before": str(transition.before),
+                "state": str(transition.after),
+                "score": transition.score,
+                "reason": transition.reason,
+            },
+        )
+
+    def _stage_changes(self, changes: list[StageChange]) -> None:
+        for change in changes:
+            self._event(
+                change.at_ms,
+                "alert" if change.kind == "stalled" else "warmup",
+                change.site,
+                {"change": change.kind, "stage": change.stage, "reason": change.reason},
+            )
+
+    def _event(self, at_ms: int, kind: str, site: str, fields: Mapping[str, Any]) -> None:
+        self._event_number += 1
+        self._events.append(SourceEvent(self._event_number, at_ms, kind, site, fields))
+        self._has_news = True
+
+    # -- allowances
+
+    def allowance(self, now_ms: int, site: str) -> Allowance:
+        """What follows from everything that is known, at one site."""
+        share = self.reputation.share(site)
+        standing = self.reputation.standing(site)
+        shape = self.shaping.shape(site)
+        cap = None if site == EVERYWHERE else self.warmup.cap(now_ms, site)
+        plan = self.warmup.plans.get(site)
+        interval_us = share.interval_ms * 1000
+        connections = shape.connections
+        full = self._rules_of(site).max_connections
+        if standing.state is State.PROBATION:
+            # the trickle is one connection, the ramp opens more
+            allowed = 1 if share.interval_ms else max(1, full * share.permille // 1000)
+            connections = min(allowed, connections or full)
+            connections = connections if connections < full else 0
+        return Allowance(
+            site=site,
+            state=str(standing.state),
+            score=standing.score,
+            weight=share.permille,
+            rate=max(1, share.permille * shape.rate // 1000),
+            connections=connections,
+            interval_us=max(interval_us, cap.interval_us if cap is not None else 0),
+            daily_cap=cap.day if cap is not None else -1,
+            daily_used=plan.attempts if plan is not None and plan.day == now_ms // DAY_MS else 0,
+            suspended_until_ms=shape.source_until_ms,
+            netblock_until_ms=shape.netblock_until_ms,
+            provider_until_ms=shape.provider_until_ms,
+            reason=(standing.reason if standing.state is not State.ACTIVE else shape.reason)[:256],
+        )
+
+    def _known_sites(self) -> set[str]:
         return {
-            site: [r.delivered, r.deferred, r.bounced, r.blocked, r.blocks, r.suspended_until_ms, r.reason]
-            for site, r in self.sites.items()
+            EVERYWHERE,
+            *self._sent,
+            *self.shaping.sites,
+            *self.warmup.plans,
+            *(s for s, standing in self.reputation.sites.items() if standing.state is not State.ACTIVE),
+        }
+
+    def _answer(self, now_ms: int, named: set[str]) -> Answer:
+        changed = []
+        for site in sorted(self._known_sites() | named):
+            allowance = self.allowance(now_ms, site)
+            default = Allowance(site)
+            if _is_same(self._sent.get(site, default), allowance):
+                continue
+            changed.append(allowance)
+            if _is_same(default, allowance):
+                self._sent.pop(site, None)
+            else:
+                self._sent[site] = allowance
+        return Answer(self._review_ms(now_ms), tuple(changed), tuple(self._events))
+
+    def _review_ms(self, now_ms: int) -> int:
+        times = [(now_ms // DAY_MS + 1) * DAY_MS] if self.warmup.plans else []
+        for site in self._known_sites():
+            times.append(self.reputation.review_ms(site))
+            times.append(self.shaping.review_ms(site, now_ms))
+        return min((time for time in times if time > now_ms), default=0)
+
+    # -- operators
+
+    def order(self, now_ms: int, name: str, site: str, argument: object = None) -> bool:
+        """An operator's word about a site: `pause`, `resume` or `skip` (to stage `argument`) its warm-up, `cancel`
+        the automation order of the rule `argument`. False if that changes nothing; ValueError if it makes no sense.
+        """
+        if name == "cancel":
+            if not self.shaping.cancel(site, str(argument)):
+                return False
+            fields = {"rule": str(argument), "action": "cancel", "reason": "by an operator"}
+            self._event(now_ms, "shaping", site, fields)
+            return True
+        plan = self.warmup.plan(now_ms, site)
+        if plan is None:
+            return False
+        if name == "pause":
+            change = plan.pause(now_ms)
+        elif name == "resume":
+            change = plan.resume(now_ms)
+        elif name == "skip" and isinstance(argument, int):
+            change = plan.skip(now_ms, argument)
+        else:
+            raise ValueError(f"order {name!r}: allowed are pause, resume, skip and cancel")
+        self._stage_changes([change] if change is not None else [])
+        return change is not None
+
+    # -- state
+
+    def is_due_to_save(self, now_ms: int) -> bool:
+        """Whether `to_state` must be written now."""
+        return self._has_news or (self._is_changed and now_ms - self._saved_ms >= SAVE_MS)
+
+    def saved(self, now_ms: int) -> None:
+        self._saved_ms = now_ms
+        self._has_news = False
+        self._is_changed = False
+
+    def to_state(self) -> dict[str, object]:
+        return {
+            "version": VERSION,
+            "reputation": self.reputation.to_state(),
+            "warmup": self.warmup.to_state(),
+            "shaping": self.shaping.to_state(),
+            "event_number": self._event_number,
+            "events": [[e.number, e.at_ms, e.kind, e.site, dict(e.fields)] for e in self._events],
         }
 
     @classmethod
-    def from_state(cls, name: str, state: dict[str, list[object]]) -> "SourceRecord":
-        record = cls(name)
-        for site, row in state.items():
-            record.sites[site] = SiteRecord(*row)  # type: ignore[arg-type]
-        return record
+    def from_state(cls, config: FleetConfig, name: str, state: Mapping[str, Any]) -> "SourceOwner":
+        """A state of the first release (it had no version) begins anew; of an unknown one raises ValueError."""
+        owner = cls(config, name)
+        if "version" not in state:
+            return owner
+        if state["version"] != VERSION:
+            raise ValueError(f"state of source {name}: version {state['version']!r}; allowed is {VERSION}")
+        owner.reputation = Reputation.from_state(config.reputation, state["reputation"])
+        owner.warmup = Warmup.from_state(config.warmup, owner._table, state["warmup"])
+        owner.shaping = Shaping.from_state(config.shaping, owner._rules_of, state["shaping"])
+        owner._event_number = state["event_number"]
+        owner._events.extend(SourceEvent(*row) for row in state["events"])
+        return owner
+
+    def snapshot(self, now_ms: int) -> dict[str, object]:
+        """For status pages and the CLI."""
+        standings = [self.reputation.whole, *self.reputation.sites.values()]
+        return {
+            "source": self.name,
+            "standings": [
+                {
+                    "site": s.site,
+                    "state": str(s.state),
+                    "score": s.score,
+                    "since_ms": s.since_ms,
+                    "until_ms": s.review_ms() if s.state is State.REMOVED else 0,
+                    "reason": s.reason,
+                }
+                for s in standings
+            ],
+            "warmup": [_plain(view) for view in self.warmup.views(now_ms)],
+            "shaping": self.shaping.listing(),
+        }
+
+
+def _plain(view: Any) -> dict[str, object]:
+    return {name: getattr(view, name) for name in view.__slots__}
+
+
+def _is_same(sent: Allowance, now: Allowance) -> bool:
+    """Whether nothing that matters has changed: the pace of a warm-up drifts all day, and scores flicker."""
+    near = abs(sent.interval_us - now.interval_us) <= PACE_TOLERANCE * sent.interval_us
+    if not near:
+        return False
+    return now == replace(
+        sent, interval_us=now.interval_us, daily_used=now.daily_used, score=now.score, reason=now.reason
+    )

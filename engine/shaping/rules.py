@@ -6,6 +6,17 @@ from dataclasses import dataclass
 
 from engine.config.shaping import AutomationRule
 
+# For a reply that the reply policy takes for a block of the source and no rule of the provider knows.
+GENERIC_BLOCK = AutomationRule.model_validate(
+    {
+        "name": "blocked",
+        "pattern": "^[45]",
+        "sample": "554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using a list",
+        "scope": "source",
+        "action": "suspend",
+        "duration": "10m",
+    }
+)
 MAX_REPLY = 1100  # a Reply as text: its code, its status, and at most 1,024 characters
 
 
@@ -30,4 +41,4 @@ class RuleSet:
 
     def rule(self, name: str) -> AutomationRule | None:
         """The rule of that name, which may be gone since its order was given."""
-        return next((rule for rule in self.rules if rule.name == name), None)
+        return next((rule for rule in (*self.rules, GENERIC_BLOCK) if rule.name == name), None)

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.config.shaping import AutomationRule, ShapingConfig
 from engine.shaping.control import FULL, Order, SiteControl
-from engine.shaping.rules import RuleSet
+from engine.shaping.rules import GENERIC_BLOCK, RuleSet
 
 VERSION = 1
 
@@ -50,16 +50,17 @@ class Shaping:
     def observe(
         self, now_ms: int, site: str, replies: Iterable[tuple[str, int]], delivered: int
     ) -> list[Fired]:
-        """Take in what a site answered since the last time; returns the orders that follow."""
+        """Take in what a site answered since the last time; returns the orders that follow.
+
+        `replies`: those that a rule matches, or that block the source although no rule does.
+        """
         rules = self._rules_of(site)
         control = self.sites.get(site)
         if control is not None:
             control.advance(now_ms, delivered, rules)
         fired = []
         for reply, count in replies:
-            rule = rules.match(reply)
-            if rule is None:
-                continue
+            rule = rules.match(reply) or GENERIC_BLOCK
             if control is None:
                 control = self.sites[site] = SiteControl(self._config)
             order = control.hit(now_ms, rule, reply, count)

@@ -368,6 +368,15 @@ class Spool:
 
         return self._writer.submit(run)
 
+    def note_events(self, events: Sequence[tuple[int, str, dict[str, Any]]]) -> "Future[None]":
+        """Put events that are not about a message into the outbox: (unix milliseconds, kind, fields)."""
+
+        def run(draft: Draft) -> None:
+            for event in events:
+                draft.event(event)
+
+        return self._writer.submit(run)
+
     def trim_outbox(self, upto_seq: int) -> "Future[None]":
         """Forget events up to that number: they have been shipped."""
 

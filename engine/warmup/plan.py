@@ -32,7 +32,7 @@ class Cap:
 
     day: int
     hour: int
-    interval_ms: int
+    interval_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class Plan:
         used = self.attempts if now_ms // DAY_MS == self.day else 0
         left = max(1, stage.day - used)
         time_ms = (now_ms // DAY_MS + 1) * DAY_MS - SPREAD_MARGIN_MS - now_ms
-        return Cap(stage.day, hour, max(-(-HOUR_MS // hour), time_ms // left))
+        return Cap(stage.day, hour, max(-(-HOUR_MS * 1000 // hour), time_ms * 1000 // left))
 
     def days_left(self) -> int:
         """Days until the warm-up is finished if every day from today on is used, 0 when it is."""

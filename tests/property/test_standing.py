@@ -43,7 +43,7 @@ def test_at_most_one_removal_and_one_return_per_minimum_stay(
             book.listed = "zen.example" if order == "list" else ""
         elif order == "restart":
             book = Reputation.from_state(CONFIG, book.to_state())
-        book.observe(now_ms, [SiteCounts(site, delivered, deferred + blocked, bounced, blocked, "")])
+        book.observe(now_ms, [SiteCounts(site, delivered, deferred + blocked, bounced, blocked)])
         found += book.advance(now_ms, lambda _: False)
         for transition in found:
             if transition is None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
 from engine.campaign.record import RecordRenderer
 from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
@@ -13,8 +15,8 @@ from engine.delivery.pool import PoolEngine
 from engine.providers.profiles import load_profiles
 from engine.region.ports import PoolName
 from engine.region.region import Region, RegionPorts, deliver_on
-from engine.reputation.allowance import decode_summary, encode_allowances
-from engine.reputation.source import SourceRecord
+from engine.reputation.allowance import decode_summary, encode_answer
+from engine.reputation.source import SourceOwner
 from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
 from engine.spool.store import Spool, SpoolOptions
@@ -59,7 +61,7 @@ class LocalNode:
         self.region: Region | None = None
         self.pools: dict[PoolName, PoolEngine] = {}
         self._deaths: dict[PoolName, Callable[[PoolName], None]] = {}
-        self._sources: dict[str, SourceRecord] = {}
+        self.owners: dict[str, SourceOwner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def launch(self, name: PoolName, on_death: Callable[[PoolName], None]) -> PoolEngine:
@@ -99,9 +101,22 @@ class LocalNode:
         return list(self.pools)
 
     async def observe(self, source: str, summary: bytes) -> bytes:
-        record = self._sources.setdefault(source, SourceRecord(source))
-        at_ms, counts = decode_summary(summary)
-        return encode_allowances(record.observe(at_ms, counts))
+        """As actors/egress_ip.py does it, through the same bytes and the same state on disk."""
+        key = f"source/{source}"
+        owner = self.owners.get(source)
+        if owner is None:
+            state = self._spool.get_state(key)
+            if state is None:
+                owner = SourceOwner(self.config, source)
+            else:
+                owner = SourceOwner.from_state(self.config, source, msgpack.unpackb(state))
+            self.owners[source] = owner
+        decoded = decode_summary(summary)
+        answer = owner.observe(decoded)
+        if owner.is_due_to_save(decoded.at_ms):
+            owner.saved(decoded.at_ms)
+            self._spool.put_state(key, msgpack.packb(owner.to_state()))
+        return encode_answer(answer)
 
     async def stop(self) -> None:
         for pool in self.pools.values():

@@ -16,15 +16,15 @@ MINUTE_MS = 60_000
 
 
 def good(site: str, count: int = 100) -> SiteCounts:
-    return SiteCounts(site, count, 0, 0, 0, "")
+    return SiteCounts(site, count, 0, 0, 0)
 
 
 def blocked(site: str, count: int = 100) -> SiteCounts:
-    return SiteCounts(site, 0, count, 0, count, "550 5.7.1 (S3140)")
+    return SiteCounts(site, 0, count, 0, count)
 
 
 def bouncing(site: str, bounced: int) -> SiteCounts:
-    return SiteCounts(site, 100 - bounced, 0, bounced, 0, "")
+    return SiteCounts(site, 100 - bounced, 0, bounced, 0)
 
 
 class Life:

@@ -13,7 +13,7 @@ HOUR_MS = 3_600_000
 
 def counts(**fields: int) -> tuple[float, ...]:
     row = {"delivered": 0, "deferred": 0, "bounced": 0, "blocked": 0, "complaints": 0, "tls_failures": 0}
-    return vector(SiteCounts(site="google", reply="", **(row | fields)))
+    return vector(SiteCounts(site="google", **(row | fields)))
 
 
 def test_good_mail_has_the_best_score() -> None:

@@ -138,14 +138,14 @@ def test_the_rest_of_the_cap_is_spread_over_the_rest_of_the_day() -> None:
     subject = plan((230, 460))
     cap = subject.cap(START_MS)
     assert cap is not None
-    assert cap.interval_ms == 23 * HOUR_MS // 230
+    assert cap.interval_us == 23 * HOUR_MS * 1000 // 230
     subject.observe(130, 130)
     cap = subject.cap(START_MS + 18 * HOUR_MS)
     assert cap is not None
-    assert cap.interval_ms == 5 * HOUR_MS // 100
+    assert cap.interval_us == 5 * HOUR_MS * 1000 // 100
     late = subject.cap(START_MS + 22 * HOUR_MS + HOUR_MS // 2)
     assert late is not None
-    assert late.interval_ms == -(-HOUR_MS // 46), "never faster than the hourly cap"
+    assert late.interval_us == -(-HOUR_MS * 1000 // 46), "never faster than the hourly cap"
 
 
 def test_the_forecast_is_a_day_for_each_stage_that_is_left() -> None:

@@ -1,0 +1,261 @@
+"""What the outcomes say about the sources: counted here, reported to the sources' owners, their answers applied.
+
+A report leaves every quarter of a second while there is something to tell, at once after a reply that blocked a
+source, and otherwise when the owner wished it or after a few seconds. If an owner does not answer, its last words
+stay in force: a dead owner never stops the mail.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from engine.providers.profiles import Profile
+from engine.region.allowances import Allowances
+from engine.region.ports import SourcePort
+from engine.region.sites import Sites
+from engine.region.suspensions import ALL_SOURCES, Suspensions
+from engine.reputation.allowance import Answer, SiteCounts, Summary, decode_answer, encode_summary
+from engine.shaping.rules import GENERIC_BLOCK, RuleSet
+from engine.values.clock import Clock
+from engine.values.outcome import Outcome, OutcomeKind, Scope
+
+log = logging.getLogger(__name__)
+
+REPORT_MS = 250
+NEWS_MS = 20
+IDLE_MS = 5_000
+NO_TLS = "TLS"
+BLOCKING = frozenset({Scope.SOURCE, Scope.NETBLOCK})
+STOPPING = frozenset({"suspend", "recover", "remove"})
+
+
+class EventStore(Protocol):
+    def note_events(self, events: list[tuple[int, str, dict[str, Any]]]) -> object:
+        """Put events that are not about a message into the outbox: (unix ms, kind, fields)."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """One source at one site since the last report. `replies`: one text per automation rule that matched."""
+
+    delivered: int = 0
+    deferred: int = 0
+    bounced: int = 0
+    blocked: int = 0
+    tls_failures: int = 0
+    replies: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+
+class Observer:
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        sites: Sites,
+        suspensions: Suspensions,
+        allowances: Allowances,
+        events: EventStore,
+        clock: Clock,
+        sources: SourcePort,
+    ) -> None:
+        self._region = region
+        self._sites = sites
+        self._suspensions = suspensions
+        self._allowances = allowances
+        self._events = events
+        self._clock = clock
+        self._sources = sources
+        self._rules: dict[str, RuleSet] = {}
+        self._tallies: dict[int, dict[int, Tally]] = {}
+        self._full: set[int] = set(sites.sources)
+        self._due_ms: dict[int, int] = dict.fromkeys(sites.sources, 0)
+        self._news = asyncio.Event()
+
+    # -- outcomes
+
+    def note(self, outcome: Outcome, site: int) -> bool:
+        """Count one attempt's outcome; returns whether its source is now suspended because of it."""
+        source = outcome.source
+        if site < 0 or source not in self._sites.sources:
+            return False
+        cells = self._tallies.get(source)
+        if cells is None:
+            cells = self._tallies[source] = {}
+        tally = cells.get(site)
+        if tally is None:
+            tally = cells[site] = Tally()
+        if outcome.kind is OutcomeKind.DELIVERED:
+            tally.delivered += 1
+            return False
+        if outcome.kind is OutcomeKind.DEFERRED:
+            tally.deferred += 1
+        elif outcome.kind is OutcomeKind.BOUNCED:
+            tally.bounced += 1
+        else:
+            return False
+        return self._note_refusal(outcome, site, tally)
+
+    def _note_refusal(self, outcome: Outcome, site: int, tally: Tally) -> bool:
+        text = str(outcome.reply)
+        if outcome.reply.code == 0:
+            tally.tls_failures += NO_TLS in text
+        about_us = outcome.scope in BLOCKING
+        rules = self._rules_of(self._sites.profile(self._sites.site(site).provider))
+        rule = rules.match(text) if outcome.reply.code else None
+        if rule is not None:
+            _, count = tally.replies.get(rule.name, ("", 0))
+            tally.replies[rule.name] = text, count + 1
+            self._news.set()
+        if about_us and outcome.reply.code:
+            tally.blocked += 1
+            if rule is None:
+                _, count = tally.replies.get(GENERIC_BLOCK.name, ("", 0))
+                tally.replies[GENERIC_BLOCK.name] = text, count + 1
+            self._news.set()
+        stops = about_us
+        if rule is not None:
+            # what a rule says about its reply is more than the scope: a mild rule does not stop the source
+            stops = rule.action in STOPPING and rule.threshold.count <= 1 and rule.scope != "domain"
+        if stops:
+            self._stop(outcome, site, "netblock" if outcome.scope is Scope.NETBLOCK else "source", text)
+        return stops
+
+    def _stop(self, outcome: Outcome, site: int, scope: str, text: str) -> None:
+        named = self._sites.sources[outcome.source]
+        affected = [named.name]
+        if scope == "netblock":
+            affected = [s.name for s in self._sites.sources.values() if s.netblock == named.netblock]
+        self._suspensions.suspend_provisionally(affected, self._sites.site(site).name, text)
+
+    def _rules_of(self, profile: Profile) -> RuleSet:
+        found = self._rules.get(profile.name)
+        if found is None:
+            found = self._rules[profile.name] = RuleSet.build(profile.automation, profile.max_connections)
+        return found
+
+    # -- reports
+
+    async def run(self) -> None:
+        """Report for ever."""
+        while True:
+            try:
+                # not wait_for: in Python 3.11 it can swallow a cancellation that meets the event
+                async with asyncio.timeout(REPORT_MS / 1000):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            else:
+                await asyncio.sleep(NEWS_MS / 1000)  # the answers to what is under way come together
+            self._news.clear()
+            await self.exchange()
+
+    async def exchange(self) -> None:
+        """Report what there is to report, apply the answers, write what changed to disk."""
+        tallies, self._tallies = self._tallies, {}
+        now_ms = self._clock.wall_ms()
+        due = [s for s in self._sites.sources if s in tallies or self._is_due(s, now_ms)]
+        # one source after the other would let a slow owner delay the others
+        await asyncio.gather(*(self._report(source, tallies.get(source, {})) for source in due))
+        self._suspensions.save()
+        self._allowances.save()
+
+    def _is_due(self, source: int, now_ms: int) -> bool:
+        return now_ms >= self._due_ms[source] or bool(self._allowances.waiting(source))
+
+    async def _report(self, source: int, tallies: dict[int, Tally]) -> None:
+        name = self._sites.sources[source].name
+        rows = [self._row(self._sites.site(site).name, tally) for site, tally in tallies.items()]
+        named = {row.site for row in rows}
+        rows += [
+            SiteCounts(site, 0, 0, 0, 0) for site in self._allowances.waiting(source) if site not in named
+        ]
+        now_ms = self._clock.wall_ms()
+        full = source in self._full
+        summary = Summary(now_ms, full, self._allowances.seen[source], tuple(rows))
+        try:
+            data = await self._sources.observe(name, encode_summary(summary))
+        except (ConnectionError, TimeoutError) as error:
+            log.warning("source %s: its owner does not answer: %s", name, error)
+            self._full.add(source)
+            self._due_ms[source] = now_ms + REPORT_MS
+            return
+        self._full.discard(source)
+        self._apply(source, summary, decode_answer(data))
+
+    def _row(self, site: str, tally: Tally) -> SiteCounts:
+        return SiteCounts(
+            site,
+            tally.delivered,
+            tally.deferred,
+            tally.bounced,
+            tally.blocked,
+            tls_failures=tally.tls_failures,
+            replies=tuple(tally.replies.values()),
+        )
+
+    def _apply(self, source: int, summary: Summary, answer: Answer) -> None:
+        now_ms = self._clock.wall_ms()
+        named = self._sites.sources[source]
+        reported = [row.site for row in summary.rows]
+        breaches = self._allowances.take(source, answer.allowances, full=summary.full, reported=reported)
+        for allowance in answer.allowances:
+            if allowance.netblock_until_ms > now_ms:
+                for neighbour in self._sites.sources.values():
+                    if neighbour.netblock == named.netblock:
+                        self._suspensions.order(
+                            neighbour.name, allowance.site, allowance.netblock_until_ms, allowance.reason
+                        )
+            if allowance.provider_until_ms > now_ms:
+                self._suspensions.order(
+                    ALL_SOURCES, allowance.site, allowance.provider_until_ms, allowance.reason
+                )
+            if allowance.suspended_until_ms > now_ms:
+                self._suspensions.order(
+                    named.name, allowance.site, allowance.suspended_until_ms, allowance.reason
+                )
+        for row in summary.rows:
+            if row.blocked or row.replies:
+                holds = self._allowances.of(source, row.site)
+                self._suspensions.judged(
+                    named.name,
+                    row.site,
+                    reported_ms=summary.at_ms,
+                    until_ms=max(holds.suspended_until_ms, holds.netblock_until_ms),
+                    reason=holds.reason,
+                )
+        self._due_ms[source] = now_ms + IDLE_MS
+        if answer.review_ms:
+            self._due_ms[source] = max(now_ms + NEWS_MS, min(self._due_ms[source], answer.review_ms))
+        self._write_events(source, answer, breaches)
+
+    def _write_events(self, source: int, answer: Answer, breaches: list[tuple[str, Any]]) -> None:
+        name = self._sites.sources[source].name
+        rows: list[tuple[int, str, dict[str, Any]]] = []
+        for event in answer.events:
+            if event.number > self._allowances.seen[source]:
+                rows.append((event.at_ms, event.kind, {"source": name, "site": event.site, **event.fields}))
+                self._allowances.events_seen(source, event.number)
+        for site, breach in breaches:
+            held = "its mail is held" if breach.kept is None else "one source trickles"
+            log.error("stream %s has no source left at %s: %s", breach.stream, site, held)
+            rows.append(
+                (
+                    self._clock.wall_ms(),
+                    "alert",
+                    {"source": name, "site": site, "stream": str(breach.stream), "reason": held},
+                )
+            )
+        if rows:
+            for _, kind, fields in rows:
+                log.info("%s: %s", kind, fields)
+            self._events.note_events(rows)
+
+    def review_now(self, source: str) -> None:
+        """An operator has given an order to a source's owner: ask it at once."""
+        for number, named in self._sites.sources.items():
+            if named.name == source:
+                self._due_ms[number] = 0
+                self._news.set()
