@@ -7,6 +7,7 @@ stay in force: a dead owner never stops the mail.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -60,6 +61,7 @@ class Observer:
         events: EventStore,
         clock: Clock,
         sources: SourcePort,
+        wake: Callable[[], None],
     ) -> None:
         self._region = region
         self._sites = sites
@@ -68,6 +70,7 @@ class Observer:
         self._events = events
         self._clock = clock
         self._sources = sources
+        self._wake = wake
         self._rules: dict[str, RuleSet] = {}
         self._tallies: dict[int, dict[int, Tally]] = {}
         self._full: set[int] = set(sites.sources)
@@ -226,6 +229,8 @@ class Observer:
                     until_ms=max(holds.suspended_until_ms, holds.netblock_until_ms),
                     reason=holds.reason,
                 )
+        if answer.allowances or any(row.blocked or row.replies for row in summary.rows):
+            self._wake()  # what was parked may go now
         self._due_ms[source] = now_ms + IDLE_MS
         if answer.review_ms:
             self._due_ms[source] = max(now_ms + NEWS_MS, min(self._due_ms[source], answer.review_ms))

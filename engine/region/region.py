@@ -144,6 +144,7 @@ class Region:
             events=spool,
             clock=clock,
             sources=ports.sources,
+            wake=self._dispatcher.wake_all,
         )
 
     # -- life

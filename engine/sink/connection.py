@@ -336,6 +336,9 @@ class SinkConnection(asyncio.Protocol):
             self._refuse("mail", limit.reply)
             self._close()
             return
+        if offer.block is not None and self._state.is_blocked(self._client, time.monotonic_ns()):
+            self._refuse("mail", offer.block.reply)
+            return
         if not self._state.charge(self._client, time.monotonic_ns()):
             assert offer.rate is not None
             self._refuse("mail", offer.rate.reply)

@@ -110,6 +110,18 @@ class RateLimit(_Model):
     reply: ReplyText
 
 
+class Block(_Model):
+    """Transactions of these client IPs are refused, once each has had `after` transactions accepted.
+
+    `lasts`: so long after its first refusal a client is accepted again, for good; without it, never.
+    """
+
+    clients: Annotated[tuple[LoopbackHost, ...], Field(min_length=1)]
+    reply: ReplyText
+    after: Annotated[int, Field(ge=0)] = 0
+    lasts: Duration | None = None
+
+
 class ConnectionLimit(_Model):
     """At most `limit` connections open at once per client IP."""
 
@@ -161,6 +173,7 @@ class Personality(_Model):
     unknown: Unknown | None = None
     greylist: Greylist | None = None
     rate: RateLimit | None = None
+    block: Block | None = None
     connections: ConnectionLimit | None = None
     messages_per_connection: MessageLimit | None = None
     delay: dict[DelayStage, Duration] = Field(default_factory=dict)

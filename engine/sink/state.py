@@ -26,13 +26,15 @@ def share(address: str, salt: bytes) -> float:
 class ProviderState:
     """The memory of one personality."""
 
-    __slots__ = ("_dropped", "_personality", "_seen", "_transactions", "connections")
+    __slots__ = ("_blocked", "_dropped", "_had", "_personality", "_seen", "_transactions", "connections")
 
     def __init__(self, personality: Personality) -> None:
         self._personality = personality
         self._seen: OrderedDict[tuple[str, str, str], int] = OrderedDict()
         self._dropped: OrderedDict[str, int] = OrderedDict()
         self._transactions: dict[str, deque[int]] = {}
+        self._had: dict[str, int] = {}  # transactions accepted from clients that are to be blocked
+        self._blocked: dict[str, int] = {}  # when the first was refused
         self.connections: dict[str, int] = {}
 
     def connect(self, client: str) -> bool:
@@ -64,6 +66,18 @@ class ProviderState:
             return False
         times.append(now_ns)
         return True
+
+    def is_blocked(self, client: str, now_ns: int) -> bool:
+        """Whether a transaction of this client is refused by the personality's `block`; counts it if not."""
+        block = self._personality.block
+        if block is None or client not in block.clients:
+            return False
+        had = self._had.get(client, 0)
+        if had < block.after:
+            self._had[client] = had + 1
+            return False
+        first = self._blocked.setdefault(client, now_ns)
+        return block.lasts is None or now_ns - first < block.lasts * 1e9
 
     def is_unknown(self, recipient: str) -> bool:
         """Whether there is no such user: the same answer for an address in every run."""

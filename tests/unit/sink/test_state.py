@@ -68,3 +68,14 @@ def test_message_id_prefers_ours_and_ends_with_the_header() -> None:
     assert message_id(b"Message-ID: <a@b>\r\nX-Sendfleet-ID: 0000000000000007\r\n\r\n") == "0000000000000007"
     assert message_id(b"Subject: x\r\nmessage-id:  <a@b> \r\n\r\nX-Sendfleet-ID: 9\r\n") == "<a@b>"
     assert message_id(b"Subject: x\r\n\r\nMessage-ID: <a@b>\r\n") == ""
+
+
+def test_a_block_begins_after_its_number_and_lasts_as_long_as_it_says() -> None:
+    burned = state(block={"clients": ["127.0.0.11"], "reply": "550 5.7.1 (S3140)", "after": 2, "lasts": "5s"})
+    assert not burned.is_blocked("127.0.0.12", 0)
+    assert [burned.is_blocked("127.0.0.11", S) for _ in range(3)] == [False, False, True]
+    assert burned.is_blocked("127.0.0.11", 6 * S - 1)
+    assert not burned.is_blocked("127.0.0.11", 6 * S)
+    forever = state(block={"clients": ["127.0.0.11"], "reply": "550 5.7.1 (S3140)"})
+    assert forever.is_blocked("127.0.0.11", 0)
+    assert forever.is_blocked("127.0.0.11", 10**6 * S)
