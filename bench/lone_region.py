@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Self
 
 from bench.fleet import bench_config
+from engine.config.schema import FleetConfig
 from engine.delivery.wire import ENTRY, OutcomeRow, decode_header, encode_report, encode_resume
 from engine.providers.profiles import load_profiles
 from engine.region.outbox import EventLog
 from engine.region.ports import PoolName
 from engine.region.region import Region, RegionPorts, deliver_on
-from engine.reputation.allowance import decode_summary, encode_allowances
-from engine.reputation.source import SourceRecord
+from engine.reputation.allowance import decode_summary, encode_answer
+from engine.reputation.source import SourceOwner
 from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
 from engine.spool.store import Spool, SpoolOptions
@@ -80,12 +81,11 @@ class EchoPool:
 class EchoSources:
     """The owners of the sources, as plain objects."""
 
-    def __init__(self) -> None:
-        self._records: dict[str, SourceRecord] = {}
+    def __init__(self, config: FleetConfig) -> None:
+        self._owners = {source.name: SourceOwner(config, source.name) for source in config.sources}
 
     async def observe(self, source: str, summary: bytes) -> bytes:
-        record = self._records.setdefault(source, SourceRecord(source))
-        return encode_allowances(record.observe(*decode_summary(summary)))
+        return encode_answer(self._owners[source].observe(decode_summary(summary)))
 
 
 class LoneRegion:
@@ -103,7 +103,7 @@ class LoneRegion:
             name="bench",
             spool=self.spool,
             router=Router(self.config, profiles, build_resolver(self.config.resolver), clock),
-            ports=RegionPorts(launcher=self.pool, sources=EchoSources()),
+            ports=RegionPorts(launcher=self.pool, sources=EchoSources(self.config)),
             clock=clock,
             seed=1,
         )
