@@ -219,7 +219,8 @@ cdef class Scheduler:
         self._sites[site].cells[source].weight = weight
         self._unpark_site(site)
 
-    def reshape(self, uint32_t source, uint32_t site, *, int64_t interval_ns, uint32_t window, uint16_t weight):
+    def reshape(self, uint32_t source, uint32_t site, *, int64_t interval_ns, uint32_t window,
+                uint16_t weight):
         """Other rate, window and weight from now on; the daily count and what the rate has granted stay."""
         cdef Cell* cell
         self._check_cell(source, site)
@@ -282,7 +283,7 @@ cdef class Scheduler:
         self._unpark_site(site)
 
     def change_daily(self, uint32_t source, uint32_t site, int64_t change):
-        """The day's cap is larger or smaller by `change`; what was used stays used. Only where there is a cap."""
+        """The day's cap is larger or smaller by `change`; what was used stays used. ValueError without a cap."""
         self._check_cell(source, site)
         if self._sites[site].cells[source].daily_left > UNCAPPED:
             raise ValueError(f"source {source} has no daily cap at site {site}")

@@ -467,6 +467,34 @@ def test_a_flow_of_removed_messages_can_be_dropped_once_they_have_left_its_line(
     assert made.drop_flow(flow)
 
 
+# -- limits that change
+
+
+def test_a_slower_rate_counts_from_the_last_message_and_leaves_the_daily_count() -> None:
+    made = scheduler(interval_ns=10, daily_left=5)
+    made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 9)))
+    assert ids(take(made, 0)) == [1]
+    made.reshape(0, 0, interval_ns=100, window=1000, weight=1000)
+    assert take(made, 99) == []
+    assert ids(take(made, 100)) == [2]
+    assert made.daily_left(0, 0) == 3
+    made.reshape(0, 0, interval_ns=0, window=1000, weight=0)
+    assert take(made, 1000) == []
+
+
+def test_a_smaller_daily_cap_may_be_used_up_already() -> None:
+    made = scheduler(daily_left=5)
+    made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 9)))
+    assert len(take(made, limit=3)) == 3
+    made.change_daily(0, 0, -4)
+    assert made.daily_left(0, 0) == -2
+    assert take(made) == []
+    made.change_daily(0, 0, 4)
+    assert len(take(made)) == 2
+    with pytest.raises(ValueError, match="source 0 has no daily cap at site 0"):
+        scheduler().change_daily(0, 0, 1)
+
+
 # -- errors
 
 
