@@ -228,8 +228,8 @@ cdef class Scheduler:
             raise ValueError("allowed are interval_ns >= 0, window >= 1, weight 0 to 1000")
         cell = &self._sites[site].cells[source]
         if interval_ns > cell.interval:
-            # the next message keeps the new distance from the last one
-            cell.tat += interval_ns - cell.interval
+            # the next message keeps the new distance from the last one; nothing saved up grows with it
+            cell.tat += cell.burst * (interval_ns - cell.interval)
         cell.interval = interval_ns
         cell.window = window
         cell.weight = weight
@@ -283,7 +283,7 @@ cdef class Scheduler:
         self._unpark_site(site)
 
     def change_daily(self, uint32_t source, uint32_t site, int64_t change):
-        """The day's cap is larger or smaller by `change`; what was used stays used. ValueError without a cap."""
+        """The cap of today changes by `change`; what was used stays used. ValueError: there is no cap."""
         self._check_cell(source, site)
         if self._sites[site].cells[source].daily_left > UNCAPPED:
             raise ValueError(f"source {source} has no daily cap at site {site}")

@@ -471,15 +471,26 @@ def test_a_flow_of_removed_messages_can_be_dropped_once_they_have_left_its_line(
 
 
 def test_a_slower_rate_counts_from_the_last_message_and_leaves_the_daily_count() -> None:
-    made = scheduler(interval_ns=10, daily_left=5)
+    """In milliseconds: what is parked wakes at the next tick of the wheel, up to 1.05 ms late."""
+    made = scheduler(interval_ns=10 * MS, daily_left=5)
     made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 9)))
     assert ids(take(made, 0)) == [1]
-    made.reshape(0, 0, interval_ns=100, window=1000, weight=1000)
-    assert take(made, 99) == []
-    assert ids(take(made, 100)) == [2]
+    made.reshape(0, 0, interval_ns=100 * MS, window=1000, weight=1000)
+    assert take(made, 99 * MS) == []
+    assert ids(take(made, 102 * MS)) == [2]
     assert made.daily_left(0, 0) == 3
     made.reshape(0, 0, interval_ns=0, window=1000, weight=0)
-    assert take(made, 1000) == []
+    assert take(made, 1000 * MS) == []
+
+
+def test_a_slower_rate_does_not_turn_a_used_up_burst_into_a_new_one() -> None:
+    made = scheduler(interval_ns=10 * MS, burst=5)
+    made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 20)))
+    assert len(take(made, 0)) == 5
+    made.reshape(0, 0, interval_ns=100 * MS, window=1000, weight=1000)
+    assert take(made, 99 * MS) == []
+    assert len(take(made, 102 * MS)) == 1
+    assert take(made, 150 * MS) == []
 
 
 def test_a_smaller_daily_cap_may_be_used_up_already() -> None:
