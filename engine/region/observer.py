@@ -47,6 +47,19 @@ class Tally:
     tls_failures: int = 0
     replies: dict[str, tuple[str, int]] = field(default_factory=dict)
 
+    def plus(self, later: "Tally") -> "Tally":
+        replies = dict(self.replies)
+        for rule, (text, count) in later.replies.items():
+            replies[rule] = text, count + replies.get(rule, ("", 0))[1]
+        return Tally(
+            self.delivered + later.delivered,
+            self.deferred + later.deferred,
+            self.bounced + later.bounced,
+            self.blocked + later.blocked,
+            self.tls_failures + later.tls_failures,
+            replies,
+        )
+
 
 class Observer:
     """See the module docstring."""
@@ -184,9 +197,17 @@ class Observer:
             log.warning("source %s: its owner does not answer: %s", name, error)
             self._full.add(source)
             self._due_ms[source] = now_ms + REPORT_MS
+            self._keep(source, tallies)
             return
         self._full.discard(source)
         self._apply(source, summary, decode_answer(data))
+
+    def _keep(self, source: int, tallies: dict[int, Tally]) -> None:
+        """What could not be told goes into the next report. The owner may have heard it: then it counts twice."""
+        cells = self._tallies.setdefault(source, {})
+        for site, told in tallies.items():
+            since = cells.get(site)
+            cells[site] = told if since is None else told.plus(since)
 
     def _row(self, site: str, tally: Tally) -> SiteCounts:
         return SiteCounts(

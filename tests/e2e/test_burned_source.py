@@ -10,6 +10,7 @@ import pytest
 from engine.config.schema import FleetConfig
 from engine.region.outbox import EventLog
 from engine.region.region import Region
+from engine.reputation.allowance import decode_summary
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.values.message import Message
@@ -222,3 +223,33 @@ def test_a_source_in_warm_up_sends_its_stage_and_the_rest_goes_over_the_others(t
 
         asyncio.run(run())
     assert len(server.log().recipients()) == 300
+
+
+def test_what_an_owner_that_was_away_has_not_heard_is_told_again(tmp_path: Path) -> None:
+    with SinkProcess(None, tmp_path / "sink.log", only=["accept"]) as server:
+        config = fleet(tmp_path, server.addresses["accept"][1])
+
+        async def run() -> int:
+            region, spool, node = await start_region(config)
+            hear, told, is_away = node.observe, 0, True
+
+            async def observe(source: str, summary: bytes) -> bytes:
+                nonlocal told
+                if is_away:
+                    raise ConnectionError("no such actor")
+                told += sum(row.delivered for row in decode_summary(summary).rows)
+                return await hear(source, summary)
+
+            node.observe = observe  # type: ignore[method-assign]
+            await region.accept(*encode_submission(messages(60), bytes(16)))
+            await until(lambda: spool.counts()["delivered"] == 60)
+            await asyncio.sleep(0.6)
+            is_away = False
+            await until(lambda: told >= 60)
+            region.check()
+            await node.stop()
+            await region.stop()
+            spool.close()
+            return told
+
+        assert asyncio.run(run()) == 60
