@@ -103,7 +103,6 @@ class Dispatcher:
         epoch: int,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         lost: Callable[[int, list[int]], Awaitable[None]],
-        day_of: Callable[[], int],
     ) -> None:
         self._scheduler = scheduler
         self._windows = windows
@@ -115,7 +114,6 @@ class Dispatcher:
         self._epoch = epoch
         self._spawn = spawn
         self._lost = lost
-        self._day_of = day_of
         self._feeds: dict[int, PoolFeed] = {}
         self._batch_no = 0
         # so many credits must be back before a full pool is fed again
@@ -238,7 +236,7 @@ class Dispatcher:
         cells = {(entry[2], entry[3]) for entry in ENTRY.iter_unpack(entries)}
         sites = {number: self._sites.site(number) for number, _ in cells}
         daily = {
-            daily_key(source, sites[number].name): self._day_of() << 40
+            daily_key(source, sites[number].name): sites[number].day << 40
             | self._sites.used_today(sites[number], source)
             for number, source in cells
             if source in sites[number].caps

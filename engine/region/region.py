@@ -129,7 +129,6 @@ class Region:
             epoch=spool.epoch,
             spawn=self._spawn,
             lost=self._lost,
-            day_of=lambda: self._clock.wall_ms() // DAY_MS,
         )
         self._judge = Judge(shipped_classifier(), UnknownReplies(spool.get_state(UNKNOWN_REPLIES)))
         self._suspensions = Suspensions(
@@ -339,29 +338,33 @@ class Region:
     def _open_site(self, route: Route) -> Site:
         now_ms = self._clock.wall_ms()
         is_new = not self._sites.known(route.site)
+        day, used = self._used_today(route, now_ms) if is_new else (0, {})
         site = self._sites.open(
             route.site,
             route.provider,
             now_ns=self._clock.monotonic_ns(),
-            now_ms=now_ms,
-            used=self._used_today(route, now_ms) if is_new else {},
+            day=day,
+            used=used,
             terms=self._allowances.terms_for(route.site) if is_new else {},
         )
         if is_new:
             self._suspensions.apply_to(site)
         return site
 
-    def _used_today(self, route: Route, now_ms: int) -> dict[int, int]:
-        """What each source has used of its daily cap at a site, from disk."""
+    def _used_today(self, route: Route, now_ms: int) -> tuple[int, dict[int, int]]:
+        """The day that counts at a site, and what each source has used of its cap on it, from disk.
+
+        A count of a later day means that the clock was set back: that day goes on, nothing is granted twice.
+        """
         capped = self._sites.profile(route.provider).daily_cap is not None
-        used: dict[int, int] = {}
+        counts: dict[int, tuple[int, int]] = {}
         for number, source in self._sites.sources.items():
             state = self._spool.get_state(daily_key(number, route.site)) if capped or source.warmup else None
             if state is not None:
                 value = int.from_bytes(state, "big")
-                if value >> 40 == now_ms // DAY_MS:
-                    used[number] = value & (1 << 40) - 1
-        return used
+                counts[number] = value >> 40, value & (1 << 40) - 1
+        day = max(now_ms // DAY_MS, *(counted for counted, _ in counts.values()), 0)
+        return day, {number: count for number, (counted, count) in counts.items() if counted == day}
 
     async def _settle_unroutable(self, domain: str, failure: Failure) -> None:
         kind = OutcomeKind.BOUNCED if failure.kind == "bounced" else OutcomeKind.DEFERRED

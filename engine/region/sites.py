@@ -139,12 +139,12 @@ class Sites:
         provider: str,
         *,
         now_ns: int,
-        now_ms: int,
+        day: int,
         used: Mapping[int, int],
         terms: Mapping[int, Terms],
     ) -> Site:
-        """Return the site, with its limits set if it is new. `used` has today's count and `terms` the owner's word
-        per source number."""
+        """Return the site, with its limits set if it is new. `used` has the counts of the UTC day number `day`
+        and `terms` the owner's word per source number."""
         number = self._numbers.number(name)
         if number < len(self._sites):
             return self._sites[number]
@@ -154,7 +154,7 @@ class Sites:
             name=name,
             provider=profile.name,
             pool=self.pools.number(profile.name),
-            day=now_ms // DAY_MS,
+            day=day,
             sources=list(self.sources),
         )
         self._sites.append(site)

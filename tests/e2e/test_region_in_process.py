@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.config.schema import FleetConfig
+from engine.region.dispatch import daily_key
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.values.message import Message
@@ -145,8 +146,10 @@ def test_no_window_at_the_sink_holds_more_than_the_rate(tmp_path: Path) -> None:
             assert log.max_connections(client=client) <= 3
 
 
-def test_daily_cap_holds_over_a_restart(tmp_path: Path) -> None:
-    """Two sources with a cap of 20 a day: 40 messages go, the others wait, also after the region starts again."""
+@pytest.mark.parametrize("days_back", [0, 1])
+def test_daily_cap_holds_over_a_restart(tmp_path: Path, days_back: int) -> None:
+    """Two sources with a cap of 20 a day: 40 messages go, the others wait, also after the region starts again, and
+    if the clock was set back meanwhile."""
     with personality(tmp_path, "{}") as server:
         config = fleet(
             tmp_path,
@@ -160,6 +163,13 @@ def test_daily_cap_holds_over_a_restart(tmp_path: Path) -> None:
             await until(lambda: spool.counts()["delivered"] == 40)
             await node.stop()
             await region.stop()
+            for source in (0, 1):
+                key = daily_key(source, region._sites.site(0).name)
+                stored = int.from_bytes(spool.get_state(key) or b"", "big")
+                assert stored & (1 << 40) - 1 == 20
+                await asyncio.wrap_future(
+                    spool.put_state(key, (stored + (days_back << 40)).to_bytes(8, "big"))
+                )
             spool.close()
             region, spool, node = await start_region(config)
             await region.accept(*encode_submission(messages(5), b"x" * 16))
