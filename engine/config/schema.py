@@ -142,7 +142,8 @@ class ResolverConfig(Section):
     dnssec: Literal["ignore", "trust"] = Field(
         "ignore",
         description="`trust`: the `nameservers` validate DNSSEC and the way to them is safe (loopback, own "
-        "network): their word that an answer is authentic is believed, which turns DANE on. Needs `nameservers`.",
+        "network): their word that an answer is authentic is kept with it. Nothing acts on it yet: DANE is still to "
+        "come. Needs `nameservers`.",
     )
     timeout: Duration = Field(5.0, description="Deadline of one look-up, with all its retries.")
     cache_entries: Count = Field(

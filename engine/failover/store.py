@@ -1,7 +1,7 @@
 """What a region asks of its store: operations as values, each done whole or not at all, in the order asked.
 
 The store checks the fences itself, inside the transaction: `fences[owner]` is the lowest epoch under which that owner
-may still write here. tests/support/failover_store.py is the reference in memory, engine/spool/standby.py the real one.
+may still write here. tests/support/failover_store.py is the one there is, in memory.
 """
 
 from dataclasses import dataclass
