@@ -47,7 +47,7 @@ from tests.support.spools import (
 
 SEGMENT_SIZE = 6000
 LIVES_PER_SPOOL = 8  # on average
-ROUNDS = 8
+ROUNDS = 12
 KINDS = [OutcomeKind.DELIVERED] * 3 + [OutcomeKind.DEFERRED] * 2 + [OutcomeKind.BOUNCED, OutcomeKind.RETURNED]
 
 
