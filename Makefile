@@ -1,7 +1,8 @@
 # sendfleet: what one does here. `make` alone lists it.
 #
-# The virtual environment .venv is made on demand from requirements.lock. SENDFLEET_BUILD is release, debug or
-# sanitised (see setup.py); a change of it rebuilds the kernels.
+# The virtual environment .venv is made on demand from requirements.lock, for tests and checks also from
+# requirements-dev.lock. SENDFLEET_BUILD is release, debug or sanitised (see setup.py); a change of it rebuilds the
+# kernels.
 
 PYTHON3 ?= python3
 BIN := .venv/bin
@@ -23,7 +24,7 @@ help:
 demo: build
 	$(PYTHON) tools/demo.py
 
-test: build test-servers
+test: build .venv/complete-dev test-servers
 	ruff format --check --quiet .
 	ruff check --quiet .
 	cython-lint native
@@ -32,24 +33,24 @@ test: build test-servers
 check: build lint type test-servers
 	$(PYTHON) -m pytest -q $(PYTEST_FLAGS)
 
-lint: .venv/complete
+lint: .venv/complete-dev
 	ruff format --check .
 	ruff check .
 	cython-lint native
 
-format: .venv/complete
+format: .venv/complete-dev
 	ruff format .
 	ruff check --fix .
 
-type: .venv/complete
+type: .venv/complete-dev
 	mypy
 
-bench: build test-servers
+bench: build .venv/complete-dev test-servers
 	$(PYTHON) -m bench $(BENCH)
 
 ROUNDS ?= 10
 MESSAGES ?= 20000
-soak: build test-servers
+soak: build .venv/complete-dev test-servers
 	@for round in $$(seq $(ROUNDS)); do \
 		echo "round $$round of $(ROUNDS)"; \
 		$(PYTHON) -m pytest -q -m "crash and not ray" $(PYTEST_FLAGS) || exit 1; \
@@ -71,6 +72,10 @@ debug:
 	test -x $(PYTHON) || $(PYTHON3) -m venv .venv
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	PYTHONWARNINGS=ignore $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/complete-dev: .venv/complete requirements-dev.lock
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
 	@touch $@
 
 machine:
