@@ -107,7 +107,7 @@ class Observer:
             tally.delivered += 1
             return False
         if outcome.kind is OutcomeKind.DEFERRED:
-            tally.deferred += 1
+            tally.deferred += not _is_about_recipient(outcome)
         elif outcome.kind is OutcomeKind.BOUNCED:
             tally.bounced += 1
         else:
@@ -285,3 +285,11 @@ class Observer:
             if named.name == source:
                 self._due_ms[number] = 0
                 self._news.set()
+
+
+def _is_about_recipient(outcome: Outcome) -> bool:
+    """Greylisting, a full mailbox, a recipient who gets too much: deferrals that say nothing about their source.
+
+    What speaks of policy or security (RFC 3463, x.7.x) does, also as an answer to RCPT.
+    """
+    return outcome.scope is Scope.RECIPIENT and not outcome.reply.enhanced.startswith("4.7.")

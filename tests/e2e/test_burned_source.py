@@ -253,3 +253,28 @@ def test_what_an_owner_that_was_away_has_not_heard_is_told_again(tmp_path: Path)
             return told
 
         assert asyncio.run(run()) == 60
+
+
+@pytest.mark.parametrize(("status", "state"), [("4.2.0", "active"), ("4.7.1", "degraded")])
+def test_greylisting_says_nothing_about_the_source(tmp_path: Path, status: str, state: str) -> None:
+    """Every first attempt is deferred, for a reason that lies with the recipient, or with us."""
+    personalities = tmp_path / "personalities.yaml"
+    reply = f"450 {status} Try again later"
+    personalities.write_text(f'personalities:\n  it: {{greylist: {{after: 1s, reply: "{reply}"}}}}\n')
+    with SinkProcess(personalities, tmp_path / "sink.log") as server:
+        config = fleet(tmp_path, server.addresses["it"][1])
+
+        async def run() -> set[str]:
+            region, spool, node = await start_region(config)
+            await region.accept(*encode_submission(messages(400), bytes(16)))
+            deferred = asyncio.get_running_loop().time() + 0.9  # first attempts only, and a report of them
+            await until(lambda: asyncio.get_running_loop().time() > deferred)
+            site = region._sites.site(0).name
+            states = {str(owner.reputation.standing(site).state) for owner in node.owners.values()}
+            region.check()
+            await node.stop()
+            await region.stop()
+            spool.close()
+            return states
+
+        assert asyncio.run(run()) == {state}
