@@ -46,6 +46,7 @@ class Tally:
     blocked: int = 0
     tls_failures: int = 0
     replies: dict[str, tuple[str, int]] = field(default_factory=dict)
+    excused: int = 0
 
     def plus(self, later: "Tally") -> "Tally":
         replies = dict(self.replies)
@@ -58,6 +59,7 @@ class Tally:
             self.blocked + later.blocked,
             self.tls_failures + later.tls_failures,
             replies,
+            self.excused + later.excused,
         )
 
 
@@ -107,7 +109,10 @@ class Observer:
             tally.delivered += 1
             return False
         if outcome.kind is OutcomeKind.DEFERRED:
-            tally.deferred += not _is_about_recipient(outcome)
+            if _is_about_recipient(outcome):
+                tally.excused += 1
+            else:
+                tally.deferred += 1
         elif outcome.kind is OutcomeKind.BOUNCED:
             tally.bounced += 1
         else:
@@ -218,6 +223,7 @@ class Observer:
             tally.blocked,
             tls_failures=tally.tls_failures,
             replies=tuple(tally.replies.values()),
+            excused=tally.excused,
         )
 
     def _apply(self, source: int, summary: Summary, answer: Answer) -> None:

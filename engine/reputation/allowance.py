@@ -22,7 +22,8 @@ class SiteCounts:
     """Attempts of one source at one site since the last summary.
 
     `blocked`, `tls_failures`: how many of them were refused because of the source, or found no TLS. `replies`: those
-    that an automation rule matches, (text, how many).
+    that an automation rule matches, (text, how many). `excused`: attempts put off for a reason that lies with the
+    recipient (greylisting, a full mailbox), not among the `deferred`.
     """
 
     site: str
@@ -33,6 +34,7 @@ class SiteCounts:
     complaints: int = 0
     tls_failures: int = 0
     replies: tuple[tuple[str, int], ...] = ()
+    excused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +102,9 @@ def decode_summary(data: bytes) -> Summary:
 
 
 def _counts(row: Sequence[Any]) -> SiteCounts:
-    site, delivered, deferred, bounced, blocked, complaints, tls_failures, replies = row
+    site, delivered, deferred, bounced, blocked, complaints, tls_failures, replies, excused = row
     pairs = tuple((text, count) for text, count in replies)
-    return SiteCounts(site, delivered, deferred, bounced, blocked, complaints, tls_failures, pairs)
+    return SiteCounts(site, delivered, deferred, bounced, blocked, complaints, tls_failures, pairs, excused)
 
 
 def encode_answer(answer: Answer) -> bytes:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from engine.config.reputation import MetricsConfig, ReputationConfig
 from engine.reputation.allowance import SiteCounts
 
-FIELDS = ("delivered", "deferred", "bounced", "blocked", "complaints", "tls_failures")
-DELIVERED, DEFERRED, BOUNCED, BLOCKED, COMPLAINTS, TLS = range(len(FIELDS))
+FIELDS = ("delivered", "deferred", "bounced", "blocked", "complaints", "tls_failures", "excused")
+DELIVERED, DEFERRED, BOUNCED, BLOCKED, COMPLAINTS, TLS, EXCUSED = range(len(FIELDS))
 BEST = 100
-# attempts: a complaint is no attempt, a block is one of the deferrals or bounces, a TLS failure is a deferral
-_ATTEMPTS = (DELIVERED, DEFERRED, BOUNCED)
+# attempts: a complaint is no attempt, a block is one of the deferrals or bounces, a TLS failure is a deferral.
+# What is excused costs nothing, but it is an attempt: at a greylisting site the bounces come before the deliveries.
+_ATTEMPTS = (DELIVERED, DEFERRED, BOUNCED, EXCUSED)
 
 
 @dataclass(frozen=True, slots=True)

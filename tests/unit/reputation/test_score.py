@@ -29,6 +29,8 @@ def test_good_mail_has_the_best_score() -> None:
         ({"delivered": 1000, "complaints": 3}, 0),
         ({"delivered": 1000, "complaints": 2}, 50),
         ({"delivered": 40, "deferred": 60}, 60),
+        ({"delivered": 40, "excused": 60}, 100),
+        ({"bounced": 3, "excused": 97}, 92),
         ({"delivered": 70, "deferred": 30, "tls_failures": 30}, 80),
     ],
 )
