@@ -36,7 +36,9 @@ class Metric(Section):
 
 
 class MetricsConfig(Section):
-    bounces: Metric = Field(Metric(good=0.02, bad=0.10, points=60), description="Hard bounces.")
+    bounces: Metric = Field(
+        Metric(good=0.02, bad=0.10, points=60), description="Hard bounces: the share that the sample proves."
+    )
     blocks: Metric = Field(
         Metric(good=0.005, bad=0.05, points=100),
         description="Replies that refuse the source or its netblock.",

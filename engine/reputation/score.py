@@ -5,6 +5,7 @@ score counts. Deliverability fails slowly and recovers slowly, so a short window
 long one alone would notice too late.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from engine.reputation.allowance import SiteCounts
 FIELDS = ("delivered", "deferred", "bounced", "blocked", "complaints", "tls_failures", "excused")
 DELIVERED, DEFERRED, BOUNCED, BLOCKED, COMPLAINTS, TLS, EXCUSED = range(len(FIELDS))
 BEST = 100
+_Z = 1.645  # one in twenty is wrong by chance (normal distribution, one-sided)
 # attempts: a complaint is no attempt, a block is one of the deferrals or bounces, a TLS failure is a deferral.
 # What is excused costs nothing, but it is an attempt: at a greylisting site the bounces come before the deliveries.
 _ATTEMPTS = (DELIVERED, DEFERRED, BOUNCED, EXCUSED)
@@ -106,6 +108,20 @@ def judge(counts: Sequence[float], minimum: float, metrics: MetricsConfig) -> Sc
     return Score(max(0, round(BEST - total)), True, reason)
 
 
+def at_least(share: float, attempts: float) -> float:
+    """The smallest true share that `share` of so many attempts speaks for: the lower end of Wilson's interval.
+
+    Which addresses of a list are bad is chance, so among the first fifty of a good list there may well be five; a
+    block speaks for itself.
+    """
+    if attempts <= 0:
+        return 0.0
+    square = _Z * _Z / attempts
+    centre = share + square / 2
+    margin = _Z * math.sqrt((share * (1 - share) + square / 4) / attempts)
+    return max(0.0, (centre - margin) / (1 + square))
+
+
 def _penalties(
     counts: Sequence[float], attempts: float, metrics: MetricsConfig
 ) -> Iterable[tuple[float, str]]:
@@ -120,6 +136,8 @@ def _penalties(
     )
     for name, metric, count, base in rows:
         share = min(1.0, count / base) if base > 0 else 0.0
+        if metric is metrics.bounces:
+            share = at_least(share, base)
         cost = (share - metric.good) / (metric.bad - metric.good)
         points = max(0.0, min(1.0, cost)) * metric.points
         yield points, f"{name} at {share:.2%}"

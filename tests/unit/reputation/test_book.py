@@ -93,10 +93,10 @@ def test_a_hopeless_probation_ends_before_all_probes_are_spent() -> None:
 
 def test_a_medium_score_degrades_and_hysteresis_holds_it_there() -> None:
     life = Life(CONFIG.model_copy(update={"windows": CONFIG.windows[:1]}))
-    assert life.after(0, bouncing("outlook", 6)) == [("outlook", State.DEGRADED)]
+    assert life.after(0, bouncing("outlook", 10)) == [("outlook", State.DEGRADED)]
     share = life.book.share("outlook").permille
     assert 0 < share < FULL
-    life.after(0, bouncing("outlook", 7))
+    life.after(0, bouncing("outlook", 13))
     assert life.book.share("outlook").permille < share
     assert life.after(MINUTE_MS, good("outlook", 2000)) == []  # recovered, but its stay is not over
     assert life.after(10 * MINUTE_MS, good("outlook")) == [("outlook", State.ACTIVE)]
