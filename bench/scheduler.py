@@ -5,7 +5,6 @@ and as many new messages are added; each step is timed by itself, and the figure
 
   open      every source has room at once: the cost of order and choice
   rates     each (source, site) has a rate and a daily cap that are seldom met
-  dry       the rates are far below the traffic: most sources have nothing left, sites are parked and woken
   tenants   as `rates`, with 20 tenants at each site, half of them with a dedicated source
 """
 
@@ -39,7 +38,6 @@ class Load:
 LOADS = {
     "open": Load(interval_ns=0, daily=-1, tenants=1, step_ns=200_000),
     "rates": Load(interval_ns=S, daily=1_000_000, tenants=1, step_ns=200_000),
-    "dry": Load(interval_ns=600 * S, daily=1_000_000, tenants=1, step_ns=200_000),
     "tenants": Load(interval_ns=S, daily=1_000_000, tenants=20, step_ns=200_000),
 }
 
