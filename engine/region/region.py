@@ -374,7 +374,7 @@ class Region:
     async def _settle_keys(
         self, keys: Sequence[bytes], kind: OutcomeKind, scope: Scope, reply: Reply
     ) -> None:
-        """Settle messages that no pool ever saw."""
+        """Settle messages that no pool has now."""
         now_ms = self._clock.wall_ms()
         settlements = []
         for key in keys:
@@ -383,8 +383,18 @@ class Region:
         await self._commit(settlements)
 
     def _expire(self, keys: list[bytes]) -> None:
-        reply = Reply(0, "4.4.7", "message expired before it could be sent")
-        self._spawn(self._settle_keys(keys, OutcomeKind.EXPIRED, Scope.MESSAGE, reply))
+        now_ms = self._clock.wall_ms()
+        self._spawn(self._commit([Settlement(key, self._expired(key, now_ms), 0) for key in keys]))
+
+    def _expired(self, key: bytes, now_ms: int) -> Outcome:
+        """A message has run out of time while it waited: its last answer, if it ever had one, is the reason."""
+        id_ = int.from_bytes(key[10:], "big")
+        record = self._spool.message(id_)
+        reply, host, source = EXPIRED_UNTRIED, "", 0xFFFF
+        if record is not None and record.last is not None:
+            _, code, enhanced, text, host, source = record.last
+            reply = Reply(code, enhanced, text)
+        return Outcome(id_, OutcomeKind.EXPIRED, Scope.MESSAGE, reply, source, host, now_ms)
 
     # -- outcomes
 
@@ -548,6 +558,7 @@ class Region:
         }
 
 
+EXPIRED_UNTRIED = Reply(0, "4.4.7", "message expired before it could be sent")
 POOL_DIED = "the delivering process ended before it could report"
 
 

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,32 +93,29 @@ class Spool:
         self._clock = clock
         self._options = options
         self._bodies = path / "bodies"
-        make_directory(self._bodies)
-        self._owner = self._lock()
         self._queue_cache: QueueNumbers = {}
         self._queue_rows: dict[int, tuple[str, int, str, str]] = {}
         self._campaigns: dict[int, CampaignRecord] = {}
         self._inflight: dict[int, set[int]] = {}
-        try:
-            self._env = self._open_index()
-        except BaseException:
-            os.close(self._owner)
-            raise
-        try:
-            self._totals = self._recover(region_number)
-        except BaseException as error:
-            self._env.close()
-            os.close(self._owner)
-            if isinstance(error, Error | OSError):
-                raise self.refusal(error) from error
-            raise
-        self._segment = SegmentWriter(self._bodies, options.segment_size)
         self._group_segment_size = 0
         self._sealed: set[int] = set()
         self._is_room_checked = False
-        self.epoch = self._totals.epoch
-        self._writer = GroupWriter(self, deliver=options.deliver, step=options.step)
-        self._writer.start()
+        with ExitStack() as opened:
+            try:
+                make_directory(self._bodies)
+                self._owner = self._lock()
+                opened.callback(os.close, self._owner)
+                self._env = Environment(path, map_size=options.map_size)
+                opened.callback(self._env.close)
+                sync_directory(path)
+                self._totals = self._recover(region_number)
+            except (Error, OSError) as error:
+                raise self.refusal(error) from error
+            self._segment = SegmentWriter(self._bodies, options.segment_size)
+            self.epoch = self._totals.epoch
+            self._writer = GroupWriter(self, deliver=options.deliver, step=options.step)
+            self._writer.start()
+            opened.pop_all()
 
     @classmethod
     def open(
@@ -128,7 +126,6 @@ class Spool:
         SpoolInUse: another process has it open. SpoolError: it is another region's, or cannot be opened.
         """
         path = Path(path).absolute()
-        make_directory(path)
         return cls(path, region_number, clock, options or SpoolOptions())
 
     def close(self) -> None:
@@ -141,22 +138,17 @@ class Spool:
         descriptor = os.open(self.path / "owner", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         except BlockingIOError:
             os.close(descriptor)
             raise SpoolInUse(f"spool {self.path} is open in another process") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        except BaseException:
+            os.close(descriptor)
+            raise
         return descriptor
 
     # -- recovery
-
-    def _open_index(self) -> Environment:
-        try:
-            env = Environment(self.path, map_size=self._options.map_size)
-            sync_directory(self.path)
-        except (Error, OSError) as error:
-            raise self.refusal(error) from error
-        return env
 
     def _recover(self, region_number: int) -> Totals:
         with self._env.read() as txn:
@@ -265,8 +257,11 @@ class Spool:
     def refusal(self, cause: BaseException) -> SpoolError:
         if isinstance(cause, MapFull):
             return SpoolFull("map", self._env.map_bytes(), self._options.map_size)
-        free = self._free_bytes()
         number = getattr(cause.__cause__ or cause, "errno", None)
+        try:
+            free = self._free_bytes()
+        except OSError:  # the directory itself cannot be reached: that is what `cause` says
+            return SpoolError(f"spool {self.path}: not opened: {cause}")
         if number in NO_ROOM or free < max(self._options.min_free, NO_ROOM_BYTES):
             return SpoolFull("disk", free, self._options.min_free)
         return SpoolError(f"spool {self.path}: not written: {cause}")

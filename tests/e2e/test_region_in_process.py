@@ -11,6 +11,7 @@ from engine.region.dispatch import daily_key
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.values.message import Message
+from engine.values.outcome import OutcomeKind
 from engine.values.stream import Stream
 from engine.values.submission import decode_receipt, encode_submission
 from tests.support.region import fleet, start_region, until
@@ -207,3 +208,40 @@ def test_transactional_mail_is_not_buried_behind_a_bulk_backlog(tmp_path: Path) 
             spool.close()
 
         asyncio.run(run())
+
+
+def test_what_expires_while_it_waits_carries_the_last_answer_it_had(tmp_path: Path) -> None:
+    """The sender is told why: the reply of the last attempt, with its host, not only that time ran out. The region is
+    away while the message's next attempt was due."""
+    text = '{greylist: {after: 1h, reply: "450 4.2.0 Greylisted, please try again later"}}'
+    waits = {"first": "1s", "factor": 1, "max": "1s", "jitter": 0, "expire": "2s"}
+    with personality(tmp_path, text) as server:
+        config = fleet(
+            tmp_path,
+            server.addresses["it"][1],
+            retry=dict.fromkeys(("transactional", "notification", "marketing"), waits),
+        )
+
+        async def run() -> list[list[object]]:
+            region, spool, node = await start_region(config)
+            receipt = decode_receipt(await region.accept(*encode_submission(messages(1), bytes(16))))
+            id_ = receipt.ids[0][0]
+            await until(lambda: (region.status(id_) or {})["attempts"] == 1)
+            await node.stop()
+            await region.stop()
+            spool.close()
+            await asyncio.sleep(2.1)
+            region, spool, node = await start_region(config)
+            await until(lambda: spool.counts()["expired"] == 1)
+            found = [event for _, events in spool.read_outbox(100) for event in events]
+            await node.stop()
+            await region.stop()
+            spool.close()
+            return found
+
+        events = asyncio.run(run())
+    expired = [event for event in events if event[1] == int(OutcomeKind.EXPIRED)]
+    assert len(expired) == 1
+    assert expired[0][3:6] == [450, "4.2.0", "Greylisted, please try again later"]
+    assert expired[0][6] == "127.0.0.1"
+    assert expired[0][7] in (0, 1)

@@ -1,5 +1,9 @@
 """Opening again: epochs, ownership, segments, readers beside the writer."""
 
+import contextlib
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +197,36 @@ def test_the_map_grows_without_a_stop(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_an_empty_environment_is_a_clean_audit(tmp_path: Path) -> None:
     Environment(tmp_path, map_size=1 << 20).close()
     assert_conserved(tmp_path)
+
+
+def open_files() -> set[str]:
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(descriptor.readlink()))
+    return found
+
+
+@pytest.mark.parametrize("call", ["ftruncate", "write", "posix_fallocate", "fsync", "flock"])
+def test_an_opening_that_fails_says_so_and_keeps_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Whatever the system call that fails: a SpoolError, no open file, and the next opening goes through."""
+    open_spool(tmp_path).close()
+    before = open_files()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl if call == "flock" else os, call, fail)
+        with pytest.raises(SpoolError, match="Input/output error"):
+            open_spool(tmp_path)
+    assert open_files() == before
+    open_spool(tmp_path).close()
+
+
+def test_a_spool_where_no_directory_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SpoolError, match=r"Not a directory|File exists"):
+        open_spool(tmp_path / "file" / "spool")
