@@ -22,7 +22,7 @@ import ray
 
 from actors.deploy import NamedActor, connect_ray
 from actors.local_cluster import LocalCluster
-from actors.names import FLEET, region_actor
+from actors.names import FLEET, region_actor, source_actor
 from engine.config.load import load_fleet
 from engine.config.schema import FleetConfig
 from engine.values.ids import region_of
@@ -44,6 +44,7 @@ class AsyncClient:
         self.config = config
         self._numbers = {region.number: region.name for region in config.regions}
         self._regions = {region.name: NamedActor(region_actor(region.name)) for region in config.regions}
+        self._sources = {source.name: NamedActor(source_actor(source.name)) for source in config.sources}
         self._fleet = NamedActor(FLEET)
         self._next = int.from_bytes(os.urandom(4), "big")
 
@@ -119,6 +120,35 @@ class AsyncClient:
             return None
         found: dict[str, object] | None = await self._regions[region].call("message_status", message_id)
         return found
+
+    async def trace(
+        self, message_id: int, *, recipient: str = "", stream: int = 0, tenant: str = ""
+    ) -> dict[str, Any] | None:
+        """Where a message stands and which sources may carry it now. A message that is not queued any more is traced
+        by what its events say; None if its region never accepted it."""
+        region = self._numbers.get(region_of(message_id))
+        if region is None:
+            return None
+        found: dict[str, Any] | None = await self._regions[region].call(
+            "trace", message_id, recipient, stream, tenant
+        )
+        return found
+
+    async def source(self, name: str) -> dict[str, Any]:
+        """One source's standings, warm-up and shaping, as its owner sees them."""
+        return dict(await self._source(name).call("snapshot"))
+
+    async def order(self, source: str, name: str, site: str, argument: int | str | None = None) -> bool:
+        """An operator's order to a source's owner: `pause`, `resume`, `skip` (to stage `argument`) a warm-up,
+        `cancel` the order of the shaping rule `argument`. Returns whether it changed anything; ValueError if it makes
+        no sense.
+        """
+        return bool(await self._source(source).call("order", name, site, argument))
+
+    def _source(self, name: str) -> NamedActor:
+        if name not in self._sources:
+            raise ValueError(f"source {name!r}: allowed are {', '.join(self._sources)}")
+        return self._sources[name]
 
     async def cancel(self, ids: Sequence[int]) -> int:
         """Cancel queued messages that are not on the wire; returns how many were."""

@@ -111,6 +111,9 @@ class RayRegionLink:
     async def put_state(self, key: str, value: bytes) -> None:
         await self._actor.call("put_state", key, value)
 
+    async def review(self, source: str, site: str) -> None:
+        await self._actor.call("review", source, site)
+
 
 class RayPool:
     """A pool actor, as its region reaches it."""

@@ -59,11 +59,17 @@ class EgressIpActor:
         return encode_answer(answer)
 
     async def order(self, name: str, site: str, argument: Any = None) -> bool:
-        """An operator's order: pause, resume, skip (to the stage `argument`), cancel (the rule `argument`)."""
+        """An operator's order: pause, resume, skip (to the stage `argument`), cancel (the rule `argument`).
+
+        Returns whether it changes anything. The region is told after it is on disk; a region that does not answer is
+        an error, and the order takes effect at its next report.
+        """
         owner = await self._loaded()
         now_ms = self._clock.wall_ms()
         changed = owner.order(now_ms, name, site, argument)
         await self._save(owner, now_ms)
+        if changed:
+            await self._link.review(self._source, site)
         return changed
 
     async def snapshot(self) -> dict[str, object]:

@@ -18,6 +18,8 @@ class RegionLink(Protocol):
 
     async def put_state(self, key: str, value: bytes) -> None: ...
 
+    async def review(self, source: str, site: str) -> None: ...
+
 
 class NodeServices(Protocol):
     """Given to every actor of a region when it is made; picklable."""

@@ -126,8 +126,16 @@ class RegionActor:
     async def message_status(self, message_id: int) -> dict[str, object] | None:
         return (await self._engine()).status(message_id)
 
+    async def trace(
+        self, message_id: int, recipient: str, stream: int, tenant: str
+    ) -> dict[str, object] | None:
+        return await (await self._engine()).trace(message_id, recipient, stream, tenant)
+
     async def snapshot(self) -> dict[str, object]:
         return {**(await self._engine()).snapshot(), "pid": os.getpid()}
+
+    async def review(self, source: str, site: str) -> None:
+        (await self._engine()).review(source, site)
 
     async def get_state(self, key: str) -> bytes | None:
         await self._engine()

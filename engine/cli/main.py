@@ -14,9 +14,12 @@ from engine.cli.config import config_group
 from engine.cli.events import events_command
 from engine.cli.port import PortFactory
 from engine.cli.send import build_send
+from engine.cli.shaping import build_shaping
 from engine.cli.sink import sink_command
 from engine.cli.status import build_status
 from engine.cli.terminal import CommandGroup
+from engine.cli.trace import build_trace
+from engine.cli.warmup import build_warmup
 
 
 def build_cli(port_factory: PortFactory) -> click.Group:
@@ -35,6 +38,9 @@ def build_cli(port_factory: PortFactory) -> click.Group:
         bounces_group,
         config_group,
         sink_command,
+        build_warmup(port_factory),
+        build_shaping(port_factory),
+        build_trace(port_factory),
     ):
         sendfleet.add_command(command)
     return sendfleet

@@ -20,6 +20,18 @@ class FleetPort(RegionPort, Protocol):
     async def status(self, message_id: int) -> dict[str, object] | None:
         """What is known of a message; None if its region never accepted it."""
 
+    async def source(self, name: str) -> dict[str, Any]:
+        """What the owner of a source knows: {"standings", "warmup", "shaping": [{"site", ...}], "rules"}."""
+
+    async def order(self, source: str, name: str, site: str, argument: int | str | None = None) -> bool:
+        """An operator's order to a source's owner; whether it changed anything. ValueError: it makes no sense."""
+
+    async def trace(
+        self, message_id: int, *, recipient: str = "", stream: int = 0, tenant: str = ""
+    ) -> dict[str, Any] | None:
+        """{"status", "region", "site", "provider", "paths": [{"source", "eligible", "reasons"}]} of a message; None if
+        its region never accepted it. What is given is used when the message is not queued any more."""
+
     async def snapshot(self) -> dict[str, Any]:
         """{"fleet": name, "health": {region: text}, "regions": {region: {"counts": {...}, ...}}}."""
 

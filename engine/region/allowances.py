@@ -71,7 +71,7 @@ class Allowances:
             daily_cap=found.daily_cap,
             daily_used=found.daily_used,
         )
-        if any(breach.kept == source for breach in self._breaches.get(site, ())):
+        if self.is_kept(source, site):
             trickle_us = round(self._config.probation.interval * 1e6)
             terms = replace(terms, weight=FULL, connections=1, interval_us=max(trickle_us, found.interval_us))
         return terms
@@ -82,6 +82,14 @@ class Allowances:
             if source.warmup is not None and site not in self._held[number]:
                 self._closed.add((number, site))
         return {number: self._terms(number, site) for number in self._sites.sources}
+
+    def is_closed(self, source: int, site: str) -> bool:
+        """A source in warm-up about which its owner has not spoken yet."""
+        return (source, site) in self._closed
+
+    def is_kept(self, source: int, site: str) -> bool:
+        """The last source of a stream, which trickles although it is out of the rotation."""
+        return any(breach.kept == source for breach in self._breaches.get(site, ()))
 
     def waiting(self, source: int) -> list[str]:
         """Sites at which a source is closed until its owner has spoken."""

@@ -16,7 +16,7 @@ from engine.region.allowances import Allowances
 from engine.region.ports import SourcePort
 from engine.region.sites import Sites
 from engine.region.suspensions import ALL_SOURCES, Suspensions
-from engine.reputation.allowance import Answer, SiteCounts, Summary, decode_answer, encode_summary
+from engine.reputation.allowance import Allowance, Answer, SiteCounts, Summary, decode_answer, encode_summary
 from engine.shaping.rules import GENERIC_BLOCK, RuleSet
 from engine.values.clock import Clock
 from engine.values.outcome import Outcome, OutcomeKind, Scope
@@ -91,6 +91,7 @@ class Observer:
         self._full: set[int] = set(sites.sources)
         self._due_ms: dict[int, int] = dict.fromkeys(sites.sources, 0)
         self._news = asyncio.Event()
+        self._reviewed: set[tuple[int, str]] = set()
 
     # -- outcomes
 
@@ -180,8 +181,22 @@ class Observer:
         due = [s for s in self._sites.sources if s in tallies or self._is_due(s, now_ms)]
         # one source after the other would let a slow owner delay the others
         await asyncio.gather(*(self._report(source, tallies.get(source, {})) for source in due))
+        self._note_suspensions()
         self._suspensions.save()
         self._allowances.save()
+
+    def _note_suspensions(self) -> None:
+        now_ms = self._clock.wall_ms()
+        rows: list[tuple[int, str, dict[str, Any]]] = [
+            (
+                now_ms,
+                "suspension",
+                {"source": s.source, "site": s.site, "until_ms": s.until_ms, "reason": s.reason},
+            )
+            for s in self._suspensions.take_news()
+        ]
+        if rows:
+            self._events.note_events(rows)
 
     def _is_due(self, source: int, now_ms: int) -> bool:
         return now_ms >= self._due_ms[source] or bool(self._allowances.waiting(source))
@@ -230,6 +245,7 @@ class Observer:
         now_ms = self._clock.wall_ms()
         named = self._sites.sources[source]
         reported = [row.site for row in summary.rows]
+        before = {a.site: self._allowances.of(source, a.site) for a in answer.allowances}
         breaches = self._allowances.take(source, answer.allowances, full=summary.full, reported=reported)
         for allowance in answer.allowances:
             if allowance.netblock_until_ms > now_ms:
@@ -256,16 +272,24 @@ class Observer:
                     until_ms=max(holds.suspended_until_ms, holds.netblock_until_ms),
                     reason=holds.reason,
                 )
+        self._relax(source)
         if answer.allowances or any(row.blocked or row.replies for row in summary.rows):
             self._wake()  # what was parked may go now
         self._due_ms[source] = now_ms + IDLE_MS
         if answer.review_ms:
             self._due_ms[source] = max(now_ms + NEWS_MS, min(self._due_ms[source], answer.review_ms))
-        self._write_events(source, answer, breaches)
+        self._write_events(source, answer, before, breaches)
 
-    def _write_events(self, source: int, answer: Answer, breaches: list[tuple[str, Any]]) -> None:
+    def _write_events(
+        self, source: int, answer: Answer, before: dict[str, Allowance], breaches: list[tuple[str, Any]]
+    ) -> None:
         name = self._sites.sources[source].name
         rows: list[tuple[int, str, dict[str, Any]]] = []
+        for allowance in answer.allowances:
+            said = _said(allowance)
+            if said != _said(before[allowance.site]):
+                told = {"source": name, "site": allowance.site, **said, "score": allowance.score}
+                rows.append((self._clock.wall_ms(), "allowance", {**told, "reason": allowance.reason}))
         for event in answer.events:
             if event.number > self._allowances.seen[source]:
                 rows.append((event.at_ms, event.kind, {"source": name, "site": event.site, **event.fields}))
@@ -285,12 +309,38 @@ class Observer:
                 log.info("%s: %s", kind, fields)
             self._events.note_events(rows)
 
-    def review_now(self, source: str) -> None:
-        """An operator has given an order to a source's owner: ask it at once."""
-        for number, named in self._sites.sources.items():
-            if named.name == source:
-                self._due_ms[number] = 0
-                self._news.set()
+    def review(self, source: str, site: str) -> None:
+        """An operator has given an order to a source's owner: ask it at once. ValueError for a source that is not
+        of this region."""
+        number = next((n for n, named in self._sites.sources.items() if named.name == source), None)
+        if number is None:
+            raise ValueError(f"source {source!r}: not a source of region {self._region}")
+        self._reviewed.add((number, site))
+        self._due_ms[number] = 0
+        self._news.set()
+
+    def _relax(self, source: int) -> None:
+        """After the answer to a review: suspensions last no longer than the orders that are left."""
+        for number, site in [pair for pair in self._reviewed if pair[0] == source]:
+            self._reviewed.discard((number, site))
+            held = {n: self._allowances.of(n, site) for n in self._sites.sources}
+            for n, named in self._sites.sources.items():
+                neighbours = [m for m, s in self._sites.sources.items() if s.netblock == named.netblock]
+                orders = [held[n].suspended_until_ms, *(held[m].netblock_until_ms for m in neighbours)]
+                self._suspensions.relax(named.name, site, max(orders))
+            self._suspensions.relax(ALL_SOURCES, site, max(a.provider_until_ms for a in held.values()))
+            self._wake()
+
+
+def _said(allowance: Allowance) -> dict[str, Any]:
+    """What of an allowance is an event when it changes; a warm-up's pace drifts all day, and scores flicker."""
+    return {
+        "state": allowance.state,
+        "weight": allowance.weight,
+        "rate": allowance.rate,
+        "connections": allowance.connections,
+        "daily_cap": allowance.daily_cap,
+    }
 
 
 def _is_about_recipient(outcome: Outcome) -> bool:

@@ -30,6 +30,7 @@ from engine.region.admission import Admission
 from engine.region.allowances import Allowances
 from engine.region.dispatch import Dispatcher, daily_key
 from engine.region.observer import Observer
+from engine.region.paths import Paths
 from engine.region.ports import PoolLauncher, PoolName, RegionFailed, SourcePort
 from engine.region.retry import RetrySchedule
 from engine.region.sites import DAY_MS, Site, Sites
@@ -144,6 +145,12 @@ class Region:
             clock=clock,
             sources=ports.sources,
             wake=self._dispatcher.wake_all,
+        )
+        self._paths = Paths(
+            sites=self._sites,
+            suspensions=self._suspensions,
+            allowances=self._allowances,
+            scheduler=self._scheduler,
         )
 
     # -- life
@@ -533,12 +540,38 @@ class Region:
     def status(self, message_id: int) -> dict[str, object] | None:
         return self._spool.status(message_id)
 
+    async def trace(
+        self, message_id: int, recipient: str, stream: int, tenant: str
+    ) -> dict[str, object] | None:
+        """Where a message stands, the site it goes to, and which sources may carry it now; None if it was never
+        accepted here. The last three are used for a message that is not queued any more (its events name them)."""
+        status = self._spool.status(message_id)
+        if status is None:
+            return None
+        record = self._spool.message(message_id)
+        if record is not None:
+            recipient = record.recipient
+            _, stream, tenant, _ = self._spool.queue(record.queue)
+        found: dict[str, object] = {"status": status, "region": self.name, "site": "", "paths": []}
+        if not recipient:
+            return found
+        route = await self._router.route(recipient.rpartition("@")[2])
+        if isinstance(route, Failure):
+            return {**found, "route": str(route.reply)}
+        paths = self._paths.explain(route.site, stream, tenant, self._clock.wall_ms())
+        return {**found, "site": route.site, "provider": route.provider, "paths": paths}
+
     async def cancel(self, ids: Sequence[int]) -> int:
         """Cancel queued messages that are not on the wire; returns how many were."""
         self._scheduler.remove(b"".join(id_.to_bytes(8, "little") for id_ in ids))
         free = [i for i in ids if not self._scheduler.contains(i) and not self._windows.is_held(i)]
         cancelled: int = await _wrap(self._spool.cancel(free))
         return cancelled
+
+    def review(self, source: str, site: str) -> None:
+        """An operator has given an order to a source's owner about a site: it takes effect with the next report,
+        which leaves at once."""
+        self._observer.review(source, site)
 
     def snapshot(self) -> dict[str, object]:
         """Counts and gauges for status pages, metrics and benches."""
@@ -555,6 +588,7 @@ class Region:
             "scheduler": self._scheduler.stats(),
             "suspensions": self._suspensions.listing(),
             "allowances": self._allowances.listing(),
+            "granted": self._sites.granted(),
         }
 
 

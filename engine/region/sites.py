@@ -228,6 +228,13 @@ class Sites:
         else:
             site.paces[source] = interval_ns, connections
 
+    def window(self, site: Site, source: int) -> int:
+        """Messages that a source may have under way to a site."""
+        profile = self.profile(site.provider)
+        pace = site.paces.get(source)
+        connections = self._limits(profile, FREE)[1] if pace is None else pace[1]
+        return max(1, connections) * self._config.limits.window_per_connection
+
     def new_day(self, now_ms: int) -> None:
         """Grant the daily caps anew when a later UTC day has begun; a clock set back grants nothing."""
         day = now_ms // DAY_MS
@@ -239,6 +246,14 @@ class Sites:
                 site.day = day
                 for source, cap in site.caps.items():
                     self._scheduler.renew_daily(source, site.number, cap)
+
+    def granted(self) -> dict[str, dict[str, int]]:
+        """Messages handed out today, of every source that has a cap at a site: names of source and site."""
+        found: dict[str, dict[str, int]] = {}
+        for site in self._sites:
+            for source in site.caps:
+                found.setdefault(self.sources[source].name, {})[site.name] = self.used_today(site, source)
+        return found
 
     def used_today(self, site: Site, source: int) -> int:
         """Of a source that has a cap at the site."""

@@ -47,6 +47,7 @@ class Suspensions:
         self._clock = clock
         self._active: dict[tuple[str, str], Suspension] = {}
         self._provisional: dict[tuple[str, str], int] = {}  # when it was put, unix milliseconds
+        self._news: dict[tuple[str, str], Suspension] = {}
         self._is_dirty = False
 
     def restore(self) -> None:
@@ -85,16 +86,23 @@ class Suspensions:
     def order(self, source: str, site: str, until_ms: int, reason: str) -> None:
         """An owner's word: nothing before `until_ms`."""
         if until_ms > self._clock.wall_ms():
+            if self._provisional.get((source, site), until_ms) + PROVISIONAL_MS <= until_ms:
+                del self._provisional[source, site]  # the order covers it
             self._extend(Suspension(source, site, until_ms, reason[:256]))
 
     def _extend(self, suspension: Suspension) -> None:
         key = suspension.source, suspension.site
         current = self._active.get(key)
         if current is None or current.until_ms < suspension.until_ms:
-            self._put(suspension)
+            # each reply of a storm puts the end off a little: that is no news
+            is_news = current is None or key not in self._provisional
+            self._put(suspension, is_news=is_news)
 
-    def _put(self, suspension: Suspension) -> None:
-        self._active[suspension.source, suspension.site] = suspension
+    def _put(self, suspension: Suspension, *, is_news: bool = True) -> None:
+        key = suspension.source, suspension.site
+        self._active[key] = suspension
+        if is_news:
+            self._news[key] = suspension
         if self._sites.known(suspension.site):
             self._enforce(suspension, self._sites.number(suspension.site))
         self._is_dirty = True
@@ -115,13 +123,15 @@ class Suspensions:
         elif current is None:
             self.order(source, site, until_ms, reason)
 
-    def lift(self, source: str, site: str) -> bool:
-        """End a suspension by an operator's word; returns whether there was one."""
+    def relax(self, source: str, site: str, until_ms: int) -> None:
+        """An operator has cancelled an order: what is in force ends when the orders that are left say so.
+
+        What a reply has put provisionally stands: its owner has not judged it yet.
+        """
         current = self._active.get((source, site))
-        if current is None:
-            return False
-        self._put(Suspension(source, site, self._clock.wall_ms(), "cancelled by an operator"))
-        return True
+        if current is not None and current.until_ms > until_ms and (source, site) not in self._provisional:
+            until_ms = max(until_ms, self._clock.wall_ms())
+            self._put(Suspension(source, site, until_ms, "cancelled by an operator"))
 
     def save(self) -> None:
         """Forget what has run out, write what has changed."""
@@ -134,6 +144,14 @@ class Suspensions:
             self._is_dirty = False
             rows = [(s.source, s.site, s.until_ms, s.reason) for s in self._active.values()]
             self._spool.put_state(STATE_KEY, msgpack.packb(rows))
+
+    def of(self, source: str, site: str) -> Suspension | None:
+        return self._active.get((source, site))
+
+    def take_news(self) -> list[Suspension]:
+        """What has come into force or changed since the last call, for the events."""
+        news, self._news = self._news, {}
+        return list(news.values())
 
     def listing(self) -> list[dict[str, object]]:
         """What is in force, why, until when."""

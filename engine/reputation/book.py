@@ -83,6 +83,11 @@ class Reputation:
         standing = self.sites.setdefault(site, Standing(self._config, site))
         return standing.remove(now_ms, reason, stay_ms=stay_ms)
 
+    def release(self, now_ms: int, site: str) -> bool:
+        """An operator ends the removal at a site; returns whether there was one."""
+        at = self.sites.get(site)
+        return at is not None and at.release(now_ms)
+
     def share(self, site: str) -> Share:
         """What the source may do at a site: the less of what it has earned there and everywhere."""
         whole = self.whole.share()

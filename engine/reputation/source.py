@@ -17,7 +17,7 @@ from engine.reputation.book import Reputation
 from engine.reputation.standing import State, Transition
 from engine.shaping.rules import RuleSet
 from engine.shaping.shaping import Fired, Shaping
-from engine.warmup.plan import StageChange
+from engine.warmup.plan import Plan, StageChange
 from engine.warmup.tables import load_tables
 from engine.warmup.warmup import Warmup, provider_of
 
@@ -212,25 +212,45 @@ class SourceOwner:
         """An operator's word about a site: `pause`, `resume` or `skip` (to stage `argument`) its warm-up, `cancel`
         the automation order of the rule `argument`. False if that changes nothing; ValueError if it makes no sense.
         """
+        self._advance(now_ms)
         if name == "cancel":
-            if not self.shaping.cancel(site, str(argument)):
-                return False
-            fields = {"rule": str(argument), "action": "cancel", "reason": "by an operator"}
-            self._event(now_ms, "shaping", site, fields)
-            return True
-        plan = self.warmup.plan(now_ms, site)
-        if plan is None:
-            return False
+            return self._cancel(now_ms, site, str(argument))
+        if name not in ("pause", "resume", "skip"):
+            raise ValueError(f"order {name!r}: allowed are pause, resume, skip and cancel")
+        plan = self._plan_to_order(now_ms, site)
         if name == "pause":
             change = plan.pause(now_ms)
         elif name == "resume":
             change = plan.resume(now_ms)
-        elif name == "skip" and isinstance(argument, int):
-            change = plan.skip(now_ms, argument)
         else:
-            raise ValueError(f"order {name!r}: allowed are pause, resume, skip and cancel")
+            if not isinstance(argument, int):
+                raise ValueError(f"stage {argument!r}: allowed is a number")
+            change = plan.skip(now_ms, argument)
         self._stage_changes([change] if change is not None else [])
         return change is not None
+
+    def _plan_to_order(self, now_ms: int, site: str) -> Plan:
+        """The plan that an order is about: one that runs, or one that is begun for a provider that has a profile."""
+        if self._table is None:
+            raise ValueError(f"source {self.name} has no warm-up: `warmup` is not set in fleet.yaml")
+        if site not in self.warmup.plans and site not in load_profiles(self._config.providers):
+            known = ", ".join(sorted(self.warmup.plans)) or "none yet"
+            raise ValueError(f"site {site!r}: allowed are providers and the sites met so far ({known})")
+        plan = self.warmup.plan(now_ms, site)
+        assert plan is not None
+        return plan
+
+    def _cancel(self, now_ms: int, site: str, name: str) -> bool:
+        control = self.shaping.sites.get(site)
+        order = control.orders.get(name) if control is not None else None
+        if order is None or not self.shaping.cancel(site, name):
+            return False
+        fields = {"rule": name, "action": "cancel", "reason": "by an operator"}
+        self._event(now_ms, "shaping", site, fields)
+        if order.action == "remove":
+            self.reputation.release(now_ms, site)
+            self._advance(now_ms)
+        return True
 
     # -- state
 
@@ -286,7 +306,18 @@ class SourceOwner:
             ],
             "warmup": [_plain(view) for view in self.warmup.views(now_ms)],
             "shaping": self.shaping.listing(),
+            "rules": self._rules_in_force(),
         }
+
+    def _rules_in_force(self) -> dict[str, dict[str, object]]:
+        """The rules whose orders are in force, as they are written, by name."""
+        found: dict[str, dict[str, object]] = {}
+        for site, control in self.shaping.sites.items():
+            for name in control.orders:
+                rule = self._rules_of(site).rule(name)
+                if rule is not None:
+                    found[name] = rule.model_dump(mode="json")
+        return found
 
 
 def _plain(view: Any) -> dict[str, object]:

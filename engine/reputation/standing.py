@@ -129,6 +129,13 @@ class Standing:
             return None
         return self._remove(now_ms, reason, stay_ms)
 
+    def release(self, now_ms: int) -> bool:
+        """An operator ends a removal before its time: `advance` begins the probation now. False if there is none."""
+        if self.state is not State.REMOVED:
+            return False
+        self.stay_ms = max(0, now_ms - self.removed_ms)
+        return True
+
     def _remove(self, now_ms: int, reason: str, stay_ms: int = 0) -> Transition:
         config = self._config
         doubled = config.removed_stay * 1000 * 2 ** min(self.strikes, 16)

@@ -88,6 +88,8 @@ class Warmup:
     def _view(self, now_ms: int, plan: Plan) -> PlanView:
         cap = plan.cap(now_ms)
         day = cap.day if cap is not None else 0
+        is_today = plan.day == now_ms // DAY_MS
+        attempts = plan.attempts if is_today else 0
         return PlanView(
             site=plan.site,
             phase=str(plan.phase),
@@ -95,9 +97,9 @@ class Warmup:
             stages=plan.stage_count,
             day_cap=day,
             hour_cap=cap.hour if cap is not None else 0,
-            attempts=plan.attempts,
-            delivered=plan.delivered,
-            remaining=max(0, day - plan.attempts),
+            attempts=attempts,
+            delivered=plan.delivered if is_today else 0,
+            remaining=max(0, day - attempts),
             held_days=plan.held_days,
             end_day=now_ms // DAY_MS + plan.days_left(),
         )

@@ -31,6 +31,8 @@ def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SinkProcess]:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, sink: SinkProcess) -> Iterator[ClusterFleet]:
     config = two_regions(tmp_path_factory.mktemp("fleet"), sink.addresses["accept"][1])
+    warming = config.sources[3].model_copy(update={"warmup": "standard"})
+    config = config.model_copy(update={"sources": (*config.sources[:3], warming)})
     with ClusterFleet(config) as running:
         yield running
 
@@ -131,7 +133,7 @@ def test_events_tell_what_became_of_a_message(fleet: ClusterFleet, run: Callable
 
         async def found() -> list[dict[str, Any]]:
             lines = [json.loads(line) async for line in fleet.client.events()]
-            return [line for line in lines if line["recipient"] == "user0@events.example.org"]
+            return [line for line in lines if line.get("recipient") == "user0@events.example.org"]
 
         await until(found, "no event")
         (event,) = await found()
@@ -161,6 +163,45 @@ def test_a_scheduled_message_can_be_cancelled(
 
     run(scenario())
     assert sink.log().recipients()["never@example.org"] == 0
+
+
+def test_operators_speak_with_the_owners_of_sources(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
+    async def scenario() -> None:
+        client = fleet.client
+        with pytest.raises(ValueError, match="no warm-up"):
+            await client.order("eu-1", "pause", "default")
+        with pytest.raises(ValueError, match="allowed are eu-1"):
+            await client.source("eu-9")
+        assert await client.order("us-2", "skip", "default", 3)
+        assert await client.order("us-2", "pause", "default")
+        assert not await client.order("us-2", "pause", "default")
+        plan = next(p for p in (await client.source("us-2"))["warmup"] if p["site"] == "default")
+        assert (plan["stage"], plan["phase"], plan["day_cap"]) == (3, "paused", 2000)
+        assert not await client.order("eu-1", "cancel", "default", "no-such-rule")
+
+        async def enforced() -> bool:
+            """The region has heard of the order: it grants the new stage's cap."""
+            rows = (await client.snapshot())["regions"]["us"]["allowances"]
+            return any((r["source"], r["site"], r["daily_cap"]) == ("us-2", "default", 2000) for r in rows)
+
+        await until(enforced, "the order did not reach the region")
+
+    run(scenario())
+
+
+def test_a_message_is_traced(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
+    async def scenario() -> None:
+        receipt = await fleet.client.submit(messages(1, domain="traced.example.org"))
+        (id_,) = receipt.ids[0]
+        await await_state(fleet, id_, "delivered")
+        found = await fleet.client.trace(
+            id_, recipient="user0@traced.example.org", stream=int(Stream.MARKETING), tenant="default"
+        )
+        assert found["region"] == receipt.region
+        assert {row["source"] for row in found["paths"]} == {f"{receipt.region}-1", f"{receipt.region}-2"}
+        assert await fleet.client.trace((77 << 48) + 1) is None
+
+    run(scenario())
 
 
 def test_a_region_that_is_killed_restarts_from_its_spool(

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from engine.cli.main import build_cli
 from engine.config.load import load_fleet
+from engine.reputation.source import SourceOwner
 from engine.values.message import CampaignChunk, CampaignTemplate, ItemError, Message, Receipt
 
 FLEET = Path(__file__).parents[3] / "examples" / "fleet.yaml"
@@ -23,6 +24,9 @@ class MemoryFleet:
         self.refused: set[str] = set()
         self.state: dict[str, Any] = {"fleet": "demo", "regions": {}}
         self.error: Exception | None = None
+        self.now_ms = 20_000 * 86_400_000
+        self.owners: dict[str, SourceOwner] = {}
+        self.traced: dict[int, dict[str, Any]] = {}
 
     async def put_campaign(self, region: str, template: CampaignTemplate, field_names: Sequence[str]) -> int:
         if self.error is not None:
@@ -50,6 +54,23 @@ class MemoryFleet:
 
     async def status(self, message_id: int) -> dict[str, object] | None:
         return {"state": "delivered", "attempts": 1} if message_id == 0x0001000000000001 else None
+
+    async def source(self, name: str) -> dict[str, Any]:
+        return self.owner(name).snapshot(self.now_ms)
+
+    async def order(self, source: str, name: str, site: str, argument: int | str | None = None) -> bool:
+        return self.owner(source).order(self.now_ms, name, site, argument)
+
+    def owner(self, name: str) -> SourceOwner:
+        """The real one, without its actor."""
+        if name not in self.owners:
+            self.owners[name] = SourceOwner(self.config, name)
+        return self.owners[name]
+
+    async def trace(
+        self, message_id: int, *, recipient: str = "", stream: int = 0, tenant: str = ""
+    ) -> dict[str, Any] | None:
+        return self.traced.get(message_id)
 
     async def snapshot(self) -> dict[str, Any]:
         if self.error is not None:

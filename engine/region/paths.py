@@ -1,0 +1,73 @@
+"""Which sources may carry a message to a site now, and why the others may not: for `sendfleet trace`.
+
+The answer is built when it is asked for, from what is enforced: the configuration, the allowances, the suspensions and
+the scheduler's counts. The one thing it does not know is how far a source's rate is used up at this moment: a source
+whose rate is the only obstacle is named as one that may carry the message, soon.
+"""
+
+from engine.region.allowances import Allowances
+from engine.region.sites import Site, Sites
+from engine.region.suspensions import ALL_SOURCES, Suspensions
+from engine.values.stream import Stream
+from native.scheduler import Scheduler
+
+
+class Paths:
+    """See the module docstring."""
+
+    def __init__(
+        self, *, sites: Sites, suspensions: Suspensions, allowances: Allowances, scheduler: Scheduler
+    ) -> None:
+        self._sites = sites
+        self._suspensions = suspensions
+        self._allowances = allowances
+        self._scheduler = scheduler
+
+    def explain(self, site: str, stream: int, tenant: str, now_ms: int) -> list[dict[str, object]]:
+        """A row for every source of the region: {"source", "eligible", "reasons": [text, ...]}."""
+        rows: list[dict[str, object]] = []
+        for number in self._sites.sources:
+            reasons = self._static(number, stream, tenant) + self._dynamic(number, site, now_ms)
+            name = self._sites.sources[number].name
+            rows.append({"source": name, "eligible": not reasons, "reasons": reasons})
+        return rows
+
+    def _static(self, number: int, stream: int, tenant: str) -> list[str]:
+        source = self._sites.sources[number]
+        reasons = []
+        if stream not in {int(Stream.parse(str(one))) for one in source.streams}:
+            reasons.append(f"does not serve the stream {Stream(stream)}")
+        kind, owner = source.tenancy_of()
+        if kind == "dedicated" and owner != tenant:
+            reasons.append(f"dedicated to the tenant {owner}")
+        return reasons
+
+    def _dynamic(self, number: int, name: str, now_ms: int) -> list[str]:
+        source = self._sites.sources[number]
+        reasons = []
+        for who in (ALL_SOURCES, source.name):
+            found = self._suspensions.of(who, name)
+            if found is not None and found.until_ms > now_ms:
+                whose = "the site is" if who == ALL_SOURCES else "is"
+                reasons.append(
+                    f"{whose} suspended for {(found.until_ms - now_ms) / 1000:.0f} s: {found.reason}"
+                )
+        if self._allowances.is_closed(number, name):
+            reasons.append("waits for its owner's first word about this site (warm-up)")
+            return reasons
+        held = self._allowances.of(number, name)
+        if held.weight == 0 and not self._allowances.is_kept(number, name):
+            reasons.append(f"out of the rotation ({held.state}): {held.reason}")
+        if self._sites.known(name):
+            reasons += self._counts(number, self._sites.site(self._sites.number(name)))
+        return reasons
+
+    def _counts(self, number: int, site: Site) -> list[str]:
+        reasons = []
+        if number in site.caps and self._sites.used_today(site, number) >= site.caps[number]:
+            reasons.append(f"today's cap of {site.caps[number]} is used up")
+        window = self._sites.window(site, number)
+        outstanding = self._scheduler.outstanding(number, site.number)
+        if outstanding >= window:
+            reasons.append(f"{outstanding} messages are under way, allowed are {window}")
+        return reasons

@@ -1,0 +1,225 @@
+"""warmup, shaping, trace: what operators see and order, with the real owners of the sources."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine.config.load import load_fleet
+from engine.reputation.allowance import SiteCounts, Summary
+from tests.unit.cli.support import FLEET, MemoryFleet, invoke
+
+S3140 = "550 5.7.1 part of their network is on our block list (S3140)."
+TSS04 = "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred"
+NETBLOCK = "421 4.7.28 unusual rate of unsolicited email originating from your IP Netblock."
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> MemoryFleet:
+    content = yaml.safe_load(FLEET.read_text())
+    content["sources"][0]["warmup"] = "standard"
+    content["events"]["directory"] = str(tmp_path / "events")
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump(content))
+    found = MemoryFleet()
+    found.config = load_fleet(path)
+    found.state = {"fleet": "demo", "regions": {"eu": {}, "us": {}}}
+    return found
+
+
+def report(fleet: MemoryFleet, source: str, *rows: SiteCounts) -> None:
+    fleet.owner(source).observe(Summary(fleet.now_ms, False, 0, rows))
+
+
+def refused(site: str, reply: str) -> SiteCounts:
+    return SiteCounts(site, 0, 1, 0, 1, replies=((reply, 1),))
+
+
+def test_warmup_show(fleet: MemoryFleet) -> None:
+    assert "no source is in warm-up" in invoke("warmup", "show", fleet=fleet).stdout
+    report(fleet, "eu-1", SiteCounts("google", 120, 5, 0, 0))
+    fleet.state["regions"]["eu"]["granted"] = {"eu-1": {"google": 131}}
+    result = invoke("warmup", "show", fleet=fleet)
+    row = next(line.split() for line in result.stdout.splitlines() if "eu-1" in line)
+    assert row == ["eu-1", "google", "running", "0/29", "200", "131", "120", "69", "40", "2024-11-02"]
+    (as_json,) = json.loads(invoke("warmup", "show", "--json", fleet=fleet).stdout)
+    assert (as_json["day_cap"], as_json["granted"], as_json["remaining"]) == (200, 131, 69)
+    assert as_json["end_date"] == "2024-11-02"  # day 20,000 and 29 stages
+    assert json.loads(invoke("warmup", "show", "--site", "yahoo", "--json", fleet=fleet).stdout) == []
+    wrong = invoke("warmup", "show", "--source", "eu-9", fleet=fleet)
+    assert (wrong.exit_code, "allowed are eu-1, eu-2" in wrong.stderr) == (1, True)
+
+
+def test_yesterdays_counts_are_not_todays(fleet: MemoryFleet) -> None:
+    report(fleet, "eu-1", SiteCounts("google", 120, 0, 0, 0))
+    fleet.now_ms += 86_400_000
+    (row,) = json.loads(invoke("warmup", "show", "--json", fleet=fleet).stdout)
+    assert (row["attempts"], row["delivered"], row["remaining"]) == (0, 0, row["day_cap"])
+
+
+def test_warmup_orders(fleet: MemoryFleet) -> None:
+    report(fleet, "eu-1", SiteCounts("google", 1, 0, 0, 0))
+    assert "paused" in invoke("warmup", "pause", "eu-1", "google", fleet=fleet).stdout
+    again = invoke("warmup", "pause", "eu-1", "google", fleet=fleet)
+    assert again.exit_code == 1
+    assert "is not running" in again.stderr
+    assert "running" in invoke("warmup", "resume", "eu-1", "google", fleet=fleet).stdout
+    assert "4/29" in invoke("warmup", "skip", "eu-1", "google", "4", fleet=fleet).stdout
+    assert "finished" in invoke("warmup", "skip", "eu-1", "google", "29", fleet=fleet).stdout
+    # a provider that the source has not met yet: its warm-up begins at that stage
+    assert "2/29" in invoke("warmup", "skip", "eu-1", "yahoo", "2", fleet=fleet).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("skip", "eu-1", "google", "30"), "stage 30: allowed are 0 to 29"),
+        (("skip", "eu-1", "gogle", "3"), "site 'gogle': allowed are providers"),
+        (("pause", "eu-2", "google"), "source eu-2 has no warm-up"),
+    ],
+)
+def test_orders_that_make_no_sense(fleet: MemoryFleet, arguments: tuple[str, ...], message: str) -> None:
+    result = invoke("warmup", *arguments, fleet=fleet)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "gogle" not in fleet.owner("eu-1").warmup.plans
+
+
+def test_shaping_list_and_explain(fleet: MemoryFleet) -> None:
+    assert "nothing is in force" in invoke("shaping", "list", fleet=fleet).stdout
+    report(fleet, "eu-2", refused("yahoo", TSS04))
+    fleet.state["regions"]["eu"]["suspensions"] = [
+        {"source": "eu-2", "site": "yahoo", "until_ms": fleet.now_ms + 7_200_000, "reason": "r"}
+    ]
+    (row,) = json.loads(invoke("shaping", "list", "--json", fleet=fleet).stdout)
+    assert (row["source"], row["rule"], row["until_ms"] - fleet.now_ms) == (
+        "eu-2",
+        "yahoo-deferred",
+        7_200_000,
+    )
+    listed = invoke("shaping", "list", fleet=fleet).stdout
+    assert "yahoo-deferred" in listed
+    assert "2024-10-04 02:00:00Z" in listed
+    explained = invoke("shaping", "explain", "eu-2", "yahoo", fleet=fleet).stdout
+    for part in (
+        "yahoo-deferred",
+        "[TSS04]",
+        "threshold 1/min",
+        "nothing is sent until 2024-10-04 02:00:00Z",
+    ):
+        assert part in explained
+    found = json.loads(invoke("shaping", "explain", "eu-2", "yahoo", "--json", fleet=fleet).stdout)
+    assert found["orders"][0]["written"]["action"] == "suspend"
+    assert "unchanged" in invoke("shaping", "explain", "eu-1", "yahoo", fleet=fleet).stdout
+
+
+def test_shaping_cancel_asks_first(fleet: MemoryFleet) -> None:
+    report(fleet, "eu-2", refused("google", NETBLOCK))
+    cancel = ("shaping", "cancel", "eu-2", "google", "google-netblock-rate")
+    refusal = invoke(*cancel, fleet=fleet)  # no answer to the question
+    assert refusal.exit_code == 1
+    assert "other sources of its netblock" in refusal.stdout
+    assert fleet.owner("eu-2").shaping.listing()
+    assert invoke(*cancel, "--yes", fleet=fleet).exit_code == 0
+    assert not fleet.owner("eu-2").shaping.listing()
+    wrong = invoke(*cancel, "--yes", fleet=fleet)
+    assert wrong.exit_code == 1
+    assert "there are: none" in wrong.stderr
+
+
+def test_cancelling_a_removal_begins_the_probation(fleet: MemoryFleet) -> None:
+    report(fleet, "eu-2", refused("outlook", S3140))
+    owner = fleet.owner("eu-2")
+    assert owner.allowance(fleet.now_ms, "outlook").weight == 0
+    fleet.now_ms += 60_000
+    result = invoke("shaping", "cancel", "eu-2", "outlook", "outlook-block-list", "--yes", fleet=fleet)
+    assert "begins its probation" in result.stdout
+    assert owner.allowance(fleet.now_ms, "outlook").state == "probation"
+
+
+def test_shaping_check(tmp_path: Path) -> None:
+    assert "match their samples" in invoke("shaping", "check", "--fleet", FLEET).stdout
+    content = yaml.safe_load(FLEET.read_text())
+    rule = {
+        "name": "a",
+        "pattern": "x",
+        "sample": "421 x",
+        "scope": "source",
+        "action": "suspend",
+        "duration": "1m",
+    }
+    content["providers"] = {"apple": {"automation": [rule, {**rule, "name": "b"}]}}
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump(content))
+    result = invoke("shaping", "check", "--fleet", path)
+    assert result.exit_code == 1
+    assert "apple: b: shadowed" in result.stderr
+
+
+def event(seq: int, at_ms: int, kind: str, **fields: Any) -> str:
+    return json.dumps({"seq": seq, "at_ms": at_ms, "event": kind, **fields}, separators=(",", ":"))
+
+
+def write_events(fleet: MemoryFleet, lines: list[str]) -> None:
+    path = Path(fleet.config.events.directory) / "eu" / "events-000001.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(line + "\n" for line in lines))
+
+
+def attempt(seq: int, at_ms: int, kind: str, source: int, text: str) -> str:
+    fields = {"id": "0001000000000007", "recipient": "a@yahoo.com", "stream": "marketing", "tenant": "t"}
+    more = {"host": "mx.yahoo.test", "possible_duplicate": False, "code": 421, "enhanced": "", "attempt": 1}
+    return event(seq, at_ms, kind, **fields, **more, source=source, text=text)
+
+
+def test_trace(fleet: MemoryFleet) -> None:
+    t = fleet.now_ms
+    removed = {"source": "eu-3", "site": "yahoo", "state": "removed", "weight": 0, "reason": "TS03"}
+    back = {**removed, "state": "active", "weight": 1000}
+    held = {"source": "eu-2", "site": "yahoo", "until_ms": t + 5_000, "reason": "TSS04 said"}
+    lines = [
+        event(1, t, "allowance", **removed),
+        attempt(2, t + 10, "deferred", 1, "first"),
+        event(3, t + 11, "suspension", **held),
+        event(4, t + 12, "allowance", **back),
+        attempt(5, t + 20, "delivered", 2, "second"),
+        attempt(5, t + 20, "delivered", 2, "second"),  # shipped twice after a crash
+        event(6, t + 30, "allowance", **removed),
+    ]
+    write_events(fleet, lines)
+    fleet.traced[0x0001000000000007] = {
+        "status": {"id": "0001000000000007", "state": "delivered"},
+        "region": "eu",
+        "site": "yahoo",
+        "paths": [{"source": "eu-2", "eligible": True, "reasons": []}],
+    }
+    found = json.loads(invoke("trace", "0001000000000007", "--json", fleet=fleet).stdout)
+    first, second = found["attempts"]
+    assert (first["source_name"], second["source_name"]) == ("eu-2", "eu-3")
+    why = {row["source"]: row["reasons"] for row in first["others"]}
+    assert why == {
+        "eu-1": ["does not serve the stream marketing"],
+        "eu-3": ["out of the rotation (removed): TS03"],
+    }
+    why = {row["source"]: row["reasons"] for row in second["others"]}
+    assert why["eu-2"] == ["suspended until 2024-10-04 00:00:05Z: TSS04 said"]
+    assert found["paths"] == []  # it is not queued: nobody carries it now
+    text = invoke("trace", "0001000000000007", fleet=fleet).stdout
+    assert "2. 2024-10-04 00:00:00Z delivered over eu-3 to mx.yahoo.test" in text
+    assert "the only one eligible" in text
+    assert "is not recorded" in text
+    assert invoke("trace", "0001000000000008", fleet=fleet).exit_code == 1
+    assert invoke("trace", "x", fleet=fleet).exit_code == 2
+
+
+def test_trace_of_a_queued_message_says_what_holds_it_now(fleet: MemoryFleet) -> None:
+    fleet.traced[0x0001000000000007] = {
+        "status": {"id": "0001000000000007", "state": "queued"},
+        "region": "eu",
+        "site": "yahoo",
+        "paths": [{"source": "eu-2", "eligible": False, "reasons": ["today's cap of 200 is used up"]}],
+    }
+    text = invoke("trace", "0001000000000007", fleet=fleet).stdout
+    assert "eu-2: today's cap of 200 is used up" in text

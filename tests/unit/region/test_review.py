@@ -1,0 +1,190 @@
+"""An operator's order reaches what the region enforces; and which paths a message has now."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from engine.config.schema import FleetConfig
+from engine.providers.profiles import load_profiles
+from engine.region.allowances import Allowances
+from engine.region.observer import Observer
+from engine.region.paths import Paths
+from engine.region.sites import Site, Sites
+from engine.region.suspensions import Suspensions
+from engine.reputation.allowance import decode_summary, encode_answer
+from engine.reputation.source import SourceOwner
+from engine.values.outcome import Outcome, OutcomeKind, Scope
+from engine.values.reply import Reply
+from native.scheduler import Scheduler
+from tests.support.clock import ManualClock
+from tests.support.fleets import fleet, fleet_data
+
+TSS04 = Reply(421, "4.7.0", "[TSS04] Messages from 192.0.2.1 temporarily deferred")
+NETBLOCK = Reply(421, "4.7.28", "unusual rate of unsolicited email originating from your IP Netblock.")
+
+
+class Store:
+    """State and events in memory."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, bytes] = {}
+        self.events: list[tuple[int, str, dict[str, Any]]] = []
+
+    def get_state(self, key: str) -> bytes | None:
+        return self.state.get(key)
+
+    def put_state(self, key: str, value: bytes) -> None:
+        self.state[key] = value
+
+    def note_events(self, events: list[tuple[int, str, dict[str, Any]]]) -> None:
+        self.events += events
+
+
+class Node:
+    """The parts of a region that enforce what its sources' owners say, and the owners."""
+
+    def __init__(self, **changes: Any) -> None:
+        data = fleet_data()
+        first = data["sources"][0]
+        data["sources"] = [
+            {**first, "name": f"eu-{n}", "ip": f"127.0.0.{10 + n}", "netblock": "127.0.0.8/29"}
+            for n in (1, 2)
+        ]
+        data["sources"][1] |= changes
+        self.config: FleetConfig = fleet(**data)
+        self.clock = ManualClock()
+        self.store = Store()
+        self.scheduler = Scheduler(seed=1)
+        self.sites = Sites(
+            config=self.config,
+            region="eu",
+            profiles=load_profiles(self.config.providers),
+            scheduler=self.scheduler,
+        )
+        self.suspensions = Suspensions(
+            scheduler=self.scheduler, sites=self.sites, spool=self.store, clock=self.clock
+        )
+        self.allowances = Allowances(sites=self.sites, spool=self.store, config=self.config.reputation)
+        self.owners = {s.name: SourceOwner(self.config, s.name) for s in self.config.sources}
+        self.observer = Observer(
+            region="eu",
+            sites=self.sites,
+            suspensions=self.suspensions,
+            allowances=self.allowances,
+            events=self.store,
+            clock=self.clock,
+            sources=self,
+            wake=lambda: None,
+        )
+        self.paths = Paths(
+            sites=self.sites,
+            suspensions=self.suspensions,
+            allowances=self.allowances,
+            scheduler=self.scheduler,
+        )
+
+    async def observe(self, source: str, summary: bytes) -> bytes:
+        return encode_answer(self.owners[source].observe(decode_summary(summary)))
+
+    def exchange(self) -> None:
+        asyncio.run(self.observer.exchange())
+
+    def open(self, name: str) -> Site:
+        terms = self.allowances.terms_for(name)
+        now_ns = self.clock.monotonic_ns()
+        return self.sites.open(name, name, now_ns=now_ns, day=0, used={}, terms=terms)
+
+    def reply(self, site: Site, reply: Reply, scope: Scope = Scope.SOURCE) -> None:
+        outcome = Outcome(1, OutcomeKind.DEFERRED, scope, reply, 0, "mx", self.clock.wall_ms())
+        self.observer.note(outcome, site.number)
+
+    def cancel(self, site: str, rule: str) -> None:
+        assert self.owners["eu-1"].order(self.clock.wall_ms(), "cancel", site, rule)
+        self.observer.review("eu-1", site)
+        self.exchange()
+
+    def why(self, site: str, stream: int = 2, tenant: str = "t") -> dict[str, list[str]]:
+        rows: list[Any] = self.paths.explain(site, stream, tenant, self.clock.wall_ms())
+        assert all(row["eligible"] == (not row["reasons"]) for row in rows)
+        return {row["source"]: row["reasons"] for row in rows}
+
+
+def test_a_cancelled_suspension_ends_in_the_region_too() -> None:
+    node = Node()
+    site = node.open("yahoo")
+    node.reply(site, TSS04)
+    node.exchange()
+    assert [s["source"] for s in node.suspensions.listing()] == ["eu-1"]
+    assert "TSS04" in node.why("yahoo")["eu-1"][0]
+    node.clock.advance(60)
+    node.cancel("yahoo", "yahoo-deferred")
+    assert node.suspensions.listing() == []
+    assert node.why("yahoo") == {"eu-1": [], "eu-2": []}
+
+
+def test_a_cancelled_netblock_order_frees_the_neighbours() -> None:
+    node = Node()
+    site = node.open("google")
+    node.reply(site, NETBLOCK, Scope.NETBLOCK)
+    node.exchange()
+    node.exchange()
+    assert [s["source"] for s in node.suspensions.listing()] == ["eu-1", "eu-2"]
+    node.clock.advance(61)  # what the reply had put on the neighbour provisionally would be over
+    node.suspensions.save()
+    node.cancel("google", "google-netblock-rate")
+    assert node.suspensions.listing() == []
+
+
+def test_what_another_source_has_ordered_stays() -> None:
+    node = Node()
+    site = node.open("google")
+    node.reply(site, NETBLOCK, Scope.NETBLOCK)
+    other = Outcome(2, OutcomeKind.DEFERRED, Scope.NETBLOCK, NETBLOCK, 1, "mx", node.clock.wall_ms())
+    node.observer.note(other, site.number)
+    node.exchange()
+    node.clock.advance(1)
+    node.cancel("google", "google-netblock-rate")
+    assert {s["source"] for s in node.suspensions.listing()} == {"eu-1", "eu-2"}
+
+
+def test_only_sources_of_the_region_are_reviewed() -> None:
+    with pytest.raises(ValueError, match="eu-9"):
+        Node().observer.review("eu-9", "google")
+
+
+def test_changes_are_events_and_a_storm_is_one() -> None:
+    node = Node()
+    site = node.open("yahoo")
+    for _ in range(5):
+        node.reply(site, TSS04)
+        node.clock.advance(0.01)
+    node.exchange()
+    kinds = [kind for _, kind, _ in node.store.events]
+    assert kinds.count("suspension") == 1
+    assert kinds.count("allowance") == 1
+    (fields,) = [f for _, kind, f in node.store.events if kind == "suspension"]
+    assert (fields["source"], fields["site"]) == ("eu-1", "yahoo")
+    assert fields["until_ms"] > node.clock.wall_ms() + 7_000_000
+    node.exchange()
+    assert len(node.store.events) == len(kinds)
+
+
+def test_static_reasons() -> None:
+    node = Node(streams=["transactional"], tenancy={"dedicated": "acme"})
+    assert node.why("yahoo")["eu-2"] == [
+        "does not serve the stream marketing",
+        "dedicated to the tenant acme",
+    ]
+    assert node.why("yahoo", stream=0, tenant="acme") == {"eu-1": [], "eu-2": []}
+
+
+def test_a_source_in_warm_up_waits_for_its_owner_and_for_its_cap() -> None:
+    node = Node(warmup="standard")
+    site = node.open("yahoo")
+    assert node.why("yahoo")["eu-2"] == ["waits for its owner's first word about this site (warm-up)"]
+    node.exchange()
+    assert node.why("yahoo")["eu-2"] == []
+    node.scheduler.set_daily_left(1, site.number, 0)
+    assert node.why("yahoo")["eu-2"] == ["today's cap of 200 is used up"]
+    assert node.sites.granted() == {"eu-2": {"yahoo": 200}}
