@@ -21,6 +21,7 @@ from engine.delivery.ports import EgressSource, Opener, PoolRoute, RouteHost, Ro
 from engine.routing.route import HostAnswer, HostStatus
 from engine.smtp.opener import Opened, OpenFailure, Target
 from engine.smtp.policy import FailureReason, Phase, Verdict, classify
+from engine.tls.policy import ENCRYPT, PLAIN, VERIFIED, HostPolicy
 from engine.values.outcome import OutcomeKind, Scope
 from engine.values.reply import Reply
 
@@ -68,7 +69,7 @@ async def find_host(
             port=host.port,
             source_ip=source_ip,
             ehlo=source.ehlo,
-            tls=str(route.tls),
+            policy=_policy_of(route),
             username=username,
             password=password,
         )
@@ -87,6 +88,13 @@ async def find_host(
         if not verdict.next_host:
             return last
     raise AssertionError(f"the last host always ends the search: {last}")
+
+
+def _policy_of(route: PoolRoute) -> HostPolicy:
+    """A password goes only to a host that has proved its name."""
+    if route.auth is not None:
+        return VERIFIED
+    return PLAIN if route.tls == "disabled" else ENCRYPT
 
 
 def in_order(hosts: Sequence[Any], rng: random.Random) -> list[Any]:

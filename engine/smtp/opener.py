@@ -5,10 +5,10 @@ Returns the open transport with the extensions of the last EHLO; the caller take
 whole opening has one deadline (RFC 5321 section 4.5.3.2 asks for five minutes per command; a host that needs
 more than `timeout_s` for all of it is treated as down and the next one is asked).
 
-TLS: `required` means a handshake before anything is sent, or a failure; there is no way back to plaintext.
-Certificates of MX hosts are not verified (an MX name from unsigned DNS proves nothing; DANE and MTA-STS are
-not in this release), those of smart hosts with credentials are. Plaintext bytes behind the 220 to STARTTLS
-are discarded by aiosmtplib, and the EHLO state with them (RFC 3207 section 4.2).
+TLS: what the target's policy demands happens before anything is sent, or the session fails; there is no way back to
+plaintext. What was said before the handshake is forgotten (RFC 3207 section 4.2), and one byte in the clear behind the
+220 to STARTTLS is a failure (engine/smtp/conversation.py). A policy that is only being tested (MTA-STS mode `testing`)
+is tried first; if the certificate fails it, a second connection goes without, and the result tells.
 """
 
 import asyncio
@@ -16,16 +16,19 @@ import contextlib
 import errno
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import aiosmtplib
 
+from engine.smtp.contexts import Contexts, ResumingContext
+from engine.smtp.conversation import Desynchronised, Injected, Watch
 from engine.smtp.policy import FailureReason, Phase
+from engine.tls.policy import Check, Fault, HostPolicy, TlsFault, TlsResult
 from engine.values.reply import Reply
 from native.replies import ReplyParser
 
-TLS_DISABLED = "disabled"
 _BIND_ERRORS = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EACCES, errno.EADDRINUSE})
 
 
@@ -38,85 +41,122 @@ class Target:
     port: int
     source_ip: str
     ehlo: str
-    tls: str
+    policy: HostPolicy
     username: str = ""
     password: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open session. `extensions`: EHLO keyword in lower case -> parameters."""
+    """An open session. `extensions`: EHLO keyword in lower case -> parameters. `tls`: None in plaintext."""
 
     transport: Any
     extensions: Mapping[str, str]
+    tls: TlsResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFailure:
-    """The session did not come about. `answer` is for the policy, `reply` for the records."""
+    """The session did not come about. `answer` is for the policy, `reply` for the records. `fault`: TLS is why."""
 
     phase: Phase
     answer: Reply | FailureReason
     reply: Reply
+    fault: TlsFault | None = None
 
 
-async def open_session(target: Target, *, timeout_s: float) -> Opened | OpenFailure:
-    """Open one session within `timeout_s` seconds."""
-    client = aiosmtplib.SMTP(
-        hostname=target.address,
-        port=target.port,
-        local_hostname=target.ehlo,
-        source_address=(target.source_ip, 0),
-        timeout=timeout_s,
-        start_tls=False,
-        use_tls=False,
-    )
-    opening = _Opening(client, target)
-    try:
-        async with asyncio.timeout(timeout_s):
-            failure = await opening.run()
-    except TimeoutError:
-        failure = opening.failed(FailureReason.TIMEOUT)
-    except asyncio.CancelledError:
-        client.close()
-        raise
-    if failure is not None:
-        client.close()
-        return failure
-    transport, extensions = client.transport, dict(client.esmtp_extensions)
-    if transport is None or transport.is_closing():
-        return opening.failed(FailureReason.LOST)
-    # the client forgets the transport, so that its own end does not close it
-    client.transport = None
-    client.protocol = None
-    return Opened(transport, extensions)
+class SessionOpener:
+    """Opens sessions; keeps what TLS needs. `authorities`: file of those that certificates are checked against."""
+
+    def __init__(self, authorities: Path | None = None) -> None:
+        self._contexts = Contexts(authorities)
+
+    async def __call__(self, target: Target, *, timeout_s: float) -> Opened | OpenFailure:
+        """Open one session within `timeout_s` seconds."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        result = await self._open(target, deadline)
+        fault = result.fault if isinstance(result, OpenFailure) else None
+        if fault is None or not target.policy.is_testing:
+            return result
+        if fault.fault in (Fault.NO_STARTTLS, Fault.INJECTED):
+            return result
+        relaxed = replace(target, policy=replace(target.policy, check=Check.ENCRYPT))
+        result = await self._open(relaxed, deadline)
+        if isinstance(result, Opened) and result.tls is not None:
+            return replace(result, tls=replace(result.tls, fault=fault))
+        return result
+
+    async def _open(self, target: Target, deadline: float) -> Opened | OpenFailure:
+        left_s = max(0.001, deadline - asyncio.get_running_loop().time())
+        client = aiosmtplib.SMTP(
+            hostname=target.address,
+            port=target.port,
+            local_hostname=target.ehlo,
+            source_address=(target.source_ip, 0),
+            timeout=left_s,
+            start_tls=False,
+            use_tls=False,
+        )
+        verified = target.policy.check is Check.NAME
+        opening = _Opening(
+            client, target, self._contexts.verifying if verified else self._contexts.encrypting
+        )
+        try:
+            async with asyncio.timeout_at(deadline):
+                failure = await opening.run()
+        except TimeoutError:
+            failure = opening.failed(FailureReason.TIMEOUT)
+        except asyncio.CancelledError:
+            client.close()
+            raise
+        if failure is not None:
+            client.close()
+            return failure
+        transport, extensions = client.transport, dict(client.esmtp_extensions)
+        if transport is None or transport.is_closing():
+            return opening.failed(FailureReason.LOST)
+        # the client forgets the transport, so that its own end does not close it
+        client.transport = None
+        client.protocol = None
+        return Opened(transport, extensions, opening.tls)
 
 
 class _Opening:
     """The steps, and in which of them we are."""
 
-    def __init__(self, client: aiosmtplib.SMTP, target: Target) -> None:
+    def __init__(self, client: aiosmtplib.SMTP, target: Target, context: ResumingContext) -> None:
         self._client = client
         self._target = target
+        self._context = context
+        self._name = (target.policy.names or (target.host,))[0]
         self._phase = Phase.CONNECT
+        self._watch: Watch | None = None
+        self.tls: TlsResult | None = None
 
     async def run(self) -> OpenFailure | None:
         try:
             await self._client.connect()
+            self._phase = Phase.GREETING
+            watch = self._watched()
             self._phase = Phase.EHLO
-            await self._hello()
-            if self._target.tls != TLS_DISABLED:
+            await self._hello(watch)
+            if self._target.policy.check is not Check.PLAIN:
                 self._phase = Phase.STARTTLS
-                if not self._client.supports_extension("starttls"):
-                    return self.failed(FailureReason.NO_TLS)
-                await self._client.starttls(
-                    server_hostname=self._target.host, tls_context=self._tls_context()
-                )
+                failure = await self._secure(watch)
+                if failure is not None:
+                    return failure
                 self._phase = Phase.EHLO
-                await self._hello()
+                await self._hello(watch)
+                self._keep_session()
             if self._target.username:
                 self._phase = Phase.AUTH
+                watch.expect_many()
                 await self._client.login(self._target.username, self._target.password)
+                watch.settled()
+            watch.check()
+        except Desynchronised as error:
+            return self.failed(FailureReason.PROTOCOL, str(error))
         except aiosmtplib.SMTPConnectResponseError as error:
             self._phase = Phase.GREETING
             return self._refused(error.code, error.message)
@@ -126,8 +166,6 @@ class _Opening:
             if error.code < 200:
                 return self.failed(FailureReason.PROTOCOL, error.message)
             return self._refused(error.code, error.message)
-        except ssl.SSLError as error:
-            return self.failed(FailureReason.TLS_FAILED, str(error))
         except aiosmtplib.SMTPTimeoutError:
             return self.failed(FailureReason.TIMEOUT)
         except (aiosmtplib.SMTPServerDisconnected, OSError) as error:
@@ -137,27 +175,80 @@ class _Opening:
             return self.failed(reason, str(error))
         return None
 
-    async def _hello(self) -> None:
+    def _watched(self) -> Watch:
+        """Stand between the transport and the client; what came behind the greeting is one reply too many."""
+        transport, protocol = self._client.transport, self._client.protocol
+        if transport is None or protocol is None:
+            raise aiosmtplib.SMTPServerDisconnected("connection lost")
+        if protocol._buffer:
+            raise Desynchronised("the server says more than its greeting")
+        self._watch = Watch(transport, protocol)
+        return self._watch
+
+    async def _hello(self, watch: Watch) -> None:
         """EHLO, or HELO if the host knows no better."""
         try:
+            watch.expect()
             await self._client.ehlo()
         except aiosmtplib.SMTPHeloError:
-            if not self._client.is_connected or self._target.tls != TLS_DISABLED:
+            if not self._client.is_connected or self._target.policy.check is not Check.PLAIN:
                 raise
+            watch.expect()
             await self._client.helo()
+        watch.check()
 
-    def _tls_context(self) -> ssl.SSLContext:
-        return _VERIFYING if self._target.username else _ENCRYPTING
+    async def _secure(self, watch: Watch) -> OpenFailure | None:
+        """STARTTLS and the handshake. The context checks a name; here come the other checks."""
+        if not self._client.supports_extension("starttls"):
+            return self.failed(FailureReason.NO_TLS)
+        try:
+            found = await watch.start_tls(self._context, self._name)
+        except Injected as error:
+            return self.failed(FailureReason.INJECTED, str(error))
+        except ssl.SSLCertVerificationError as error:
+            return self.failed(FailureReason.UNTRUSTED, error.verify_message, fault_of(error))
+        except OSError as error:  # also ssl.SSLError, and a connection that ends in the middle
+            return self.failed(FailureReason.TLS_FAILED, getattr(error, "reason", None) or str(error))
+        if isinstance(found, Reply):
+            return self._declined(found)
+        assert self._client.protocol is not None
+        self._client.transport = self._client.protocol.transport = found
+        peer = found.get_extra_info("ssl_object")
+        verified = "name" if self._target.policy.check is Check.NAME else ""
+        self.tls = TlsResult(peer.version(), peer.cipher()[0], verified, bool(peer.session_reused))
+        return None
 
-    def failed(self, reason: FailureReason, detail: str = "") -> OpenFailure:
+    def _keep_session(self) -> None:
+        """By now the tickets of TLS 1.3 have come: they follow the handshake."""
+        transport = self._client.transport
+        peer = None if transport is None else transport.get_extra_info("ssl_object")
+        if peer is not None:
+            self._context.keep(self._name, peer.session)
+
+    def failed(self, reason: FailureReason, detail: str = "", fault: Fault | None = None) -> OpenFailure:
         text = f"{_WORDS[self._phase]}: {reason}"
         if detail and reason not in (FailureReason.TIMEOUT, FailureReason.NO_TLS):
             text = f"{text} ({detail})"
-        return OpenFailure(self._phase, reason, Reply(0, _ENHANCED.get(reason, "4.4.2"), text[:1024]))
+        enhanced = _ENHANCED.get(reason, "4.4.2")
+        tls_fault = None
+        if self._phase is Phase.STARTTLS:
+            enhanced = "4.7.10" if reason is FailureReason.NO_TLS else "4.7.5"
+            tls_fault = TlsFault(fault or _FAULTS.get(reason, Fault.VALIDATION), text[:1024])
+        return OpenFailure(self._phase, reason, Reply(0, enhanced, text[:1024]), tls_fault)
 
     def _refused(self, code: int, message: str) -> OpenFailure:
         reply = _reply_of(code, message)
         return OpenFailure(self._phase, reply, reply)
+
+    def _declined(self, reply: Reply) -> OpenFailure:
+        """The server offers STARTTLS and will not do it: about TLS, and never about the message."""
+        text = f"STARTTLS: {FailureReason.NO_TLS} ({reply})"[:1024]
+        fault = TlsFault(Fault.NO_STARTTLS, text)
+        return OpenFailure(self._phase, FailureReason.NO_TLS, Reply(0, "4.7.10", text), fault)
+
+
+# with the certificate authorities of the system
+open_session = SessionOpener()
 
 
 _WORDS = {
@@ -171,11 +262,22 @@ _ENHANCED = {
     FailureReason.UNREACHABLE: "4.4.1",
     FailureReason.TIMEOUT: "4.4.1",
     FailureReason.BIND: "4.3.5",
-    FailureReason.NO_TLS: "4.7.10",
-    FailureReason.TLS_FAILED: "4.7.5",
     FailureReason.NO_AUTH: "4.7.8",
     FailureReason.PROTOCOL: "4.5.0",
 }
+_FAULTS = {FailureReason.NO_TLS: Fault.NO_STARTTLS, FailureReason.INJECTED: Fault.INJECTED}
+
+# X509_V_ERR_* of OpenSSL: not yet valid, expired; self-signed, unknown issuer; host name, IP address
+_FAULT_OF_CODE = {
+    **dict.fromkeys((9, 10), Fault.EXPIRED),
+    **dict.fromkeys((18, 19, 20, 21, 27, 28), Fault.NOT_TRUSTED),
+    **dict.fromkeys((62, 64), Fault.HOST_MISMATCH),
+}
+
+
+def fault_of(error: ssl.SSLCertVerificationError) -> Fault:
+    """The certificate error in the words of TLS-RPT."""
+    return _FAULT_OF_CODE.get(error.verify_code, Fault.VALIDATION)
 
 
 def _connect_reason(error: BaseException) -> FailureReason:
@@ -200,16 +302,3 @@ def _reply_of(code: int, message: str) -> Reply:
         if replies:
             return Reply(*replies[0])
     return Reply(0, "4.5.0", "malformed reply")
-
-
-def _context(*, verify: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-_ENCRYPTING = _context(verify=False)
-_VERIFYING = _context(verify=True)

@@ -53,6 +53,8 @@ class FailureReason(StrEnum):
     BIND = "source address not available"
     NO_TLS = "TLS is required but not offered"
     TLS_FAILED = "TLS handshake failed"
+    UNTRUSTED = "certificate not accepted"
+    INJECTED = "plaintext injected before TLS"
     NO_AUTH = "authentication not possible"
     NO_ADDRESS = "no usable address"
 
@@ -181,6 +183,9 @@ IDENTITY_RULES: tuple[IdentityRule, ...] = (
 _TOO_MANY = frozenset({452, 552})
 _HOST_PHASES = frozenset({Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.STARTTLS, Phase.AUTH})
 _MESSAGE_PHASES = frozenset({Phase.MAIL, Phase.DATA, Phase.DOT})
+
+# Enhanced codes of our own replies (code 0) that say: no session that is secure enough (RFC 3463, RFC 7817).
+TLS_STATUSES = frozenset({"4.7.5", "4.7.10"})
 
 DELIVERED = Verdict(OutcomeKind.DELIVERED, Scope.RECIPIENT)
 

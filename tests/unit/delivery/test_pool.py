@@ -14,6 +14,7 @@ from engine.delivery.hosts import in_order
 from engine.delivery.wire import decode_resume
 from engine.smtp.opener import Opened, OpenFailure, Target, open_session
 from engine.smtp.policy import FailureReason, Phase
+from engine.tls.policy import PLAIN
 from engine.values.outcome import OutcomeKind, Scope
 from engine.values.reply import Reply
 from tests.support.hostile import Fault, HostileServer
@@ -252,7 +253,7 @@ def test_a_greeting_about_our_ip_is_not_tried_elsewhere() -> None:
 
 def test_a_source_address_we_do_not_have() -> None:
     async def go() -> None:
-        target = Target("mx", "127.0.0.1", 25, "192.0.2.77", "mta.example.com", "disabled")
+        target = Target("mx", "127.0.0.1", 25, "192.0.2.77", "mta.example.com", PLAIN)
         result = await open_session(target, timeout_s=1)
         assert isinstance(result, OpenFailure)
         assert result.answer is FailureReason.BIND

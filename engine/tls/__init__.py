@@ -1,0 +1,1 @@
+"""How sessions are secured: which policy holds for a destination, what it demands, and whether a peer met it."""
