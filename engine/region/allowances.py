@@ -93,7 +93,7 @@ class Allowances:
 
     def waiting(self, source: int) -> list[str]:
         """Sites at which a source is closed until its owner has spoken."""
-        return [site for number, site in self._closed if number == source]
+        return sorted(site for number, site in self._closed if number == source)
 
     # -- the owners' words
 
@@ -119,7 +119,7 @@ class Allowances:
         if EVERYWHERE in changed:
             touched |= {site.name for site in self._sites.opened()}
         news: list[tuple[str, Breach]] = []
-        for name in touched:
+        for name in sorted(touched):
             if name != EVERYWHERE and self._sites.known(name):
                 site = self._sites.site(self._sites.number(name))
                 news += [(name, breach) for breach in self._check_floor(site)]
@@ -147,8 +147,7 @@ class Allowances:
         if found:
             self._breaches[site.name] = found
         kept = {b.kept for b in before} ^ {b.kept for b in found}
-        for number in kept - {None}:
-            assert number is not None
+        for number in sorted(number for number in kept if number is not None):
             self._sites.change(site, number, self._terms(number, site.name))
         lost = {breach.stream for breach in before}
         return [breach for breach in found if breach.stream not in lost]

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from engine.config.schema import LimitsConfig
 from engine.delivery.wire import ENTRY, ID, Header, encode_header
+from engine.region.daily import counts_of
 from engine.region.ports import PoolLauncher, PoolName, PoolPort
 from engine.region.sites import Sites
 from engine.region.windows import Windows
@@ -235,12 +236,7 @@ class Dispatcher:
         ids = b"".join([entries[at : at + ID.size] for at in range(0, len(entries), ENTRY.size)])
         cells = {(entry[2], entry[3]) for entry in ENTRY.iter_unpack(entries)}
         sites = {number: self._sites.site(number) for number, _ in cells}
-        daily = {
-            daily_key(source, sites[number].name): sites[number].day << 40
-            | self._sites.used_today(sites[number], source)
-            for number, source in cells
-            if source in sites[number].caps
-        }
+        daily = counts_of(self._sites, ((sites[number], source) for number, source in cells))
         paces = {
             (source, number): sites[number].paces[source]
             for number, source in cells
@@ -275,8 +271,3 @@ class Dispatcher:
         feed.outstanding -= len(ids)
         await self._lost(feed.number, ids)
         self.wake(feed.number)
-
-
-def daily_key(source: int, site: str) -> str:
-    """State key of today's count of one source at one site; the value is `day << 40 | used`."""
-    return f"daily/{source}/{site}"

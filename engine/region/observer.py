@@ -95,8 +95,14 @@ class Observer:
 
     # -- outcomes
 
-    def note(self, outcome: Outcome, site: int) -> bool:
-        """Count one attempt's outcome; returns whether its source is now suspended because of it."""
+    @property
+    def has_news(self) -> bool:
+        """Whether something should be reported before the next report is due."""
+        return self._news.is_set()
+
+    def note(self, outcome: Outcome, site: int, count: int = 1) -> bool:
+        """Count one attempt's outcome, or that of so many alike; returns whether its source is now suspended because
+        of it."""
         source = outcome.source
         if site < 0 or source not in self._sites.sources:
             return False
@@ -107,35 +113,35 @@ class Observer:
         if tally is None:
             tally = cells[site] = Tally()
         if outcome.kind is OutcomeKind.DELIVERED:
-            tally.delivered += 1
+            tally.delivered += count
             return False
         if outcome.kind is OutcomeKind.DEFERRED:
             if _is_about_recipient(outcome):
-                tally.excused += 1
+                tally.excused += count
             else:
-                tally.deferred += 1
+                tally.deferred += count
         elif outcome.kind is OutcomeKind.BOUNCED:
-            tally.bounced += 1
+            tally.bounced += count
         else:
             return False
-        return self._note_refusal(outcome, site, tally)
+        return self._note_refusal(outcome, site, tally, count)
 
-    def _note_refusal(self, outcome: Outcome, site: int, tally: Tally) -> bool:
+    def _note_refusal(self, outcome: Outcome, site: int, tally: Tally, count: int) -> bool:
         text = str(outcome.reply)
         if outcome.reply.code == 0:
-            tally.tls_failures += NO_TLS in text
+            tally.tls_failures += count * (NO_TLS in text)
         about_us = outcome.scope in BLOCKING
         rules = self._rules_of(self._sites.profile(self._sites.site(site).provider))
         rule = rules.match(text) if outcome.reply.code else None
         if rule is not None:
-            _, count = tally.replies.get(rule.name, ("", 0))
-            tally.replies[rule.name] = text, count + 1
+            _, before = tally.replies.get(rule.name, ("", 0))
+            tally.replies[rule.name] = text, before + count
             self._news.set()
         if about_us and outcome.reply.code:
-            tally.blocked += 1
+            tally.blocked += count
             if rule is None:
-                _, count = tally.replies.get(GENERIC_BLOCK.name, ("", 0))
-                tally.replies[GENERIC_BLOCK.name] = text, count + 1
+                _, before = tally.replies.get(GENERIC_BLOCK.name, ("", 0))
+                tally.replies[GENERIC_BLOCK.name] = text, before + count
             self._news.set()
         stops = about_us
         if rule is not None:
@@ -321,7 +327,7 @@ class Observer:
 
     def _relax(self, source: int) -> None:
         """After the answer to a review: suspensions last no longer than the orders that are left."""
-        for number, site in [pair for pair in self._reviewed if pair[0] == source]:
+        for number, site in sorted(pair for pair in self._reviewed if pair[0] == source):
             self._reviewed.discard((number, site))
             held = {n: self._allowances.of(n, site) for n in self._sites.sources}
             for n, named in self._sites.sources.items():

@@ -28,12 +28,13 @@ from engine.delivery.wire import decode_report, decode_resume
 from engine.providers.profiles import load_profiles
 from engine.region.admission import Admission
 from engine.region.allowances import Allowances
-from engine.region.dispatch import Dispatcher, daily_key
+from engine.region.daily import used_today
+from engine.region.dispatch import Dispatcher
 from engine.region.observer import Observer
 from engine.region.paths import Paths
 from engine.region.ports import PoolLauncher, PoolName, RegionFailed, SourcePort
 from engine.region.retry import RetrySchedule
-from engine.region.sites import DAY_MS, Site, Sites
+from engine.region.sites import Site, Sites
 from engine.region.suspensions import Suspensions
 from engine.region.windows import Windows
 from engine.routing.route import Failure, Route
@@ -345,7 +346,11 @@ class Region:
     def _open_site(self, route: Route) -> Site:
         now_ms = self._clock.wall_ms()
         is_new = not self._sites.known(route.site)
-        day, used = self._used_today(route, now_ms) if is_new else (0, {})
+        day, used = (
+            used_today(self._sites, route.site, route.provider, self._spool.get_state, now_ms)
+            if is_new
+            else (0, {})
+        )
         site = self._sites.open(
             route.site,
             route.provider,
@@ -357,21 +362,6 @@ class Region:
         if is_new:
             self._suspensions.apply_to(site)
         return site
-
-    def _used_today(self, route: Route, now_ms: int) -> tuple[int, dict[int, int]]:
-        """The day that counts at a site, and what each source has used of its cap on it, from disk.
-
-        A count of a later day means that the clock was set back: that day goes on, nothing is granted twice.
-        """
-        capped = self._sites.profile(route.provider).daily_cap is not None
-        counts: dict[int, tuple[int, int]] = {}
-        for number, source in self._sites.sources.items():
-            state = self._spool.get_state(daily_key(number, route.site)) if capped or source.warmup else None
-            if state is not None:
-                value = int.from_bytes(state, "big")
-                counts[number] = value >> 40, value & (1 << 40) - 1
-        day = max(now_ms // DAY_MS, *(counted for counted, _ in counts.values()), 0)
-        return day, {number: count for number, (counted, count) in counts.items() if counted == day}
 
     async def _settle_unroutable(self, domain: str, failure: Failure) -> None:
         kind = OutcomeKind.BOUNCED if failure.kind == "bounced" else OutcomeKind.DEFERRED

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.config.schema import FleetConfig
-from engine.region.dispatch import daily_key
+from engine.region.daily import daily_key
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.values.message import Message
@@ -164,7 +164,7 @@ def test_daily_cap_holds_over_a_restart(tmp_path: Path, days_back: int) -> None:
             await until(lambda: spool.counts()["delivered"] == 40)
             await node.stop()
             await region.stop()
-            for source in (0, 1):
+            for source in ("eu-1", "eu-2"):
                 key = daily_key(source, region._sites.site(0).name)
                 stored = int.from_bytes(spool.get_state(key) or b"", "big")
                 assert stored & (1 << 40) - 1 == 20

@@ -8,9 +8,10 @@ import pytest
 from engine.config.schema import FleetConfig
 from engine.providers.profiles import load_profiles
 from engine.region.allowances import Allowances
+from engine.region.daily import counts_of, used_today
 from engine.region.observer import Observer
 from engine.region.paths import Paths
-from engine.region.sites import Site, Sites
+from engine.region.sites import DAY_MS, Site, Sites
 from engine.region.suspensions import Suspensions
 from engine.reputation.allowance import decode_summary, encode_answer
 from engine.reputation.source import SourceOwner
@@ -188,3 +189,31 @@ def test_a_source_in_warm_up_waits_for_its_owner_and_for_its_cap() -> None:
     node.scheduler.set_daily_left(1, site.number, 0)
     assert node.why("yahoo")["eu-2"] == ["today's cap of 200 is used up"]
     assert node.sites.granted() == {"eu-2": {"yahoo": 200}}
+
+
+def test_the_daily_count_belongs_to_the_source_not_to_its_place_in_the_file() -> None:
+    node = Node(warmup="standard")
+    site = node.open("yahoo")
+    node.exchange()
+    node.scheduler.set_daily_left(1, site.number, 150)
+    written = counts_of(node.sites, [(site, 0), (site, 1)])
+    assert list(written) == ["daily/eu-2/yahoo"]
+    state = {key: value.to_bytes(8, "big") for key, value in written.items()}
+    moved = Node(warmup="standard")
+    moved.sites.sources = {0: moved.sites.sources[1]}  # eu-1 is gone from the file: eu-2 is the first now
+    assert used_today(moved.sites, "yahoo", "yahoo", state.get, 0) == (0, {0: 50})
+    assert used_today(moved.sites, "yahoo", "yahoo", state.get, DAY_MS) == (1, {})
+
+
+def test_outcomes_that_are_alike_count_together() -> None:
+    node = Node()
+    site = node.open("yahoo")
+    good = Outcome(1, OutcomeKind.DELIVERED, Scope.MESSAGE, Reply(250, "", "ok"), 0, "mx", 0)
+    assert not node.observer.note(good, site.number, 30)
+    bad = Outcome(1, OutcomeKind.DEFERRED, Scope.SOURCE, TSS04, 0, "mx", 0)
+    assert node.observer.note(bad, site.number, 5)
+    assert node.observer.has_news
+    node.exchange()
+    (row,) = node.owners["eu-1"].shaping.listing()
+    assert row["rule"] == "yahoo-deferred"
+    assert node.owners["eu-1"].reputation.whole.counts.to_state()[1][0][:2] == [30.0, 5.0]  # type: ignore[index]
