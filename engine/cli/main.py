@@ -11,6 +11,7 @@ import click
 from engine.cli.audit import audit_command
 from engine.cli.bounces import bounces_group
 from engine.cli.config import config_group
+from engine.cli.doctor import doctor_command
 from engine.cli.events import events_command
 from engine.cli.port import PortFactory
 from engine.cli.send import build_send
@@ -37,6 +38,7 @@ def build_cli(port_factory: PortFactory) -> click.Group:
         events_command,
         bounces_group,
         config_group,
+        doctor_command,
         sink_command,
         build_warmup(port_factory),
         build_shaping(port_factory),

@@ -96,6 +96,12 @@ def split_host(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _check_zone(text: str) -> str:
+    if not is_host_name(text) or "." not in text.rstrip("."):
+        raise ValueError("allowed is a domain, as in example.com")
+    return text.lower().rstrip(".")
+
+
 def _check_host(text: str) -> str:
     split_host(text)
     return text
@@ -142,6 +148,7 @@ IpAddress = Annotated[str, AfterValidator(_check_ip)]
 Netblock = Annotated[str, AfterValidator(_check_netblock)]
 EhloName = Annotated[str, AfterValidator(_check_ehlo)]
 DomainPattern = Annotated[str, AfterValidator(_check_pattern)]
+ZoneName = Annotated[str, AfterValidator(_check_zone)]
 HostPort = Annotated[str, AfterValidator(_check_host)]
 StreamName = Literal["transactional", "notification", "marketing"]
 TlsMode = Literal["required", "disabled"]

@@ -20,7 +20,7 @@ EDGES = {
 ONE_MODULE = ("opentelemetry", "fastapi", "aiosmtpd")
 
 RAY_MODULES = {"actors.deploy", "actors.client"}
-VALUE_CONFIG = "schema|types|units|tls|signing|bounces|suppression|reputation|warmup|shaping"
+VALUE_CONFIG = "schema|types|units|doctor|tls|signing|bounces|suppression|reputation|warmup|shaping"
 VALUE_MODULES = re.compile(rf"engine\.values(\..*)?|engine\.config\.({VALUE_CONFIG})")
 VALUE_LIBRARIES = {"pydantic", "msgpack", "annotated_types", "typing_extensions"}
 # An address is a value, and its domain has one A-label form only by IDNA 2008 (docs/adr/0004-idna-in-values.md).

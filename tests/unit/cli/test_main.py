@@ -16,7 +16,7 @@ def test_every_command_has_help_and_no_fleet_is_asked_for_it() -> None:
         raise AssertionError("asked for the fleet")
 
     cli = build_cli(no_fleet)
-    looking = {"status", "audit", "events", "trace"}
+    looking = {"status", "audit", "doctor", "events", "trace"}
     groups = {"bounces", "config", "shaping", "warmup"}
     assert set(cli.commands) == {"send", "sink", *looking, *groups}
     for name in cli.commands:
