@@ -25,9 +25,11 @@ from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor, source_actor
 from engine.config.load import load_fleet
 from engine.config.schema import FleetConfig
+from engine.spool.errors import SpoolError
 from engine.values.ids import region_of
 from engine.values.message import CampaignChunk, CampaignTemplate, Message, Receipt
 from engine.values.submission import decode_receipt, encode_submission
+from engine.values.suppression import Suppression, decode_rows, encode_rows
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ ANSWER_TIMEOUT_S = 30.0
 GIVE_UP_S = 120.0
 FIRST_DELAY_S = 0.05
 MAX_DELAY_S = 2.0
+PAGE = 2000
 
 
 class AsyncClient:
@@ -158,6 +161,46 @@ class AsyncClient:
         counts = [int(await self._regions[r].call("cancel", group)) for r, group in by_region.items()]
         return sum(counts)
 
+    # suppression
+
+    async def suppress(self, rows: Sequence[Suppression]) -> int:
+        """Put addresses on suppression lists, or off them, in every region; how many rows changed something.
+
+        One region has them on disk before this returns and passes them on; the others are told at once if they answer,
+        and by that region otherwise.
+        """
+        data = encode_rows(rows)
+        first = self._choose(None)
+        changed = int(await self._persist(first, "suppress", data, True))
+        others = [region for region in self._regions if region != first]
+        answers = await asyncio.gather(
+            *(self._regions[r].call("suppress", data, False, timeout_s=ANSWER_TIMEOUT_S) for r in others),
+            return_exceptions=True,
+        )
+        for region, answer in zip(others, answers, strict=True):
+            if isinstance(answer, ConnectionError | TimeoutError | SpoolError):
+                log.warning(
+                    "region %s hears of suppressions later, from region %s: %s", region, first, answer
+                )
+            elif isinstance(answer, BaseException):
+                raise answer
+        return changed
+
+    async def suppressions(self, address: str = "") -> AsyncIterator[Suppression]:
+        """The rows of the suppression list, all or those of one address, with those that were taken off."""
+        region = self._choose(None)
+        if address:
+            for row in decode_rows(await self._persist(region, "suppressions_of", address)):
+                yield row
+            return
+        after = b""
+        while True:
+            after, data = await self._persist(region, "suppressions", after, PAGE)
+            for row in decode_rows(data):
+                yield row
+            if not after:
+                return
+
     async def snapshot(self) -> dict[str, Any]:
         """The fleet's state: every region's counts and gauges."""
         return dict(await self._fleet.call("snapshot"))
@@ -195,6 +238,9 @@ class Client:
 
     def cancel(self, ids: Sequence[int]) -> int:
         return self._loop.run_until_complete(self.asynchronous.cancel(ids))
+
+    def suppress(self, rows: Sequence[Suppression]) -> int:
+        return self._loop.run_until_complete(self.asynchronous.suppress(rows))
 
     def snapshot(self) -> dict[str, Any]:
         return self._loop.run_until_complete(self.asynchronous.snapshot())

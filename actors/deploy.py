@@ -144,6 +144,7 @@ class RayNodeServices:
         self._config_json = config_json
         self._region = region
         self._sources: dict[str, NamedActor] = {}
+        self._peers: dict[str, NamedActor] = {}
         self._watched: set[int] = set()
 
     def region_link(self) -> RayRegionLink:
@@ -197,6 +198,13 @@ class RayNodeServices:
         if actor is None:
             actor = self._sources[source] = NamedActor(source_actor(source))
         return bytes(await actor.call("observe", summary, timeout_s=OBSERVE_DEADLINE_S))
+
+    async def suppress(self, region: str, rows: bytes) -> int:
+        """Have another region take suppressions: on its disk when this answers."""
+        actor = self._peers.get(region)
+        if actor is None:
+            actor = self._peers[region] = NamedActor(region_actor(region))
+        return int(await actor.call("suppress", rows, False))
 
 
 class RayFleetServices:

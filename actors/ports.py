@@ -32,6 +32,8 @@ class NodeServices(Protocol):
 
     async def observe(self, source: str, summary: bytes) -> bytes: ...
 
+    async def suppress(self, region: str, rows: bytes) -> int: ...
+
 
 class FleetServices(Protocol):
     """What the Fleet actor needs: start an actor if it is not there, call it with a deadline."""

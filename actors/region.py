@@ -89,7 +89,7 @@ class RegionActor:
             name=self._name,
             spool=self._spool,
             router=Router(config, profiles, build_resolver(config.resolver), self._clock),
-            ports=RegionPorts(launcher=self._services, sources=self._services),
+            ports=RegionPorts(self._services, self._services, self._services),
             clock=self._clock,
             seed=int.from_bytes(os.urandom(8), "big") >> 1,
         )
@@ -119,6 +119,15 @@ class RegionActor:
 
     async def settle(self, report: bytes) -> int:
         return await (await self._engine()).settle(report)
+
+    async def suppress(self, rows: bytes, spread: bool) -> int:
+        return await (await self._engine()).suppress(rows, spread=spread)
+
+    async def suppressions(self, after: bytes, limit: int) -> tuple[bytes, bytes]:
+        return (await self._engine()).suppressions(after, limit)
+
+    async def suppressions_of(self, address: str) -> bytes:
+        return (await self._engine()).suppressions_of(address)
 
     async def cancel(self, ids: Sequence[int]) -> int:
         return await (await self._engine()).cancel(ids)

@@ -64,7 +64,7 @@ class SendInterrupted(Exception):
 class SendReport:
     """Counts of recipients and chunks, growing while the sending goes on.
 
-    `waiting_for`: the regions that are asked again, and why.
+    `suppressed`: of the accepted, those that are not sent to. `waiting_for`: the regions that are asked again, and why.
     """
 
     accepted: int = 0
@@ -73,6 +73,7 @@ class SendReport:
     chunks_accepted: int = 0
     chunks_skipped: int = 0
     retries: int = 0
+    suppressed: int = 0
     waiting_for: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -170,6 +171,7 @@ class CampaignSender:
         else:
             report.chunks_accepted += 1
             report.accepted += count
+            report.suppressed += len(receipt.suppressed)
 
     async def _until_answered(self, region: str, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call on its region, with growing delays, until there is an answer."""

@@ -18,6 +18,7 @@ from engine.cli.send import build_send
 from engine.cli.shaping import build_shaping
 from engine.cli.sink import sink_command
 from engine.cli.status import build_status
+from engine.cli.suppression import build_suppression
 from engine.cli.terminal import CommandGroup
 from engine.cli.trace import build_trace
 from engine.cli.warmup import build_warmup
@@ -37,6 +38,7 @@ def build_cli(port_factory: PortFactory) -> click.Group:
         audit_command,
         events_command,
         bounces_group,
+        build_suppression(port_factory),
         config_group,
         doctor_command,
         sink_command,

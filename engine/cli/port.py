@@ -1,12 +1,13 @@
 """What the commands need of a running fleet, as a Protocol (actors.client.AsyncClient fits it)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from engine.campaign.sender import RegionPort
 from engine.config.schema import FleetConfig
 from engine.values.message import Message, Receipt
+from engine.values.suppression import Suppression
 
 
 class FleetPort(RegionPort, Protocol):
@@ -31,6 +32,12 @@ class FleetPort(RegionPort, Protocol):
     ) -> dict[str, Any] | None:
         """{"status", "region", "site", "provider", "paths": [{"source", "eligible", "reasons"}]} of a message; None if
         its region never accepted it. What is given is used when the message is not queued any more."""
+
+    async def suppress(self, rows: Sequence[Suppression]) -> int:
+        """Put addresses on suppression lists, or off them, in every region; how many rows changed something."""
+
+    def suppressions(self, address: str = "") -> AsyncIterator[Suppression]:
+        """The rows of the suppression list, all or those of one address, with those that were taken off."""
 
     async def snapshot(self) -> dict[str, Any]:
         """{"fleet": name, "health": {region: text}, "regions": {region: {"counts": {...}, ...}}}."""

@@ -113,8 +113,9 @@ def _send_campaign(
         port = port_factory(fleet_path)
         report = _run(_transmit(campaign, rows, file, port, bad_rows))
     template = campaign.template
+    suppressed = f" ({report.suppressed} of them suppressed)" if report.suppressed else ""
     output().print(
-        f"campaign {template.campaign}: {report.accepted} recipients accepted, "
+        f"campaign {template.campaign}: {report.accepted} recipients accepted{suppressed}, "
         f"{report.skipped} accepted before, {report.refused} refused, "
         f"{bad_rows.count - report.refused} bad rows"
     )
@@ -254,7 +255,11 @@ def _count(path: Path, receipt: Receipt, counts: dict[str, int]) -> None:
         counts["refused"] += 1
         return
     counts["repeated" if receipt.repeated else "accepted"] += 1
-    output().print(f"{path}: {' '.join(format_id(id_) for id_ in receipt.ids[0])}")
+    ids = " ".join(
+        f"{format_id(id_)} (suppressed)" if id_ in receipt.suppressed else format_id(id_)
+        for id_ in receipt.ids[0]
+    )
+    output().print(f"{path}: {ids}")
 
 
 @contextmanager

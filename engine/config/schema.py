@@ -18,6 +18,7 @@ from pydantic import Field, model_serializer, model_validator
 from engine.config.doctor import DoctorConfig
 from engine.config.reputation import ReputationConfig
 from engine.config.shaping import AutomationRule, ShapingConfig
+from engine.config.suppression import SuppressionConfig
 from engine.config.types import (
     NAME,
     Count,
@@ -363,6 +364,9 @@ class FleetConfig(Section):
     )
     warmup: WarmupConfig = Field(WarmupConfig(), description="Warm-up of new sources.")
     shaping: ShapingConfig = Field(ShapingConfig(), description="How limits fall and rise with the replies.")
+    suppression: SuppressionConfig = Field(
+        SuppressionConfig(), description="Which suppression list an address goes to, by what happened."
+    )
     tenants: dict[Name, TenantConfig] = Field({}, description="Tenants with settings of their own.")
     ray: RayConfig = Field(RayConfig(), description="The Ray cluster.")
     events: EventsConfig = Field(EventsConfig(), description="The event log.")

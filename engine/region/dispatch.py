@@ -37,7 +37,8 @@ LAUNCH_DELAY_S = 0.2
 class DispatchLog(Protocol):
     """The part of the spool that makes a dispatch durable."""
 
-    def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> Awaitable[None]: ...
+    def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> Awaitable[list[int]]:
+        """The answer: ids that must not go out any more, and are settled."""
 
 
 class PoolFeed:
@@ -242,7 +243,11 @@ class Dispatcher:
             for number, source in cells
             if source in sites[number].paces
         }
-        await self._spool.dispatch(batch_no, ids, daily)
+        stopped = await self._spool.dispatch(batch_no, ids, daily)
+        if stopped:
+            entries = self._without(feed, entries, set(stopped))
+            if not entries:
+                return
         names = {number: site.name for number, site in sites.items()}
         header = encode_header(Header(batch_no, self._epoch, names, paces))
         while True:
@@ -255,6 +260,17 @@ class Dispatcher:
                     return
                 log.warning("pool %s: hand-over of batch %d: %s", feed.name, batch_no, error)
                 await asyncio.sleep(RESEND_DELAY_S)
+
+    def _without(self, feed: PoolFeed, entries: bytes, stopped: set[int]) -> bytes:
+        """The entries that go out all the same; of the others the charges are given back."""
+        # a pool that died meanwhile has had all of its ids, these too, taken from it
+        held = b"".join([ID.pack(id_) for id_ in stopped if self._scheduler.contains(id_)])
+        self._scheduler.give_back(held)
+        self._scheduler.remove(held)
+        feed.finished(len(held) // ID.size)
+        return b"".join(
+            [ENTRY.pack(*entry) for entry in ENTRY.iter_unpack(entries) if entry[0] not in stopped]
+        )
 
     def pool_died(self, name: PoolName) -> None:
         feed = self._feeds.get(self._sites.pools.number(name.provider))

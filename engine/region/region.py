@@ -41,6 +41,7 @@ from engine.routing.route import Failure, Route
 from engine.routing.router import Router
 from engine.spool.batches import AcceptBatch, CampaignRecord, ChunkBatch, Settlement
 from engine.spool.store import Spool
+from engine.suppression.spread import NoPeers, PeerPort, Spread
 from engine.values.address import AddressError, parse_address
 from engine.values.clock import Clock
 from engine.values.message import ItemError, Receipt
@@ -48,6 +49,7 @@ from engine.values.outcome import Outcome, OutcomeKind, Scope
 from engine.values.reply import Reply
 from engine.values.stream import Stream
 from engine.values.submission import decode_submission, encode_receipt
+from engine.values.suppression import decode_rows, encode_rows
 from native.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class RegionPorts:
 
     launcher: PoolLauncher
     sources: SourcePort
+    peers: PeerPort = NoPeers()  # noqa: RUF009 - it has no state
 
 
 class Region:
@@ -153,6 +156,7 @@ class Region:
             allowances=self._allowances,
             scheduler=self._scheduler,
         )
+        self._spread = Spread(spool, [r.name for r in config.regions if r.name != name], ports.peers)
 
     # -- life
 
@@ -171,6 +175,7 @@ class Region:
                 log.warning("region %s: pool %s did not survive: %s", self.name, name, error)
         self._spawn(self._tick())
         self._spawn(self._observer.run())
+        self._spawn(self._spread.run())
         self._spawn(self._keep_books())
 
     async def _attach(self, name: PoolName) -> None:
@@ -235,6 +240,7 @@ class Region:
         admitted = self._admission.admit(submission, now_ms)
         ids: list[Sequence[int]] = [()] * len(submission.items)
         repeated = False
+        suppressed: tuple[int, ...] = ()
         if admitted.items:
             result = await _wrap(
                 self._spool.accept(
@@ -242,6 +248,7 @@ class Region:
                 )
             )
             repeated = result.repeated
+            suppressed = tuple(result.suppressed)
             for position, item_ids in zip(admitted.positions, result.ids, strict=True):
                 ids[position] = item_ids
             if result.due_keys:
@@ -253,6 +260,7 @@ class Region:
                 ids=tuple(tuple(item) for item in ids),
                 errors=tuple(admitted.errors),
                 repeated=repeated,
+                suppressed=suppressed,
             )
         )
 
@@ -317,7 +325,13 @@ class Region:
         for index, item_ids in zip(good, result.ids, strict=True):
             ids[index] = tuple(item_ids)
         return encode_receipt(
-            Receipt(region=self.name, ids=tuple(ids), errors=tuple(errors), repeated=result.repeated)
+            Receipt(
+                region=self.name,
+                ids=tuple(ids),
+                errors=tuple(errors),
+                repeated=result.repeated,
+                suppressed=tuple(result.suppressed),
+            )
         )
 
     # -- routes
@@ -496,7 +510,13 @@ class Region:
         if outcome.kind is OutcomeKind.RETURNED:
             return settlement
         found = self._judge.classify(outcome)
-        return settlement._replace(category=str(found.category), hard=found.hard, scope=str(found.scope))
+        is_gone = outcome.kind is OutcomeKind.BOUNCED and found.hard and found.scope is Scope.RECIPIENT
+        return settlement._replace(
+            category=str(found.category),
+            hard=found.hard,
+            scope=str(found.scope),
+            suppress=self._config.suppression.level("hard_bounce") if is_gone else None,
+        )
 
     def _keep_unknown_replies(self) -> None:
         if self._judge.unknown.is_dirty:
@@ -524,6 +544,22 @@ class Region:
         self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
         await self._commit(settlements)
         self._windows.release_all(pool)
+
+    # -- suppression
+
+    async def suppress(self, data: bytes, *, spread: bool) -> int:
+        """Take rows into the suppression list; how many changed something. `spread`: pass them on to the peers."""
+        self.check()
+        return await _wrap(self._spool.suppress(decode_rows(data), log=spread))
+
+    def suppressions(self, after: bytes, limit: int) -> tuple[bytes, bytes]:
+        """A page of the list behind `after` (b"": the first), and where the next one begins (b"": that was all)."""
+        following, rows = self._spool.suppressions(after, limit)
+        return following, encode_rows(rows)
+
+    def suppressions_of(self, address: str) -> bytes:
+        """Every row of one address."""
+        return encode_rows(self._spool.suppressions_of(address))
 
     # -- looking in
 
@@ -579,6 +615,7 @@ class Region:
             "suspensions": self._suspensions.listing(),
             "allowances": self._allowances.listing(),
             "granted": self._sites.granted(),
+            "suppression": {"rows": self._spool.suppression_rows(), "waiting": self._spread.waiting()},
         }
 
 
@@ -592,8 +629,8 @@ class _AwaitedSpool:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
 
-    async def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> None:
-        await _wrap(self._spool.dispatch(batch_no, ids, daily))
+    async def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> list[int]:
+        return await _wrap(self._spool.dispatch(batch_no, ids, daily))
 
 
 def schedule_of(config: FleetConfig, stream: Stream) -> RetrySchedule:

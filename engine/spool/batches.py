@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from engine.values.options import Options
 from engine.values.outcome import Outcome
+from engine.values.suppression import Level
 
 
 class AcceptItem(NamedTuple):
@@ -39,11 +40,15 @@ class AcceptBatch:
 
 @dataclass(frozen=True, slots=True)
 class AcceptResult:
-    """`ids[i]` belong to item i. `due_keys` are those of new messages, in the order of (item, recipient)."""
+    """`ids[i]` belong to item i. `due_keys` are those of new messages, in the order of (item, recipient).
+
+    `suppressed`: those of the ids whose recipient is on a suppression list; they are not sent, and have no due key.
+    """
 
     ids: Sequence[Sequence[int]]
     due_keys: Sequence[bytes]
     repeated: bool = False
+    suppressed: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,8 @@ class Settlement(NamedTuple):
 
     `batch_no` is 0 if the caller does not know in which batch it was in flight, or if it was not.
     `free`: the attempt does not count (a suspension consumes no retry backoff). `category`, `hard` and `scope` say
-    what the reply means (engine/bounces/classifier.py); the defaults are those of a delivery.
+    what the reply means (engine/bounces/classifier.py); the defaults are those of a delivery. `suppress`: the list
+    that the recipient of a bounce goes to, None for no list.
     """
 
     due_key: bytes
@@ -90,6 +96,7 @@ class Settlement(NamedTuple):
     category: str = "success"
     hard: bool = False
     scope: str = "recipient"
+    suppress: Level | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ DATABASES = (
     b"ledger",
     b"segments",
     b"state",
+    b"suppressed",
+    b"suppression_log",
 )
 FIRST_MAP = 256 << 20
 MAX_READERS = 510
@@ -78,13 +80,18 @@ class Environment:
         try:
             if self._readonly:
                 self._env.set_mapsize(0)
-            self.db = {
-                name.decode(): self._env.open_db(name, create=not self._readonly) for name in DATABASES
-            }
+            self.db = {name.decode(): db for name in DATABASES if (db := self._open_db(name)) is not None}
             self._env.reader_check()
         except BaseException:
             self._env.close()
             raise
+
+    def _open_db(self, name: bytes) -> Any:
+        """None: read only, and a release that did not have this database yet was the last to write."""
+        try:
+            return self._env.open_db(name, create=not self._readonly)
+        except lmdb.NotFoundError:
+            return None
 
     def _map(self) -> Any:
         existing = self.path / "data.mdb"

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 
+from engine.spool import suppressions
 from engine.spool.batches import (
     AcceptBatch,
     AcceptResult,
@@ -23,8 +24,11 @@ from engine.spool.batches import (
 from engine.spool.draft import Draft
 from engine.spool.errors import CampaignConflict
 from engine.spool.records import MAYBE_SENT, VERSION, decode_record, due_key, encode_record, pack, u48
+from engine.spool.stopping import Stopped, hard_bounce, stop, stop_queued
+from engine.spool.suppressions import Lists
 from engine.values.ids import SEQ_BITS
 from engine.values.outcome import FINAL_KINDS, OutcomeKind
+from engine.values.suppression import Suppression
 
 ID_LE = struct.Struct("<Q")
 KEY_TTL_MS = 7 * 86_400_000
@@ -50,17 +54,21 @@ def accept(draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: in
     """Accept a batch whose blob stands in `segment` from `base` on."""
     earlier = _recall(draft, batch.batch_key)
     if earlier is not None:
-        return AcceptResult(ids=[list(range(f, f + n)) for f, n in earlier], due_keys=[], repeated=True)
+        known_ids = [range(f, f + n) for f, n in earlier]
+        return AcceptResult(known_ids, [], repeated=True, suppressed=_suppressed_among(draft, known_ids))
     totals = draft.totals
     prefix = totals.region << SEQ_BITS
     first_seq = seq = totals.next_seq
     ids: list[Sequence[int]] = []
+    repeated: list[Sequence[int]] = []
     spans: list[tuple[int, int]] = []
     due_keys: list[bytes] = []
     messages: list[tuple[bytes, bytes]] = []
     due: list[tuple[bytes, bytes]] = []
     view = memoryview(batch.blob)
     live = 0
+    lists = Lists(draft.env, draft.txn)
+    stopped: list[Stopped] = []
     known: dict[bytes, tuple[int, int]] = {}
     for item in batch.items:
         if item.key:
@@ -69,6 +77,7 @@ def accept(draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: in
             if span is not None:
                 spans.append((span[0], span[1]))
                 ids.append(range(span[0], span[0] + span[1]))
+                repeated.append(ids[-1])
                 continue
         content = (
             segment,
@@ -82,6 +91,11 @@ def accept(draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: in
         for recipient, domain, options in zip(item.recipients, item.domains, wishes, strict=True):
             id_ = prefix | seq
             seq += 1
+            row = lists.find(recipient, item.tenant, item.stream)
+            if row is not None:
+                stopped.append(Stopped(id_, recipient, item.stream, item.tenant, item.campaign, row))
+                continue
+            live += 1
             queue = draft.queue(domain, item.stream, item.tenant, item.campaign)
             key = due_key(queue, item.due_ms, id_)
             due_keys.append(key)
@@ -105,7 +119,6 @@ def accept(draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: in
                 )
             )
         count = seq - first
-        live += count
         spans.append((prefix | first, count))
         ids.append(range(prefix | first, (prefix | first) + count))
         if item.key:
@@ -116,8 +129,13 @@ def accept(draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: in
     draft.accepted(first_seq, seq - first_seq)
     if live:
         draft.live(segment, live)
+    for one in stopped:
+        stop(draft, one, now_ms)
     _remember(draft, batch.batch_key, pack(spans), now_ms)
-    return AcceptResult(ids=ids, due_keys=due_keys)
+    suppressed = [one.id for one in stopped]
+    if repeated:
+        suppressed += [id_ for id_ in _suppressed_among(draft, repeated) if id_ not in suppressed]
+    return AcceptResult(ids=ids, due_keys=due_keys, suppressed=suppressed)
 
 
 def _put_new(draft: Draft, messages: list[tuple[bytes, bytes]], due: list[tuple[bytes, bytes]]) -> None:
@@ -175,7 +193,9 @@ def accept_chunk(draft: Draft, chunk: ChunkBatch, sender: str, campaign: str, no
             raise CampaignConflict(
                 f"campaign {campaign!r}: part {chunk.number} was accepted before with other recipients"
             )
-        return AcceptResult(ids=[(id_,) for id_ in range(first, first + count)], due_keys=[], repeated=True)
+        ids = [(id_,) for id_ in range(first, first + count)]
+        suppressed = _suppressed_among(draft, [range(first, first + count)])
+        return AcceptResult(ids, [], repeated=True, suppressed=suppressed)
     totals = draft.totals
     first_seq = totals.next_seq
     first = totals.region << SEQ_BITS | first_seq
@@ -183,8 +203,15 @@ def accept_chunk(draft: Draft, chunk: ChunkBatch, sender: str, campaign: str, no
     messages: list[tuple[bytes, bytes]] = []
     due: list[tuple[bytes, bytes]] = []
     due_keys: list[bytes] = []
+    lists = Lists(draft.env, draft.txn)
+    stopped: list[Stopped] = []
     id_ = first
     for recipient, domain, fields in zip(chunk.recipients, chunk.domains, chunk.fields, strict=True):
+        row = lists.find(recipient, chunk.tenant, chunk.stream)
+        if row is not None:
+            stopped.append(Stopped(id_, recipient, chunk.stream, chunk.tenant, campaign, row))
+            id_ += 1
+            continue
         queue = draft.queue(domain, chunk.stream, chunk.tenant, campaign)
         key = due_key(queue, chunk.due_ms, id_)
         due_keys.append(key)
@@ -199,12 +226,22 @@ def accept_chunk(draft: Draft, chunk: ChunkBatch, sender: str, campaign: str, no
             )
         )
         id_ += 1
-    count = len(messages)
+    count = id_ - first
     _put_new(draft, messages, due)
     totals.next_seq += count
     draft.accepted(first_seq, count)
+    for one in stopped:
+        stop(draft, one, now_ms)
     draft.txn.put(name, pack((chunk.digest, first, count)), db=db["chunks"])
-    return AcceptResult(ids=[(i,) for i in range(first, first + count)], due_keys=due_keys)
+    ids = [(i,) for i in range(first, first + count)]
+    return AcceptResult(ids=ids, due_keys=due_keys, suppressed=[one.id for one in stopped])
+
+
+def _suppressed_among(draft: Draft, ids: Sequence[Sequence[int]]) -> list[int]:
+    """Of ids that were accepted before, those whose last word is that they are not sent."""
+    if not draft.totals.counts[OutcomeKind.SUPPRESSED]:
+        return []
+    return [id_ for span in ids for id_ in span if draft.word(id_) == OutcomeKind.SUPPRESSED]
 
 
 def settle(
@@ -221,6 +258,7 @@ def settle(
     gone: dict[int, list[int]] = {}
     kept: set[int] = set()
     stale = 0
+    listed: list[Suppression] = []
     for settlement in settlements:
         key = settlement.due_key
         outcome = settlement.outcome
@@ -269,6 +307,8 @@ def settle(
             )
             due_keys.append(new_key)
         _, stream, tenant, campaign = queue_of(txn, record.queue)
+        if settlement.suppress is not None:
+            listed.append(hard_bounce(settlement, record.recipient, tenant, stream))
         draft.event(
             (
                 outcome.at_ms,
@@ -290,6 +330,8 @@ def settle(
                 settlement.scope,
             )
         )
+    if listed:
+        suppressions.put(draft, listed, log=True)
     return SettleResult(due_keys=due_keys, stale=stale), gone, kept
 
 
@@ -297,13 +339,25 @@ def inflight_key(epoch: int, batch_no: int) -> bytes:
     return epoch.to_bytes(4, "big") + batch_no.to_bytes(8, "big")
 
 
-def dispatch(draft: Draft, batch_no: int, ids: bytes, daily: dict[str, int], now_ms: int) -> None:
-    """Make it known that these ids go out now, and what they charge."""
+def dispatch(
+    draft: Draft, batch_no: int, ids: bytes, daily: dict[str, int], now_ms: int, queue_of: Any
+) -> list[int]:
+    """Make it known that these ids go out now, and what they charge.
+
+    Returns the ids that do not: their recipients have been suppressed since they were accepted, and that is settled.
+    """
     db = draft.env.db
-    draft.txn.put(inflight_key(draft.totals.epoch, batch_no), u48(now_ms) + ids, db=db["inflight"])
-    draft.inflight[batch_no] = {id_ for (id_,) in ID_LE.iter_unpack(ids)}
+    wanted = [id_ for (id_,) in ID_LE.iter_unpack(ids)]
+    stopped = stop_queued(draft, wanted, now_ms, queue_of)
+    going = set(wanted).difference(stopped)
+    if stopped:
+        ids = b"".join([ID_LE.pack(id_) for id_ in going])
+    if going:
+        draft.txn.put(inflight_key(draft.totals.epoch, batch_no), u48(now_ms) + ids, db=db["inflight"])
+        draft.inflight[batch_no] = going
     for key, value in daily.items():
         draft.txn.put(key.encode(), value.to_bytes(8, "big"), db=db["state"])
+    return stopped
 
 
 def land(

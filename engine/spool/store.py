@@ -23,7 +23,7 @@ from typing import Any
 import msgpack
 
 from engine.config.schema import SpoolConfig
-from engine.spool import operations
+from engine.spool import operations, suppressions
 from engine.spool.batches import (
     AcceptBatch,
     AcceptResult,
@@ -42,6 +42,7 @@ from engine.spool.writer import GroupWriter
 from engine.values.clock import Clock
 from engine.values.ids import SEQ_MASK, format_id, region_of
 from engine.values.outcome import OutcomeKind
+from engine.values.suppression import Suppression
 
 SWEEP_LIMIT = 8
 CHECK_READERS_EVERY = 64
@@ -113,6 +114,7 @@ class Spool:
                 raise self.refusal(error) from error
             self._segment = SegmentWriter(self._bodies, options.segment_size)
             self.epoch = self._totals.epoch
+            self._suppressed_before = self._totals.next_seq
             self._writer = GroupWriter(self, deliver=options.deliver, step=options.step)
             self._writer.start()
             opened.pop_all()
@@ -198,7 +200,9 @@ class Spool:
         if stored is None or Totals.decode(stored).epoch != self._totals.epoch:
             txn.abort()
             raise SpoolSuperseded(f"spool {self.path}: another incarnation has taken over")
-        return Draft(self._env, txn, self._totals, self._queue_cache)
+        draft = Draft(self._env, txn, self._totals, self._queue_cache)
+        draft.suppressed_before = self._suppressed_before
+        return draft
 
     def prepare_group(self, draft: Draft) -> None:
         if draft.totals.group % CHECK_READERS_EVERY == 0:
@@ -216,6 +220,7 @@ class Spool:
 
     def end_group(self, draft: Draft) -> None:
         self._totals = draft.totals
+        self._suppressed_before = draft.suppressed_before
         if len(self._queue_cache) > CACHED_QUEUES:
             self._queue_cache.clear()
         self._queue_cache.update(draft.new_queues)
@@ -331,11 +336,16 @@ class Spool:
 
         return self._writer.submit(run)
 
-    def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> "Future[None]":
-        """Make a batch's way out durable: the ids (8 bytes little endian each) and the counters they charge."""
-        return self._writer.submit(
-            lambda draft: operations.dispatch(draft, batch_no, ids, daily, self._clock.wall_ms())
-        )
+    def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> "Future[list[int]]":
+        """Make a batch's way out durable: the ids (8 bytes little endian each) and the counters they charge.
+
+        The answer: ids that must not go out, because their recipients have been suppressed meanwhile.
+        """
+
+        def run(draft: Draft) -> list[int]:
+            return operations.dispatch(draft, batch_no, ids, daily, self._clock.wall_ms(), self._queue_row)
+
+        return self._writer.submit(run)
 
     def settle(self, settlements: Sequence[Settlement]) -> "Future[SettleResult]":
         def run(draft: Draft) -> SettleResult:
@@ -362,6 +372,19 @@ class Spool:
             draft.txn.put(key.encode(), value, db=self._env.db["state"])
 
         return self._writer.submit(run)
+
+    def suppress(self, rows: Sequence[Suppression], *, log: bool) -> "Future[int]":
+        """Take rows into the suppression list; how many changed something. `log`: for the other regions, too."""
+
+        def run(draft: Draft) -> int:
+            self._check_room(draft)
+            return suppressions.put(draft, rows, log=log)
+
+        return self._writer.submit(run)
+
+    def trim_suppression_log(self, upto: int) -> "Future[None]":
+        """Every other region has what this one changed up to that number of its log."""
+        return self._writer.submit(lambda draft: suppressions.trim_log(draft, upto))
 
     def note_events(self, events: Sequence[tuple[int, str, dict[str, Any]]]) -> "Future[None]":
         """Put events that are not about a message into the outbox: (unix milliseconds, kind, fields)."""
@@ -513,6 +536,28 @@ class Spool:
         with self._env.read() as txn:
             value = txn.get(key.encode(), db=self._env.db["state"])
             return None if value is None else bytes(value)
+
+    def suppressions(self, after: bytes, limit: int) -> tuple[bytes, list[Suppression]]:
+        """A page of the suppression list behind `after` (b"": from the start), and where the next page begins."""
+        with self._env.read() as txn:
+            return suppressions.page(self._env, txn, after, limit)
+
+    def suppressions_of(self, address: str) -> list[Suppression]:
+        with self._env.read() as txn:
+            return suppressions.of_address(self._env, txn, address)
+
+    def suppression_log(self, after: int, limit: int) -> tuple[int, list[Suppression]]:
+        """What this region changed itself behind that number of its log, and the number this reaches to."""
+        with self._env.read() as txn:
+            return suppressions.logged(self._env, txn, after, limit)
+
+    def suppression_log_end(self) -> int:
+        with self._env.read() as txn:
+            return suppressions.last_number(self._env, txn)
+
+    def suppression_rows(self) -> int:
+        with self._env.read() as txn:
+            return suppressions.count(self._env, txn)
 
     def read_outbox(self, limit: int) -> list[tuple[int, list[list[Any]]]]:
         """The oldest chunks of events: (number, events)."""

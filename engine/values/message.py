@@ -74,9 +74,11 @@ class Receipt:
     """The answer to a batch. `ids[i]` are the ids of item i, one per recipient, () if it was refused.
 
     `repeated` is true when the batch had been accepted before under the same key: the ids are those of then.
+    `suppressed` are those of the ids that are not sent, because their recipients are on a suppression list.
     """
 
     region: str
     ids: tuple[tuple[int, ...], ...]
     errors: tuple[ItemError, ...] = ()
     repeated: bool = False
+    suppressed: tuple[int, ...] = ()

@@ -81,16 +81,17 @@ def decode_submission(header: bytes, blob_size: int) -> Submission:
 
 def encode_receipt(receipt: Receipt) -> bytes:
     errors = [(e.index, e.field, e.value, e.message) for e in receipt.errors]
-    return bytes(msgpack.packb((receipt.region, receipt.ids, errors, receipt.repeated)))
+    return bytes(msgpack.packb((receipt.region, receipt.ids, errors, receipt.repeated, receipt.suppressed)))
 
 
 def decode_receipt(data: bytes) -> Receipt:
-    region, ids, errors, repeated = msgpack.unpackb(data, use_list=False)
+    region, ids, errors, repeated, *later = msgpack.unpackb(data, use_list=False)
     return Receipt(
         region=region,
         ids=ids,
         errors=tuple(ItemError(*error) for error in errors),
         repeated=repeated,
+        suppressed=later[0] if later else (),
     )
 
 

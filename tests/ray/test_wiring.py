@@ -16,6 +16,7 @@ from engine.sink.process import SinkProcess
 from engine.values.ids import region_of
 from engine.values.message import Message
 from engine.values.stream import Stream
+from engine.values.suppression import Reason, decode_rows, encode_rows, make
 from tests.support.ray_fleet import BODY, ClusterFleet, actor_processes, messages, two_regions, until
 
 pytestmark = pytest.mark.ray
@@ -239,3 +240,26 @@ def test_a_region_that_is_killed_restarts_from_its_spool(
     run(scenario())
     arrived = sink.log().recipients()
     assert {arrived[f"user{n}@later.example.org"] for n in range(40)} == {1}
+
+
+def test_a_suppression_made_anywhere_holds_everywhere(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
+    """From the client it is in every region at once; what one region makes itself is passed on to the other."""
+
+    async def listed(region: str, address: str) -> bool:
+        actor = fleet.client._regions[region]
+        return bool(decode_rows(await actor.call("suppressions_of", address)))
+
+    async def scenario() -> None:
+        rows = [make("listed@example.org", reason=Reason.MANUAL, at_ms=1)]
+        assert await fleet.client.suppress(rows) == 1
+        assert [await listed(region, "listed@example.org") for region in ("eu", "us")] == [True, True]
+        assert [row.address async for row in fleet.client.suppressions()] == ["listed@example.org"]
+        batch = [Message("a@example.com", ("Listed@example.org",), BODY % 1, Stream.MARKETING)]
+        for _ in range(2):  # one for each region
+            receipt = await fleet.client.submit(batch)
+            assert receipt.suppressed == receipt.ids[0]
+        own = [make("bounced@example.org", reason=Reason.HARD_BOUNCE, at_ms=1)]
+        await fleet.client._regions["eu"].call("suppress", encode_rows(own), True)
+        await until(lambda: listed("us", "bounced@example.org"), "the other region did not hear of it")
+
+    run(scenario())

@@ -1,7 +1,7 @@
 """A fleet in memory behind the port of the commands."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from engine.cli.main import build_cli
 from engine.config.load import load_fleet
 from engine.reputation.source import SourceOwner
 from engine.values.message import CampaignChunk, CampaignTemplate, ItemError, Message, Receipt
+from engine.values.suppression import Suppression
 
 FLEET = Path(__file__).parents[3] / "examples" / "fleet.yaml"
 
@@ -27,6 +28,7 @@ class MemoryFleet:
         self.now_ms = 20_000 * 86_400_000
         self.owners: dict[str, SourceOwner] = {}
         self.traced: dict[int, dict[str, Any]] = {}
+        self.suppressed: dict[tuple[str, str, int], Suppression] = {}
 
     async def put_campaign(self, region: str, template: CampaignTemplate, field_names: Sequence[str]) -> int:
         if self.error is not None:
@@ -71,6 +73,20 @@ class MemoryFleet:
         self, message_id: int, *, recipient: str = "", stream: int = 0, tenant: str = ""
     ) -> dict[str, Any] | None:
         return self.traced.get(message_id)
+
+    async def suppress(self, rows: Sequence[Suppression]) -> int:
+        changed = 0
+        for row in rows:
+            known = self.suppressed.get(row[:3])
+            if row.is_live != (known is not None and known.is_live):
+                self.suppressed[row[:3]] = row
+                changed += 1
+        return changed
+
+    async def suppressions(self, address: str = "") -> AsyncIterator[Suppression]:
+        for row in self.suppressed.values():
+            if address in ("", row.address):
+                yield row
 
     async def snapshot(self) -> dict[str, Any]:
         if self.error is not None:
