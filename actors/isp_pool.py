@@ -8,6 +8,8 @@ import asyncio
 import logging
 import os
 import random
+import sys
+import time
 from collections import deque
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from actors.ports import NodeServices
 from engine.campaign.record import RecordRenderer
 from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
+from engine.dkim.signer import signer_of
 from engine.providers.profiles import load_profiles
 from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
@@ -25,6 +28,7 @@ log = logging.getLogger(__name__)
 
 REPEAT_DELAY_S = 0.05
 LAST_REPORTS_S = 2.0
+SWITCH_INTERVAL_S = 0.0005  # threads that sign and the loop share one interpreter lock
 
 
 class IspPoolActor:
@@ -44,6 +48,8 @@ class IspPoolActor:
 
     def _pool(self) -> PoolEngine:
         if self._engine is None:
+            if self._config.dkim.domains:
+                sys.setswitchinterval(SWITCH_INTERVAL_S)
             clock = SteadyClock()
             profiles = load_profiles(self._config.providers)
             reader = SpoolReader(Path(self._config.spool.directory) / self._region)
@@ -57,6 +63,8 @@ class IspPoolActor:
                 report=self._report,
                 render=lambda _, record: render(record),
                 rng=random.Random(),
+                signer=signer_of(self._config.dkim, time.monotonic),
+                signing=self._config.dkim,
                 on_failure=self._fail,
             )
             self._sender = asyncio.get_running_loop().create_task(self._send_reports())

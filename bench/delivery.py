@@ -43,6 +43,10 @@ class Record:
     sender: str
     recipient: str
     content: tuple[int, int, int, int]
+    id: int
+    accepted_ms: int = 1_700_000_000_000
+    expires_ms: int = 1_700_086_400_000
+    options: None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class Memory:
         self._body = body
         self._route = Route("sink", "sink", (Host("127.0.0.1", port),))
         self._records = [
-            Record("sender@example.com", f"user{id_}@example.net", (1, id_, len(body), 0))
+            Record("sender@example.com", f"user{id_}@example.net", (1, id_, len(body), 0), id_)
             for id_ in range(messages)
         ]
 
@@ -97,6 +101,9 @@ class Memory:
 
     def body(self, content: Any) -> bytes:
         return self._body
+
+    def tenant_of(self, record: Any) -> str:
+        return "default"
 
     def cached(self, domain: str) -> Any:
         return self._route
@@ -150,7 +157,8 @@ class Sink:
 
 async def run(port: int, *, messages: int, size: int, sessions: int) -> Result:
     line = b"x" * 74 + b"\r\n"
-    body = b"Subject: bench\r\n\r\n" + line * max(1, (size - 18) // len(line))
+    head = b"Message-ID: <1@example.com>\r\nDate: Tue, 14 Nov 2023 22:13:20 +0000\r\nSubject: bench\r\n\r\n"
+    body = head + line * max(1, (size - len(head)) // len(line))
     reports: list[bytes] = []
     room = asyncio.Semaphore(CREDITS // BATCH)
     done = asyncio.Event()

@@ -31,6 +31,7 @@ class Transaction:
         body: bytes,
         *,
         mail_parameters: bytes = b"",
+        recipient_parameters: Sequence[bytes] = (),
         jobs: Any = None,
     ) -> None: ...
 

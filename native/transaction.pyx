@@ -74,13 +74,16 @@ cdef int _check_argument(bytes value) except -1:
 cdef class Transaction:
     """One message to one or more recipients of one destination.
 
+    `recipient_parameters` is empty or has one entry per recipient: "" or parameters with a space before each.
     `body` must have been made by native.mime.canonicalise, stuffed exactly if the machine does not use BDAT.
     Raises ValueError for an argument with a control character.
     """
 
     def __init__(self, bytes sender not None, recipients, bytes body not None, *,
-                 bytes mail_parameters=b"", object jobs=None):
+                 bytes mail_parameters=b"", recipient_parameters=(), object jobs=None):
         cdef bytes recipient
+        cdef bytes parameters
+        cdef list commands
         _check_argument(sender)
         if mail_parameters:
             _check_argument(mail_parameters)
@@ -95,6 +98,14 @@ cdef class Transaction:
             self.answers.append(None)
         if not self.rcpts:
             raise ValueError("a transaction needs a recipient")
+        if recipient_parameters:
+            if len(recipient_parameters) != len(self.rcpts):
+                raise ValueError(f"{len(recipient_parameters)} parameters for {len(self.rcpts)} recipients")
+            commands = []
+            for recipient, parameters in zip(self.rcpts, recipient_parameters):
+                _check_argument(parameters)
+                commands.append(recipient[:len(recipient) - 2] + parameters + b"\r\n")
+            self.rcpts = commands
         self.body = body
         self.jobs = jobs
 

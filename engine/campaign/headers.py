@@ -8,12 +8,15 @@ of UTF-8 in base64, cut between characters.
 
 import binascii
 import re
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
 
 from engine.campaign.mailboxes import split_mailboxes
 from engine.values.address import Address, AddressError, parse_address
 
 NAME = re.compile(r"[!-9;-~]{1,76}")
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+MAX_LINE = 998  # RFC 5322 section 2.1.1
 FOLD_AT = 76
 LONGEST_WORD = 900
 WORD_BYTES = 45  # 60 characters of base64, 72 with the frame "=?utf-8?b?" "?="; RFC 2047 allows 75
@@ -85,15 +88,51 @@ def mailbox(value: str) -> tuple[str, Address]:
 def mailbox_field(field: str, value: str) -> bytes:
     """A whole field with one mailbox, e.g. From. Raises AddressError."""
     name, address = mailbox(value)
+    return f"{field}: {_mailbox(name, address, len(field) + 2)}\r\n".encode()
+
+
+def mailboxes_field(field: str, value: str) -> bytes:
+    """A whole field with any number of mailboxes, each on a line of its own. Raises AddressError."""
+    pairs = split_mailboxes(CONTROLS.sub(" ", value).strip())
+    listed = [_mailbox(decoded(name), parse_address(address), len(field) + 2) for name, address in pairs]
+    if not listed:
+        raise AddressError("no address")
+    return (f"{field}: " + ",\r\n ".join(listed) + "\r\n").encode()
+
+
+def decoded(text: str) -> str:
+    """Without encoded words, where they can be read."""
+    if "=?" not in text:
+        return text
+    try:
+        return CONTROLS.sub(" ", str(make_header(decode_header(text))))
+    except (HeaderParseError, LookupError, ValueError):
+        return text
+
+
+def _mailbox(name: str, address: Address, used: int) -> str:
+    """`used`: characters before it on its line."""
     if not name:
-        return f"{field}: {address.text}\r\n".encode()
+        return address.text
     if not name.isascii() or "=?" in name:
-        phrase = encoded_words(name, len(field) + 2)
+        phrase = encoded_words(name, used)
     elif _PHRASE.fullmatch(name):
         phrase = name
     else:
         escaped = name.replace("\\", "\\\\").replace('"', '\\"')
         phrase = f'"{escaped}"'
-    last_line = len(field) + 2 + len(phrase) if "\r\n" not in phrase else len(phrase) - phrase.rfind("\n")
+    last_line = used + len(phrase) if "\r\n" not in phrase else len(phrase) - phrase.rfind("\n")
     space = " " if last_line + len(address.text) + 3 <= FOLD_AT else "\r\n "
-    return f"{field}: {phrase}{space}<{address.text}>\r\n".encode()
+    return f"{phrase}{space}<{address.text}>"
+
+
+def has_short_lines(data: bytes) -> bool:
+    """Whether every line has at most 998 octets before its CRLF: one look per 1,000 octets, not per line."""
+    start = 0
+    size = len(data)
+    while size - start > MAX_LINE + 2:
+        end = data.rfind(b"\n", start, start + MAX_LINE + 2)
+        if end < 0:
+            return False
+        start = end + 1
+    return True

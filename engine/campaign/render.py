@@ -1,8 +1,9 @@
 """A campaign's template and one recipient's fields become a complete message (RFC 5322, RFC 2045).
 
 The same input gives the same bytes, in every process and on each retry: Date is the time of acceptance,
-Message-ID and boundary come from the id and that time (the time, because ids begin anew when a spool is made
-anew, and mailbox providers drop a Message-ID that they have seen).
+Message-ID comes from the id and that time (the time, because ids begin anew when a spool is made anew, and
+mailbox providers drop a Message-ID that they have seen). The boundary comes from the template: so a body that
+does not depend on the recipient is the same in every message, and hashed once for their signatures.
 
 The message is 7-bit with CRLF and lines of at most 998 octets, so it passes every server unchanged and can be
 signed as it is. A part that is ASCII with short lines goes as it is; another becomes quoted-printable, or
@@ -18,6 +19,7 @@ rendering, one encoding and one join.
 """
 
 import binascii
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -27,12 +29,11 @@ from jinja2 import meta
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from engine.campaign.headers import CONTROLS, NAME, mailbox, mailbox_field, unstructured
+from engine.campaign.headers import CONTROLS, NAME, has_short_lines, mailbox, mailbox_field, unstructured
 from engine.values.address import AddressError
 from engine.values.message import CampaignTemplate
 from native.mime import canonicalise
 
-MAX_LINE: Final = 998
 BUILT_IN_VARIABLES: Final = frozenset({"recipient", "message_id"})
 OWN_HEADERS: Final = frozenset(
     """from to cc bcc subject date message-id mime-version reply-to sender return-path received
@@ -106,6 +107,8 @@ class Renderer:
         self._text = _compile("text", template.text, _PLAIN) if template.text else None
         self._html = _compile("html", template.html, _HTML) if template.html else None
         self._id_domain = _domain(template).encode()
+        digest = hashlib.sha256(repr(template).encode("utf-8", "replace")).hexdigest()
+        self._boundary = b"=_" + digest[:32].encode()
         self._lines = LineEncoder()
         self._date_second = -1
         self._date = b""
@@ -141,7 +144,7 @@ class Renderer:
             b"To: %b\r\nDate: %b\r\nMessage-ID: <%b@%b>\r\nMIME-Version: 1.0\r\n"
             % (recipient.encode(), self._date_of(accepted_ms), token, self._id_domain)
         )
-        boundary = b"=_" + token
+        boundary = self._boundary
         if self._html is None or self._text is None:
             kind, part = (b"plain", self._text) if self._html is None else (b"html", self._html)
             assert part is not None
@@ -267,15 +270,3 @@ def _encoded(kind: bytes, charset: bytes, encoding: bytes, body: bytes) -> bytes
         encoding,
         body,
     )
-
-
-def has_short_lines(data: bytes) -> bool:
-    """Whether every line has at most 998 octets before its CRLF: one look per 1,000 octets, not per line."""
-    start = 0
-    size = len(data)
-    while size - start > MAX_LINE + 2:
-        end = data.rfind(b"\n", start, start + MAX_LINE + 2)
-        if end < 0:
-            return False
-        start = end + 1
-    return True

@@ -33,12 +33,22 @@ def check(fleet_path: Path) -> None:
 @click.option("--recipient", required=True, help="An address, as in user@example.com.")
 @click.option("--stream", default="transactional", show_default=True, help="The message's stream.")
 @click.option("--source", help="Name or IP of a source.")
-def explain_command(fleet_path: Path, recipient: str, stream: str, source: str | None) -> None:
+@click.option("--from", "header_from", help="An address of the From header: who signs for it.")
+@click.option("--tenant", default="default", show_default=True, help="The tenant, for the signing domain.")
+def explain_command(
+    fleet_path: Path, recipient: str, stream: str, source: str | None, header_from: str | None, tenant: str
+) -> None:
     """Show each setting that decides about a message, with its value and where it comes from."""
     config = read_fleet(fleet_path)
     try:
         settings = explain(
-            config, load_profiles(config.providers), recipient, str(Stream.parse(stream)), source
+            config,
+            load_profiles(config.providers),
+            recipient,
+            str(Stream.parse(stream)),
+            source,
+            header_from=header_from,
+            tenant=tenant,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from engine.config.schema import FleetConfig, RouteConfig, SourceConfig
+from engine.config.signing import DkimConfig, DkimDomain
 from engine.config.units import format_duration
 from engine.providers.profiles import DEFAULT, Profile
 from engine.routing.route import Failure, Route
@@ -36,8 +37,12 @@ def explain(
     source: str | None = None,
     *,
     resolved: Route | Failure | None = None,
+    header_from: str | None = None,
+    tenant: str = "default",
 ) -> list[Setting]:
     """The settings for one recipient, stream and, if given, source (its name or IP).
+
+    `header_from`: an address of the From header, for its signing domain; None: all signing domains are listed.
 
     Raises ValueError that names what is not known, and what is.
     """
@@ -50,6 +55,7 @@ def explain(
     rows.append(_tls(config, domain, provider))
     rows += _profile(profiles[provider])
     rows += _section(getattr(config.retry, stream), _where(config.retry, stream, "retry"), "retry")
+    rows += _signing(config.dkim, header_from, tenant)
     rows += _sources(config, stream, source)
     rows += _section(config.limits, _where(config, "limits", ""), "limits")
     return rows
@@ -147,6 +153,32 @@ def _section(section: BaseModel, path: str, label: str) -> list[Setting]:
         value = ", ".join(written[key]) if isinstance(written[key], list) else str(written[key])
         rows.append(Setting(f"{label}.{key}", value, f"fleet.yaml: {path}.{key}" if given else BUILT_IN))
     return rows
+
+
+def _signing(dkim: DkimConfig, header_from: str | None, tenant: str) -> list[Setting]:
+    if not dkim.domains:
+        return [Setting("dkim", "no signing domain: mail goes unsigned", BUILT_IN)]
+    places = {domain.domain: f"fleet.yaml: dkim.domains[{i}]" for i, domain in enumerate(dkim.domains)}
+    if header_from is None:
+        return [Setting("dkim", _signing_domain(domain), places[domain.domain]) for domain in dkim.domains]
+    from_domain = header_from.rpartition("@")[2].lower().rstrip(".")
+    own = dkim.signing_domain(from_domain)
+    if own is not None and not own.is_for(tenant):
+        allowed = f"bounced: allowed for the tenants {', '.join(own.tenants)}"
+        return [Setting("dkim", allowed, f"{places[own.domain]}.tenants")]
+    chosen = dkim.signing_domains(from_domain, tenant)
+    if not chosen:
+        return [
+            Setting("dkim", f"none signs for {from_domain}: mail goes unsigned", "fleet.yaml: dkim.domains")
+        ]
+    return [Setting("dkim", _signing_domain(domain), places[domain.domain]) for domain in chosen]
+
+
+def _signing_domain(domain: DkimDomain) -> str:
+    selectors = ", ".join(key.selector for key in domain.keys)
+    senders = ", ".join((*domain.patterns(), *(["all mail"] if domain.sign_all else [])))
+    tenants = f"; tenants {', '.join(domain.tenants)}" if domain.tenants else ""
+    return f"d={domain.domain}; selectors {selectors}; From {senders}{tenants}"
 
 
 def _sources(config: FleetConfig, stream: str, wanted: str | None) -> list[Setting]:

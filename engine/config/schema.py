@@ -18,6 +18,7 @@ from pydantic import Field, model_serializer, model_validator
 from engine.config.doctor import DoctorConfig
 from engine.config.reputation import ReputationConfig
 from engine.config.shaping import AutomationRule, ShapingConfig
+from engine.config.signing import DkimConfig
 from engine.config.suppression import SuppressionConfig
 from engine.config.types import (
     NAME,
@@ -359,6 +360,7 @@ class FleetConfig(Section):
     retry: RetryStreams = Field(RetryStreams(), description="When deferred mail is tried again, per stream.")
     limits: LimitsConfig = Field(LimitsConfig(), description="Bounds.")
     tls: TlsConfig = Field(TlsConfig(), description="Transport security.")
+    dkim: DkimConfig = Field(DkimConfig(), description="Signatures of outgoing mail.")
     reputation: ReputationConfig = Field(
         ReputationConfig(), description="When a source leaves the rotation, and how it returns."
     )

@@ -1,16 +1,33 @@
 """One message on its way through a pool."""
 
-from typing import Any
+from typing import Any, Final
+
+PREPARING: Final = "preparing"
 
 
 class Job:
     """An id that the region handed over, until its outcome is reported.
 
     `batch` is the batch number to report it under, `held_ns` when the pool got it, `tries` how often it went
-    into a session that ended before the peer said anything.
+    into a session that ended before the peer said anything. `form` is what engine/delivery/preparation.py makes of
+    the message: None, PREPARING, a WireMessage or an Unsendable; `charged` its bytes; `seven_bit`: a host has shown
+    that it takes nothing else.
     """
 
-    __slots__ = ("batch", "epoch", "held_ns", "id", "record", "send_at_ns", "site", "source", "tries")
+    __slots__ = (
+        "batch",
+        "charged",
+        "epoch",
+        "form",
+        "held_ns",
+        "id",
+        "record",
+        "send_at_ns",
+        "seven_bit",
+        "site",
+        "source",
+        "tries",
+    )
 
     def __init__(
         self,
@@ -33,6 +50,9 @@ class Job:
         self.record = record
         self.held_ns = held_ns
         self.tries = 0
+        self.form: Any = None
+        self.charged = 0
+        self.seven_bit = False
 
     @property
     def domain(self) -> str:

@@ -4,31 +4,33 @@ A session is opened when jobs are due and no session is free, one at a time per 
 few sessions, a slow one gets more, up to the limits of the gate. When no host will talk to us, what waits is
 deferred with that answer, and what comes during the backoff too; while other sessions of the lane live, only
 the opening pauses.
+
+What waits is prepared (engine/delivery/preparation.py) from the head on: where messages are signed, ahead of the
+sessions that will want them; else at the moment they are wanted. A host that lacks 8BITMIME or SMTPUTF8 makes the
+lane prepare everything 7-bit from then on.
 """
 
 import asyncio
-import logging
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from engine.delivery.form import Unsendable, WireMessage
 from engine.delivery.hosts import Found, NotFound, find_host, unreachable
-from engine.delivery.job import Job
+from engine.delivery.job import PREPARING, Job
 from engine.delivery.pacing import Gate
 from engine.delivery.ports import EgressSource, Opener, PoolProfile, PoolRoute, Routes
+from engine.delivery.preparation import AHEAD, Preparation
 from engine.delivery.session import Session
 from engine.smtp.policy import FailureReason, Phase, Verdict, classify
 from engine.values.clock import Clock
-from engine.values.outcome import OutcomeKind, Scope
+from engine.values.options import Options
 from engine.values.reply import Reply
-
-log = logging.getLogger(__name__)
 
 MAX_TRIES = 3
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 60.0
-_DAMAGED = Verdict(OutcomeKind.DEFERRED, Scope.MESSAGE)
 
 
 class LanePool(Protocol):
@@ -41,8 +43,8 @@ class LanePool(Protocol):
     rng: random.Random
     open_timeout_s: float
     stopping: bool
+    preparation: Preparation
 
-    def message_of(self, job: Job) -> bytes: ...
     def settle(
         self, job: Job, verdict: Verdict, reply: Reply, host: str, possible_duplicate: bool
     ) -> None: ...
@@ -63,6 +65,8 @@ class Lane:
         self.pending: deque[Job] = deque()
         self.sessions: set[Session] = set()
         self.opening = False
+        self._seven_bit = False
+        self._ahead = 0  # of `pending`, from its head: those that preparing has begun for, at least
         self._max_recipients = pool.profile.max_recipients
         self._failures = 0
         self._failure: NotFound | None = None
@@ -82,6 +86,7 @@ class Lane:
         """Jobs came, room was made, or time passed: put idle sessions to work, open another if need be."""
         if not self.pending:
             return
+        self._prepare_ahead()
         for session in list(self.sessions):
             if session.machine.is_idle:
                 session.machine.kick()
@@ -94,13 +99,16 @@ class Lane:
             if self._failure is not None and not self.sessions:
                 self._defer_all(self._failure)
             return
-        if self.sessions and self.gate.earliest_ns(self.pending[0].send_at_ns) > now_ns:
+        if self.sessions and (
+            self.gate.earliest_ns(self.pending[0].send_at_ns) > now_ns or self.pending[0].form is PREPARING
+        ):
             return
         if not self.gate.has_room():
             self._claim_idle()
             return
         self.gate.acquire()
         self.opening = True
+        self._prepare_ahead()
         self._pool.spawn(self._open())
 
     def expire(self, before_ns: int) -> None:
@@ -132,44 +140,86 @@ class Lane:
         """The limit of connections has been lowered below what is open."""
         return self.gate.open > self.gate.limit
 
-    def take(self, session: Session) -> list[Job]:
-        """The jobs of one transaction that may begin now: one, or several that share one message."""
-        pending = self.pending
-        if not pending or self._pool.stopping:
-            return []
-        gate = self.gate
-        now_ns = self.now_ns()
-        start_ns = gate.earliest_ns(pending[0].send_at_ns)
-        if start_ns > now_ns:
-            self._wake_at(start_ns)
-            return []
-        first = pending.popleft()
-        jobs = [first]
-        if gate.interval_ns == 0 and self._max_recipients > 1:
-            record = first.record
-            while pending and len(jobs) < self._max_recipients:
-                other = pending[0]
-                if (
-                    other.send_at_ns > now_ns
-                    or other.record.content != record.content
-                    or other.record.sender != record.sender
-                    or len(record.content) == 2
-                ):
-                    break
-                jobs.append(pending.popleft())
-        gate.started(now_ns)
-        return jobs
+    def take(self, session: Session) -> tuple[list[Job], WireMessage] | None:
+        """The next transaction of a session: one job, or several that share one message, and the message.
 
-    def message_of(self, job: Job) -> bytes | None:
-        """The message's bytes; None if the spool or a template is damaged, then the job is deferred."""
-        try:
-            return self._pool.message_of(job)
-        except Exception as error:  # one bad message must not stop the others
-            log.exception("message %016x cannot be read or rendered", job.id)
-            self.settle(
-                job, _DAMAGED, Reply(0, "4.3.0", f"the message cannot be made: {error}"[:1024]), "", False
-            )
-            return None
+        None: nothing may begin now, or the message is still being prepared; the session is kicked when it can.
+        """
+        pending = self.pending
+        while pending and not self._pool.stopping:
+            now_ns = self.now_ns()
+            first = pending[0]
+            start_ns = self.gate.earliest_ns(first.send_at_ns)
+            if start_ns > now_ns:
+                self._wake_at(start_ns)
+                return None
+            form = self._form_for(first, session)
+            if form is None:
+                return None
+            if isinstance(form, Unsendable):
+                pending.popleft()
+                self.settle(first, form.verdict, form.reply, "", False)
+                continue
+            if not session.is_open_to(first.domain):
+                session.machine.quit()
+                return None
+            pending.popleft()
+            jobs = [first]
+            if form.is_shared and self.gate.interval_ns == 0:
+                self._add_recipients(jobs, session, now_ns)
+            self._ahead -= len(jobs)
+            self.gate.started(now_ns)
+            if self._ahead <= AHEAD // 2:
+                self._prepare_ahead()
+            return jobs, form
+        return None
+
+    def _form_for(self, job: Job, session: Session) -> WireMessage | Unsendable | None:
+        """The form in which the session can send the job; None while it is being made."""
+        if job.form is None:
+            self._prepare(job)
+        if isinstance(job.form, WireMessage) and not session.can_send(job.form):
+            self._seven_bit = True
+            self._pool.preparation.forget(job)
+            self._prepare(job)
+        form: WireMessage | Unsendable = job.form
+        return None if job.form is PREPARING else form
+
+    def _prepare(self, job: Job) -> None:
+        job.seven_bit = job.seven_bit or self._seven_bit
+        self._pool.preparation.begin(job, self.pump)
+
+    def _add_recipients(self, jobs: list[Job], session: Session, now_ns: int) -> None:
+        """More jobs for the same transaction: same message, sender and wishes of the sender."""
+        pending = self.pending
+        record = jobs[0].record
+        most = min(self._max_recipients, session.max_recipients)
+        while pending and len(jobs) < most:
+            other = pending[0]
+            if (
+                other.send_at_ns > now_ns
+                or other.record.content != record.content
+                or other.record.sender != record.sender
+                or other.seven_bit != jobs[0].seven_bit
+                or not _same_for_sender(other.record.options, record.options)
+                or not session.is_open_to(other.domain)
+            ):
+                return
+            jobs.append(pending.popleft())
+
+    def _prepare_ahead(self) -> None:
+        preparation = self._pool.preparation
+        if not preparation.is_ahead or not (self.sessions or self.opening):
+            return
+        self._ahead = 0
+        for job in self.pending:
+            if job.form is None:
+                if self._ahead and not preparation.has_room():
+                    return
+                self._prepare(job)
+            self._ahead += 1
+            if self._ahead >= AHEAD:
+                return
 
     def put_back(self, jobs: list[Job], *, tried: bool) -> None:
         """Jobs that the peer has not seen, or wants in smaller portions, at the head of the lane."""
@@ -277,3 +327,12 @@ class Lane:
         if self._pool.stopping:
             session.machine.quit()
         self.pump()
+
+
+def _same_for_sender(one: Options | None, other: Options | None) -> bool:
+    """Whether two recipients can be in one transaction: what stands in MAIL is equal."""
+    return one is other or _of_mail(one) == _of_mail(other)
+
+
+def _of_mail(options: Options | None) -> tuple[int, str, str]:
+    return (0, "", "") if options is None else (options.flags, options.ret, options.envid)

@@ -9,7 +9,9 @@ Promises:
   stop waits for it.
 - A batch number seen before in an epoch is dropped, so the region may repeat a hand-over. Batches of an older
   epoch are dropped; `resume` with a newer one drops what is not on the wire.
-- Memory: what the region's credits allow, bodies only of messages on the wire; unused lanes are forgotten.
+- Memory: what the region's credits allow, bodies only of messages on the wire and of those that are prepared for it,
+  up to a bound (engine/delivery/preparation.py); unused lanes are forgotten.
+- What is to be signed is never sent unsigned.
 
 Reports leave in batches, `FLUSH_S` after the first row. While the region has not settled one, rows gather for the
 next, up to `FLUSH_ROWS` or the next tick: a busy region gets fewer and larger ones. One coarse timer serves all
@@ -24,6 +26,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from engine.config.signing import DkimConfig
 from engine.delivery.job import Job
 from engine.delivery.lane import Lane
 from engine.delivery.pacing import Connections, Gate
@@ -37,6 +40,7 @@ from engine.delivery.ports import (
     ReportSink,
     Routes,
 )
+from engine.delivery.preparation import THREADS, Preparation, Signing
 from engine.delivery.session import Session
 from engine.delivery.wire import ENTRY, ID, Header, OutcomeRow, decode_header, encode_report, encode_resume
 from engine.smtp.opener import open_session
@@ -80,6 +84,8 @@ class PoolEngine:
         render: Render,
         rng: random.Random,
         opener: Opener = open_session,
+        signer: Signing | None = None,
+        signing: DkimConfig | None = None,
         timeouts_s: tuple[float, ...] = TIMEOUTS_S,
         open_timeout_s: float = OPEN_TIMEOUT_S,
         hold_s: float = HOLD_S,
@@ -93,6 +99,14 @@ class PoolEngine:
         self.rng = rng
         self.open_timeout_s = open_timeout_s
         self.stopping = False
+        self.preparation = Preparation(
+            read=self._message_of,
+            tenant_of=reader.tenant_of,
+            is_held=self._is_held,
+            signer=signer,
+            margin_s=signing.margin if signing is not None else 0.0,
+            threads=signing.threads if signing is not None else THREADS,
+        )
         self._reader = reader
         self._sources = sources
         self._report = report
@@ -112,6 +126,7 @@ class PoolEngine:
         self._by_domain: dict[tuple[int, str, str], Lane] = {}
         self._resolving: dict[str, list[Job]] = {}
         self._rows: list[OutcomeRow] = []
+        self._notices: list[tuple[str, str]] = []
         self._flush_handle: asyncio.TimerHandle | None = None
         self._is_flush_due = False
         self._sequence = 0
@@ -230,6 +245,7 @@ class PoolEngine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.preparation.stop()
 
     def stats(self) -> dict[str, object]:
         """Counts since the start, and gauges."""
@@ -239,6 +255,10 @@ class PoolEngine:
             "sessions": sum(len(lane.sessions) for lane in self._lanes.values()),
             "opening": sum(lane.opening for lane in self._lanes.values()),
             "lanes": len(self._lanes),
+            "preparing": self.preparation.waiting,
+            "prepared_bytes": self.preparation.held_bytes,
+            "signed": self.preparation.signed,
+            "signing_failures": self.preparation.failed,
             "unacknowledged": sum(len(rows) for rows in self._unacknowledged.values()) + len(self._rows),
             "reported": sum(self._counts.values()) - len(self._rows),
             "outcomes": {str(kind): count for kind, count in self._counts.items() if count},
@@ -306,6 +326,7 @@ class PoolEngine:
         """Forget what an older incarnation handed over and is not on the wire: the new one has it on disk."""
         for lane in self._lanes.values():
             for job in lane.pending:
+                self.preparation.forget(job)
                 del self._jobs[job.id]
             lane.pending.clear()
         for jobs in self._resolving.values():
@@ -315,7 +336,10 @@ class PoolEngine:
 
     # -- for lanes and sessions
 
-    def message_of(self, job: Job) -> bytes:
+    def _is_held(self, job: Job) -> bool:
+        return self._jobs.get(job.id) is job
+
+    def _message_of(self, job: Job) -> bytes:
         """The message as stored or rendered; raises what reading or rendering raises."""
         content = job.record.content
         if len(content) == 2:
@@ -376,6 +400,7 @@ class PoolEngine:
 
     def _finish(self, job: Job, row: OutcomeRow) -> None:
         del self._jobs[job.id]
+        self.preparation.forget(job)
         self._counts[row[1]] += 1  # type: ignore[index]
         rows = self._rows
         rows.append(row)
@@ -413,7 +438,7 @@ class PoolEngine:
             self._flush_handle.cancel()
             self._flush_handle = None
         self._is_flush_due = False
-        if self._rows:
+        if self._rows or self._notices:
             self._sequence += 1
             self._unacknowledged[self._sequence] = self._rows
             self._rows = []
@@ -429,7 +454,9 @@ class PoolEngine:
         before = self._sequence
         self._seal_rows()
         if self._sequence != before:
-            self._report(encode_report(self._sequence, self._epoch, self._unacknowledged[self._sequence]))
+            rows = self._unacknowledged[self._sequence]
+            self._report(encode_report(self._sequence, self._epoch, rows, self._notices))
+            self._notices = []
 
     # -- time
 
@@ -441,6 +468,10 @@ class PoolEngine:
     def tick(self) -> None:
         """Timeouts, idle sessions, entries held too long, unacknowledged reports, unused lanes."""
         now_ns = self.clock.monotonic_ns()
+        notices = self.preparation.take_notices()
+        if notices:
+            self._notices += notices
+            self._is_flush_due = True
         if self._is_flush_due:
             self._flush()
         idle_ns = round(self.profile.idle_timeout_s * 1e9)

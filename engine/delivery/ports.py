@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeAlias
 
 from engine.routing.route import HostAnswer
 from engine.smtp.opener import Opened, OpenFailure, Target
+from engine.values.options import Options
 from engine.values.reply import Reply
 
 
@@ -24,6 +25,14 @@ class Record(Protocol):
     def recipient(self) -> str: ...
     @property
     def content(self) -> Any: ...
+    @property
+    def id(self) -> int: ...
+    @property
+    def accepted_ms(self) -> int: ...
+    @property
+    def expires_ms(self) -> int: ...
+    @property
+    def options(self) -> Options | None: ...
 
 
 class Records(Protocol):
@@ -34,6 +43,9 @@ class Records(Protocol):
 
     def body(self, content: Any) -> bytes | memoryview:
         """The bytes of a stored body, checked against its CRC; raises if they are damaged."""
+
+    def tenant_of(self, record: Any) -> str:
+        """The tenant whose message it is."""
 
 
 class RouteHost(Protocol):

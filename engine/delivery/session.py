@@ -3,15 +3,18 @@
 The machine asks `next_transaction` when it could begin one, behind the final dot of the one before where the
 host allows that, and gives each back by `transaction_ended`. What an answer means is engine/smtp/policy.py's
 matter; who is told is the lane's.
+
+What the host has announced is kept to: SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461), and
+the limits of RFC 9422 on transactions, recipients and recipient domains of a session.
 """
 
 from typing import Protocol
 
+from engine.delivery.form import BOUNCED_HERE, WireMessage
 from engine.delivery.job import Job
 from engine.smtp.opener import Opened
 from engine.smtp.policy import (
     BAD_ADDRESS,
-    NEEDS_8BITMIME,
     NEEDS_SMTPUTF8,
     TOO_LARGE,
     FailureReason,
@@ -19,19 +22,19 @@ from engine.smtp.policy import (
     Verdict,
     classify,
 )
-from engine.values.outcome import OutcomeKind, Scope
+from engine.values.options import Options, format_notify, xtext
 from engine.values.reply import Reply
 from native.mime import canonicalise
 from native.transaction import DOT, QUITTED, Transaction, TransactionMachine
 
-_REFUSED_HERE = Verdict(OutcomeKind.BOUNCED, Scope.MESSAGE)
+MAX_RECIPIENTS = 1 << 30  # none announced; the profile has its own
 
 
 class SessionLane(Protocol):
     """What a session needs of its lane."""
 
-    def take(self, session: "Session") -> list[Job]: ...
-    def message_of(self, job: Job) -> bytes | None: ...
+    def take(self, session: "Session") -> tuple[list[Job], WireMessage] | None: ...
+    def is_over_limit(self) -> bool: ...
     def settle(
         self, job: Job, verdict: Verdict, reply: Reply, host: str, possible_duplicate: bool
     ) -> None: ...
@@ -40,16 +43,19 @@ class SessionLane(Protocol):
     def limit_recipients(self, count: int) -> None: ...
     def ended(self, session: "Session", *, useful: bool) -> None: ...
     def now_ns(self) -> int: ...
-    def is_over_limit(self) -> bool: ...
 
 
 class Session:
     """An open connection from one source to one host."""
 
     __slots__ = (
-        "_extensions",
+        "_domains",
+        "_has_8bitmime",
+        "_has_dsn",
         "_has_size",
+        "_has_smtputf8",
         "_lane",
+        "_max_domains",
         "_max_transactions",
         "_size_limit",
         "chunking",
@@ -57,6 +63,7 @@ class Session:
         "host",
         "idle_since_ns",
         "machine",
+        "max_recipients",
     )
 
     def __init__(
@@ -73,11 +80,17 @@ class Session:
         self._lane = lane
         self.host = host
         self.chunking = chunking and "chunking" in extensions
-        self._extensions = extensions
+        self._has_8bitmime = "8bitmime" in extensions
+        self._has_smtputf8 = "smtputf8" in extensions and self._has_8bitmime
+        self._has_dsn = "dsn" in extensions
         self._has_size = "size" in extensions
         size = extensions.get("size", "0").strip()
         self._size_limit = int(size) if size.isascii() and size.isdigit() else 0
-        self._max_transactions = max_transactions
+        limits = announced_limits(extensions.get("limits", ""))
+        self._max_transactions = min(max_transactions, limits.get("MAILMAX", max_transactions))
+        self.max_recipients = limits.get("RCPTMAX", MAX_RECIPIENTS)
+        self._max_domains = limits.get("RCPTDOMAINMAX", 0)
+        self._domains: set[str] = set()
         self.completed = 0
         self.idle_since_ns = lane.now_ns()
         self.machine = TransactionMachine(
@@ -90,31 +103,40 @@ class Session:
         if machine.started >= self._max_transactions or self._lane.is_over_limit():
             machine.quit()
             return None
-        while jobs := self._lane.take(self):
-            transaction = self._build(jobs)
+        while taken := self._lane.take(self):
+            transaction = self._build(*taken)
             if transaction is not None:
                 return transaction
         self.idle_since_ns = self._lane.now_ns()
         return None
 
-    def _build(self, jobs: list[Job]) -> Transaction | None:
+    # -- the lane asks
+
+    def can_send(self, message: WireMessage) -> bool:
+        """Whether the host takes these octets; if not, the message's 7-bit form."""
+        return message.is_ascii or (
+            self._has_8bitmime and (self._has_smtputf8 or not message.has_utf8_header)
+        )
+
+    def is_open_to(self, domain: str) -> bool:
+        """Whether a recipient of that domain may still come in this session."""
+        if not self._max_domains or domain in self._domains:
+            return True
+        if len(self._domains) >= self._max_domains:
+            return False
+        self._domains.add(domain)
+        return True
+
+    # -- within
+
+    def _build(self, jobs: list[Job], message: WireMessage) -> Transaction | None:
         """The transaction for jobs that share one message; None if they are settled without one."""
-        message = self._lane.message_of(jobs[0])
-        if message is None:
-            for job in jobs[1:]:
-                self._lane.put_back([job], tried=False)
+        size = len(message.data)
+        if 0 < self._size_limit < size:
+            self._refuse(jobs, TOO_LARGE)
             return None
-        body = canonicalise(message, not self.chunking)
-        parameters = b""
-        if self._has_size:
-            parameters = b"SIZE=%d" % len(body)
-            if 0 < self._size_limit < len(body):
-                self._refuse(jobs, TOO_LARGE)
-                return None
-        if not body.isascii():
-            if "8bitmime" not in self._extensions:
-                self._refuse(jobs, NEEDS_8BITMIME)
-                return None
+        parameters = b"SIZE=%d" % size if self._has_size else b""  # without stuffing: RFC 1870 section 3
+        if not message.is_ascii:
             parameters += b" BODY=8BITMIME"
         try:
             sender = jobs[0].record.sender.encode()
@@ -122,20 +144,32 @@ class Session:
         except UnicodeEncodeError:
             self._refuse(jobs, BAD_ADDRESS)
             return None
-        if not (sender.isascii() and all(map(bytes.isascii, recipients))):
-            if "smtputf8" not in self._extensions:
-                self._refuse(jobs, NEEDS_SMTPUTF8)
-                return None
+        is_plain = sender.isascii() and all(map(bytes.isascii, recipients))
+        if not is_plain and not self._has_smtputf8:
+            self._refuse(jobs, NEEDS_SMTPUTF8)
+            return None
+        if message.has_utf8_header or not is_plain:
             parameters += b" SMTPUTF8"
+        recipient_parameters: list[bytes] = []
+        if self._has_dsn and any(job.record.options is not None for job in jobs):
+            parameters += _sender_wishes(jobs[0].record.options)
+            recipient_parameters = [_recipient_wishes(job.record.options) for job in jobs]
         try:
-            return Transaction(sender, recipients, body, mail_parameters=parameters.lstrip(), jobs=jobs)
+            return Transaction(
+                sender,
+                recipients,
+                canonicalise(message.data, not self.chunking),
+                mail_parameters=parameters.lstrip(),
+                recipient_parameters=recipient_parameters,
+                jobs=jobs,
+            )
         except ValueError:
             self._refuse(jobs, BAD_ADDRESS)
             return None
 
     def _refuse(self, jobs: list[Job], reply: Reply) -> None:
         for job in jobs:
-            self._lane.settle(job, _REFUSED_HERE, reply, self.host, False)
+            self._lane.settle(job, BOUNCED_HERE, reply, self.host, False)
 
     # -- the machine tells
 
@@ -187,3 +221,32 @@ class Session:
         self, machine: TransactionMachine, reason: str, code: int, enhanced: str, text: str
     ) -> None:
         self._lane.ended(self, useful=self.completed > 0 or reason == QUITTED)
+
+
+def announced_limits(parameters: str) -> dict[str, int]:
+    """LIMITS of an EHLO reply (RFC 9422 section 3): what is not understood is passed over."""
+    limits = {}
+    for entry in parameters.split():
+        name, _, value = entry.partition("=")
+        if name and value.isascii() and value.isdigit() and len(value) <= 6 and int(value) > 0:
+            limits[name.upper()] = int(value)
+    return limits
+
+
+def _sender_wishes(options: Options | None) -> bytes:
+    """Parameters of MAIL (RFC 3461 sections 4.3 and 4.4)."""
+    if options is None:
+        return b""
+    ret = f" RET={options.ret}" if options.ret else ""
+    envid = f" ENVID={xtext(options.envid)}" if options.envid else ""
+    return f"{ret}{envid}".encode()
+
+
+def _recipient_wishes(options: Options | None) -> bytes:
+    """Parameters of RCPT (RFC 3461 sections 4.1 and 4.2)."""
+    if options is None:
+        return b""
+    notify = f" NOTIFY={format_notify(options.notify)}" if options.notify else ""
+    kind, _, address = options.orcpt.partition(";")
+    orcpt = f" ORCPT={kind};{xtext(address)}" if options.orcpt else ""
+    return f"{notify}{orcpt}".encode()

@@ -2,9 +2,9 @@
 
 deliver(header, entries): header is msgpack {"batch", "epoch", "sites": {number: name}, "paces": [[source, number,
 interval_ns, connections], ...]}; entries are the 40 byte records of the scheduler's take(). A report is msgpack
-[sequence, epoch, outcomes]; the answer to resume is msgpack [sequence, outcomes, ids in progress (8 bytes each,
-little endian)]. An outcome is [id, kind, scope, code, enhanced, text, host, source, at_ms, possible_duplicate, batch
-number].
+[sequence, epoch, outcomes, notices], where a notice is [what it is about, text], for whoever operates the fleet; the
+answer to resume is msgpack [sequence, outcomes, ids in progress (8 bytes each, little endian)]. An outcome is [id,
+kind, scope, code, enhanced, text, host, source, at_ms, possible_duplicate, batch number].
 """
 
 import struct
@@ -46,6 +46,7 @@ class Report:
     epoch: int
     outcomes: tuple[Outcome, ...]
     batch_numbers: tuple[int, ...]
+    notices: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,15 @@ def decode_header(data: bytes) -> Header:
     return Header(fields["batch"], fields["epoch"], fields["sites"], paces)
 
 
-def encode_report(sequence: int, epoch: int, rows: Sequence[OutcomeRow]) -> bytes:
-    return bytes(msgpack.packb((sequence, epoch, rows)))
+def encode_report(
+    sequence: int, epoch: int, rows: Sequence[OutcomeRow], notices: Sequence[tuple[str, str]] = ()
+) -> bytes:
+    return bytes(msgpack.packb((sequence, epoch, rows, notices)))
 
 
 def decode_report(data: bytes) -> Report:
-    sequence, epoch, rows = msgpack.unpackb(data, use_list=False)
-    return Report(sequence, epoch, tuple(map(_outcome, rows)), tuple(row[10] for row in rows))
+    sequence, epoch, rows, notices = msgpack.unpackb(data, use_list=False)
+    return Report(sequence, epoch, tuple(map(_outcome, rows)), tuple(row[10] for row in rows), notices)
 
 
 def encode_resume(sequence: int, rows: Sequence[OutcomeRow], in_progress: Sequence[int]) -> bytes:

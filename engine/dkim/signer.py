@@ -16,13 +16,14 @@ import base64
 import binascii
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
 from engine.campaign.mailboxes import split_mailboxes
-from engine.dkim.keys import KeyFileError, KeyRing, SigningKey
+from engine.config.signing import DkimConfig
+from engine.dkim.keys import KeyFileError, KeyRing, SigningKey, TenantRefused
 from engine.values.address import AddressError, parse_address
 from native.dkim import relaxed_bodies, relaxed_headers
 
@@ -59,11 +60,15 @@ _FOLD_AT = 74
 
 
 class SigningError(ValueError):
-    """A message that should be signed cannot be; it must not be sent. `permanent`: nor later."""
+    """A message that should be signed cannot be; it must not be sent. `permanent`: nor later.
 
-    def __init__(self, message: str, *, permanent: bool) -> None:
+    `enhanced` is the status that says so, without its class (RFC 3463).
+    """
+
+    def __init__(self, message: str, *, permanent: bool, enhanced: str = "6.0") -> None:
         super().__init__(message)
         self.permanent = permanent
+        self.enhanced = enhanced
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Unsigned:
     body: bytes
     signed_s: int
     expires_s: int
+    tenant: str = "default"
 
 
 class Signer:
@@ -90,6 +96,10 @@ class Signer:
         self._folded: dict[tuple[bytes, ...], str] = {}
         self.hashed_bodies = 0
 
+    def take_notices(self) -> list[tuple[str, str]]:
+        """What happened to key files since the last call: (file, text)."""
+        return self._ring.take_notices()
+
     def sign(self, messages: Sequence[Unsigned]) -> list[bytes | SigningError]:
         """The fields to put in front of each message: b"" if nobody signs for its From domain."""
         result: list[bytes | SigningError] = [b""] * len(messages)
@@ -100,7 +110,7 @@ class Signer:
                 continue
             listed, canonical = found
             try:
-                keys = self._keys(listed, canonical)
+                keys = self._keys(listed, canonical, messages[i].tenant)
             except SigningError as error:
                 result[i] = error
                 continue
@@ -113,7 +123,7 @@ class Signer:
 
     # -- which keys
 
-    def _keys(self, listed: list[bytes], canonical: bytes) -> tuple[SigningKey, ...]:
+    def _keys(self, listed: list[bytes], canonical: bytes, tenant: str) -> tuple[SigningKey, ...]:
         count = listed.count(b"from") - 1
         if count != 1:
             # RFC 5322 section 3.6: exactly one; which of two a reader sees is what an attacker plays with
@@ -129,9 +139,11 @@ class Signer:
                 self._from_domains.clear()
             self._from_domains[value] = domain
         try:
-            return self._ring.keys(domain)
+            return self._ring.keys(domain, tenant)
         except KeyFileError as error:
-            raise SigningError(str(error), permanent=False) from None
+            raise SigningError(str(error), permanent=False, enhanced="7.5") from None
+        except TenantRefused as error:
+            raise SigningError(str(error), permanent=True, enhanced="7.1") from None
 
     def _from_domain(self, value: bytes) -> str:
         pairs = split_mailboxes(value.decode("utf-8", "replace"))
@@ -201,3 +213,8 @@ def _field(key: SigningKey, message: Unsigned, names: str, body_hash: str, canon
     encoded = binascii.b2a_base64(signature, newline=False).decode()
     joined = "\r\n ".join([encoded[i : i + _FOLD_AT] for i in range(0, len(encoded), _FOLD_AT)])
     return f"DKIM-Signature:{value}{joined}\r\n".encode()
+
+
+def signer_of(config: DkimConfig, now: Callable[[], float]) -> Signer | None:
+    """The signer of a configuration; None if it names no domain. `now` is the monotonic time in seconds."""
+    return Signer(KeyRing(config, now)) if config.domains else None

@@ -7,7 +7,7 @@ stay in force: a dead owner never stops the mail.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -104,6 +104,8 @@ class Observer:
         """Count one attempt's outcome, or that of so many alike; returns whether its source is now suspended because
         of it."""
         source = outcome.source
+        if outcome.scope is Scope.MESSAGE and outcome.reply.code == 0:
+            return False  # we ourselves put it off or refused it: nobody was asked
         if site < 0 or source not in self._sites.sources:
             return False
         cells = self._tallies.get(source)
@@ -314,6 +316,15 @@ class Observer:
             for _, kind, fields in rows:
                 log.info("%s: %s", kind, fields)
             self._events.note_events(rows)
+
+    def note_notices(self, notices: Sequence[tuple[str, str]]) -> None:
+        """What a pool has to say to whoever operates the fleet, e.g. that a key file cannot be read."""
+        now_ms = self._clock.wall_ms()
+        for subject, text in notices:
+            log.error("%s: %s", subject, text)
+        self._events.note_events(
+            [(now_ms, "alert", {"subject": subject, "reason": text}) for subject, text in notices]
+        )
 
     def review(self, source: str, site: str) -> None:
         """An operator has given an order to a source's owner: ask it at once. ValueError for a source that is not

@@ -415,6 +415,8 @@ class Region:
         decoded = decode_report(report)
         if decoded.epoch < self._spool.epoch:
             return decoded.sequence  # written for the former incarnation: `resume` has told us all of it
+        if decoded.notices:
+            self._observer.note_notices(decoded.notices)
         await self._settle_outcomes(decoded.outcomes, decoded.batch_numbers)
         return decoded.sequence
 

@@ -11,6 +11,7 @@ from engine.spool.environment import Environment
 from engine.spool.records import Record, decode_record
 
 MAP_LIMIT = 1 << 40
+MAX_QUEUES = 65_536  # whose tenants are kept in memory
 ID_LE = struct.Struct("<Q")
 
 
@@ -24,6 +25,7 @@ class SpoolReader:
         self._env = environment or Environment(path, map_size=MAP_LIMIT, readonly=True)
         self._bodies = SegmentReader(path / "bodies")
         self._campaigns: dict[int, CampaignRecord] = {}
+        self._tenants: dict[int, str] = {}
 
     def fetch(self, ids: bytes) -> list[Record | None]:
         """Records of packed ids (8 bytes each, little endian); None for one that is gone."""
@@ -45,6 +47,20 @@ class SpoolReader:
                 stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["campaigns"])
             found = self._campaigns[number] = CampaignRecord(*msgpack.unpackb(stored)[1:])
         return found
+
+    def tenant_of(self, record: Record) -> str:
+        """The tenant of a record's queue; KeyError if there is no such queue."""
+        tenant = self._tenants.get(record.queue)
+        if tenant is None:
+            with self._env.read() as txn:
+                stored = txn.get(record.queue.to_bytes(4, "big"), db=self._env.db["queues"])
+            if stored is None:
+                raise KeyError(f"queue {record.queue}")
+            tenant = str(msgpack.unpackb(stored)[3])
+            if len(self._tenants) >= MAX_QUEUES:
+                self._tenants.clear()
+            self._tenants[record.queue] = tenant
+        return tenant
 
     def state(self, key: str) -> bytes | None:
         """A value that the region keeps under that key."""

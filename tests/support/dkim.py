@@ -34,6 +34,7 @@ def ed25519_key(number: int = 0) -> Any:
 
 
 def write_key(path: Path, key: Any) -> Path:
+    path.touch(mode=0o600)
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return path
 

@@ -49,11 +49,18 @@ class Fault:
 class HostileServer:
     """Listens on 127.0.0.1; use as an async context manager."""
 
-    def __init__(self, *faults: Fault, pipelining: bool = True, chunking: bool = False) -> None:
+    def __init__(
+        self,
+        *faults: Fault,
+        pipelining: bool = True,
+        chunking: bool = False,
+        extensions: tuple[str, ...] = ("8BITMIME", "SIZE 1000000"),
+    ) -> None:
         self._faults = {(fault.phase, fault.at): fault.kind for fault in faults}
         self._counts = dict.fromkeys(PHASES, 0)
         self._pipelining = pipelining
         self._chunking = chunking
+        self._others = extensions
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.connections = 0
@@ -188,7 +195,7 @@ class HostileServer:
         return True
 
     def _extensions(self) -> bytes:
-        lines = ["hostile.test", "8BITMIME", "SIZE 1000000"]
+        lines = ["hostile.test", *self._others]
         if self._pipelining:
             lines.append("PIPELINING")
         if self._chunking:

@@ -12,9 +12,10 @@ from engine.delivery.wire import ENTRY, Header, decode_report, encode_header
 from engine.routing.route import HostAnswer, HostStatus
 from engine.smtp.opener import open_session
 from engine.values.clock import SystemClock
+from engine.values.options import Options
 from engine.values.outcome import Outcome
 
-BODY = b"Subject: test\r\n\r\n.hidden dot\r\nbye\r\n"
+BODY = b"Message-ID: <1@example.com>\r\nDate: x\r\n\r\n.hidden dot\r\nbye\r\n"
 FAST_TIMEOUTS_S = (0.0, 0.15, 0.15, 0.15, 0.15, 0.15, 0.1, 0.15)
 
 
@@ -23,6 +24,10 @@ class Record:
     sender: str
     recipient: str
     content: tuple[int, ...]
+    id: int = 0
+    accepted_ms: int = 1_700_000_000_000
+    expires_ms: int = 1_700_000_600_000
+    options: Options | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +78,14 @@ class World:
     domain_of: dict[int, str] = field(default_factory=dict)
     body_bytes: bytes = BODY
     same_body: bool = False
+    tenant: str = "default"
+    expires_ms: int = 1_700_000_600_000
+    options: dict[int, Options] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
     batch_numbers: list[int] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
+    notices: list[tuple[str, str]] = field(default_factory=list)
     hosts: dict[str, HostAnswer] = field(default_factory=dict)
 
     def record(self, id_: int) -> Record | None:
@@ -84,13 +93,20 @@ class World:
             return None
         domain = self.domain_of.get(id_, "example.net")
         content = (1, 0 if self.same_body else id_, len(self.body_bytes), 0)
-        return Record("sender@example.com", f"u{id_}@{domain}", content)
+        recipient = f"u{id_}@{domain}"
+        options = self.options.get(id_)
+        return Record(
+            "sender@example.com", recipient, content, id_, expires_ms=self.expires_ms, options=options
+        )
 
     def fetch(self, ids: bytes) -> Sequence[Any]:
         return [self.record(id_) for (id_,) in struct.iter_unpack("<Q", ids)]
 
     def body(self, content: Any) -> bytes:
         return self.body_bytes
+
+    def tenant_of(self, record: Any) -> str:
+        return self.tenant
 
     def cached(self, domain: str) -> Any:
         return self.routes.get(domain)
@@ -108,6 +124,7 @@ class World:
         self.outcomes += report.outcomes
         self.batch_numbers += report.batch_numbers
         self.sequences.append(report.sequence)
+        self.notices += report.notices
 
     def of(self, id_: int) -> Outcome:
         found = [outcome for outcome in self.outcomes if outcome.id == id_]

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from engine.campaign.record import RecordRenderer
 from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
+from engine.dkim.signer import signer_of
 from engine.providers.profiles import load_profiles
 from engine.region.ports import PoolName
 from engine.region.region import Region, RegionPorts, deliver_on
@@ -84,6 +86,8 @@ class LocalNode:
             report=lambda report: self._report(name, report),
             render=lambda _, record: render(record),
             rng=random.Random(1),
+            signer=signer_of(self.config.dkim, time.monotonic),
+            signing=self.config.dkim,
         )
 
     def _report(self, name: PoolName, report: bytes) -> None:

@@ -59,3 +59,31 @@ def test_unknown_source_and_stream_are_named() -> None:
     config = fleet()
     with pytest.raises(ValueError, match="transactional"):
         explain(config, load_profiles({}), "a@b.example", "bulk")
+
+
+def test_signing_domains() -> None:
+    config = fleet(
+        dkim={
+            "domains": [
+                {"domain": "example.com", "keys": [{"selector": "r1", "file": "k"}], "tenants": ["acme"]},
+                {"domain": "esp.example", "keys": [{"selector": "e1", "file": "k"}], "sign_all": True},
+            ]
+        }
+    )
+
+    def signing(**options: str) -> list[tuple[str, ...]]:
+        found = explain(config, load_profiles(config.providers), "a@x.test", "marketing", **options)  # type: ignore[arg-type]
+        return [row[1:] for row in found if row.name == "dkim"]
+
+    own = (
+        "d=example.com; selectors r1; From example.com, *.example.com; tenants acme",
+        "fleet.yaml: dkim.domains[0]",
+    )
+    esp = ("d=esp.example; selectors e1; From all mail", "fleet.yaml: dkim.domains[1]")
+    assert signing() == [own, esp]
+    assert signing(header_from="a@news.example.com", tenant="acme") == [own, esp]
+    assert signing(header_from="a@example.org") == [esp]
+    [(value, origin)] = signing(header_from="a@example.com", tenant="other")
+    assert value == "bounced: allowed for the tenants acme"
+    assert origin == "fleet.yaml: dkim.domains[0].tenants"
+    assert rows("a@x.test")["dkim"].value == "no signing domain: mail goes unsigned"

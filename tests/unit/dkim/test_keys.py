@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
 from engine.config.signing import DkimConfig
-from engine.dkim.keys import KeyFileError, KeyRing, read_key
+from engine.dkim.keys import KeyFileError, KeyRing, TenantRefused, read_key
 from tests.support.dkim import dkim_section, ed25519_key, ring_of, rsa_key, write_key
 
 
@@ -48,6 +48,7 @@ def test_algorithms(tmp_path: Path) -> None:
 def test_refused_without_showing_the_content(tmp_path: Path, content: bytes | None, message: str) -> None:
     file = tmp_path / "key.pem"
     if content is not None:
+        file.touch(mode=0o600)
         file.write_bytes(content)
     with pytest.raises(KeyFileError, match=message) as refused:
         read_key("example.com", "s", file)
@@ -83,11 +84,76 @@ def test_a_changed_file_is_used_without_a_restart_and_a_broken_one_is_not(
     now.seconds = 20.0
     with caplog.at_level(logging.ERROR):
         assert ring.keys("example.com") == after
-    assert "not replaced" in caplog.text
+    assert "stays in use" in caplog.text
     assert "half a fi" not in caplog.text
+    assert [name for name, _ in ring.take_notices()] == [str(file)]
     file.unlink()
     now.seconds = 30.0
     assert ring.keys("example.com") == after
+    [(name, text)] = ring.take_notices()
+    assert name == str(file)
+    assert "cannot be read: No such file" in text
+    now.seconds = 40.0
+    ring.keys("example.com")
+    assert ring.take_notices() == [], "told once"
+    write_key(file, ed25519_key(2))
+    now.seconds = 50.0
+    assert ring.keys("example.com")[1].record() != after[1].record()
+    assert "read again" in ring.take_notices()[0][1]
+
+
+def test_a_key_that_cannot_be_read_is_an_error_until_it_can(tmp_path: Path) -> None:
+    now = Now()
+    config = DkimConfig.model_validate(dkim_section(tmp_path, "example.com", reload="10s"))
+    file = config.domains[0].keys[0].file
+    file.rename(tmp_path / "away")
+    ring = KeyRing(config, now)
+    for _ in range(2):
+        with pytest.raises(KeyFileError, match=f"{file}: cannot be read"):
+            ring.keys("example.com")
+    assert len(ring.take_notices()) == 1
+    (tmp_path / "away").rename(file)
+    with pytest.raises(KeyFileError):
+        ring.keys("example.com")
+    now.seconds = 10.0
+    assert len(ring.keys("example.com")) == 2
+    assert "read again" in ring.take_notices()[0][1]
+
+
+def test_a_file_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
+    now = Now()
+    config = DkimConfig.model_validate(dkim_section(tmp_path, "example.com", reload="10s"))
+    file = config.domains[0].keys[0].file
+    file.chmod(0o604)
+    with pytest.raises(KeyFileError, match="mode 0604: allowed is a file that not every user can read"):
+        KeyRing(config, now).keys("example.com")
+    file.chmod(0o640)
+    ring = KeyRing(config, now)
+    ring.keys("example.com")
+    file.chmod(0o644)
+    now.seconds = 10.0
+    ring.keys("example.com")
+    assert "mode 0644" in ring.take_notices()[0][1]
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(KeyFileError, match="not a file"):
+        read_key("example.com", "s", tmp_path / "pipe")
+
+
+def test_a_domain_of_some_tenants_is_refused_to_others(tmp_path: Path) -> None:
+    section = dkim_section(tmp_path, "example.com", "esp.example")
+    section["domains"][0]["tenants"] = ["acme"]
+    section["domains"][1] |= {"tenants": ["acme", "other"], "sign_all": True}
+    ring = KeyRing(DkimConfig.model_validate(section), Now())
+    assert {key.domain for key in ring.keys("example.com", "acme")} == {"example.com", "esp.example"}
+    with pytest.raises(TenantRefused, match=r"tenant other may not send as mail\.example\.com"):
+        ring.keys("mail.example.com", "other")
+    assert {key.domain for key in ring.keys("example.net", "other")} == {"esp.example"}
+    assert ring.keys("example.net", "third") == ()
+
+
+def test_a_signature_outlives_the_time_in_the_queue() -> None:
+    with pytest.raises(ValueError, match="margin: allowed is 1h or more"):
+        DkimConfig.model_validate({"margin": "59m"})
 
 
 def test_the_most_specific_domain_signs_and_one_for_all_beside_it(tmp_path: Path) -> None:
