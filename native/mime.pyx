@@ -11,7 +11,24 @@ without stuffing. Signing must see the unstuffed canonical form.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memchr
+from libc.string cimport memchr, memcpy
+
+cdef extern from "<strings.h>" nogil:
+    int strncasecmp(const char *one, const char *other, size_t size)
+
+cdef enum:
+    MAX_LINE = 998    # octets before the CRLF (RFC 5321 section 4.5.3.1.6)
+    FLAG_DATE = 1
+    FLAG_MESSAGE_ID = 2
+    FLAG_HEAD_8BIT = 4
+    FLAG_BODY_8BIT = 8
+    FLAG_LONG_LINE = 16
+
+HAS_DATE = FLAG_DATE
+HAS_MESSAGE_ID = FLAG_MESSAGE_ID
+HEAD_8BIT = FLAG_HEAD_8BIT
+BODY_8BIT = FLAG_BODY_8BIT
+LONG_LINE = FLAG_LONG_LINE
 
 
 cdef bint _is_canonical(const char *data, Py_ssize_t size, bint stuff) noexcept nogil:
@@ -83,3 +100,71 @@ cpdef bytes canonicalise(bytes message, bint stuff):
     result = PyBytes_FromStringAndSize(NULL, _convert(data, size, stuff, NULL))
     _convert(data, size, stuff, PyBytes_AS_STRING(result))
     return result
+
+
+cdef bint _is_field_start(const char *line, const char *end, Py_ssize_t *name_size) noexcept nogil:
+    """Whether a line begins a header field (RFC 5322 section 2.2); gives the size of its name."""
+    cdef const char *at = line
+    while at < end and 33 <= <unsigned char> at[0] <= 126 and at[0] != c':':
+        at += 1
+    name_size[0] = at - line
+    while at < end and (at[0] == c' ' or at[0] == c'\t'):
+        at += 1
+    return name_size[0] > 0 and at < end and at[0] == c':'
+
+
+cdef bint _is_ascii(const char *data, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    cdef unsigned long long word
+    while size - i >= 8:
+        memcpy(&word, data + i, 8)
+        if word & <unsigned long long> 0x8080808080808080:
+            return False
+        i += 8
+    while i < size:
+        if <unsigned char> data[i] > 127:
+            return False
+        i += 1
+    return True
+
+
+def survey(bytes message not None):
+    """(size of the header, start of the body, flags) of a canonical message.
+
+    The header is all lines up to the empty one (part of neither), or to the first line that is no field.
+    """
+    cdef const char *data = PyBytes_AS_STRING(message)
+    cdef const char *end = data + PyBytes_GET_SIZE(message)
+    cdef const char *line = data
+    cdef const char *newline
+    cdef const char *head_end = NULL
+    cdef const char *body = NULL
+    cdef Py_ssize_t name_size = 0
+    cdef int flags = 0
+    while line < end:
+        newline = <const char *> memchr(line, c'\n', end - line)
+        if newline == NULL:
+            raise ValueError("the message is not canonical: its last line does not end")
+        if newline - line > MAX_LINE + 1:
+            flags |= FLAG_LONG_LINE
+        if head_end == NULL:
+            if newline - line <= 1:
+                head_end = line
+                body = newline + 1
+            elif line > data and (line[0] == c' ' or line[0] == c'\t'):
+                pass
+            elif not _is_field_start(line, newline, &name_size):
+                head_end = line
+                body = line
+            elif name_size == 4 and strncasecmp(line, b"date", 4) == 0:
+                flags |= FLAG_DATE
+            elif name_size == 10 and strncasecmp(line, b"message-id", 10) == 0:
+                flags |= FLAG_MESSAGE_ID
+        line = newline + 1
+    if head_end == NULL:
+        head_end = body = end
+    if not _is_ascii(data, head_end - data):
+        flags |= FLAG_HEAD_8BIT
+    if not _is_ascii(body, end - body):
+        flags |= FLAG_BODY_8BIT
+    return head_end - data, body - data, flags

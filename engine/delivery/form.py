@@ -10,22 +10,23 @@ section 4.5.3.1.6).
 import re
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import Any
+from typing import Any, NamedTuple
 
-from engine.campaign.headers import has_short_lines
 from engine.campaign.mailboxes import split_mailboxes
 from engine.delivery.mend import Unmendable, mend
 from engine.smtp.policy import Verdict
 from engine.values.address import AddressError, parse_address
 from engine.values.outcome import OutcomeKind, Scope
 from engine.values.reply import Reply
-from native.mime import canonicalise
+from native.mime import BODY_8BIT, HAS_DATE, HAS_MESSAGE_ID, HEAD_8BIT, LONG_LINE, canonicalise, survey
 
 BOUNCED_HERE = Verdict(OutcomeKind.BOUNCED, Scope.MESSAGE)
 DEFERRED_HERE = Verdict(OutcomeKind.DEFERRED, Scope.MESSAGE)
 
-_PRESENT = re.compile(rb"^(message-id|date)[ \t]*:", re.IGNORECASE | re.MULTILINE)
-_FIELDS = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r]*\r\n(?:[ \t][^\r]*\r\n)*)*")
+_COMPLETE = HAS_DATE | HAS_MESSAGE_ID
+_EIGHT_BIT = HEAD_8BIT | BODY_8BIT
+_UNUSUAL = _EIGHT_BIT | LONG_LINE
+
 _FROM = re.compile(rb"^from[ \t]*:((?:[^\r]|\r\n[ \t])*)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -50,65 +51,68 @@ class Unsendable:
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A message on its way to a WireMessage. `head` ends with the CRLF of its last field or is empty; between it and
-    `body` stands an empty line. `needs_mending`: not fit to be sent as it is.
+class Draft(NamedTuple):
+    """A message on its way to a WireMessage: the fields that were `added`, and canonical `data`, of which the header
+    is the first `head_size` octets and the body begins at `body_start`. `flags` are those of native.mime.survey.
     """
 
-    head: bytes
-    body: bytes
-    is_ascii: bool
+    data: bytes
+    added: bytes
+    head_size: int
+    body_start: int
+    flags: int
     is_shared: bool
-    needs_mending: bool
+
+    @property
+    def head(self) -> bytes:
+        """Ends with the CRLF of its last field."""
+        return self.added + self.data[: self.head_size]
+
+    @property
+    def body(self) -> bytes:
+        return self.data[self.body_start :]
 
 
-def draft_of(raw: bytes, record: Any, *, is_rendered: bool, seven_bit: bool) -> Draft:
-    """The cheap part, for every message. `is_rendered`: made from a template, so it lacks nothing."""
+def draft_of(raw: bytes, record: Any, *, is_rendered: bool) -> Draft:
+    """The cheap part, for every message. `is_rendered`: made from a template for one recipient."""
     data = canonicalise(raw, False)
-    if data.startswith(b"\r\n"):
-        head, body = b"", data[2:]
-    else:
-        end = data.find(b"\r\n\r\n")
-        head, body = (data, b"") if end < 0 else (data[: end + 2], data[end + 4 :])
-    added = b""
-    if not is_rendered:
-        matched = _FIELDS.match(head)
-        if matched is not None and matched.end() < len(head):
-            head, body = head[: matched.end()], data[matched.end() :]
-        added = _missing(head, record)
-    is_ascii = data.isascii()
-    return Draft(
-        added + head,
-        body,
-        is_ascii,
-        is_shared=not added and not is_rendered,
-        needs_mending=not has_short_lines(data) or (seven_bit and not is_ascii),
-    )
+    head_size, body_start, flags = survey(data)
+    added = b"" if flags & _COMPLETE == _COMPLETE else _missing(data[:head_size], flags, record)
+    return Draft(data, added, head_size, body_start, flags, is_shared=not added and not is_rendered)
+
+
+def is_ready(draft: Draft, *, seven_bit: bool) -> bool:
+    """Whether `mended` would give it back as it is."""
+    flags = draft.flags
+    if not flags & _UNUSUAL:
+        return True
+    if flags & LONG_LINE or seven_bit:
+        return False
+    return not flags & HEAD_8BIT or _is_utf8(draft.head)  # 8 bits that are not UTF-8 could not be announced
 
 
 def mended(draft: Draft, *, seven_bit: bool) -> Draft | Unsendable:
     """With short lines, and 7-bit if asked for. Takes long for large messages: not for the event loop."""
-    if not draft.head.isascii() and not _is_utf8(draft.head):
-        seven_bit = True  # nothing could announce it
-    if not draft.needs_mending and not (seven_bit and not draft.is_ascii):
+    if is_ready(draft, seven_bit=seven_bit):
         return draft
+    seven_bit = seven_bit or not _is_utf8(draft.head)
     try:
         head, body = mend(draft.head, draft.body, keep_8bit=not seven_bit)
     except Unmendable as error:
         return Unsendable(BOUNCED_HERE, Reply(0, error.enhanced, str(error)))
-    is_ascii = head.isascii() and body.isascii()
-    return Draft(head, body, is_ascii, draft.is_shared, needs_mending=False)
-
-
-def is_ready(draft: Draft) -> bool:
-    """Whether `mended` would give it back as it is."""
-    return not draft.needs_mending and (draft.is_ascii or draft.head.isascii() or _is_utf8(draft.head))
+    data = b"".join((head, b"\r\n", body))
+    head_size, body_start, flags = survey(data)
+    return Draft(data, b"", head_size, body_start, flags, draft.is_shared)
 
 
 def finished(draft: Draft, signature: bytes = b"") -> WireMessage:
-    data = b"".join((signature, draft.head, b"\r\n", draft.body))
-    return WireMessage(data, draft.is_ascii, not draft.head.isascii(), draft.is_shared)
+    data = draft.data
+    if draft.body_start != draft.head_size + 2:  # no empty line, or other than the one behind the header
+        data = b"".join((signature, draft.added, data[: draft.head_size], b"\r\n", draft.body))
+    elif signature or draft.added:
+        data = b"".join((signature, draft.added, data))
+    flags = draft.flags
+    return WireMessage(data, not flags & _EIGHT_BIT, bool(flags & HEAD_8BIT), draft.is_shared)
 
 
 def _is_utf8(head: bytes) -> bool:
@@ -119,12 +123,11 @@ def _is_utf8(head: bytes) -> bool:
     return True
 
 
-def _missing(head: bytes, record: Any) -> bytes:
-    present = {name.lower() for name in _PRESENT.findall(head)}
+def _missing(head: bytes, flags: int, record: Any) -> bytes:
     added = b""
-    if b"date" not in present:
+    if not flags & HAS_DATE:
         added += f"Date: {formatdate(record.accepted_ms // 1000)[:-5]}+0000\r\n".encode()
-    if b"message-id" not in present:
+    if not flags & HAS_MESSAGE_ID:
         domain = _id_domain(head, record)
         added += f"Message-ID: <{record.id:016x}.{record.accepted_ms:x}@{domain}>\r\n".encode()
     return added

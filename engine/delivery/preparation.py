@@ -131,14 +131,14 @@ class Preparation:
             return
         is_rendered = len(job.record.content) == 2
         try:
-            draft = draft_of(self._read(job), job.record, is_rendered=is_rendered, seven_bit=job.seven_bit)
+            draft = draft_of(self._read(job), job.record, is_rendered=is_rendered)
             tenant = "" if self._signer is None else self._tenant_of(job.record)
         except Exception as error:  # one bad message must not stop the others
             log.exception("message %016x cannot be read or rendered", job.id)
             job.form = unreadable(error)
             return
-        self._charge(job, len(draft.head) + len(draft.body))
-        if self._signer is None and is_ready(draft):
+        self._charge(job, len(draft.data))
+        if self._signer is None and is_ready(draft, seven_bit=job.seven_bit):
             job.form = finished(draft)
             return
         job.form = PREPARING
@@ -214,7 +214,7 @@ class Preparation:
     def _prepare(self, batch: list[_Work]) -> None:
         todo: list[tuple[_Work, Draft]] = []
         for work in batch:
-            draft = work.draft if is_ready(work.draft) else mended(work.draft, seven_bit=work.seven_bit)
+            draft = mended(work.draft, seven_bit=work.seven_bit)
             if isinstance(draft, Unsendable):
                 work.form = draft
             else:

@@ -8,7 +8,7 @@ from email.message import EmailMessage
 
 import pytest
 
-from engine.delivery.form import Draft, Unsendable, WireMessage, draft_of, finished, is_ready, mended
+from engine.delivery.form import Unsendable, WireMessage, draft_of, finished, mended
 from engine.delivery.mend import Unmendable, mend
 from engine.values.outcome import OutcomeKind, Scope
 from native.mime import canonicalise
@@ -25,10 +25,7 @@ WHOLE = b"From: a@example.com\r\nDate: Tue, 25 Nov 2025 18:55:09 +0000\r\nMessag
 
 
 def made(raw: bytes, *, seven_bit: bool = False, record: Record | None = None) -> WireMessage | Unsendable:
-    found: Draft | Unsendable = draft_of(raw, record or Record(), is_rendered=False, seven_bit=seven_bit)
-    assert isinstance(found, Draft)
-    if not is_ready(found):
-        found = mended(found, seven_bit=seven_bit)
+    found = mended(draft_of(raw, record or Record(), is_rendered=False), seven_bit=seven_bit)
     return found if isinstance(found, Unsendable) else finished(found)
 
 

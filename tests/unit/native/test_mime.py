@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from native import mime
 from native.mime import canonicalise
 
 # Outbound sequences of the SMTP-Smuggling-Tools list: what some server takes for the end of data.
@@ -69,3 +70,32 @@ def test_unstuffing_gives_the_plain_form() -> None:
     stuffed = canonicalise(message, True)
     lines = stuffed.split(b"\r\n")
     assert b"\r\n".join(line.removeprefix(b".") for line in lines) == canonicalise(message, False)
+
+
+@pytest.mark.parametrize(
+    ("message", "head_size", "body_start", "flags"),
+    [
+        (b"\r\n", 0, 2, 0),
+        (b"A: b\r\n\r\n", 6, 8, 0),
+        (b"A: b\r\n", 6, 6, 0),
+        (b"dATE : b\r\n\tc\r\nmessage-ID:\r\n\r\nDate: x\r\n", 27, 29, mime.HAS_DATE | mime.HAS_MESSAGE_ID),
+        (b"X-Date: b\r\nDates: c\r\n\r\n", 21, 23, 0),
+        (b"A: b\r\nno field\r\n\r\nx\r\n", 6, 6, 0),
+        (b" A: b\r\n", 0, 0, 0),
+        (b"A b: c\r\n\r\n", 0, 0, 0),
+        (b"A: \xff\r\n\r\nb\r\n", 6, 8, mime.HEAD_8BIT),
+        (b"A: b\r\n\r\n1234567\xff12345678\r\n", 6, 8, mime.BODY_8BIT),
+        (b"A: b\r\n\r\n12345678123\xff\r\n", 6, 8, mime.BODY_8BIT),
+        (b"A: b\r\n\r\n" + b"x" * 998 + b"\r\n", 6, 8, 0),
+        (b"A: b\r\n\r\n" + b"x" * 999 + b"\r\n", 6, 8, mime.LONG_LINE),
+        (b"A: " + b"x" * 996 + b"\r\n\r\n", 1001, 1003, mime.LONG_LINE),
+    ],
+)
+def test_survey(message: bytes, head_size: int, body_start: int, flags: int) -> None:
+    assert mime.survey(message) == (head_size, body_start, flags)
+
+
+def test_survey_wants_a_canonical_message() -> None:
+    assert mime.survey(b"") == (0, 0, 0)
+    with pytest.raises(ValueError, match="not canonical"):
+        mime.survey(b"A: b\r\n\r\nno end")
