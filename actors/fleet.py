@@ -12,7 +12,11 @@ import os
 from actors.names import region_actor, source_actor
 from actors.ports import FleetServices
 from engine.config.schema import FleetConfig
+from engine.failover.dns_keeper import DnsKeeper
+from engine.failover.dns_zone import DnsZone
+from engine.routing.resolver import build_resolver
 from engine.spool.errors import SpoolError
+from engine.values.clock import SystemClock
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,11 @@ class FleetActor:
         self._services = services
         self._health: dict[str, str] = {}
         self._watch = asyncio.get_running_loop().create_task(self._run())
+        self._dns: DnsKeeper | None = None
+        if self._config.dns_failover is not None:
+            zone = DnsZone(self._config.dns_failover, build_resolver(self._config.resolver))
+            self._dns = DnsKeeper(self._config.dns_failover, zone, SystemClock())
+            self._dns_task = asyncio.get_running_loop().create_task(self._dns.run(self))
 
     async def start(self) -> None:
         """Return when every region has recovered from its spool and answers, and every source does."""
@@ -83,6 +92,12 @@ class FleetActor:
             return False
         return True
 
+    def healthy_regions(self) -> frozenset[str] | None:
+        """Regions that take mail (engine/failover/dns_keeper.py); None until each was asked once."""
+        if len(self._health) < len(self._config.regions):
+            return None
+        return frozenset(region for region, health in self._health.items() if health == "up")
+
     async def ping(self) -> int:
         return os.getpid()
 
@@ -99,6 +114,7 @@ class FleetActor:
         return {
             "fleet": self._config.fleet.name,
             "health": dict(self._health),
+            "dns": None if self._dns is None else self._dns.status(),
             "regions": regions,
             "pid": os.getpid(),
         }

@@ -105,6 +105,8 @@ def _text(annotation: Any, metadata: list[Any]) -> str:
         return " or ".join(_text(a, []) for a in arguments if a is not type(None))
     if origin is tuple:
         return f"list of {_text(arguments[0], [])}"
+    if origin is dict:
+        return f"mapping from a name to a {_text(arguments[1], [])}"
     if origin is Literal:
         return " or ".join(f"`{a}`" for a in arguments)
     names = {str: "text", int: "integer", float: "number", bool: "yes or no", Path: "path"}

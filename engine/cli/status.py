@@ -39,7 +39,7 @@ def build_status(port_factory: PortFactory) -> click.Command:
             click.echo(_json(snapshot))
         else:
             output().print(_table(snapshot))
-            for line in _backlog(snapshot):
+            for line in (*_backlog(snapshot), *_dns(snapshot)):
                 output().print(line)
         regions = snapshot.get("regions", {})
         silent = [f"{name}: {region['error']}" for name, region in regions.items() if region.get("error")]
@@ -94,6 +94,16 @@ def _backlog(snapshot: dict[str, Any]) -> list[str]:
         if sizes:
             lines.append(f"{name}: {', '.join(sizes)}")
     return lines
+
+
+def _dns(snapshot: dict[str, Any]) -> list[str]:
+    """What became of the submission host name, if the fleet keeps one."""
+    dns = snapshot.get("dns")
+    if not dns:
+        return []
+    lagging = "; ".join(f"{server} {why}" for server, why in sorted(dns["lagging"].items()))
+    state = "at every server" if dns["is_confirmed"] else dns["problem"] or lagging or "not confirmed yet"
+    return [f"{dns['name']}: {', '.join(dns['wanted']) or 'nothing decided yet'} ({state})"]
 
 
 def _size(value: Any) -> str:

@@ -40,6 +40,7 @@ def cross_check(
     problems += _warmup(data, warmup_tables)
     problems += _patterns(data)
     problems += _plain_routes(data)
+    problems += _dns_failover(data)
     return problems
 
 
@@ -153,6 +154,21 @@ def _plain_routes(data: Mapping[str, Any]) -> Iterator[Problem]:
                 "disabled",
                 "allowed only where tls.exceptions names the provider, or each of the domains, with a reason",
             )
+
+
+def _dns_failover(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Addresses belong to regions, and a region that clients could not find is a slip."""
+    section = data.get("dns_failover")
+    addresses = section.get("addresses") if isinstance(section, Mapping) else None
+    if not isinstance(addresses, Mapping):
+        return
+    regions = [entry["name"] for _, entry in _entries(data, "regions") if isinstance(entry.get("name"), str)]
+    for name in addresses:
+        if name not in regions:
+            yield Problem("dns_failover.addresses", name, f"allowed are the regions {_listing(regions)}")
+    for name in regions:
+        if name not in addresses:
+            yield Problem("dns_failover.addresses", name, "the region's addresses are missing")
 
 
 def _exceptions(data: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_serializer, model_validator
 
+from engine.config.dns_failover import DnsFailoverConfig
 from engine.config.doctor import DoctorConfig
 from engine.config.reputation import ReputationConfig
 from engine.config.shaping import AutomationRule, ShapingConfig
@@ -372,4 +373,7 @@ class FleetConfig(Section):
     tenants: dict[Name, TenantConfig] = Field({}, description="Tenants with settings of their own.")
     ray: RayConfig = Field(RayConfig(), description="The Ray cluster.")
     events: EventsConfig = Field(EventsConfig(), description="The event log.")
+    dns_failover: DnsFailoverConfig | None = Field(
+        None, description="Keeps the submission host name to the healthy regions. Default: no DNS is updated."
+    )
     doctor: DoctorConfig = Field(DoctorConfig(), description="What `sendfleet doctor` looks at.")

@@ -102,6 +102,24 @@ def _check_zone(text: str) -> str:
     return text.lower().rstrip(".")
 
 
+def split_server(text: str) -> tuple[str, int]:
+    """Return (address, port) of a name server, as 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53; ValueError."""
+    bare = text.strip("[]") if text.count(":") > 1 and "]:" not in text else text
+    try:
+        return str(ipaddress.ip_address(bare)), 53
+    except ValueError:
+        host, port = split_host(text)
+        try:
+            return str(ipaddress.ip_address(host)), port
+        except ValueError:
+            raise ValueError("allowed is an IP address, with a port if it is not 53") from None
+
+
+def _check_server(text: str) -> str:
+    split_server(text)
+    return text
+
+
 def _check_host(text: str) -> str:
     split_host(text)
     return text
@@ -148,6 +166,7 @@ IpAddress = Annotated[str, AfterValidator(_check_ip)]
 Netblock = Annotated[str, AfterValidator(_check_netblock)]
 EhloName = Annotated[str, AfterValidator(_check_ehlo)]
 DomainPattern = Annotated[str, AfterValidator(_check_pattern)]
+ServerAddress = Annotated[str, AfterValidator(_check_server)]
 ZoneName = Annotated[str, AfterValidator(_check_zone)]
 HostPort = Annotated[str, AfterValidator(_check_host)]
 StreamName = Literal["transactional", "notification", "marketing"]

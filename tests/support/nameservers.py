@@ -51,19 +51,32 @@ def free_port() -> int:
 
 
 @contextmanager
-def knot(folder: Path, zones: Mapping[str, str], *, signed: tuple[str, ...] = ()) -> Iterator[int]:
-    """Serve zones (name -> zone file without $ORIGIN); those in `signed` are signed by knot itself. Gives the port."""
+def knot(
+    folder: Path,
+    zones: Mapping[str, str],
+    *,
+    signed: tuple[str, ...] = (),
+    sections: str = "",
+    options: Mapping[str, str] | None = None,
+) -> Iterator[int]:
+    """Serve zones (name -> zone file without $ORIGIN); those in `signed` are signed by knot itself. Gives the port.
+
+    `sections` (keys, ACLs, remotes) stand before the zones, `options` with each zone. A zone without text is fetched.
+    """
     port = free_port()
     lines = [
         f"server:\n  listen: 127.0.0.1@{port}\n  rundir: {folder}\n  udp-workers: 1\n  tcp-workers: 1\n"
         f"  background-workers: 1\ndatabase:\n  storage: {folder}\n"
         f"log:\n  - target: {folder}/knot.log\n    any: info\n",
         "policy:\n  - id: fast\n    algorithm: ecdsap256sha256\n    single-type-signing: on\n    nsec3: on\n",
+        sections,
         "zone:\n",
     ]
     for zone, text in zones.items():
-        (folder / f"{zone}.zone").write_text(f"$ORIGIN {zone}.\n{text}")
+        if text:
+            (folder / f"{zone}.zone").write_text(f"$ORIGIN {zone}.\n{text}")
         lines.append(f"  - domain: {zone}\n    storage: {folder}\n    file: {zone}.zone\n")
+        lines.append((options or {}).get(zone, ""))
         if zone in signed:
             lines.append("    dnssec-signing: on\n    dnssec-policy: fast\n    zonefile-sync: -1\n")
             lines.append("    zonefile-load: difference-no-serial\n    journal-content: all\n")
