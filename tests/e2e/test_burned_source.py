@@ -17,6 +17,7 @@ from engine.values.message import Message
 from engine.values.stream import Stream
 from engine.values.submission import decode_receipt, encode_submission
 from tests.support.region import LocalNode, fleet, start_region, until
+from tests.support.sinks import accepting_sink
 
 BODY = b"From: a@example.com\r\nTo: b@example.org\r\nMessage-ID: <%d@example.com>\r\n\r\nhello\r\n"
 S3140 = (
@@ -226,7 +227,7 @@ def test_a_source_in_warm_up_sends_its_stage_and_the_rest_goes_over_the_others(t
 
 
 def test_what_an_owner_that_was_away_has_not_heard_is_told_again(tmp_path: Path) -> None:
-    with SinkProcess(None, tmp_path / "sink.log", only=["accept"]) as server:
+    with accepting_sink(tmp_path) as server:
         config = fleet(tmp_path, server.addresses["accept"][1])
 
         async def run() -> int:

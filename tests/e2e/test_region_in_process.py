@@ -15,6 +15,7 @@ from engine.values.outcome import OutcomeKind
 from engine.values.stream import Stream
 from engine.values.submission import decode_receipt, encode_submission
 from tests.support.region import fleet, start_region, until
+from tests.support.sinks import accepting_sink
 
 BODY = (
     b"From: a@example.com\r\nTo: b@example.org\r\nSubject: x\r\nMessage-ID: <%d@example.com>\r\n\r\nhello\r\n"
@@ -30,7 +31,7 @@ def messages(count: int, domain: str = "example.org", **fields: object) -> list[
 
 @pytest.fixture
 def accepting(tmp_path: Path):
-    with SinkProcess(None, tmp_path / "sink.log", only=["accept"]) as process:
+    with accepting_sink(tmp_path) as process:
         yield process
 
 

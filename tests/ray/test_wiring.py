@@ -18,6 +18,7 @@ from engine.values.message import Message
 from engine.values.stream import Stream
 from engine.values.suppression import Reason, decode_rows, encode_rows, make
 from tests.support.ray_fleet import BODY, ClusterFleet, actor_processes, messages, two_regions, until
+from tests.support.sinks import accepting_sink
 
 pytestmark = pytest.mark.ray
 HOUR_MS = 3_600_000
@@ -25,7 +26,7 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture(scope="module")
 def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SinkProcess]:
-    with SinkProcess(None, tmp_path_factory.mktemp("sink") / "sink.log", only=["accept"]) as process:
+    with accepting_sink(tmp_path_factory.mktemp("sink")) as process:
         yield process
 
 

@@ -21,11 +21,10 @@ def test_smtplib_delivers_and_the_log_counts(tmp_path: Path) -> None:
     message["From"], message["To"], message["Subject"] = "a@example.test", "b@example.test", "x"
     message["Message-ID"] = "<one@example.test>"
     message.set_content("hello\n.\n.dots\n")
-    with sink(tmp_path, plain={}) as process:
-        with smtplib.SMTP(*process.addresses["plain"]) as client:
-            assert client.send_message(message, to_addrs=["b@example.test", "c@example.test"]) == {}
-            client.send_message(message, to_addrs=["b@example.test"])
-        log = process.log()
+    with sink(tmp_path, plain={}) as process, smtplib.SMTP(*process.addresses["plain"]) as client:
+        assert client.send_message(message, to_addrs=["b@example.test", "c@example.test"]) == {}
+        client.send_message(message, to_addrs=["b@example.test"])
+    log = process.log()
     assert log.counts() == {
         ("<one@example.test>", "b@example.test"): 2,
         ("<one@example.test>", "c@example.test"): 1,
