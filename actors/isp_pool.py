@@ -20,8 +20,9 @@ from engine.delivery.pool import PoolEngine
 from engine.dkim.signer import signer_of
 from engine.providers.profiles import load_profiles
 from engine.routing.resolver import build_resolver
-from engine.routing.router import Router
+from engine.smtp.opener import SessionOpener
 from engine.spool.reader import SpoolReader
+from engine.tls.routes import build_routes
 from engine.values.clock import SteadyClock
 
 log = logging.getLogger(__name__)
@@ -53,11 +54,13 @@ class IspPoolActor:
             clock = SteadyClock()
             profiles = load_profiles(self._config.providers)
             reader = SpoolReader(Path(self._config.spool.directory) / self._region)
+            resolver = build_resolver(self._config.resolver)
             render = RecordRenderer(reader)
             self._engine = PoolEngine(
                 profile=profiles[self._provider],
                 reader=reader,
-                router=Router(self._config, profiles, build_resolver(self._config.resolver), clock),
+                router=build_routes(self._config, profiles, resolver, clock),
+                opener=SessionOpener(self._config.tls.authorities),
                 sources={n: s for n, s in enumerate(self._config.sources) if s.region == self._region},
                 clock=clock,
                 report=self._report,

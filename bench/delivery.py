@@ -31,6 +31,7 @@ import uvloop
 from engine.delivery.pool import PoolEngine
 from engine.delivery.wire import ENTRY, Header, decode_report, encode_header
 from engine.routing.route import HostAnswer, HostStatus
+from engine.tls.policy import PLAIN, HostPolicy
 from engine.values.clock import SystemClock
 from engine.values.outcome import OutcomeKind
 
@@ -113,6 +114,12 @@ class Memory:
 
     async def addresses(self, host: str) -> HostAnswer:
         return HostAnswer(HostStatus.USABLE, ((2, "127.0.0.1"),), canonical=host)
+
+    async def policy(self, route: Any, host: Any, answer: HostAnswer) -> HostPolicy:
+        return PLAIN
+
+    def strict(self, route: Any) -> Any:
+        return route
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from engine.config.reputation import ReputationConfig
 from engine.config.shaping import AutomationRule, ShapingConfig
 from engine.config.signing import DkimConfig
 from engine.config.suppression import SuppressionConfig
+from engine.config.tls import TlsConfig
 from engine.config.types import (
     NAME,
     Count,
@@ -146,8 +147,7 @@ class ResolverConfig(Section):
     dnssec: Literal["ignore", "trust"] = Field(
         "ignore",
         description="`trust`: the `nameservers` validate DNSSEC and the way to them is safe (loopback, own "
-        "network): their word that an answer is authentic is kept with it. Nothing acts on it yet: DANE is still to "
-        "come. Needs `nameservers`.",
+        "network): their word that an answer is authentic counts, and DANE (RFC 7672) with it. Needs `nameservers`.",
     )
     timeout: Duration = Field(5.0, description="Deadline of one look-up, with all its retries.")
     cache_entries: Count = Field(
@@ -303,26 +303,6 @@ class LimitsConfig(Section):
         if self.pool_credits < self.batch:
             raise ValueError("pool_credits: allowed is at least batch")
         return self
-
-
-class TlsException(Section):
-    provider: Name | None = Field(None, description="The provider it is for. Give this or `domain`.")
-    domain: DomainPattern | None = Field(None, description="The recipient domain or pattern it is for.")
-    mode: Literal["disabled"] = Field(description="`disabled`: mail goes in plain text.")
-    reason: str = Field(min_length=3, description="Why; for whoever reads the metrics.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.provider is None) == (self.domain is None):
-            raise ValueError("allowed is exactly one of provider and domain")
-        return self
-
-
-class TlsConfig(Section):
-    exceptions: tuple[TlsException, ...] = Field(
-        (),
-        description="Where TLS is not required. Nothing else is ever sent in plain text.",
-    )
 
 
 class TenantConfig(Section):

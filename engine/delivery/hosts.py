@@ -21,7 +21,7 @@ from engine.delivery.ports import EgressSource, Opener, PoolRoute, RouteHost, Ro
 from engine.routing.route import HostAnswer, HostStatus
 from engine.smtp.opener import Opened, OpenFailure, Target
 from engine.smtp.policy import FailureReason, Phase, Verdict, classify
-from engine.tls.policy import ENCRYPT, PLAIN, VERIFIED, HostPolicy
+from engine.tls.policy import PolicyRefusal
 from engine.values.outcome import OutcomeKind, Scope
 from engine.values.reply import Reply
 
@@ -62,39 +62,38 @@ async def find_host(
     username, password = await _credentials(route.auth)
     source_ip = str(source.ip)
     hosts, answers = await _usable_hosts(route, source_ip, routes=routes, rng=rng)
-    targets = [
-        Target(
+    places = [(host, answer, address) for host, answer, addresses in hosts for address in addresses]
+    if not places:
+        return _no_host(answers, source_ip)
+    deferred: NotFound | None = None
+    for index, (host, answer, address) in enumerate(places[:MAX_ADDRESSES]):
+        is_last = index + 1 == min(len(places), MAX_ADDRESSES)
+        policy = await routes.policy(route, host, answer)
+        if isinstance(policy, PolicyRefusal):
+            last = NotFound(host.name, classify(Phase.STARTTLS, FailureReason.UNTRUSTED), policy.reply)
+            deferred = last
+            continue
+        target = Target(
             host=host.name,
             address=address,
             port=host.port,
             source_ip=source_ip,
             ehlo=source.ehlo,
-            policy=_policy_of(route),
+            policy=policy,
             username=username,
             password=password,
         )
-        for host, addresses in hosts
-        for address in addresses
-    ][:MAX_ADDRESSES]
-    if not targets:
-        return _no_host(answers, source_ip)
-    last: NotFound | None = None
-    for index, target in enumerate(targets):
         result = await opener(target, timeout_s=timeout_s)
         if isinstance(result, Opened):
             return Found(target.host, result)
-        verdict = classify(result.phase, result.answer, last_host=index + 1 == len(targets))
+        verdict = classify(result.phase, result.answer, last_host=is_last)
         last = NotFound(target.host, verdict, _named(result, target))
+        if verdict.kind is OutcomeKind.DEFERRED and verdict.scope is Scope.HOST:
+            deferred = last
         if not verdict.next_host:
-            return last
-    raise AssertionError(f"the last host always ends the search: {last}")
-
-
-def _policy_of(route: PoolRoute) -> HostPolicy:
-    """A password goes only to a host that has proved its name."""
-    if route.auth is not None:
-        return VERIFIED
-    return PLAIN if route.tls == "disabled" else ENCRYPT
+            break
+    # a bounce stands only if every host says so: another one may take the message when it can be reached again
+    return deferred if last.verdict.kind is OutcomeKind.BOUNCED and deferred is not None else last
 
 
 def in_order(hosts: Sequence[Any], rng: random.Random) -> list[Any]:
@@ -122,10 +121,10 @@ def _named(failure: OpenFailure, target: Target) -> Reply:
 
 async def _usable_hosts(
     route: PoolRoute, source_ip: str, *, routes: Routes, rng: random.Random
-) -> tuple[list[tuple[RouteHost, list[str]]], list[tuple[str, HostAnswer]]]:
-    """(host, its addresses of the source's family) in the order of trying, and every answer on the way."""
+) -> tuple[list[tuple[RouteHost, HostAnswer, list[str]]], list[tuple[str, HostAnswer]]]:
+    """(host, its answer, its addresses of the source's family) in the order of trying, and every answer on the way."""
     version = ipaddress.ip_address(source_ip).version
-    usable: list[tuple[RouteHost, list[str]]] = []
+    usable: list[tuple[RouteHost, HostAnswer, list[str]]] = []
     answers: list[tuple[str, HostAnswer]] = []
     count = 0
     for host in in_order(route.hosts, rng):
@@ -134,12 +133,12 @@ async def _usable_hosts(
         answer = await routes.addresses(host.name)
         answers.append((host.name, answer))
         if answer.status is HostStatus.OWN:
-            usable = [(other, found) for other, found in usable if other.preference < host.preference]
+            usable = [place for place in usable if place[0].preference < host.preference]
             break
         of_family = [a for _, a in answer.addresses if ipaddress.ip_address(a).version == version]
         if of_family:
-            usable.append((host, of_family[:HOST_ADDRESSES]))
-            count += len(usable[-1][1])
+            usable.append((host, answer, of_family[:HOST_ADDRESSES]))
+            count += len(usable[-1][2])
     return usable, answers
 
 

@@ -57,3 +57,9 @@ class Job:
     @property
     def domain(self) -> str:
         return str(self.record.recipient).rpartition("@")[2].lower()
+
+    @property
+    def requires_tls(self) -> bool:
+        """REQUIRETLS: it has a lane of its own, whose hosts must prove their name and offer the same."""
+        options = self.record.options
+        return options is not None and bool(options.requires_tls)

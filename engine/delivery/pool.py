@@ -123,7 +123,7 @@ class PoolEngine:
         self._gates: dict[tuple[int, str], Gate] = {}
         self._totals: dict[str, Connections] = {}
         self._lanes: dict[tuple[int, str, Any], Lane] = {}
-        self._by_domain: dict[tuple[int, str, str], Lane] = {}
+        self._by_domain: dict[tuple[int, str, str, bool], Lane] = {}
         self._resolving: dict[str, list[Job]] = {}
         self._rows: list[OutcomeRow] = []
         self._notices: list[tuple[str, str]] = []
@@ -169,7 +169,7 @@ class PoolEngine:
         records = self._reader.fetch(b"".join([ID.pack(entry[0]) for entry in unpacked]))
         now_ns = self.clock.monotonic_ns()
         touched: set[Lane] = set()
-        lanes: dict[tuple[int, int, str], Lane] = {}
+        lanes: dict[tuple[int, int, str, bool], Lane] = {}
         for (id_, send_at_ns, site_no, source, _, _, _, _), record in zip(unpacked, records, strict=True):
             known = self._jobs.get(id_)
             if known is not None:
@@ -189,7 +189,7 @@ class PoolEngine:
             if record is None or source not in self._sources or self.stopping:
                 self.give_back(job)
                 continue
-            place = source, site_no, job.domain
+            place = source, site_no, job.domain, job.requires_tls
             lane = lanes.get(place)
             if lane is None:
                 lane = self._lane_of(job)
@@ -270,7 +270,10 @@ class PoolEngine:
         """The lane of a job; None while its route is being looked up."""
         domain = job.domain
         route = self.routes.cached(domain)
-        key = (job.source, job.site, domain)
+        strict = job.requires_tls
+        if strict and hasattr(route, "hosts"):
+            route = self.routes.strict(route)
+        key = (job.source, job.site, domain, strict)
         lane = self._by_domain.get(key)
         if lane is not None and lane.route is route:
             return lane
@@ -312,7 +315,9 @@ class PoolEngine:
             if not hasattr(route, "hosts"):
                 self._unroutable(job, route)
                 continue
-            lane = self._by_domain[job.source, job.site, domain] = self._lane(job, route)
+            strict = job.requires_tls
+            lane = self._lane(job, self.routes.strict(route) if strict else route)
+            self._by_domain[job.source, job.site, domain, strict] = lane
             lane.add(job)
             touched.add(lane)
         for lane in touched:

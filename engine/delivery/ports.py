@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeAlias
 
 from engine.routing.route import HostAnswer
 from engine.smtp.opener import Opened, OpenFailure, Target
+from engine.tls.policy import HostPolicy, PolicyRefusal
 from engine.values.options import Options
 from engine.values.reply import Reply
 
@@ -67,8 +68,6 @@ class PoolRoute(Protocol):
     @property
     def hosts(self) -> Sequence[Any]: ...
     @property
-    def tls(self) -> str: ...
-    @property
     def auth(self) -> Any: ...
 
 
@@ -82,11 +81,13 @@ class RouteFailure(Protocol):
 
 
 class Routes(Protocol):
-    """The router of engine/routing."""
+    """Routes with their TLS policies (engine/tls/routes.py: SecureRoutes)."""
 
     async def route(self, domain: str) -> Any: ...
     def cached(self, domain: str) -> Any: ...
     async def addresses(self, host: str) -> HostAnswer: ...
+    async def policy(self, route: Any, host: Any, answer: HostAnswer) -> HostPolicy | PolicyRefusal: ...
+    def strict(self, route: Any) -> Any: ...
 
 
 class Opener(Protocol):

@@ -138,6 +138,8 @@ class Session:
         parameters = b"SIZE=%d" % size if self._has_size else b""  # without stuffing: RFC 1870 section 3
         if not message.is_ascii:
             parameters += b" BODY=8BITMIME"
+        if jobs[0].requires_tls:
+            parameters += b" REQUIRETLS"
         try:
             sender = jobs[0].record.sender.encode()
             recipients = [job.record.recipient.encode() for job in jobs]

@@ -11,7 +11,7 @@ from engine.config.schema import LimitsConfig
 from engine.spool.batches import AcceptItem
 from engine.values.address import Address, AddressError, parse_address
 from engine.values.message import ItemError
-from engine.values.options import Flag, OptionError, Options, spread
+from engine.values.options import OptionError, Options, spread
 from engine.values.stream import Stream
 from engine.values.submission import Submission
 
@@ -141,8 +141,6 @@ def _options(raw: object, recipients: int) -> tuple[Options | None, ...]:
         raise Refused("options", raw, "expected a list of options")
     try:
         wishes = [Options(*one) for one in raw]
-        if any(one.flags & Flag.REQUIRE_TLS for one in wishes):
-            raise Refused("options.flags", "REQUIRETLS", "not offered yet: it would not be kept on the way")
         return spread(wishes, recipients)
     except OptionError as error:
         raise Refused(error.field, error.value, error.message) from None

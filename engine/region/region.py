@@ -39,6 +39,7 @@ from engine.region.suspensions import Suspensions
 from engine.region.windows import Windows
 from engine.routing.route import Failure, Route
 from engine.routing.router import Router
+from engine.smtp.policy import TLS_STATUSES
 from engine.spool.batches import AcceptBatch, CampaignRecord, ChunkBatch, Settlement
 from engine.spool.store import Spool
 from engine.suppression.spread import NoPeers, PeerPort, Spread
@@ -488,10 +489,22 @@ class Region:
             next_due_ms = self._retry[stream].next_due_ms(
                 now_ms=now_ms, attempts=record.attempts + 1, expires_ms=record.expires_ms, rng=self._rng
             )
+        give_up_ms = self._tls_give_up_ms(outcome.reply, record.expires_ms, stream)
+        if give_up_ms is not None and now_ms >= give_up_ms:
+            return Settlement(due_key=key, outcome=_bounced_for_tls(outcome), batch_no=batch_no)
         if next_due_ms is None:
             outcome = outcome._replace(kind=OutcomeKind.EXPIRED)
             return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
+        if give_up_ms is not None:
+            next_due_ms = min(next_due_ms, give_up_ms)
         return Settlement(due_key=key, outcome=outcome, batch_no=batch_no, next_due_ms=next_due_ms, free=free)
+
+    def _tls_give_up_ms(self, reply: Reply, expires_ms: int, stream: int) -> int | None:
+        """When a message that TLS keeps back is bounced; None if that is not why, or only at its expiry."""
+        deadline_s = self._config.tls.deadline
+        if deadline_s is None or reply.code or reply.enhanced not in TLS_STATUSES:
+            return None
+        return expires_ms - self._retry[stream].expire_ms + round(deadline_s * 1000)
 
     async def _commit(self, settlements: list[Settlement]) -> None:
         if not settlements:
@@ -622,6 +635,15 @@ class Region:
 
 
 EXPIRED_UNTRIED = Reply(0, "4.4.7", "message expired before it could be sent")
+
+
+def _bounced_for_tls(outcome: Outcome) -> Outcome:
+    """The same answer, now final: 4.7.10 becomes 5.7.10."""
+    reply = outcome.reply
+    final = Reply(0, f"5{reply.enhanced[1:]}", reply.text)
+    return outcome._replace(kind=OutcomeKind.BOUNCED, scope=Scope.DOMAIN, reply=final)
+
+
 POOL_DIED = "the delivering process ended before it could report"
 
 

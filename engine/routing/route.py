@@ -31,14 +31,15 @@ class Route:
 
     `site` is what limits apply to: the provider, or in the long tail `mx:` and the rollup name of the best MX
     host. `hosts` are in order of preference and by name within one: whoever connects shuffles equal
-    preferences.
+    preferences. `is_authenticated`: DNSSEC vouches for the hosts' names, or the configuration gives them.
     """
 
     site: str
     provider: str
     hosts: tuple[HostTarget, ...]
-    tls: Literal["required", "disabled"]
+    tls: Literal["required", "disabled", "unverified", "verified"]
     auth: Credentials | None = None
+    is_authenticated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from engine.values.clock import Clock
 from engine.values.reply import Reply
 
 SMTP_PORT = 25
-TlsChoice = Literal["required", "disabled"]
+TlsChoice = Literal["required", "disabled", "unverified", "verified"]
 
 
 class Router:
@@ -118,7 +118,8 @@ class Router:
             best = targets[0]
             site = f"mx:{rollup(best.name)}" if best.port == SMTP_PORT else f"mx:{best.name}:{best.port}"
         auth = Credentials(entry.auth.username, entry.auth.password_file) if entry.auth else None
-        return Route(site, entry.provider, targets, self.tls_of(domain, entry.provider, entry), auth)
+        tls = self.tls_of(domain, entry.provider, entry)
+        return Route(site, entry.provider, targets, tls, auth, is_authenticated=True)
 
     async def _by_mx(self, domain: str, entry: RouteConfig | None) -> tuple[Route | Failure, float]:
         answer = await self._resolver.mx(domain)
@@ -143,7 +144,8 @@ class Router:
             return _bounced("5.4.4", f"{domain}: no MX host that may be used"), self._hosts.positive_ttl(
                 answer.ttl_s
             )
-        return self._by_names(domain, entry, hosts), self._hosts.positive_ttl(answer.ttl_s)
+        route = self._by_names(domain, entry, hosts, is_authenticated=answer.authenticated)
+        return route, self._hosts.positive_ttl(answer.ttl_s)
 
     async def _by_own_address(
         self, domain: str, entry: RouteConfig | None, mx: MxAnswer
@@ -157,13 +159,15 @@ class Router:
             found = map(ipaddress.ip_address, (*v4.addresses, *v6.addresses))
             if not any(map(self._hosts.is_allowed, found)):
                 return _bounced("5.4.4", f"{domain}: no address that may be used"), ttl_s
-            return self._by_names(domain, entry, [(0, domain)]), ttl_s
+            return self._by_names(domain, entry, [(0, domain)], is_authenticated=mx.authenticated), ttl_s
         failed = next((a for a in (v4, v6) if a.status is Status.FAILED), None)
         if failed is not None:
             return _deferred(f"{domain}: {failed.reason}"), self._options.failure_ttl
         return _bounced("5.1.2", f"{domain}: neither MX nor address records"), ttl_s
 
-    def _by_names(self, domain: str, entry: RouteConfig | None, hosts: list[tuple[int, str]]) -> Route:
+    def _by_names(
+        self, domain: str, entry: RouteConfig | None, hosts: list[tuple[int, str]], *, is_authenticated: bool
+    ) -> Route:
         best = hosts[0][1]
         provider = entry.provider if entry is not None else self._providers.get(best) or DEFAULT
         return Route(
@@ -173,6 +177,7 @@ class Router:
                 HostTarget(h, SMTP_PORT, preference) for preference, h in hosts[: self._options.max_hosts]
             ),
             tls=self.tls_of(domain, provider, entry),
+            is_authenticated=is_authenticated,
         )
 
 

@@ -17,6 +17,7 @@ import errno
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import aiosmtplib
 from engine.smtp.contexts import Contexts, ResumingContext
 from engine.smtp.conversation import Desynchronised, Injected, Watch
 from engine.smtp.policy import FailureReason, Phase
+from engine.tls.dane import check_chain
 from engine.tls.policy import Check, Fault, HostPolicy, TlsFault, TlsResult
 from engine.values.reply import Reply
 from native.replies import ReplyParser
@@ -75,17 +77,14 @@ class SessionOpener:
         """Open one session within `timeout_s` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        result = await self._open(target, deadline)
+        result = _with_fault(await self._open(target, deadline), target.policy.fault)
         fault = result.fault if isinstance(result, OpenFailure) else None
         if fault is None or not target.policy.is_testing:
             return result
         if fault.fault in (Fault.NO_STARTTLS, Fault.INJECTED):
-            return result
+            return result  # testing or not, TLS is required
         relaxed = replace(target, policy=replace(target.policy, check=Check.ENCRYPT))
-        result = await self._open(relaxed, deadline)
-        if isinstance(result, Opened) and result.tls is not None:
-            return replace(result, tls=replace(result.tls, fault=fault))
-        return result
+        return _with_fault(await self._open(relaxed, deadline), fault)
 
     async def _open(self, target: Target, deadline: float) -> Opened | OpenFailure:
         left_s = max(0.001, deadline - asyncio.get_running_loop().time())
@@ -122,6 +121,13 @@ class SessionOpener:
         return Opened(transport, extensions, opening.tls)
 
 
+def _with_fault(result: Opened | OpenFailure, fault: TlsFault | None) -> Opened | OpenFailure:
+    """Note with a session what its policy, which is only being tested, has against it."""
+    if fault is not None and isinstance(result, Opened) and result.tls is not None:
+        return replace(result, tls=replace(result.tls, fault=fault))
+    return result
+
+
 class _Opening:
     """The steps, and in which of them we are."""
 
@@ -149,6 +155,8 @@ class _Opening:
                 self._phase = Phase.EHLO
                 await self._hello(watch)
                 self._keep_session()
+                if self._target.policy.requires_tls and not self._client.supports_extension("requiretls"):
+                    return self.failed(FailureReason.NO_REQUIRETLS)
             if self._target.username:
                 self._phase = Phase.AUTH
                 watch.expect_many()
@@ -214,7 +222,14 @@ class _Opening:
         assert self._client.protocol is not None
         self._client.transport = self._client.protocol.transport = found
         peer = found.get_extra_info("ssl_object")
-        verified = "name" if self._target.policy.check is Check.NAME else ""
+        policy = self._target.policy
+        verified = "name" if policy.check is Check.NAME else ""
+        if policy.check is Check.DANE:
+            names = policy.names or (self._target.host,)
+            fault = check_chain(policy.records, _chain_of(peer), names, now=datetime.now(UTC))
+            if fault is not None:
+                return self.failed(FailureReason.UNTRUSTED, fault.text, fault.fault)
+            verified = "dane"
         self.tls = TlsResult(peer.version(), peer.cipher()[0], verified, bool(peer.session_reused))
         return None
 
@@ -264,8 +279,11 @@ _ENHANCED = {
     FailureReason.BIND: "4.3.5",
     FailureReason.NO_AUTH: "4.7.8",
     FailureReason.PROTOCOL: "4.5.0",
+    FailureReason.NO_REQUIRETLS: "5.7.30",
 }
 _FAULTS = {FailureReason.NO_TLS: Fault.NO_STARTTLS, FailureReason.INJECTED: Fault.INJECTED}
+
+_DER = 2  # _ssl.ENCODING_DER
 
 # X509_V_ERR_* of OpenSSL: not yet valid, expired; self-signed, unknown issuer; host name, IP address
 _FAULT_OF_CODE = {
@@ -278,6 +296,14 @@ _FAULT_OF_CODE = {
 def fault_of(error: ssl.SSLCertVerificationError) -> Fault:
     """The certificate error in the words of TLS-RPT."""
     return _FAULT_OF_CODE.get(error.verify_code, Fault.VALIDATION)
+
+
+def _chain_of(peer: ssl.SSLObject) -> list[bytes]:
+    """The certificates that the peer has sent, DER, its own first. Public in Python 3.13, there before."""
+    if hasattr(peer, "get_unverified_chain"):
+        return list(peer.get_unverified_chain())
+    chain = peer._sslobj.get_unverified_chain() or ()  # type: ignore[attr-defined]
+    return [certificate.public_bytes(_DER) for certificate in chain]
 
 
 def _connect_reason(error: BaseException) -> FailureReason:

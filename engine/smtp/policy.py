@@ -57,6 +57,7 @@ class FailureReason(StrEnum):
     INJECTED = "plaintext injected before TLS"
     NO_AUTH = "authentication not possible"
     NO_ADDRESS = "no usable address"
+    NO_REQUIRETLS = "REQUIRETLS is not offered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +227,10 @@ def classify(phase: Phase, answer: Reply | FailureReason, *, last_host: bool = T
 def _failure(phase: Phase, reason: FailureReason, last_host: bool) -> Verdict:
     if reason is FailureReason.BIND:
         return Verdict(OutcomeKind.DEFERRED, Scope.SOURCE)
+    if reason is FailureReason.NO_REQUIRETLS:
+        # RFC 8689 section 4.2.1: another host may offer it; if none does, the message cannot be sent
+        kind = OutcomeKind.BOUNCED if last_host else OutcomeKind.DEFERRED
+        return Verdict(kind, Scope.MESSAGE, next_host=not last_host)
     if phase in _HOST_PHASES:
         return Verdict(OutcomeKind.DEFERRED, Scope.HOST, next_host=not last_host)
     return Verdict(OutcomeKind.DEFERRED, Scope.SESSION)

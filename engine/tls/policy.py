@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.routing.answers import Tlsa
+from engine.values.reply import Reply
 
 
 class PolicyKind(StrEnum):
@@ -29,27 +30,6 @@ class Check(StrEnum):
     ENCRYPT = "encrypt"
     NAME = "name"
     DANE = "dane"
-
-
-@dataclass(frozen=True, slots=True)
-class HostPolicy:
-    """`names`: what the certificate may be made out to, the first one is sent as server name; empty: the host's name.
-    `records`: the usable TLSA records. `is_testing`: a failed check is recorded and the session goes on (MTA-STS mode
-    `testing`). `published`: the policy as its domain publishes it, for reports.
-    """
-
-    kind: PolicyKind
-    check: Check
-    names: tuple[str, ...] = ()
-    records: tuple[Tlsa, ...] = ()
-    is_testing: bool = False
-    published: tuple[str, ...] = ()
-
-
-PLAIN = HostPolicy(PolicyKind.EXCEPTION, Check.PLAIN)
-ENCRYPT = HostPolicy(PolicyKind.REQUIRED, Check.ENCRYPT)
-UNVERIFIED = HostPolicy(PolicyKind.EXCEPTION, Check.ENCRYPT)
-VERIFIED = HostPolicy(PolicyKind.EXCEPTION, Check.NAME)
 
 
 class Fault(StrEnum):
@@ -77,6 +57,40 @@ class TlsFault:
 
     fault: Fault
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostPolicy:
+    """`names`: what the certificate may be made out to, the first one is sent as server name; empty: the host's name.
+    `records`: the usable TLSA records. `is_testing`: a failed check is recorded and the session goes on (MTA-STS mode
+    `testing`). `published`: the policy as its domain publishes it, for reports. `requires_tls`: the server must offer
+    REQUIRETLS. `fault`: what is wrong already, but only being tested.
+    """
+
+    kind: PolicyKind
+    check: Check
+    names: tuple[str, ...] = ()
+    records: tuple[Tlsa, ...] = ()
+    is_testing: bool = False
+    published: tuple[str, ...] = ()
+    requires_tls: bool = False
+    fault: TlsFault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRefusal:
+    """No session to this host now: what its policy demands cannot be known, or it is not one of the policy's hosts."""
+
+    fault: TlsFault
+    reply: Reply
+    kind: PolicyKind = PolicyKind.DANE
+    published: tuple[str, ...] = ()
+
+
+PLAIN = HostPolicy(PolicyKind.EXCEPTION, Check.PLAIN)
+ENCRYPT = HostPolicy(PolicyKind.REQUIRED, Check.ENCRYPT)
+UNVERIFIED = HostPolicy(PolicyKind.EXCEPTION, Check.ENCRYPT)
+VERIFIED = HostPolicy(PolicyKind.EXCEPTION, Check.NAME)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from engine.routing.answers import AddressAnswer, MxAnswer, Status
+from engine.routing.answers import AddressAnswer, MxAnswer, NameAnswer, Status, TextAnswer, TlsaAnswer
 
 
 class FakeResolver:
@@ -12,6 +12,9 @@ class FakeResolver:
         self.mx_of: dict[str, MxAnswer] = {}
         self.v4_of: dict[str, AddressAnswer] = {}
         self.v6_of: dict[str, AddressAnswer] = {}
+        self.tlsa_of: dict[str, TlsaAnswer] = {}
+        self.alias_of: dict[str, NameAnswer] = {}
+        self.text_of: dict[str, TextAnswer] = {}
         self.asked: list[tuple[str, str]] = []
         self.gate: asyncio.Event | None = None
 
@@ -36,3 +39,21 @@ class FakeResolver:
             await self.gate.wait()
         table = self.v6_of if ipv6 else self.v4_of
         return table.get(host, AddressAnswer(Status.EMPTY, ttl_s=60.0, reason="no records"))
+
+    async def tlsa(self, host: str, *, port: int) -> TlsaAnswer:
+        self.asked.append(("TLSA", host))
+        return self.tlsa_of.get(
+            f"_{port}._tcp.{host}", TlsaAnswer(Status.MISSING, ttl_s=60.0, reason="no such name")
+        )
+
+    async def alias(self, name: str) -> NameAnswer:
+        self.asked.append(("CNAME", name))
+        return self.alias_of.get(name, NameAnswer(Status.EMPTY, ttl_s=60.0, reason="no records"))
+
+    async def text(self, name: str) -> TextAnswer:
+        self.asked.append(("TXT", name))
+        return self.text_of.get(name, TextAnswer(Status.MISSING, ttl_s=60.0, reason="no such name"))
+
+    async def reverse(self, address: str) -> NameAnswer:
+        self.asked.append(("PTR", address))
+        return NameAnswer(Status.MISSING, ttl_s=60.0, reason="no such name")

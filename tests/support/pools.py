@@ -4,13 +4,14 @@ import asyncio
 import random
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.delivery.pool import PoolEngine
 from engine.delivery.wire import ENTRY, Header, decode_report, encode_header
 from engine.routing.route import HostAnswer, HostStatus
 from engine.smtp.opener import open_session
+from engine.tls.policy import ENCRYPT, PLAIN, VERIFIED, HostPolicy, PolicyRefusal
 from engine.values.clock import SystemClock
 from engine.values.options import Options
 from engine.values.outcome import Outcome
@@ -87,6 +88,7 @@ class World:
     sequences: list[int] = field(default_factory=list)
     notices: list[tuple[str, str]] = field(default_factory=list)
     hosts: dict[str, HostAnswer] = field(default_factory=dict)
+    policies: dict[str, HostPolicy | PolicyRefusal] = field(default_factory=dict)
 
     def record(self, id_: int) -> Record | None:
         if id_ in self.gone:
@@ -118,6 +120,14 @@ class World:
     async def addresses(self, host: str) -> HostAnswer:
         usable = HostAnswer(HostStatus.USABLE, ((4, "127.0.0.1"),), canonical=host)
         return self.hosts.get(host, usable)
+
+    async def policy(self, route: Route, host: Host, answer: HostAnswer) -> HostPolicy | PolicyRefusal:
+        if route.auth is not None:
+            return VERIFIED
+        return self.policies.get(host.name, PLAIN if route.tls == "disabled" else ENCRYPT)
+
+    def strict(self, route: Route) -> Route:
+        return replace(route, tls="strict")
 
     def report(self, data: bytes) -> None:
         report = decode_report(data)

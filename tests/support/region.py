@@ -21,7 +21,9 @@ from engine.reputation.allowance import decode_summary, encode_answer
 from engine.reputation.source import SourceOwner
 from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
+from engine.smtp.opener import SessionOpener
 from engine.spool.store import Spool, SpoolOptions
+from engine.tls.routes import build_routes
 from engine.values.clock import SteadyClock
 
 
@@ -80,7 +82,8 @@ class LocalNode:
         return PoolEngine(
             profile=profiles[name.provider],
             reader=reader,
-            router=Router(self.config, profiles, build_resolver(self.config.resolver), clock),
+            opener=SessionOpener(self.config.tls.authorities),
+            router=build_routes(self.config, profiles, build_resolver(self.config.resolver), clock),
             sources={n: s for n, s in enumerate(self.config.sources) if s.region == self.region_name},
             clock=clock,
             report=lambda report: self._report(name, report),

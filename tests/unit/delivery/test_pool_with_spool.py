@@ -8,10 +8,10 @@ from pathlib import Path
 from engine.delivery.pool import PoolEngine
 from engine.delivery.wire import ENTRY, Header, decode_report, encode_header
 from engine.providers.profiles import load_profiles
-from engine.routing.router import Router
 from engine.spool.batches import AcceptBatch, AcceptItem
 from engine.spool.reader import SpoolReader
 from engine.spool.store import Spool, SpoolOptions
+from engine.tls.routes import build_routes
 from engine.values.clock import SystemClock
 from engine.values.outcome import Outcome, OutcomeKind
 from tests.support.dns_answers import FakeResolver
@@ -69,7 +69,7 @@ async def _run(path: Path) -> None:
         pool = PoolEngine(
             profile=profiles["default"],
             reader=reader,
-            router=Router(config, profiles, FakeResolver(), clock),
+            router=build_routes(config, profiles, FakeResolver(), clock),
             sources=dict(enumerate(config.sources)),
             clock=clock,
             report=lambda data: outcomes.extend(decode_report(data).outcomes),

@@ -31,12 +31,13 @@ def test_none_one_or_one_per_recipient() -> None:
     assert admit(()) == ((), [])
     assert admit((one,)) == ((one, one), [])
     assert admit((one, other)) == ((one, other), [])
+    strict = Options(flags=Flag.REQUIRE_TLS)
+    assert admit((strict,)) == ((strict, strict), [])
 
 
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ((Options(flags=Flag.REQUIRE_TLS),), "options.flags"),
         ((Options(envid="x\r\nDATA"),), "options.envid"),
         ((Options(),) * 3, "options"),
         ((Options(ret="ALL"), Options()), "options.ret"),

@@ -25,9 +25,18 @@ def test_every_code_in_every_phase(phase: Phase) -> None:
         assert not verdict.next_host, "the last host has no next"
 
 
-@pytest.mark.parametrize(
-    ("phase", "reason", "last"), list(itertools.product(Phase, FailureReason, (True, False)))
-)
+# what the message itself demands can only be refused, once every host has been asked
+FAILURES = [reason for reason in FailureReason if reason is not FailureReason.NO_REQUIRETLS]
+
+
+def test_a_message_that_requires_tls_is_bounced_by_the_last_host_without_it() -> None:
+    first = classify(Phase.EHLO, FailureReason.NO_REQUIRETLS, last_host=False)
+    assert (first.kind, first.next_host) == (OutcomeKind.DEFERRED, True)
+    last = classify(Phase.EHLO, FailureReason.NO_REQUIRETLS)
+    assert (last.kind, last.scope, last.next_host) == (OutcomeKind.BOUNCED, Scope.MESSAGE, False)
+
+
+@pytest.mark.parametrize(("phase", "reason", "last"), list(itertools.product(Phase, FAILURES, (True, False))))
 def test_no_failure_ever_bounces_or_delivers(phase: Phase, reason: FailureReason, last: bool) -> None:
     verdict = classify(phase, reason, last_host=last)
     assert verdict.kind is OutcomeKind.DEFERRED

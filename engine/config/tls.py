@@ -1,0 +1,42 @@
+"""The `tls` section of fleet.yaml: exceptions from what is demanded of every session, and how it is verified."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from engine.config.types import DomainPattern, Duration, Name, Section
+
+
+class TlsException(Section):
+    """The most specific one holds, by domain before by provider. It replaces DANE and MTA-STS."""
+
+    provider: Name | None = Field(None, description="The provider it is for. Give this or `domain`.")
+    domain: DomainPattern | None = Field(None, description="The recipient domain or pattern it is for.")
+    mode: Literal["disabled", "unverified", "verified"] = Field(
+        description="`disabled`: mail goes in plain text. `unverified`: TLS is required, DANE and MTA-STS of the "
+        "domain are not heeded. `verified`: the certificate must be good for the MX host's name."
+    )
+    reason: str = Field(min_length=3, description="Why; for whoever reads the metrics.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.provider is None) == (self.domain is None):
+            raise ValueError("allowed is exactly one of provider and domain")
+        return self
+
+
+class TlsConfig(Section):
+    exceptions: tuple[TlsException, ...] = Field(
+        (),
+        description="Where something else than DANE, MTA-STS or required TLS holds. Nothing is ever sent in plain "
+        "text without one.",
+    )
+    authorities: Path | None = Field(
+        None, description="PEM file of the certificate authorities to trust. Default: those of the system."
+    )
+    deadline: Duration | None = Field(
+        None,
+        description="Age at which a message is bounced whose host offers no session that is secure enough. "
+        "Default: it is tried until it expires.",
+    )

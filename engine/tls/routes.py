@@ -1,0 +1,228 @@
+"""Routes with their TLS policy: the one place where the order of policies is decided.
+
+For a host that the mail of a domain may go to:
+1. A written exception of the configuration, or the credentials of a smart host: the operator's word ends the search.
+2. DANE (RFC 7672), if the MX records, the host's addresses and its TLSA records are all authenticated. A look-up of
+   TLSA records that fails is a deferral: it never means "no DANE" (section 2.1.2).
+3. MTA-STS (RFC 8461), by the policy of the recipient domain. DANE wins (section 2).
+4. TLS is required, whoever the peer is: an MX name from unsigned DNS proves nothing.
+Where DANE has only unusable records (RFC 7672 section 2.2) the search goes on, and ends with required TLS at least.
+
+A policy belongs to a recipient domain. It is part of the route, and lanes, sessions with them, are kept by route: two
+domains whose policies differ never share a session, whatever hosts they share.
+
+A message with REQUIRETLS (RFC 8689) has a route of its own, on which every host must prove its name and offer
+REQUIRETLS.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from engine.config.schema import FleetConfig
+from engine.providers.profiles import Profile
+from engine.routing.answers import NameAnswer, RecordResolver, Status, Tlsa, TlsaAnswer
+from engine.routing.cache import ExpiringCache
+from engine.routing.route import Failure, HostAnswer, HostTarget, Route
+from engine.routing.router import Router
+from engine.tls.dane import published, usable_records
+from engine.tls.policy import (
+    ENCRYPT,
+    PLAIN,
+    UNVERIFIED,
+    VERIFIED,
+    Check,
+    Fault,
+    HostPolicy,
+    PolicyKind,
+    PolicyRefusal,
+    TlsFault,
+)
+from engine.values.clock import Clock
+from engine.values.reply import Reply
+
+TLSA_CACHE = 20_000
+MIN_KEPT_S, MAX_KEPT_S, FAILURE_KEPT_S = 30.0, 3600.0, 30.0
+STRICT_ROUTES = 2000
+
+
+class PlainRoutes(Protocol):
+    """engine/routing/router.py."""
+
+    def cached(self, domain: str) -> Route | Failure | None: ...
+    async def route(self, domain: str) -> Route | Failure: ...
+    async def addresses(self, host: str) -> HostAnswer: ...
+
+
+class TlsResolver(Protocol):
+    """The questions of TLS policies."""
+
+    async def tlsa(self, host: str, *, port: int) -> TlsaAnswer: ...
+    async def alias(self, name: str) -> NameAnswer: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SecuredRoute:
+    """A route, and what the domains that use it demand. Equal ones share sessions."""
+
+    site: str
+    provider: str
+    hosts: tuple[HostTarget, ...]
+    tls: str
+    auth: Any = None
+    is_authenticated: bool = False
+    requires_tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Dane:
+    """What DANE says of a host: `records` are usable; without any, TLS is required if `exists`."""
+
+    base: str = ""
+    records: tuple[Tlsa, ...] = ()
+    exists: bool = False
+    failure: str = ""
+
+
+_NO_DANE = _Dane()
+
+
+class SecureRoutes:
+    """Routes of domains and policies of hosts. Used on one event loop."""
+
+    def __init__(self, router: PlainRoutes, resolver: TlsResolver, clock: Clock, *, limit: int) -> None:
+        self._router = router
+        self._resolver = resolver
+        self._limit = limit
+        self._secured: OrderedDict[str, tuple[Route, SecuredRoute]] = OrderedDict()
+        self._dane: ExpiringCache[_Dane] = ExpiringCache(
+            limit=TLSA_CACHE, clock=clock, loader=self._find_tlsa
+        )
+
+    # -- routes
+
+    def cached(self, domain: str) -> Any:
+        """What is known about a domain right now, without asking anybody."""
+        route = self._router.cached(domain)
+        return self._secure(domain, route) if isinstance(route, Route) else route
+
+    async def route(self, domain: str) -> Any:
+        """The route of a recipient domain, or a Failure."""
+        route = await self._router.route(domain)
+        return self._secure(domain, route) if isinstance(route, Route) else route
+
+    async def addresses(self, host: str) -> HostAnswer:
+        return await self._router.addresses(host)
+
+    def strict(self, route: SecuredRoute) -> SecuredRoute:
+        """The route for messages with REQUIRETLS."""
+        return _strict(route)
+
+    def _secure(self, domain: str, route: Route) -> SecuredRoute:
+        known = self._secured.get(domain)
+        if known is not None and known[0] is route:
+            return known[1]
+        secured = SecuredRoute(
+            site=route.site,
+            provider=route.provider,
+            hosts=route.hosts,
+            tls=route.tls,
+            auth=route.auth,
+            is_authenticated=route.is_authenticated,
+        )
+        self._secured[domain] = route, secured
+        self._secured.move_to_end(domain)
+        if len(self._secured) > self._limit:
+            self._secured.popitem(last=False)
+        return secured
+
+    # -- policies
+
+    async def policy(
+        self, route: SecuredRoute, host: HostTarget, answer: HostAnswer
+    ) -> HostPolicy | PolicyRefusal:
+        """What a session to this host of the route must satisfy, or why there must be none now."""
+        found = await self._policy(route, host, answer)
+        return _hardened(found) if route.requires_tls and isinstance(found, HostPolicy) else found
+
+    async def _policy(
+        self, route: SecuredRoute, host: HostTarget, answer: HostAnswer
+    ) -> HostPolicy | PolicyRefusal:
+        if route.auth is not None:
+            return VERIFIED
+        if route.tls != "required":
+            return _EXCEPTIONS[route.tls]
+        dane = await self._dane_of(route, host, answer)
+        if dane.failure:
+            text = f"{host.name}: TLSA records cannot be looked up: {dane.failure}"
+            return PolicyRefusal(TlsFault(Fault.DNSSEC_INVALID, text), Reply(0, "4.7.5", text[:1024]))
+        if dane.records:
+            return HostPolicy(
+                PolicyKind.DANE,
+                Check.DANE,
+                names=(dane.base,) if dane.base == host.name else (dane.base, host.name),
+                records=dane.records,
+                published=published(dane.base, dane.records),
+            )
+        return ENCRYPT
+
+    async def _dane_of(self, route: SecuredRoute, host: HostTarget, answer: HostAnswer) -> _Dane:
+        """Section 2.2: only authenticated MX records count, then the addresses, then the TLSA records."""
+        if not route.is_authenticated or not answer.canonical:
+            return _NO_DANE
+        if not answer.is_authenticated and answer.canonical == host.name:
+            return _NO_DANE  # section 2.2.2: such a zone is not asked, some name servers fail then
+        bases = [host.name]
+        if answer.is_authenticated and answer.canonical != host.name:
+            bases.insert(0, answer.canonical)
+        elif not answer.is_authenticated:
+            bases.append("")  # an alias that leads into an unsigned zone: its own name may be signed
+        return await self._dane.fetch(f"{host.port} {' '.join(bases)}")
+
+    async def _find_tlsa(self, key: str) -> tuple[_Dane, float]:
+        port, *bases = key.split(" ")
+        if bases[-1] == "":
+            bases.pop()
+            alias = await self._resolver.alias(bases[0])
+            if alias.status is Status.FAILED:
+                return _Dane(failure=alias.reason), FAILURE_KEPT_S
+            if not alias.authenticated:
+                return _NO_DANE, _kept_s(alias.ttl_s)
+        kept_s = MAX_KEPT_S
+        for base in bases:
+            found = await self._resolver.tlsa(base, port=int(port))
+            if found.status is Status.FAILED:
+                return _Dane(failure=found.reason), FAILURE_KEPT_S
+            kept_s = min(kept_s, _kept_s(found.ttl_s))
+            if found.status is Status.FOUND and found.authenticated:
+                return _Dane(base, usable_records(found.records), exists=True), kept_s
+        return _NO_DANE, kept_s
+
+
+def build_routes(
+    config: FleetConfig, profiles: Mapping[str, Profile], resolver: RecordResolver, clock: Clock
+) -> SecureRoutes:
+    """The routes of a pool, as the configuration describes them."""
+    router = Router(config, profiles, resolver, clock)
+    return SecureRoutes(router, resolver, clock, limit=config.resolver.cache_entries)
+
+
+_EXCEPTIONS = {"disabled": PLAIN, "unverified": UNVERIFIED, "verified": VERIFIED}
+
+
+def _hardened(policy: HostPolicy) -> HostPolicy:
+    """For REQUIRETLS: RFC 8689 section 4.2.1 wants a certificate that DANE or an authority vouches for."""
+    if policy.check is Check.DANE:
+        return replace(policy, requires_tls=True)
+    return replace(policy, check=Check.NAME, is_testing=False, fault=None, requires_tls=True)
+
+
+@functools.lru_cache(STRICT_ROUTES)
+def _strict(route: SecuredRoute) -> SecuredRoute:
+    return replace(route, requires_tls=True)
+
+
+def _kept_s(ttl_s: float) -> float:
+    return min(max(ttl_s, MIN_KEPT_S), MAX_KEPT_S)

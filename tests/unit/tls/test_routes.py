@@ -1,0 +1,182 @@
+"""Which policy holds for which host: the order, and that a failed look-up is never "no DANE"."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from engine.providers.profiles import load_profiles
+from engine.routing.answers import AddressAnswer, MxAnswer, NameAnswer, Status, Tlsa, TlsaAnswer
+from engine.routing.route import HostAnswer
+from engine.tls.policy import Check, HostPolicy, PolicyKind, PolicyRefusal
+from engine.tls.routes import SecuredRoute, build_routes
+from tests.support.clock import ManualClock
+from tests.support.dns_answers import FakeResolver
+from tests.support.fleets import fleet
+
+GOOD = Tlsa(3, 1, 1, bytes(32))
+UNUSABLE = Tlsa(1, 1, 1, bytes(32))
+MX = "mx.example.net"
+PORT = "_25._tcp."
+
+
+class Bed:
+    """example.org with one MX host; every answer authenticated unless a test says otherwise."""
+
+    def __init__(self, **sections: Any) -> None:
+        self.dns = FakeResolver()
+        self.dns.mx_of["example.org"] = MxAnswer(Status.FOUND, ((10, MX),), 300.0, authenticated=True)
+        self.address(MX)
+        config = fleet(resolver={"private_addresses": "allow"}, **sections)
+        self.clock = ManualClock()
+        self.routes = build_routes(config, load_profiles({}), self.dns, self.clock)
+
+    def address(self, name: str, *, authenticated: bool = True, canonical: str = "") -> None:
+        self.dns.v4_of[name] = AddressAnswer(
+            Status.FOUND, ("192.0.2.1",), 300.0, "", authenticated, canonical or name
+        )
+
+    def tlsa(self, name: str, *records: Tlsa, authenticated: bool = True) -> None:
+        self.dns.tlsa_of[f"{PORT}{name}"] = TlsaAnswer(Status.FOUND, records, 300.0, "", authenticated)
+
+    def policy(self, domain: str = "example.org", *, strict: bool = False) -> HostPolicy | PolicyRefusal:
+        return asyncio.run(self._policy(domain, strict))
+
+    async def _policy(self, domain: str, strict: bool) -> HostPolicy | PolicyRefusal:
+        route = await self.routes.route(domain)
+        assert isinstance(route, SecuredRoute), route
+        if strict:
+            route = self.routes.strict(route)
+        host = route.hosts[0]
+        answer: HostAnswer = await self.routes.addresses(host.name)
+        return await self.routes.policy(route, host, answer)
+
+
+def kind_of(policy: HostPolicy | PolicyRefusal) -> tuple[PolicyKind, Check]:
+    assert isinstance(policy, HostPolicy), policy
+    return policy.kind, policy.check
+
+
+REQUIRED = PolicyKind.REQUIRED, Check.ENCRYPT
+DANE = PolicyKind.DANE, Check.DANE
+
+
+def test_tls_is_required_where_nothing_else_is_known() -> None:
+    assert kind_of(Bed().policy()) == REQUIRED
+
+
+def test_dane_where_everything_is_authenticated() -> None:
+    bed = Bed()
+    bed.tlsa(MX, GOOD, UNUSABLE)
+    policy = bed.policy()
+    assert isinstance(policy, HostPolicy)
+    assert (policy.kind, policy.check, policy.names, policy.records) == (*DANE, (MX,), (GOOD,))
+
+
+@pytest.mark.parametrize("insecure", ["mx", "address", "tlsa"])
+def test_one_unsigned_answer_and_there_is_no_dane(insecure: str) -> None:
+    bed = Bed()
+    bed.tlsa(MX, GOOD, authenticated=insecure != "tlsa")
+    if insecure == "mx":
+        bed.dns.set_mx("example.org", (10, MX))
+    if insecure == "address":
+        bed.address(MX, authenticated=False)
+    assert kind_of(bed.policy()) == REQUIRED
+    asked = [name for kind, name in bed.dns.asked if kind == "TLSA"]
+    assert bool(asked) == (insecure == "tlsa"), "unsigned zones are not asked"
+
+
+def test_a_failed_look_up_is_a_deferral_until_it_works_again() -> None:
+    bed = Bed()
+    bed.dns.tlsa_of[f"{PORT}{MX}"] = TlsaAnswer(Status.FAILED, reason="SERVFAIL")
+    policy = bed.policy()
+    assert isinstance(policy, PolicyRefusal)
+    assert (policy.reply.code, policy.reply.enhanced) == (0, "4.7.5")
+    assert "SERVFAIL" in policy.reply.text
+    bed.tlsa(MX, GOOD)
+    assert isinstance(bed.policy(), PolicyRefusal), "not asked again at once"
+    bed.clock.advance(31)
+    assert kind_of(bed.policy()) == DANE
+
+
+def test_unusable_records_demand_tls_all_the_same() -> None:
+    bed = Bed()
+    bed.tlsa(MX, UNUSABLE)
+    assert kind_of(bed.policy()) == REQUIRED
+
+
+@pytest.mark.parametrize("status", [Status.EMPTY, Status.MISSING])
+def test_no_records(status: Status) -> None:
+    bed = Bed()
+    bed.dns.tlsa_of[f"{PORT}{MX}"] = TlsaAnswer(status, authenticated=True)
+    assert kind_of(bed.policy()) == REQUIRED
+
+
+def test_an_alias_is_asked_by_its_end_first() -> None:
+    bed = Bed()
+    bed.address(MX, canonical="real.example.com")
+    bed.tlsa(MX, UNUSABLE)
+    bed.tlsa("real.example.com", GOOD)
+    policy = bed.policy()
+    assert isinstance(policy, HostPolicy)
+    assert policy.names == ("real.example.com", MX)
+    bed = Bed()
+    bed.address(MX, canonical="real.example.com")
+    bed.tlsa(MX, GOOD)
+    policy = bed.policy()
+    assert isinstance(policy, HostPolicy)
+    assert policy.names == (MX,)
+
+
+def test_an_alias_out_of_a_signed_zone() -> None:
+    bed = Bed()
+    bed.address(MX, authenticated=False, canonical="real.example.com")
+    bed.tlsa(MX, GOOD)
+    assert kind_of(bed.policy()) == REQUIRED, "the alias itself is unsigned"
+    bed.clock.advance(4000)
+    bed.dns.alias_of[MX] = NameAnswer(Status.FOUND, ("real.example.com",), 300.0, "", True)
+    assert kind_of(bed.policy()) == DANE
+    bed = Bed()
+    bed.address(MX, authenticated=False, canonical="real.example.com")
+    bed.dns.alias_of[MX] = NameAnswer(Status.FAILED, reason="timeout")
+    assert isinstance(bed.policy(), PolicyRefusal)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("disabled", Check.PLAIN), ("unverified", Check.ENCRYPT), ("verified", Check.NAME)]
+)
+def test_the_written_exception_ends_the_search(mode: str, expected: Check) -> None:
+    exception = {"domain": "example.org", "mode": mode, "reason": "a test"}
+    bed = Bed(tls={"exceptions": [exception]})
+    bed.tlsa(MX, GOOD)
+    assert kind_of(bed.policy()) == (PolicyKind.EXCEPTION, expected)
+
+
+def test_requiretls_hardens_every_policy() -> None:
+    bed = Bed(tls={"exceptions": [{"domain": "plain.test", "mode": "disabled", "reason": "a test"}]})
+    bed.dns.set_mx("plain.test", (10, MX))
+    for domain in ("example.org", "plain.test"):
+        policy = bed.policy(domain, strict=True)
+        assert isinstance(policy, HostPolicy)
+        assert (policy.check, policy.requires_tls) == (Check.NAME, True)
+    bed.tlsa(MX, GOOD)
+    bed.clock.advance(4000)
+    policy = bed.policy(strict=True)
+    assert isinstance(policy, HostPolicy)
+    assert (policy.check, policy.requires_tls) == (Check.DANE, True)
+
+
+def test_equal_routes_share_sessions_and_unequal_ones_do_not() -> None:
+    bed = Bed()
+    bed.dns.mx_of["other.org"] = bed.dns.mx_of["example.org"]
+    bed.dns.set_mx("unsigned.org", (10, MX))
+
+    async def routes() -> list[Any]:
+        return [await bed.routes.route(name) for name in ("example.org", "other.org", "unsigned.org")]
+
+    one, other, unsigned = asyncio.run(routes())
+    assert one == other
+    assert one != unsigned
+    assert bed.routes.strict(one) != one
+    assert bed.routes.strict(one) is bed.routes.strict(other)
+    assert bed.routes.cached("example.org") is one
