@@ -59,7 +59,13 @@ class IspPoolActor:
             self._engine = PoolEngine(
                 profile=profiles[self._provider],
                 reader=reader,
-                router=build_routes(self._config, profiles, resolver, clock),
+                router=build_routes(
+                    self._config,
+                    profiles,
+                    resolver,
+                    clock,
+                    directory=Path(self._config.spool.directory) / self._region,
+                ),
                 opener=SessionOpener(self._config.tls.authorities),
                 sources={n: s for n, s in enumerate(self._config.sources) if s.region == self._region},
                 clock=clock,

@@ -26,12 +26,22 @@ class TlsException(Section):
         return self
 
 
+class MtaStsConfig(Section):
+    enabled: bool = Field(
+        True,
+        strict=True,
+        description="Whether the MTA-STS policies of recipient domains (RFC 8461) are heeded.",
+    )
+    timeout: Duration = Field(60.0, description="Deadline of fetching a policy.")
+
+
 class TlsConfig(Section):
     exceptions: tuple[TlsException, ...] = Field(
         (),
         description="Where something else than DANE, MTA-STS or required TLS holds. Nothing is ever sent in plain "
         "text without one.",
     )
+    mta_sts: MtaStsConfig = Field(MtaStsConfig(), description="MTA-STS.")
     authorities: Path | None = Field(
         None, description="PEM file of the certificate authorities to trust. Default: those of the system."
     )

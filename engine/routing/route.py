@@ -31,7 +31,8 @@ class Route:
 
     `site` is what limits apply to: the provider, or in the long tail `mx:` and the rollup name of the best MX
     host. `hosts` are in order of preference and by name within one: whoever connects shuffles equal
-    preferences. `is_authenticated`: DNSSEC vouches for the hosts' names, or the configuration gives them.
+    preferences. `is_authenticated`: DNSSEC vouches for the hosts' names, or the configuration gives them, as
+    `is_static` says.
     """
 
     site: str
@@ -40,6 +41,7 @@ class Route:
     tls: Literal["required", "disabled", "unverified", "verified"]
     auth: Credentials | None = None
     is_authenticated: bool = False
+    is_static: bool = False
 
 
 @dataclass(frozen=True, slots=True)

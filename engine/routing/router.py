@@ -119,7 +119,7 @@ class Router:
             site = f"mx:{rollup(best.name)}" if best.port == SMTP_PORT else f"mx:{best.name}:{best.port}"
         auth = Credentials(entry.auth.username, entry.auth.password_file) if entry.auth else None
         tls = self.tls_of(domain, entry.provider, entry)
-        return Route(site, entry.provider, targets, tls, auth, is_authenticated=True)
+        return Route(site, entry.provider, targets, tls, auth, is_authenticated=True, is_static=True)
 
     async def _by_mx(self, domain: str, entry: RouteConfig | None) -> tuple[Route | Failure, float]:
         answer = await self._resolver.mx(domain)

@@ -78,13 +78,12 @@ class SessionOpener:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         result = _with_fault(await self._open(target, deadline), target.policy.fault)
-        fault = result.fault if isinstance(result, OpenFailure) else None
-        if fault is None or not target.policy.is_testing:
+        if not isinstance(result, OpenFailure) or not target.policy.is_testing:
             return result
-        if fault.fault in (Fault.NO_STARTTLS, Fault.INJECTED):
+        if result.answer is not FailureReason.UNTRUSTED:
             return result  # testing or not, TLS is required
         relaxed = replace(target, policy=replace(target.policy, check=Check.ENCRYPT))
-        return _with_fault(await self._open(relaxed, deadline), fault)
+        return _with_fault(await self._open(relaxed, deadline), result.fault)
 
     async def _open(self, target: Target, deadline: float) -> Opened | OpenFailure:
         left_s = max(0.001, deadline - asyncio.get_running_loop().time())

@@ -83,7 +83,7 @@ class PolicyRefusal:
 
     fault: TlsFault
     reply: Reply
-    kind: PolicyKind = PolicyKind.DANE
+    kind: PolicyKind
     published: tuple[str, ...] = ()
 
 

@@ -19,6 +19,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from engine.config.schema import FleetConfig
@@ -40,9 +41,14 @@ from engine.tls.policy import (
     PolicyRefusal,
     TlsFault,
 )
+from engine.tls.sts import StsPolicy
+from engine.tls.sts_fetch import https_context
+from engine.tls.sts_policies import NO_POLICY, StsAnswer, StsPolicies
+from engine.tls.sts_store import StsStore
 from engine.values.clock import Clock
 from engine.values.reply import Reply
 
+STS_FILE = "mta-sts.sqlite"
 TLSA_CACHE = 20_000
 MIN_KEPT_S, MAX_KEPT_S, FAILURE_KEPT_S = 30.0, 3600.0, 30.0
 STRICT_ROUTES = 2000
@@ -73,6 +79,7 @@ class SecuredRoute:
     tls: str
     auth: Any = None
     is_authenticated: bool = False
+    sts: StsAnswer = NO_POLICY
     requires_tls: bool = False
 
 
@@ -92,10 +99,19 @@ _NO_DANE = _Dane()
 class SecureRoutes:
     """Routes of domains and policies of hosts. Used on one event loop."""
 
-    def __init__(self, router: PlainRoutes, resolver: TlsResolver, clock: Clock, *, limit: int) -> None:
+    def __init__(
+        self,
+        router: PlainRoutes,
+        resolver: TlsResolver,
+        clock: Clock,
+        *,
+        limit: int,
+        sts: StsPolicies | None = None,
+    ) -> None:
         self._router = router
         self._resolver = resolver
         self._limit = limit
+        self._sts = sts
         self._secured: OrderedDict[str, tuple[Route, SecuredRoute]] = OrderedDict()
         self._dane: ExpiringCache[_Dane] = ExpiringCache(
             limit=TLSA_CACHE, clock=clock, loader=self._find_tlsa
@@ -106,12 +122,21 @@ class SecureRoutes:
     def cached(self, domain: str) -> Any:
         """What is known about a domain right now, without asking anybody."""
         route = self._router.cached(domain)
-        return self._secure(domain, route) if isinstance(route, Route) else route
+        if not isinstance(route, Route):
+            return route
+        if self._sts is None or not _may_have_sts(route):
+            return self._secure(domain, route, NO_POLICY)
+        sts = self._sts.cached(domain)
+        return None if sts is None else self._secure(domain, route, sts)
 
     async def route(self, domain: str) -> Any:
         """The route of a recipient domain, or a Failure."""
         route = await self._router.route(domain)
-        return self._secure(domain, route) if isinstance(route, Route) else route
+        if not isinstance(route, Route):
+            return route
+        if self._sts is None or not _may_have_sts(route):
+            return self._secure(domain, route, NO_POLICY)
+        return self._secure(domain, route, await self._sts.get(domain))
 
     async def addresses(self, host: str) -> HostAnswer:
         return await self._router.addresses(host)
@@ -120,9 +145,9 @@ class SecureRoutes:
         """The route for messages with REQUIRETLS."""
         return _strict(route)
 
-    def _secure(self, domain: str, route: Route) -> SecuredRoute:
+    def _secure(self, domain: str, route: Route, sts: StsAnswer) -> SecuredRoute:
         known = self._secured.get(domain)
-        if known is not None and known[0] is route:
+        if known is not None and known[0] is route and known[1].sts is sts:
             return known[1]
         secured = SecuredRoute(
             site=route.site,
@@ -131,6 +156,7 @@ class SecureRoutes:
             tls=route.tls,
             auth=route.auth,
             is_authenticated=route.is_authenticated,
+            sts=sts,
         )
         self._secured[domain] = route, secured
         self._secured.move_to_end(domain)
@@ -157,7 +183,7 @@ class SecureRoutes:
         dane = await self._dane_of(route, host, answer)
         if dane.failure:
             text = f"{host.name}: TLSA records cannot be looked up: {dane.failure}"
-            return PolicyRefusal(TlsFault(Fault.DNSSEC_INVALID, text), Reply(0, "4.7.5", text[:1024]))
+            return _refusal(TlsFault(Fault.DNSSEC_INVALID, text), PolicyKind.DANE)
         if dane.records:
             return HostPolicy(
                 PolicyKind.DANE,
@@ -166,7 +192,7 @@ class SecureRoutes:
                 records=dane.records,
                 published=published(dane.base, dane.records),
             )
-        return ENCRYPT
+        return _by_sts(route.sts.policy, host.name) if route.sts.policy is not None else _required(route.sts)
 
     async def _dane_of(self, route: SecuredRoute, host: HostTarget, answer: HostAnswer) -> _Dane:
         """Section 2.2: only authenticated MX records count, then the addresses, then the TLSA records."""
@@ -202,11 +228,58 @@ class SecureRoutes:
 
 
 def build_routes(
-    config: FleetConfig, profiles: Mapping[str, Profile], resolver: RecordResolver, clock: Clock
+    config: FleetConfig,
+    profiles: Mapping[str, Profile],
+    resolver: RecordResolver,
+    clock: Clock,
+    *,
+    directory: Path | None,
 ) -> SecureRoutes:
-    """The routes of a pool, as the configuration describes them."""
+    """The routes of a pool, as the configuration describes them. `directory`: where the node keeps MTA-STS policies;
+    None: there is no MTA-STS.
+    """
     router = Router(config, profiles, resolver, clock)
-    return SecureRoutes(router, resolver, clock, limit=config.resolver.cache_entries)
+    limit = config.resolver.cache_entries
+    sts = None
+    if directory is not None and config.tls.mta_sts.enabled:
+        sts = StsPolicies(
+            resolver=resolver,
+            addresses=router.addresses,
+            store=StsStore(directory / STS_FILE),
+            context=https_context(config.tls.authorities),
+            clock=clock,
+            timeout_s=config.tls.mta_sts.timeout,
+            limit=limit,
+        )
+    return SecureRoutes(router, resolver, clock, limit=limit, sts=sts)
+
+
+def _may_have_sts(route: Route) -> bool:
+    """A policy is about the MX records of a domain, and an exception ends the search before it."""
+    return route.tls == "required" and not route.is_static
+
+
+def _by_sts(policy: StsPolicy, host: str) -> HostPolicy | PolicyRefusal:
+    """RFC 8461 sections 4.1 and 5: a host that the policy names, with a certificate good for the host's name."""
+    is_testing = policy.mode == "testing"
+    if not policy.matches(host):
+        text = f"{host} is not a host of the MTA-STS policy of {policy.domain}"
+        fault = TlsFault(Fault.VALIDATION, text)
+        if not is_testing:
+            return _refusal(fault, PolicyKind.STS, policy.lines())
+        return HostPolicy(
+            PolicyKind.STS, Check.ENCRYPT, is_testing=True, published=policy.lines(), fault=fault
+        )
+    return HostPolicy(PolicyKind.STS, Check.NAME, is_testing=is_testing, published=policy.lines())
+
+
+def _required(sts: StsAnswer) -> HostPolicy:
+    """TLS, whoever the peer is; a domain whose policy cannot be had is told so in its report."""
+    return ENCRYPT if sts.fault is None else replace(ENCRYPT, fault=sts.fault)
+
+
+def _refusal(fault: TlsFault, kind: PolicyKind, lines: tuple[str, ...] = ()) -> PolicyRefusal:
+    return PolicyRefusal(fault, Reply(0, "4.7.5", fault.text[:1024]), kind, lines)
 
 
 _EXCEPTIONS = {"disabled": PLAIN, "unverified": UNVERIFIED, "verified": VERIFIED}

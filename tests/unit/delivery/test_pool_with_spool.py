@@ -69,7 +69,7 @@ async def _run(path: Path) -> None:
         pool = PoolEngine(
             profile=profiles["default"],
             reader=reader,
-            router=build_routes(config, profiles, FakeResolver(), clock),
+            router=build_routes(config, profiles, FakeResolver(), clock, directory=None),
             sources=dict(enumerate(config.sources)),
             clock=clock,
             report=lambda data: outcomes.extend(decode_report(data).outcomes),

@@ -29,7 +29,7 @@ class Bed:
         self.address(MX)
         config = fleet(resolver={"private_addresses": "allow"}, **sections)
         self.clock = ManualClock()
-        self.routes = build_routes(config, load_profiles({}), self.dns, self.clock)
+        self.routes = build_routes(config, load_profiles({}), self.dns, self.clock, directory=None)
 
     def address(self, name: str, *, authenticated: bool = True, canonical: str = "") -> None:
         self.dns.v4_of[name] = AddressAnswer(
