@@ -20,11 +20,12 @@ from typing import Any
 import msgpack
 import ray
 
-from actors.deploy import NamedActor, connect_ray
+from actors.deploy import NamedActor, actor_names, connect_ray
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor, source_actor
 from engine.config.load import load_fleet
 from engine.config.schema import FleetConfig
+from engine.ops.process import ProcessUsage
 from engine.spool.errors import SpoolError
 from engine.values.ids import region_of
 from engine.values.message import CampaignChunk, CampaignTemplate, Message, Receipt
@@ -38,6 +39,7 @@ GIVE_UP_S = 120.0
 FIRST_DELAY_S = 0.05
 MAX_DELAY_S = 2.0
 PAGE = 2000
+USAGE_TIMEOUT_S = 2.0
 
 
 class AsyncClient:
@@ -49,6 +51,7 @@ class AsyncClient:
         self._regions = {region.name: NamedActor(region_actor(region.name)) for region in config.regions}
         self._sources = {source.name: NamedActor(source_actor(source.name)) for source in config.sources}
         self._fleet = NamedActor(FLEET)
+        self._others: dict[str, NamedActor] = {}  # by name, those that answered `usage` last
         self._next = int.from_bytes(os.urandom(4), "big")
 
     async def submit(self, batch: Sequence[Message], *, key: bytes | None = None) -> Receipt:
@@ -204,6 +207,29 @@ class AsyncClient:
     async def snapshot(self) -> dict[str, Any]:
         """The fleet's state: every region's counts and gauges."""
         return dict(await self._fleet.call("snapshot"))
+
+    async def usage(self) -> dict[str, ProcessUsage]:
+        """What each actor has used, by its name; those that do not answer are left out."""
+        names = actor_names()
+        answers = await asyncio.gather(
+            *(self._actor(name).call("usage", timeout_s=USAGE_TIMEOUT_S) for name in names),
+            return_exceptions=True,
+        )
+        found: dict[str, ProcessUsage] = {}
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, ConnectionError | TimeoutError):
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            found[name] = answer
+        self._others = {name: actor for name, actor in self._others.items() if name in found}
+        return found
+
+    def _actor(self, name: str) -> NamedActor:
+        actor = self._others.get(name)
+        if actor is None:
+            actor = self._others[name] = NamedActor(name)
+        return actor
 
     async def events(self, *, follow: bool = False) -> AsyncIterator[bytes]:
         """Lines of the events logs on this machine, oldest first."""

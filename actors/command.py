@@ -4,7 +4,6 @@ Ray reads its settings when it is imported, so actors.client and actors.deploy a
 actors.environment has prepared the process for the fleet that the command names.
 """
 
-import asyncio
 import importlib
 import sys
 from pathlib import Path
@@ -15,7 +14,8 @@ from rich.console import Console
 
 from actors.environment import prepare
 from actors.local_cluster import LocalCluster
-from actors.trial import UnsafeTrial, lines_of, run_trial, write_json, write_plot
+from actors.temporary import TrialFleet
+from engine.cli.bench import BenchFleets, build_bench
 from engine.cli.main import build_cli
 from engine.config.load import ConfigError, load_fleet
 from engine.config.schema import FleetConfig
@@ -89,48 +89,23 @@ def down(fleet_path: Path) -> None:
     console.print(f"fleet [b]{config.fleet.name}[/b] is down")
 
 
-@click.command("bench")
-@fleet_option
-@click.option("--messages", type=click.IntRange(1), default=20_000, show_default=True)
-@click.option(
-    "--size", type=click.IntRange(200), default=2_048, show_default=True, help="Bytes of each message."
-)
-@click.option(
-    "--rate", type=click.FloatRange(0), default=0.0, help="Messages per second [default: no limit]."
-)
-@click.option(
-    "--destinations", type=click.IntRange(1), default=10, show_default=True, help="Recipient domains."
-)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here.")
-@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Write a plot (SVG) here.")
-def bench(
-    fleet_path: Path,
-    messages: int,
-    size: int,
-    rate: float,
-    destinations: int,
-    json_path: Path | None,
-    plot_path: Path | None,
-) -> None:
-    """Measure the throughput of the running fleet against a sink on this machine."""
-    client = connect_port(fleet_path)
-    try:
-        report = asyncio.run(
-            run_trial(client, messages=messages, size=size, rate=rate, destinations=destinations)
-        )
-    except UnsafeTrial as error:
-        raise click.ClickException(str(error)) from None
-    for line in lines_of(report):
-        click.echo(line)
-    if json_path is not None:
-        write_json(report, json_path)
-    if plot_path is not None:
-        write_plot(report, plot_path)
+def _is_running(path: Path) -> bool:
+    """Whether the fleet of that fleet.yaml runs: on this machine; one on a cluster is taken to run."""
+    config = load_fleet(path)
+    return config.ray.address is not None or LocalCluster(config).running()
 
 
 def main() -> None:
     cli = build_cli(connect_port)
     cli.add_command(up)
     cli.add_command(down)
-    cli.add_command(bench)
+    cli.add_command(
+        build_bench(
+            BenchFleets(
+                is_running=_is_running,
+                connect=connect_port,
+                temporary=lambda sink, parent: TrialFleet(sink=sink, parent=parent),
+            )
+        )
+    )
     cli.main(args=sys.argv[1:], prog_name="sendfleet")

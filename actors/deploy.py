@@ -186,12 +186,8 @@ class RayNodeServices:
         self._watched.add(pid)
 
     async def survivors(self) -> list[PoolName]:
-        found = []
-        for entry in list_named_actors(all_namespaces=True):
-            name = parse_pool(entry["name"], self._region) if entry["namespace"] == NAMESPACE else None
-            if name is not None:
-                found.append(name)
-        return found
+        found = (parse_pool(name, self._region) for name in actor_names())
+        return [name for name in found if name is not None]
 
     async def observe(self, source: str, summary: bytes) -> bytes:
         actor = self._sources.get(source)
@@ -231,6 +227,13 @@ class RayFleetServices:
         return await named.call(method, *args, timeout_s=timeout_s)
 
 
+def actor_names() -> list[str]:
+    """Names of the fleet's actors that live."""
+    return [
+        entry["name"] for entry in list_named_actors(all_namespaces=True) if entry["namespace"] == NAMESPACE
+    ]
+
+
 def watch_process(pid: int, on_exit: Callable[[], None]) -> None:
     """Call `on_exit` on the running loop as soon as the process ends. ProcessLookupError if it has already."""
     loop = asyncio.get_running_loop()
@@ -248,6 +251,11 @@ def connect_ray(address: str) -> None:
     """Join the cluster as a driver, if this process has not yet."""
     if not ray.is_initialized():
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+
+
+def leave_ray() -> None:
+    """Take this process out of the cluster."""
+    ray.shutdown()
 
 
 def start_fleet(config: FleetConfig, address: str) -> None:

@@ -12,6 +12,7 @@ import msgpack
 
 from actors.ports import NodeServices
 from engine.config.schema import FleetConfig
+from engine.ops.process import ProcessUsage, process_usage
 from engine.reputation.allowance import decode_summary, encode_answer
 from engine.reputation.source import SourceOwner
 from engine.values.clock import SteadyClock
@@ -49,6 +50,9 @@ class EgressIpActor:
 
     async def ping(self) -> int:
         return os.getpid()
+
+    async def usage(self) -> ProcessUsage:
+        return process_usage()
 
     async def observe(self, data: bytes) -> bytes:
         """Judge a region's summary; returns the answer."""

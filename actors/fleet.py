@@ -14,6 +14,7 @@ from actors.ports import FleetServices
 from engine.config.schema import FleetConfig
 from engine.failover.dns_keeper import DnsKeeper
 from engine.failover.dns_zone import DnsZone
+from engine.ops.process import ProcessUsage, process_usage
 from engine.routing.resolver import build_resolver
 from engine.spool.errors import SpoolError
 from engine.values.clock import SystemClock
@@ -100,6 +101,9 @@ class FleetActor:
 
     async def ping(self) -> int:
         return os.getpid()
+
+    async def usage(self) -> ProcessUsage:
+        return process_usage()
 
     async def snapshot(self) -> dict[str, object]:
         """Every region's snapshot, or why there is none."""

@@ -18,6 +18,7 @@ from engine.campaign.record import RecordRenderer
 from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
 from engine.dkim.signer import signer_of
+from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
 from engine.routing.resolver import build_resolver
 from engine.smtp.opener import SessionOpener
@@ -115,6 +116,9 @@ class IspPoolActor:
 
     async def pid(self) -> int:
         return os.getpid()
+
+    async def usage(self) -> ProcessUsage:
+        return process_usage()
 
     async def resume(self, epoch: int) -> bytes:
         """A new incarnation of the region attaches: what it is told now need not be reported again."""

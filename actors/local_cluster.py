@@ -4,13 +4,15 @@ On real machines the nodes are started by Ray's cluster launcher (cluster.yaml) 
 """
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from actors.environment import run_directory
 from actors.names import placement
@@ -18,6 +20,7 @@ from engine.config.schema import FleetConfig
 
 NODE_START_TIMEOUT_S = 60
 STOP_GRACE_S = 15
+WORKER_GRACE_S = 5  # after their node has ended: they have nothing left to do
 LOCAL_STORE_BYTES = 150 << 20
 
 
@@ -76,20 +79,38 @@ class LocalCluster:
         return any(_is_alive(pid) for pid in pids)
 
     def stop(self) -> None:
-        """End the nodes and everything that runs on them."""
+        """End the nodes and everything that runs on them; returns when all of it is gone."""
         if not self._state.exists():
             return
-        pids = json.loads(self._state.read_text())["pids"]
-        for pid in reversed(pids):
-            if _is_alive(pid):
-                os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_GRACE_S
-        while time.monotonic() < deadline and any(_is_alive(pid) for pid in pids):
-            time.sleep(0.1)
-        for pid in pids:
-            if _is_alive(pid):
-                os.killpg(pid, signal.SIGKILL)
+        nodes = [psutil.Process(pid) for pid in json.loads(self._state.read_text())["pids"] if _is_alive(pid)]
+        below = [process for node in nodes for process in _descendants(node)]
+        for node in reversed(nodes):
+            with suppress(psutil.NoSuchProcess):
+                node.terminate()
+        left = _still_alive(nodes, STOP_GRACE_S) + _still_alive(below, WORKER_GRACE_S)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        _still_alive(left, WORKER_GRACE_S)
         self._state.unlink()
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _still_alive(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that have not ended within the time. A zombie has: its parent may be one that never looks."""
+    deadline = time.monotonic() + timeout_s
+    left = list(processes)
+    while left := [process for process in left if process.is_running() and _is_alive(process.pid)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return left
 
 
 def _is_alive(pid: int) -> bool:

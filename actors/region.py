@@ -14,6 +14,7 @@ from pathlib import Path
 
 from actors.ports import NodeServices
 from engine.config.schema import FleetConfig
+from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
 from engine.region.outbox import EventLog
 from engine.region.region import Region, RegionPorts, deliver_on
@@ -145,6 +146,9 @@ class RegionActor:
 
     async def review(self, source: str, site: str) -> None:
         (await self._engine()).review(source, site)
+
+    async def usage(self) -> ProcessUsage:
+        return process_usage()
 
     async def get_state(self, key: str) -> bytes | None:
         await self._engine()

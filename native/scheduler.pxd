@@ -116,6 +116,8 @@ cdef class Scheduler:
     cdef uint32_t _quantum
     cdef uint64_t _decisions
     cdef uint64_t _parkings
+    cdef uint64_t[4] _waits          # parkings by what was met: rate, window, daily cap, suspension
+    cdef uint32_t _why               # what the present choice has met
 
     cdef uint32_t _lookup(self, uint64_t id_) noexcept nogil
     cdef void _insert(self, uint32_t slot) noexcept nogil

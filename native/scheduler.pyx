@@ -53,6 +53,12 @@ cdef enum:
     KEY_SIZE = 18
     ENTRY_SIZE = 40
 
+cdef enum:                       # why a source could not take a message: bits of _why
+    WAITS_RATE = 1
+    WAITS_WINDOW = 2
+    WAITS_DAILY = 4
+    WAITS_SUSPENDED = 8
+
 cdef uint32_t LOW_TURN = 16
 
 
@@ -562,6 +568,10 @@ cdef class Scheduler:
             self._shares[site.parked_tail].next = number
         site.parked_tail = number
         self._parkings += 1
+        self._waits[0] += (self._why & WAITS_RATE) != 0
+        self._waits[1] += (self._why & WAITS_WINDOW) != 0
+        self._waits[2] += (self._why & WAITS_DAILY) != 0
+        self._waits[3] += (self._why & WAITS_SUSPENDED) != 0
         if wake == NEVER or (site.timer >= 0 and site.wake <= wake):
             return 0
         wheel = <Wheel>self._wheels[site.pool]
@@ -639,12 +649,20 @@ cdef class Scheduler:
         if number >= site.cell_count:
             return False
         cell = &site.cells[number]
-        if not source.up or cell.window == 0 or cell.weight == 0 or cell.daily_left <= 0:
+        if cell.window == 0:
+            return False
+        if not source.up or cell.weight == 0:
+            self._why |= WAITS_SUSPENDED
+            return False
+        if cell.daily_left <= 0:
+            self._why |= WAITS_DAILY
             return False
         if cell.outstanding >= cell.window:
+            self._why |= WAITS_WINDOW
             return False
         at = source.suspended_until if source.suspended_until > cell.suspended_until else cell.suspended_until
         if at > now:
+            self._why |= WAITS_SUSPENDED
             if at < wake[0]:
                 wake[0] = at
             return False
@@ -654,6 +672,7 @@ cdef class Scheduler:
             if at < now:
                 at = now
             elif at > now + self._horizon:
+                self._why |= WAITS_RATE
                 if at - self._horizon < wake[0]:
                     wake[0] = at - self._horizon
                 return False
@@ -669,7 +688,9 @@ cdef class Scheduler:
         cdef bint is_first, is_second
         cdef int kind
         wake[0] = NEVER
+        self._why = 0
         if site.suspended_until > now:
+            self._why = WAITS_SUSPENDED
             wake[0] = site.suspended_until
             return -1
         for kind in range(3):
@@ -1033,12 +1054,16 @@ cdef class Scheduler:
         return (<Wheel>self._wheels[pool]).next_due_c()
 
     def stats(self):
-        """Counts for metrics."""
+        """Counts for metrics. `waits_*` say why shares were parked; one parking may have several reasons."""
         return {
             "held": self._held,
             "flows": len(self._flow_numbers),
             "shares": len(self._share_numbers),
             "decisions": self._decisions,
             "parkings": self._parkings,
+            "waits_rate": self._waits[0],
+            "waits_window": self._waits[1],
+            "waits_daily": self._waits[2],
+            "waits_suspended": self._waits[3],
             "sleeping": sum(len(wheel) for wheel in self._wheels),
         }

@@ -115,7 +115,9 @@ class Spool:
             self._segment = SegmentWriter(self._bodies, options.segment_size)
             self.epoch = self._totals.epoch
             self._suppressed_before = self._totals.next_seq
-            self._writer = GroupWriter(self, deliver=options.deliver, step=options.step)
+            self._writer = GroupWriter(
+                self, deliver=options.deliver, step=options.step, now_ns=clock.monotonic_ns
+            )
             self._writer.start()
             opened.pop_all()
 
@@ -576,13 +578,14 @@ class Spool:
         return {"accepted": totals.accepted, **counts}
 
     def sizes(self) -> dict[str, int]:
-        """Bytes on disk and commits so far."""
+        """Bytes on disk, commits so far, and the time that the writer has spent on them."""
         return {
             "index_bytes": self._env.used_bytes(),
             "map_bytes": self._env.map_bytes(),
             "body_bytes": sum(_size(path) for path in self._bodies.glob("*.seg")),
             "groups": self._writer.groups,
             "operations": self._writer.operations,
+            "busy_ms": self._writer.busy_ns // 1_000_000,
         }
 
 

@@ -78,7 +78,9 @@ class GroupWriter:
         *,
         deliver: Callable[[list[Answer]], None],
         step: Callable[[str], None],
+        now_ns: Callable[[], int],
     ) -> None:
+        self._now_ns = now_ns
         self._committer = committer
         self._deliver = deliver
         self._step = step
@@ -88,6 +90,7 @@ class GroupWriter:
         self._failed: BaseException | None = None
         self.groups = 0
         self.operations = 0
+        self.busy_ns = 0
         self._thread = threading.Thread(target=self._main, name="spool-writer", daemon=True)
 
     def start(self) -> None:
@@ -121,6 +124,7 @@ class GroupWriter:
                 if not self._queue:
                     return
                 group = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_GROUP))]
+            began_ns = self._now_ns()
             answers: list[Answer] = []
             parts = [group]
             try:
@@ -137,6 +141,7 @@ class GroupWriter:
                     unanswered += self._queue
                     self._queue.clear()
                 answers += [_raiser(operation, _failure(error)) for operation in unanswered]
+            self.busy_ns += self._now_ns() - began_ns
             self.groups += 1
             self.operations += len(group)
             self._tell(answers)

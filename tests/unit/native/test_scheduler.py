@@ -448,6 +448,29 @@ def test_dropped_flows_give_their_place_to_the_next() -> None:
     assert made.stats()["flows"] == made.stats()["shares"] == 0
 
 
+@pytest.mark.parametrize(
+    ("limits", "waits"),
+    [
+        ({"interval_ns": S}, "waits_rate"),
+        ({"window": 1}, "waits_window"),
+        ({"daily_left": 1}, "waits_daily"),
+        ({"suspended": True}, "waits_suspended"),
+        ({"weight": 0}, "waits_suspended"),
+    ],
+)
+def test_what_made_messages_wait_is_counted_by_its_kind(limits: dict[str, int], waits: str) -> None:
+    is_suspended = limits.pop("suspended", False)
+    made = scheduler(2, **limits)
+    if is_suspended:
+        for source in range(2):
+            made.suspend(source, 0, 5 * S)
+    made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 6)))
+    take(made)
+    found = {name: count for name, count in made.stats().items() if name.startswith("waits_")}
+    assert found == {**dict.fromkeys(found, 0), waits: made.stats()["parkings"]}
+    assert found[waits] >= 1
+
+
 def test_a_share_lives_as_long_as_one_of_its_flows() -> None:
     made = scheduler()
     first, second = made.flow(0, 2, 1, 1), made.flow(0, 2, 1, 2)

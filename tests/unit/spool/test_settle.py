@@ -6,6 +6,7 @@ import pytest
 
 from engine.spool.records import MAYBE_SENT
 from engine.values.outcome import OutcomeKind
+from tests.support.clock import ManualClock
 from tests.support.spools import (
     HOUR_MS,
     NOW_MS,
@@ -181,3 +182,17 @@ def test_a_dispatch_writes_the_counters_it_charges(tmp_path: Path) -> None:
     assert spool.get_state("daily/3/gmail") == (77).to_bytes(8, "big")
     assert spool.get_state("score") == b"\x01"
     spool.close()
+
+
+def test_the_writers_time_is_counted(tmp_path: Path) -> None:
+    clock = ManualClock()
+
+    def step(name: str) -> None:
+        if name == "committed":
+            clock.advance(0.25)
+
+    spool = open_spool(tmp_path, clock, step=step)
+    before = spool.sizes()["busy_ms"]
+    for _ in range(3):
+        accept(spool, batch())  # an answer is given before its own group is counted
+    assert spool.sizes()["busy_ms"] - before >= 500

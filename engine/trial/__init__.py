@@ -1,0 +1,1 @@
+"""A throughput trial of a fleet, as `sendfleet bench` runs it: the load, what is measured, and the report."""
