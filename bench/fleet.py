@@ -40,8 +40,8 @@ def bench_config(directory: Path, port: int, **sections: Any) -> FleetConfig:
 class BenchFleet(TemporaryFleet):
     """A context manager. `client` is an AsyncClient."""
 
-    def __init__(self, port: int, **sections: Any) -> None:
-        super().__init__(lambda directory: bench_config(directory, port, **sections))
+    def __init__(self, port: int, *, parent: Path | None = None, **sections: Any) -> None:
+        super().__init__(lambda directory: bench_config(directory, port, **sections), parent=parent)
 
     def session(self) -> str:
         """What the command lines of this cluster's Ray processes have in common."""

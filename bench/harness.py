@@ -331,6 +331,24 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
+def ratios(of: Sequence[Measurement], to: Sequence[Measurement]) -> dict[str, object]:
+    """How two runs of the same rounds compare: medians and spreads of each round's rate and CPU divided by the other's.
+
+    Rounds, not medians, are divided: what the machine was doing in a round falls on both of its runs.
+    """
+    found: dict[str, object] = {
+        "rate": asdict(spread([one.rate / other.rate for one, other in zip(of, to, strict=True)]))
+    }
+    costs = [
+        one.cpu_per_1000 / other.cpu_per_1000
+        for one, other in zip(of, to, strict=True)
+        if one.cpu_per_1000 and other.cpu_per_1000
+    ]
+    if costs:
+        found["cpu_per_message"] = asdict(spread(costs))
+    return found
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` (0 to 1) of the values do not exceed."""
     ordered = sorted(values)
@@ -362,10 +380,12 @@ def write_result(
     *,
     settings: Mapping[str, object],
     is_durable: bool,
+    further: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write bench/results/<name>.json: settings, summaries, commit and machine. Returns its path.
+    """Write bench/results/<name>.json: settings, summaries, commit, machine, what is `further`. Returns its path.
 
-    Durable and non-durable figures never share a file: `is_durable` says which these are.
+    Durable and non-durable figures never share a file, but for a yardstick that `settings` name: `is_durable` says
+    which these are.
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
@@ -377,6 +397,7 @@ def write_result(
         "durable": is_durable,
         "settings": dict(settings),
         "results": {run: summary(list(measurements)) for run, measurements in results.items()},
+        **(further or {}),
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
     return path

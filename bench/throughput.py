@@ -1,10 +1,16 @@
 """Throughput from the client through Ray to the sink, durable: 10 KB, 2 KB, and a campaign from one template.
 
-    python -m bench.throughput [--messages 60000] [--repeats 3]
+    python -m bench.throughput [--quick] [--messages 60000] [--repeats 3] [--directory DIR] [--no-postfix]
 
 One region, one pool, four sources, Postfix's smtp-sink in its own process. The clock runs from the first submit to the
 last delivery seen at the sink; the region's counters and the sink's number must both equal what was accepted.
 CPU is that of all our processes: client, actors, Ray's daemons; without the sink.
+
+Machines differ, and so do a machine's minutes. So two yardsticks are measured in the same rounds, and the result has
+each round's ratio to them: the ceiling, smtp-source straight into smtp-sink (not durable, nothing between; CPU is that
+of the load and the sink), and Postfix relaying 10 KB (durable; CPU is Postfix's). Postfix needs root; `--no-postfix`
+leaves it out. `--quick` is one short round, to see that all of it works and about where it stands; its result is a file
+apart. `--directory` is where both spools are kept; choose the disk.
 """
 
 import argparse
@@ -12,8 +18,12 @@ import asyncio
 import hashlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from bench import postfix, source_sink
 from bench.fleet import BenchFleet
 from bench.harness import (
     Measurement,
@@ -23,6 +33,7 @@ from bench.harness import (
     compare,
     ours,
     print_results,
+    ratios,
     write_result,
 )
 from bench.smtp_sink import SmtpSink
@@ -158,25 +169,99 @@ class Bench:
         )
 
 
+RELAYED = "Postfix relaying 10 KB"
+CEILINGS = {"10 KB": "smtp-source to smtp-sink, 10 KB", "2 KB": "smtp-source to smtp-sink, 2 KB"}
+SIZES = {"10 KB": 10_240, "2 KB": 2_048}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many messages each run has."""
+
+    messages: int
+    campaign: int
+    ceiling: int
+    relayed: int
+    repeats: int
+
+
+QUICK = Plan(messages=6_000, campaign=10_000, ceiling=10_000, relayed=1_500, repeats=1)
+
+
+def compared(results: Mapping[str, Sequence[Measurement]]) -> dict[str, object]:
+    """Our runs against the ceiling of their size (a campaign's messages are rendered to about 2 KB) and Postfix."""
+    found: dict[str, object] = {}
+    for name in ("10 KB", "2 KB", "campaign"):
+        ceiling = CEILINGS.get(name, CEILINGS["2 KB"])
+        of: dict[str, object] = {"to the ceiling": ratios(results[name], results[ceiling])}
+        if RELAYED in results and name == "10 KB":
+            of["to Postfix"] = ratios(results[name], results[RELAYED])
+        found[name] = of
+    if RELAYED in results:
+        found[RELAYED] = {"to the ceiling": ratios(results[RELAYED], results[CEILINGS["10 KB"]])}
+    return found
+
+
+def show(ratios_of: Mapping[str, object]) -> None:
+    for name, others in ratios_of.items():
+        assert isinstance(others, dict)
+        for other, found in others.items():
+            cost = found.get("cpu_per_message")
+            print(
+                f"{name} {other}: {found['rate']['median']:.2f} of the rate"
+                + (f", {cost['median']:.2f} of the CPU per message" if cost else "")
+            )
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    if options.quick:
+        return QUICK
+    messages = options.messages
+    return Plan(messages, max(messages, 100_000), 40_000, 5_000, options.repeats)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--messages", type=int, default=60_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--directory", type=Path)
+    parser.add_argument("--no-postfix", action="store_true")
     options = parser.parse_args()
+    plan = plan_of(options)
     loop = asyncio.new_event_loop()
-    with SmtpSink() as sink, BenchFleet(sink.port) as fleet:
+    with ExitStack() as stack:
+        sink = stack.enter_context(SmtpSink())
+        runs: dict[str, Callable[[], Measurement]] = {}
+        for name, size in SIZES.items():
+            runs[CEILINGS[name]] = lambda size=size: source_sink.run(  # type: ignore[misc]
+                sink, messages=plan.ceiling, size=size, sessions=20
+            )
+        if not options.no_postfix:
+            relay = stack.enter_context(postfix.PostfixRelay(sink.port, directory=options.directory))
+            runs[RELAYED] = lambda: postfix.run(
+                relay, sink, messages=plan.relayed, size=SIZES["10 KB"], sessions=10
+            )
+        fleet = stack.enter_context(BenchFleet(sink.port, parent=options.directory))
         bench = Bench(fleet, sink, loop)
         bench.plain(5000, 2048)  # starts the pool
-        runs = {
-            "10 KB": lambda: bench.plain(options.messages, 10_240),
-            "2 KB": lambda: bench.plain(options.messages, 2_048),
-            "campaign": lambda: bench.campaign(max(options.messages, 100_000)),
-        }
-        results = compare(runs, repeats=options.repeats)
-    print_results("throughput, durable, plain text", results)
-    write_result(
-        "throughput", results, settings={"messages": options.messages, "batch": BATCH}, is_durable=True
+        for name, size in SIZES.items():
+            runs[name] = lambda size=size: bench.plain(plan.messages, size)  # type: ignore[misc]
+        runs["campaign"] = lambda: bench.campaign(plan.campaign)
+        results = compare(runs, repeats=plan.repeats)
+    print_results("throughput, plain text; the ceiling is not durable, all else is", results)
+    found = compared(results)
+    show(found)
+    path = write_result(
+        "throughput-quick" if options.quick else "throughput",
+        results,
+        settings={**asdict(plan), "batch": BATCH, "not durable": list(CEILINGS.values())},
+        is_durable=True,
+        further={"ratios": found},
     )
+    print(path)
     return 0
 
 

@@ -19,6 +19,7 @@ from bench.harness import (
     by_pid,
     compare,
     percentile,
+    ratios,
     spread,
 )
 
@@ -52,6 +53,20 @@ def test_excluded_trees_are_not_counted() -> None:
         process.kill()
     assert meter.usage is not None
     assert meter.usage.cpu_s < 0.2
+
+
+def test_ratios_are_those_of_each_round() -> None:
+    def run(rate: float, cpu_s: float | None) -> Measurement:
+        return Measurement(1000, 1000 / rate, None if cpu_s is None else Usage(cpu_s, 0, 0))
+
+    slow_minute = ratios(
+        [run(50, 2.0), run(10, 2.0), run(60, 3.0)], [run(100, 1.0), run(20, 1.0), run(80, 1.0)]
+    )
+    assert slow_minute["rate"] == pytest.approx({"median": 0.5, "least": 0.5, "most": 0.75})
+    assert slow_minute["cpu_per_message"] == pytest.approx({"median": 2.0, "least": 2.0, "most": 3.0})
+    assert set(ratios([run(50, 1.0)], [run(100, None)])) == {"rate"}
+    with pytest.raises(ValueError, match="shorter"):
+        ratios([run(1, 1.0)], [])
 
 
 def test_await_count_takes_neither_less_nor_more() -> None:
