@@ -1,0 +1,290 @@
+"""Real receiving MTAs on loopback that keep what they get: Debian's Postfix and OpenSMTPD, and aiosmtpd.
+
+Each is a context manager with `port`, and `stored()`, the messages as they lie in its mailbox, with CRLF (mailboxes on
+disk have LF). `tls` makes it offer STARTTLS, with a certificate of its own making. The two Debian servers are unpacked,
+not installed (tools/install_test_servers.sh), and run with files of their own in a temporary folder; both want root.
+OpenSMTPD has its paths compiled in: it runs in a mount namespace in which these are its own.
+"""
+
+import datetime
+import grp
+import os
+import pwd
+import shutil
+import signal
+import ssl
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from bench.servers import TOOLS, environment, free_port
+from bench.smtp_sink import is_listening
+
+DOMAIN = "example.org"
+START_S = 15.0
+
+
+def make_certificate(directory: Path) -> tuple[Path, Path]:
+    """(certificate, key) for mx.example.org, as PEM files."""
+    key = generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"mx.{DOMAIN}")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"mx.{DOMAIN}")]), critical=False)
+        .sign(key, SHA256())
+    )
+    files = directory / "mx.crt", directory / "mx.key"
+    files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    files[1].touch(mode=0o600)
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
+
+
+class _Daemon:
+    """What the two unpacked servers share."""
+
+    def __init__(self, *, tls: bool) -> None:
+        self.tls = tls
+        self.port = free_port()
+        self.folder = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        if os.geteuid() != 0:
+            pytest.skip("only root can start it")
+        if not (TOOLS / ".complete").exists():
+            pytest.fail("tools/install_test_servers.sh has not been run")
+        self.folder = Path(tempfile.mkdtemp(prefix="receiver-", dir="/var/tmp"))
+        self.folder.chmod(0o755)
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                self.prepare(), stdout=log, stderr=log, env=self.environment(), start_new_session=True
+            )
+        deadline = time.monotonic() + START_S
+        while not is_listening(self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                words = (self.folder / "log").read_text(errors="replace")
+                self.__exit__()
+                raise RuntimeError(f"the server did not start: {words[-2000:]}")
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def environment(self) -> dict[str, str]:
+        return environment()
+
+    def prepare(self) -> list[str]:
+        """Write the files; returns the command."""
+        raise NotImplementedError
+
+    def stored(self) -> list[bytes]:
+        return [
+            file.read_bytes().replace(b"\n", b"\r\n") for file in sorted(self.folder.glob("mail/**/new/*"))
+        ]
+
+
+class Postfix(_Daemon):
+    """PIPELINING, 8BITMIME, SMTPUTF8, DSN, and CHUNKING unless it is hidden."""
+
+    def __init__(self, *, tls: bool = False, chunking: bool = True) -> None:
+        super().__init__(tls=tls)
+        self._chunking = chunking
+
+    def environment(self) -> dict[str, str]:
+        return environment() | {"MAIL_CONFIG": str(self.folder / "etc")}
+
+    def prepare(self) -> list[str]:
+        folder = self.folder
+        owner, group = pwd.getpwnam("mail").pw_uid, grp.getgrnam("daemon").gr_gid
+        nobody = pwd.getpwnam("nobody")
+        for name in ("etc", "queue", "data", "mail", "queue/pid"):
+            (folder / name).mkdir(mode=0o755)
+        os.chown(folder / "data", owner, -1)
+        os.chown(folder / "mail", nobody.pw_uid, nobody.pw_gid)
+        for name in (
+            "active",
+            "bounce",
+            "corrupt",
+            "defer",
+            "deferred",
+            "flush",
+            "hold",
+            "incoming",
+            "private",
+        ):
+            (folder / "queue" / name).mkdir(mode=0o700)
+            os.chown(folder / "queue" / name, owner, -1)
+        for name, mode in (("public", 0o710), ("maildrop", 0o730)):
+            (folder / "queue" / name).mkdir()
+            os.chown(folder / "queue" / name, owner, group)
+            (folder / "queue" / name).chmod(mode)
+        services = f"127.0.0.1:{self.port} inet n - n - 100 smtpd\n" + "".join(
+            f"{name} unix {private} - n {wake} {limit} {program}\n"
+            for name, private, wake, limit, program in (
+                ("cleanup", "n", "-", "0", "cleanup"),
+                ("qmgr", "n", "300", "1", "qmgr"),
+                ("tlsmgr", "-", "1000?", "1", "tlsmgr"),
+                ("rewrite", "-", "-", "-", "trivial-rewrite"),
+                ("bounce", "-", "-", "0", "bounce"),
+                ("defer", "-", "-", "0", "bounce"),
+                ("trace", "-", "-", "0", "bounce"),
+                ("proxymap", "-", "-", "-", "proxymap"),
+                ("error", "-", "-", "-", "error"),
+                ("retry", "-", "-", "-", "error"),
+                ("virtual", "-", "-", "-", "virtual"),
+                ("anvil", "-", "-", "1", "anvil"),
+            )
+        )
+        (folder / "etc" / "master.cf").write_text(services.replace("virtual unix - -", "virtual unix - n"))
+        settings = {
+            "compatibility_level": "3.6",
+            "queue_directory": folder / "queue",
+            "data_directory": folder / "data",
+            "daemon_directory": TOOLS / "usr/lib/postfix/sbin",
+            "command_directory": TOOLS / "usr/sbin",
+            "shlib_directory": TOOLS / "usr/lib/postfix",
+            "import_environment": "MAIL_CONFIG LD_LIBRARY_PATH TZ LANG=C",
+            "mail_owner": "mail",
+            "setgid_group": "daemon",
+            "default_privs": "nobody",
+            "myhostname": f"mx.{DOMAIN}",
+            "mydestination": "",
+            "inet_interfaces": "127.0.0.1",
+            "inet_protocols": "ipv4",
+            "alias_maps": "",
+            "alias_database": "",
+            "smtputf8_enable": "yes",
+            "virtual_mailbox_domains": DOMAIN,
+            "virtual_mailbox_base": folder / "mail",
+            "virtual_mailbox_maps": "static:box/",
+            "virtual_uid_maps": f"static:{nobody.pw_uid}",
+            "virtual_gid_maps": f"static:{nobody.pw_gid}",
+        }
+        if not self._chunking:
+            settings["smtpd_discard_ehlo_keywords"] = "chunking, silent-discard"
+        if self.tls:
+            certificate, key = make_certificate(folder)
+            settings |= {
+                "smtpd_tls_security_level": "may",
+                "smtpd_tls_cert_file": certificate,
+                "smtpd_tls_key_file": key,
+            }
+        main = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        (folder / "etc" / "main.cf").write_text(main)
+        return [str(TOOLS / "usr/lib/postfix/sbin/master"), "-d", "-c", str(folder / "etc")]
+
+
+_NAMESPACE = """\
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /var/lib
+mount -t tmpfs tmpfs /var/spool
+mount -t tmpfs tmpfs /run
+mkdir -p -m 755 /var/lib/opensmtpd/empty
+mount --bind {tools}/usr/libexec /usr/libexec
+mount --bind {folder}/passwd /etc/passwd
+mount --bind {folder}/group /etc/group
+exec {tools}/usr/sbin/smtpd -d -f {folder}/smtpd.conf
+"""
+_USERS = (("opensmtpd", 64001), ("opensmtpq", 64002), ("vmail", 64003))
+
+
+class OpenSmtpd(_Daemon):
+    """8BITMIME and DSN; neither PIPELINING, CHUNKING nor SMTPUTF8.
+
+    Debian 12's OpenSMTPD 6.8 offers STARTTLS and then fails every handshake: it cannot use its key with OpenSSL 3
+    (OpenSMTPD issue 1171). So with `tls` it is a real server whose TLS is broken.
+    """
+
+    def environment(self) -> dict[str, str]:
+        machine = next((TOOLS / "usr/lib").glob("*-linux-gnu"))
+        return os.environ | {"LD_LIBRARY_PATH": f"{machine}:{TOOLS}/lib/{machine.name}"}
+
+    def prepare(self) -> list[str]:
+        folder = self.folder
+        (folder / "mail").mkdir()
+        os.chown(folder / "mail", _USERS[2][1], _USERS[2][1])
+        users = "".join(f"{n}:x:{i}:{i}::/var/lib/opensmtpd/empty:/bin/sh\n" for n, i in _USERS)
+        groups = "".join(f"{name}:x:{number}:\n" for name, number in _USERS)
+        (folder / "passwd").write_text(Path("/etc/passwd").read_text() + users)
+        (folder / "group").write_text(Path("/etc/group").read_text() + groups)
+        listen = f"listen on 127.0.0.1 port {self.port}"
+        pki = ""
+        if self.tls:
+            certificate, key = make_certificate(folder)
+            pki = f'pki receiver cert "{certificate}"\npki receiver key "{key}"\n'
+            listen += " tls pki receiver"
+        (folder / "smtpd.conf").write_text(
+            f'{pki}{listen}\naction store maildir "{folder}/mail" virtual {{ "@" = vmail }}\n'
+            f'match from any for domain "{DOMAIN}" action store\n'
+        )
+        script = _NAMESPACE.format(tools=TOOLS.resolve(), folder=folder)
+        return ["unshare", "--mount", "sh", "-c", script]
+
+
+class Aiosmtpd:
+    """8BITMIME, SMTPUTF8; neither PIPELINING nor CHUNKING."""
+
+    def __init__(self, *, tls: bool = False) -> None:
+        self.port = free_port()
+        self._tls = tls
+        self._stored: list[bytes] = []
+        self.options: list[tuple[list[str], list[str]]] = []
+
+    def __enter__(self) -> Self:
+        context = None
+        if self._tls:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            with tempfile.TemporaryDirectory() as folder:
+                context.load_cert_chain(*make_certificate(Path(folder)))
+        self._controller = Controller(
+            self,
+            hostname="127.0.0.1",
+            port=self.port,
+            server_hostname=f"mx.{DOMAIN}",
+            enable_SMTPUTF8=True,
+            decode_data=False,
+            tls_context=context,
+            require_starttls=self._tls,
+            data_size_limit=100 << 20,
+            command_call_limit=100_000,
+        )
+        self._controller.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._controller.stop()
+
+    async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:
+        self._stored.append(envelope.original_content)
+        self.options.append((list(envelope.mail_options), list(envelope.rcpt_tos)))
+        return "250 2.0.0 stored"
+
+    def stored(self) -> list[bytes]:
+        return list(self._stored)
