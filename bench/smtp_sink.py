@@ -108,6 +108,10 @@ class SmtpSink:
         """Begin a run: `messages` counts from here."""
         self._before = self.total()
 
+    def dumped(self) -> bytes:
+        """All that came; needs `dump=True`."""
+        return (self._folder / "dump").read_bytes()
+
     def unique(self) -> Counter[tuple[bytes, bytes]]:
         """How often each (id, recipient) came; needs `dump=True`. Call when the sessions have ended."""
         found: Counter[tuple[bytes, bytes]] = Counter()
@@ -121,7 +125,7 @@ class SmtpSink:
             recipients.clear()
             ids.clear()
 
-        for match in _HEADERS.finditer((self._folder / "dump").read_bytes()):
+        for match in _HEADERS.finditer(self.dumped()):
             if match["name"] is not None:
                 ids.setdefault(match["name"].lower(), match["id"])
             else:
