@@ -18,10 +18,21 @@ from ray.util import list_named_actors
 
 from actors.egress_ip import EgressIpActor
 from actors.fleet import FleetActor
+from actors.gateway import GatewayActor
 from actors.isp_pool import IspPoolActor
-from actors.names import FLEET, NAMESPACE, parse_pool, placement, pool_actor, region_actor, source_actor
+from actors.names import (
+    FLEET,
+    NAMESPACE,
+    gateway_actor,
+    parse_pool,
+    placement,
+    pool_actor,
+    region_actor,
+    source_actor,
+)
 from actors.region import RegionActor
 from engine.config.schema import FleetConfig
+from engine.ingress.gateway import has_gateway
 from engine.region.ports import PoolName, PoolPort
 
 log = logging.getLogger(__name__)
@@ -197,10 +208,17 @@ class RayNodeServices:
 
     async def suppress(self, region: str, rows: bytes) -> int:
         """Have another region take suppressions: on its disk when this answers."""
+        return int(await self._peer(region).call("suppress", rows, False))
+
+    async def report(self, region: str, signal: bytes) -> str:
+        """Tell a region of a bounce or complaint: on its disk when this answers."""
+        return str(await self._peer(region).call("report", signal))
+
+    def _peer(self, region: str) -> NamedActor:
         actor = self._peers.get(region)
         if actor is None:
             actor = self._peers[region] = NamedActor(region_actor(region))
-        return int(await actor.call("suppress", rows, False))
+        return actor
 
 
 class RayFleetServices:
@@ -218,6 +236,11 @@ class RayFleetServices:
     async def ensure_source(self, source: str, region: str) -> None:
         ray.remote(EgressIpActor).options(**_options(source_actor(source), region, restarts=-1)).remote(
             self._config_json, source, RayNodeServices(self._config_json, region)
+        )
+
+    async def ensure_gateway(self, region: str) -> None:
+        ray.remote(GatewayActor).options(**_options(gateway_actor(region), region, restarts=-1)).remote(
+            self._config_json, region, RayNodeServices(self._config_json, region)
         )
 
     async def call(self, actor: str, method: str, *args: Any, timeout_s: float) -> Any:
@@ -283,9 +306,10 @@ def _wait_for_nodes(config: FleetConfig) -> None:
 
 
 def stop_fleet(config: FleetConfig) -> None:
-    """Stop the actors in order: regions leave everything unsent on disk."""
-    for region in config.regions:
+    """Stop the actors in order: gateways take nothing in any more, regions leave everything unsent on disk."""
+    names = [gateway_actor(region.name) for region in config.regions if has_gateway(config, region.name)]
+    for name in [*names, *(region_actor(region.name) for region in config.regions)]:
         try:
-            ray.get(ray.get_actor(region_actor(region.name), namespace=NAMESPACE).stop.remote(), timeout=30)
-        except (ValueError, RayActorError, GetTimeoutError) as error:
-            log.warning("region %s: not stopped in order: %s", region.name, error)
+            ray.get(ray.get_actor(name, namespace=NAMESPACE).stop.remote(), timeout=30)
+        except (ValueError, RayActorError, RayTaskError, GetTimeoutError) as error:
+            log.warning("%s: not stopped in order: %s", name, error)

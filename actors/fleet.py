@@ -9,11 +9,12 @@ import itertools
 import logging
 import os
 
-from actors.names import region_actor, source_actor
+from actors.names import gateway_actor, region_actor, source_actor
 from actors.ports import FleetServices
 from engine.config.schema import FleetConfig
 from engine.failover.dns_keeper import DnsKeeper
 from engine.failover.dns_zone import DnsZone
+from engine.ingress.gateway import has_gateway
 from engine.ops.process import ProcessUsage, process_usage
 from engine.routing.resolver import build_resolver
 from engine.spool.errors import SpoolError
@@ -35,6 +36,9 @@ class FleetActor:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._config = FleetConfig.model_validate_json(config_json)
         self._services = services
+        self._gateways = [
+            region.name for region in self._config.regions if has_gateway(self._config, region.name)
+        ]
         self._health: dict[str, str] = {}
         self._watch = asyncio.get_running_loop().create_task(self._run())
         self._dns: DnsKeeper | None = None
@@ -48,6 +52,7 @@ class FleetActor:
         await asyncio.gather(
             *(self._services.ensure_region(r.name) for r in self._config.regions),
             *(self._services.ensure_source(s.name, s.region) for s in self._config.sources),
+            *(self._services.ensure_gateway(region) for region in self._gateways),
         )
         await asyncio.gather(
             *(
@@ -58,6 +63,10 @@ class FleetActor:
                 self._services.call(source_actor(s.name), "ping", timeout_s=START_TIMEOUT_S)
                 for s in self._config.sources
             ),
+            *(
+                self._services.call(gateway_actor(region), "ping", timeout_s=START_TIMEOUT_S)
+                for region in self._gateways
+            ),
         )
 
     async def _run(self) -> None:
@@ -65,6 +74,7 @@ class FleetActor:
             watches = [self._watch_region(region.name) for region in self._config.regions]
             if turn % SOURCES_EVERY == 0:
                 watches += [self._watch_source(s.name, s.region) for s in self._config.sources]
+                watches += [self._watch_gateway(region) for region in self._gateways]
             for error in await asyncio.gather(*watches, return_exceptions=True):
                 if error is not None:
                     log.error("the watch goes on after an error", exc_info=error)
@@ -85,10 +95,14 @@ class FleetActor:
         if not await self._answers(source_actor(source)):
             await self._services.ensure_source(source, region)
 
+    async def _watch_gateway(self, region: str) -> None:
+        if not await self._answers(gateway_actor(region)):
+            await self._services.ensure_gateway(region)
+
     async def _answers(self, actor: str) -> bool:
         try:
             await self._services.call(actor, "ping", timeout_s=PING_TIMEOUT_S)
-        except (OSError, RuntimeError, SpoolError) as error:
+        except (OSError, RuntimeError, ValueError, SpoolError) as error:
             log.info("%s: no answer to a ping: %s", actor, error)
             return False
         return True
@@ -115,10 +129,19 @@ class FleetActor:
                 )
             except (ConnectionError, TimeoutError, RuntimeError) as error:
                 regions[region.name] = {"region": region.name, "error": str(error)}
+        gateways: dict[str, object] = {}
+        for name in self._gateways:
+            try:
+                gateways[name] = await self._services.call(
+                    gateway_actor(name), "snapshot", timeout_s=SNAPSHOT_TIMEOUT_S
+                )
+            except (OSError, RuntimeError) as error:
+                gateways[name] = {"region": name, "error": str(error)}
         return {
             "fleet": self._config.fleet.name,
             "health": dict(self._health),
             "dns": None if self._dns is None else self._dns.status(),
             "regions": regions,
+            "gateways": gateways,
             "pid": os.getpid(),
         }

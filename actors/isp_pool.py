@@ -14,6 +14,7 @@ from collections import deque
 from pathlib import Path
 
 from actors.ports import NodeServices
+from engine.bounces.return_path import wire_records
 from engine.campaign.record import RecordRenderer
 from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
@@ -59,7 +60,7 @@ class IspPoolActor:
             render = RecordRenderer(reader)
             self._engine = PoolEngine(
                 profile=profiles[self._provider],
-                reader=reader,
+                reader=wire_records(reader, self._config.bounces, self._config.tokens, clock),
                 router=build_routes(
                     self._config,
                     profiles,

@@ -10,6 +10,10 @@ def region_actor(region: str) -> str:
     return f"region:{region}"
 
 
+def gateway_actor(region: str) -> str:
+    return f"gateway:{region}"
+
+
 def source_actor(source: str) -> str:
     return f"source:{source}"
 

@@ -121,6 +121,9 @@ class RegionActor:
     async def settle(self, report: bytes) -> int:
         return await (await self._engine()).settle(report)
 
+    async def report(self, signal: bytes) -> str:
+        return await (await self._engine()).report(signal)
+
     async def suppress(self, rows: bytes, spread: bool) -> int:
         return await (await self._engine()).suppress(rows, spread=spread)
 

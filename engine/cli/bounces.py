@@ -13,8 +13,9 @@ from rich.table import Table
 
 from engine.bounces.classifier import shipped_classifier
 from engine.bounces.rules import parse_sample
+from engine.bounces.tokens import write_key
 from engine.bounces.unknown import STATE_KEY, UnknownReplies
-from engine.cli.terminal import fleet_option, notes, output, read_fleet
+from engine.cli.terminal import Failure, fleet_option, notes, output, read_fleet
 from engine.spool.reader import SpoolReader
 from engine.values.outcome import OutcomeKind, Scope
 
@@ -69,6 +70,17 @@ def unknown_command(fleet_path: Path, as_json: bool, limit: int) -> None:
         last = datetime.fromtimestamp(row.last_ms / 1000, UTC)
         table.add_row(str(row.count), name, f"{last:%Y-%m-%d %H:%M}", wording)
     output().print(table if rows else "every reply so far was known")
+
+
+@bounces_group.command("new-key")
+@click.argument("path", type=click.Path(path_type=Path))
+def new_key_command(path: Path) -> None:
+    """Make a key for tokens.keys of fleet.yaml, readable by its owner only."""
+    try:
+        write_key(path)
+    except FileExistsError:
+        raise Failure(f"{path} exists: a key is never replaced, make another beside it") from None
+    output().print(f"{path}: copy it to every node, and name it in tokens.keys with a number of its own")
 
 
 @bounces_group.command("explain")

@@ -41,6 +41,7 @@ def cross_check(
     problems += _patterns(data)
     problems += _plain_routes(data)
     problems += _dns_failover(data)
+    problems += _what_comes_back(data)
     return problems
 
 
@@ -169,6 +170,31 @@ def _dns_failover(data: Mapping[str, Any]) -> Iterator[Problem]:
     for name in regions:
         if name not in addresses:
             yield Problem("dns_failover.addresses", name, "the region's addresses are missing")
+
+
+def _what_comes_back(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Return paths need a key to sign them and a listener to come back to."""
+    regions = [entry.get("name") for _, entry in _entries(data, "regions")]
+    mail = _section(data, "ingress").get("mail")
+    listeners = mail if isinstance(mail, Mapping) else {}
+    for name in listeners:
+        if name not in regions:
+            known = _listing([region for region in regions if isinstance(region, str)])
+            yield Problem(f"ingress.mail.{name}", name, f"allowed are the regions {known}")
+    bounces = _section(data, "bounces")
+    for name in ("return_paths", "feedback"):
+        if bounces.get(name) and not listeners:
+            yield Problem(f"bounces.{name}", bounces[name], "allowed only with a listener in ingress.mail")
+    if (bounces.get("return_paths") or listeners) and not _section(data, "tokens").get("keys"):
+        path = "bounces.return_paths" if bounces.get("return_paths") else "ingress.mail"
+        yield Problem(
+            path, bounces.get("return_paths") or listeners, "allowed only with a key in tokens.keys"
+        )
+
+
+def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = data.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _exceptions(data: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:

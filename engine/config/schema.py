@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_serializer, model_validator
 
+from engine.config.bounces import BouncesConfig, IngressConfig, TokensConfig
 from engine.config.dns_failover import DnsFailoverConfig
 from engine.config.doctor import DoctorConfig
 from engine.config.reputation import ReputationConfig
@@ -350,6 +351,11 @@ class FleetConfig(Section):
     suppression: SuppressionConfig = Field(
         SuppressionConfig(), description="Which suppression list an address goes to, by what happened."
     )
+    tokens: TokensConfig = Field(
+        TokensConfig(), description="Keys that sign return paths and unsubscribe links."
+    )
+    bounces: BouncesConfig = Field(BouncesConfig(), description="Bounces and complaints that come as mail.")
+    ingress: IngressConfig = Field(IngressConfig(), description="What comes in: the gateways' listeners.")
     tenants: dict[Name, TenantConfig] = Field({}, description="Tenants with settings of their own.")
     ray: RayConfig = Field(RayConfig(), description="The Ray cluster.")
     events: EventsConfig = Field(EventsConfig(), description="The event log.")

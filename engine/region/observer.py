@@ -7,9 +7,10 @@ stay in force: a dead owner never stops the mail.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 from engine.providers.profiles import Profile
 from engine.region.allowances import Allowances
@@ -89,6 +90,7 @@ class Observer:
         self._rules: dict[str, RuleSet] = {}
         self._tallies: dict[int, dict[int, Tally]] = {}
         self._full: set[int] = set(sites.sources)
+        self._late: dict[int, Counter[tuple[str, str]]] = {}
         self._due_ms: dict[int, int] = dict.fromkeys(sites.sources, 0)
         self._news = asyncio.Event()
         self._reviewed: set[tuple[int, str]] = set()
@@ -127,6 +129,11 @@ class Observer:
         else:
             return False
         return self._note_refusal(outcome, site, tally, count)
+
+    def note_late(self, source: int, site: str, what: Literal["complaints", "bounced"]) -> None:
+        """A complaint, or the bounce of an address that does not exist, came after the delivery."""
+        if source in self._sites.sources:
+            self._late.setdefault(source, Counter())[site, what] += 1
 
     def _note_refusal(self, outcome: Outcome, site: int, tally: Tally, count: int) -> bool:
         text = str(outcome.reply)
@@ -185,10 +192,11 @@ class Observer:
     async def exchange(self) -> None:
         """Report what there is to report, apply the answers, write what changed to disk."""
         tallies, self._tallies = self._tallies, {}
+        late, self._late = self._late, {}
         now_ms = self._clock.wall_ms()
-        due = [s for s in self._sites.sources if s in tallies or self._is_due(s, now_ms)]
+        due = [s for s in self._sites.sources if s in tallies or s in late or self._is_due(s, now_ms)]
         # one source after the other would let a slow owner delay the others
-        await asyncio.gather(*(self._report(source, tallies.get(source, {})) for source in due))
+        await asyncio.gather(*(self._report(s, tallies.get(s, {}), late.get(s, Counter())) for s in due))
         self._note_suspensions()
         self._suspensions.save()
         self._allowances.save()
@@ -209,9 +217,10 @@ class Observer:
     def _is_due(self, source: int, now_ms: int) -> bool:
         return now_ms >= self._due_ms[source] or bool(self._allowances.waiting(source))
 
-    async def _report(self, source: int, tallies: dict[int, Tally]) -> None:
+    async def _report(self, source: int, tallies: dict[int, Tally], late: Counter[tuple[str, str]]) -> None:
         name = self._sites.sources[source].name
         rows = [self._row(self._sites.site(site).name, tally) for site, tally in tallies.items()]
+        rows = _with_late(rows, late)
         named = {row.site for row in rows}
         rows += [
             SiteCounts(site, 0, 0, 0, 0) for site in self._allowances.waiting(source) if site not in named
@@ -226,6 +235,8 @@ class Observer:
             self._full.add(source)
             self._due_ms[source] = now_ms + REPORT_MS
             self._keep(source, tallies)
+            if late:
+                self._late.setdefault(source, Counter()).update(late)
             return
         self._full.discard(source)
         self._apply(source, summary, decode_answer(data))
@@ -358,6 +369,14 @@ def _said(allowance: Allowance) -> dict[str, Any]:
         "connections": allowance.connections,
         "daily_cap": allowance.daily_cap,
     }
+
+
+def _with_late(rows: list[SiteCounts], late: Counter[tuple[str, str]]) -> list[SiteCounts]:
+    by_site = {row.site: row for row in rows}
+    for (site, what), count in late.items():
+        row = by_site.get(site) or SiteCounts(site, 0, 0, 0, 0)
+        by_site[site] = replace(row, **{what: getattr(row, what) + count})
+    return list(by_site.values())
 
 
 def _is_about_recipient(outcome: Outcome) -> bool:

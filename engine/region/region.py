@@ -21,6 +21,7 @@ import msgpack
 
 from engine.bounces.classifier import shipped_classifier
 from engine.bounces.judge import Judge
+from engine.bounces.signal import decode_signal
 from engine.bounces.unknown import STATE_KEY as UNKNOWN_REPLIES
 from engine.bounces.unknown import UnknownReplies
 from engine.config.schema import FleetConfig
@@ -30,6 +31,7 @@ from engine.region.admission import Admission
 from engine.region.allowances import Allowances
 from engine.region.daily import used_today
 from engine.region.dispatch import Dispatcher
+from engine.region.late import LateReports
 from engine.region.observer import Observer
 from engine.region.paths import Paths
 from engine.region.ports import PoolLauncher, PoolName, RegionFailed, SourcePort
@@ -40,7 +42,7 @@ from engine.region.windows import Windows
 from engine.routing.route import Failure, Route
 from engine.routing.router import Router
 from engine.smtp.policy import TLS_STATUSES
-from engine.spool.batches import AcceptBatch, CampaignRecord, ChunkBatch, Settlement
+from engine.spool.batches import AcceptBatch, CampaignRecord, ChunkBatch, Remember, Settlement
 from engine.spool.store import Spool
 from engine.suppression.spread import NoPeers, PeerPort, Spread
 from engine.values.address import AddressError, parse_address
@@ -157,6 +159,14 @@ class Region:
             allowances=self._allowances,
             scheduler=self._scheduler,
         )
+        self._late = LateReports(
+            store=spool,
+            act=lambda id_, flag, event, rows: _wrap(spool.report_sent(id_, flag, event, rows)),
+            classifier=shipped_classifier(),
+            config=config.suppression,
+            observer=self._observer,
+        )
+        self._keep_sent_ms = round(config.bounces.expire * 1000)
         self._spread = Spread(spool, [r.name for r in config.regions if r.name != name], ports.peers)
 
     # -- life
@@ -510,7 +520,8 @@ class Region:
         if not settlements:
             return
         classified = [
-            one if one.outcome.kind is OutcomeKind.DELIVERED else self._classified(one) for one in settlements
+            self._remembered(one) if one.outcome.kind is OutcomeKind.DELIVERED else self._classified(one)
+            for one in settlements
         ]
         result = await _wrap(self._spool.settle(classified))
         now_ms = self._clock.wall_ms()
@@ -519,6 +530,20 @@ class Region:
                 self._windows.offer((key,), now_ms)
             else:
                 self._windows.redue(key)
+
+    def _remembered(self, settlement: Settlement) -> Settlement:
+        """A delivery whose bounce or complaint could come back is kept for it."""
+        if not self._config.bounces.return_paths:
+            return settlement
+        number = int.from_bytes(settlement.due_key[:4], "big")
+        _, stream, tenant, _ = self._spool.queue(number)
+        if self._config.bounces.return_path(tenant, str(Stream(stream))) is None:
+            return settlement
+        queue = self._windows.get(number)
+        is_routed = queue is not None and queue.flow >= 0
+        site = self._sites.site(self._scheduler.site_of(queue.flow)).name if queue and is_routed else ""
+        until_ms = settlement.outcome.at_ms + self._keep_sent_ms
+        return settlement._replace(remember=Remember(until_ms, site))
 
     def _classified(self, settlement: Settlement) -> Settlement:
         outcome = settlement.outcome
@@ -559,6 +584,13 @@ class Region:
         self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
         await self._commit(settlements)
         self._windows.release_all(pool)
+
+    # -- what comes back later
+
+    async def report(self, data: bytes) -> str:
+        """An authenticated bounce or complaint (engine/bounces/signal.py); the answer is its effect, on disk."""
+        self.check()
+        return str(await self._late.take(decode_signal(data)))
 
     # -- suppression
 

@@ -79,13 +79,20 @@ class ChunkBatch:
     stream: int
 
 
+class Remember(NamedTuple):
+    """That a delivery is to be kept (engine/spool/sent.py): until when, and to which site it went."""
+
+    expires_ms: int
+    site: str
+
+
 class Settlement(NamedTuple):
     """One outcome for one due key. `next_due_ms` is set exactly if the outcome is a deferral that goes on.
 
     `batch_no` is 0 if the caller does not know in which batch it was in flight, or if it was not.
     `free`: the attempt does not count (a suspension consumes no retry backoff). `category`, `hard` and `scope` say
     what the reply means (engine/bounces/classifier.py); the defaults are those of a delivery. `suppress`: the list
-    that the recipient of a bounce goes to, None for no list.
+    that the recipient of a bounce goes to, None for no list. `remember`: keep to whom a delivery went, None: do not.
     """
 
     due_key: bytes
@@ -97,6 +104,7 @@ class Settlement(NamedTuple):
     hard: bool = False
     scope: str = "recipient"
     suppress: Level | None = None
+    remember: Remember | None = None
 
 
 @dataclass(frozen=True, slots=True)

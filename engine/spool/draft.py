@@ -111,6 +111,7 @@ class Draft:
         self.inflight: dict[int, set[int]] = {}
         """What changes in the set of messages on their way, by batch; an empty set: the batch is done."""
         self.remembered = 0
+        self.sent = 0
         self.suppressed_before = 0
         """Ids of this region from here on were looked up in the suppression list after its last change."""
 

@@ -43,6 +43,7 @@ DATABASES = (
     b"state",
     b"suppressed",
     b"suppression_log",
+    b"sent",
 )
 FIRST_MAP = 256 << 20
 MAX_READERS = 510

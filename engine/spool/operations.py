@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from engine.spool import suppressions
+from engine.spool import sent, suppressions
 from engine.spool.batches import (
     AcceptBatch,
     AcceptResult,
@@ -307,6 +307,23 @@ def settle(
             )
             due_keys.append(new_key)
         _, stream, tenant, campaign = queue_of(txn, record.queue)
+        if settlement.remember is not None:
+            until_ms, site = settlement.remember
+            sent.put(
+                draft,
+                key[10:],
+                sent.Sent(
+                    until_ms,
+                    0,
+                    record.recipient,
+                    stream,
+                    tenant,
+                    campaign,
+                    outcome.source,
+                    site,
+                    outcome.at_ms,
+                ),
+            )
         if settlement.suppress is not None:
             listed.append(hard_bounce(settlement, record.recipient, tenant, stream))
         draft.event(

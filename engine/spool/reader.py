@@ -11,7 +11,7 @@ from engine.spool.environment import Environment
 from engine.spool.records import Record, decode_record
 
 MAP_LIMIT = 1 << 40
-MAX_QUEUES = 65_536  # whose tenants are kept in memory
+MAX_QUEUES = 65_536  # whose names are kept in memory
 ID_LE = struct.Struct("<Q")
 
 
@@ -25,7 +25,7 @@ class SpoolReader:
         self._env = environment or Environment(path, map_size=MAP_LIMIT, readonly=True)
         self._bodies = SegmentReader(path / "bodies")
         self._campaigns: dict[int, CampaignRecord] = {}
-        self._tenants: dict[int, str] = {}
+        self._queues: dict[int, tuple[str, int, str, str]] = {}
 
     def fetch(self, ids: bytes) -> list[Record | None]:
         """Records of packed ids (8 bytes each, little endian); None for one that is gone."""
@@ -50,17 +50,21 @@ class SpoolReader:
 
     def tenant_of(self, record: Record) -> str:
         """The tenant of a record's queue; KeyError if there is no such queue."""
-        tenant = self._tenants.get(record.queue)
-        if tenant is None:
+        return self.queue(record.queue)[2]
+
+    def queue(self, number: int) -> tuple[str, int, str, str]:
+        """Domain, stream, tenant and campaign of a spool queue; KeyError if there is no such queue."""
+        row = self._queues.get(number)
+        if row is None:
             with self._env.read() as txn:
-                stored = txn.get(record.queue.to_bytes(4, "big"), db=self._env.db["queues"])
+                stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["queues"])
             if stored is None:
-                raise KeyError(f"queue {record.queue}")
-            tenant = str(msgpack.unpackb(stored)[3])
-            if len(self._tenants) >= MAX_QUEUES:
-                self._tenants.clear()
-            self._tenants[record.queue] = tenant
-        return tenant
+                raise KeyError(f"queue {number}")
+            _, domain, stream, tenant, campaign = msgpack.unpackb(stored)
+            if len(self._queues) >= MAX_QUEUES:
+                self._queues.clear()
+            row = self._queues[number] = (domain, stream, tenant, campaign)
+        return row
 
     def state(self, key: str) -> bytes | None:
         """A value that the region keeps under that key."""

@@ -23,7 +23,7 @@ from typing import Any
 import msgpack
 
 from engine.config.schema import SpoolConfig
-from engine.spool import operations, suppressions
+from engine.spool import operations, sent, suppressions
 from engine.spool.batches import (
     AcceptBatch,
     AcceptResult,
@@ -38,6 +38,7 @@ from engine.spool.environment import Environment, Error, MapFull
 from engine.spool.errors import SpoolError, SpoolFull, SpoolInUse, SpoolSuperseded
 from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, Record, decode_record, due_key
+from engine.spool.sent import Sent
 from engine.spool.writer import GroupWriter
 from engine.values.clock import Clock
 from engine.values.ids import SEQ_MASK, format_id, region_of
@@ -45,6 +46,7 @@ from engine.values.outcome import OutcomeKind
 from engine.values.suppression import Suppression
 
 SWEEP_LIMIT = 8
+SWEEP_SENT_EVERY = 16
 CHECK_READERS_EVERY = 64
 CACHED_QUEUES = 200_000
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -115,6 +117,7 @@ class Spool:
             self._segment = SegmentWriter(self._bodies, options.segment_size)
             self.epoch = self._totals.epoch
             self._suppressed_before = self._totals.next_seq
+            self._sent_swept = b""
             self._writer = GroupWriter(
                 self, deliver=options.deliver, step=options.step, now_ns=clock.monotonic_ns
             )
@@ -210,6 +213,9 @@ class Spool:
         if draft.totals.group % CHECK_READERS_EVERY == 0:
             self._env.check_readers()
         operations.sweep_keys(draft, self._clock.wall_ms(), SWEEP_LIMIT + 2 * draft.remembered)
+        if draft.sent or draft.totals.group % SWEEP_SENT_EVERY == 0:
+            limit = SWEEP_LIMIT + 2 * draft.sent
+            self._sent_swept = sent.sweep(draft, self._sent_swept, limit, self._clock.wall_ms())
         for number in self._sealed:
             draft.live(number, 0)  # if nothing in it is queued, it goes with this commit
         is_growing = self._segment.is_open and not self._segment.is_full
@@ -384,6 +390,16 @@ class Spool:
 
         return self._writer.submit(run)
 
+    def report_sent(
+        self,
+        message_id: int,
+        flag: int,
+        event: tuple[int, str, dict[str, Any]],
+        rows: Sequence[Suppression],
+    ) -> "Future[bool]":
+        """A bounce or complaint that came later, once per message and flag: see engine/spool/sent.py."""
+        return self._writer.submit(lambda draft: sent.report(draft, message_id, flag, event, rows))
+
     def trim_suppression_log(self, upto: int) -> "Future[None]":
         """Every other region has what this one changed up to that number of its log."""
         return self._writer.submit(lambda draft: suppressions.trim_log(draft, upto))
@@ -538,6 +554,11 @@ class Spool:
         with self._env.read() as txn:
             value = txn.get(key.encode(), db=self._env.db["state"])
             return None if value is None else bytes(value)
+
+    def sent(self, message_id: int) -> Sent | None:
+        """To whom a message went that has a return path of its own."""
+        with self._env.read() as txn:
+            return sent.get(self._env, txn, message_id)
 
     def suppressions(self, after: bytes, limit: int) -> tuple[bytes, list[Suppression]]:
         """A page of the suppression list behind `after` (b"": from the start), and where the next page begins."""

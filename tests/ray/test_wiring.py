@@ -4,24 +4,36 @@ import asyncio
 import json
 import os
 import signal
+import smtplib
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from engine.bounces.tokens import TokenKeys, write_key
+from engine.config.types import split_host
 from engine.sink.process import SinkProcess
 from engine.values.ids import region_of
 from engine.values.message import Message
 from engine.values.stream import Stream
 from engine.values.suppression import Reason, decode_rows, encode_rows, make
-from tests.support.ray_fleet import BODY, ClusterFleet, actor_processes, messages, two_regions, until
+from tests.support.ray_fleet import BODY, REGIONS, ClusterFleet, actor_processes, messages, two_regions, until
 from tests.support.sinks import accepting_sink
 
 pytestmark = pytest.mark.ray
 HOUR_MS = 3_600_000
+BOUNCES = "bounce.example.com"
+REPORTS = Path(__file__).parents[1] / "unit" / "bounces" / "reports"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +44,15 @@ def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SinkProcess]:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, sink: SinkProcess) -> Iterator[ClusterFleet]:
-    config = two_regions(tmp_path_factory.mktemp("fleet"), sink.addresses["accept"][1])
+    directory = tmp_path_factory.mktemp("fleet")
+    write_key(directory / "key")
+    config = two_regions(
+        directory,
+        sink.addresses["accept"][1],
+        tokens={"keys": [{"id": 1, "file": str(directory / "key")}]},
+        bounces={"return_paths": [{"domain": BOUNCES, "streams": ["notification"]}]},
+        ingress={"mail": {region: f"127.0.0.1:{free_port()}" for region in REGIONS}},
+    )
     warming = config.sources[3].model_copy(update={"warmup": "standard"})
     config = config.model_copy(update={"sources": (*config.sources[:3], warming)})
     with ClusterFleet(config) as running:
@@ -262,5 +282,32 @@ def test_a_suppression_made_anywhere_holds_everywhere(fleet: ClusterFleet, run: 
         own = [make("bounced@example.org", reason=Reason.HARD_BOUNCE, at_ms=1)]
         await fleet.client._regions["eu"].call("suppress", encode_rows(own), True)
         await until(lambda: listed("us", "bounced@example.org"), "the other region did not hear of it")
+
+    run(scenario())
+
+
+def test_a_bounce_that_comes_to_any_gateway_finds_its_region(
+    fleet: ClusterFleet, run: Callable[..., Any]
+) -> None:
+    """Through real gateways: a report comes to the gateway of the region that did not send the message."""
+    keys = TokenKeys.read(fleet.config.tokens.keys)
+    report = (REPORTS / "qmail.eml").read_bytes()
+
+    async def scenario() -> None:
+        for number in range(2):  # one for each region
+            recipient = f"late{number}@example.org"
+            message = Message("a@example.com", (recipient,), BODY % number, Stream.NOTIFICATION)
+            receipt = await fleet.client.submit([message])
+            ((id_,),) = receipt.ids
+            await await_state(fleet, id_, "delivered")
+            (other,) = {"eu", "us"} - {receipt.region}
+            path = f"{keys.sign_return_path(id_, round(time.time() * 1000))}@{BOUNCES}"
+            _, port = split_host(fleet.config.ingress.mail[other])
+            with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+                await asyncio.to_thread(client.sendmail, "", [path], report)
+            data = await fleet.client._regions[receipt.region].call("suppressions_of", recipient)
+            assert [(row.message_id, row.reason) for row in decode_rows(data)] == [(id_, Reason.HARD_BOUNCE)]
+        gateways = (await fleet.client.snapshot())["gateways"]
+        assert {gateway["reports"]["acted"] for gateway in gateways.values()} == {1}
 
     run(scenario())

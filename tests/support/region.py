@@ -9,6 +9,7 @@ from typing import Any
 
 import msgpack
 
+from engine.bounces.return_path import wire_records
 from engine.campaign.record import RecordRenderer
 from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
@@ -81,7 +82,7 @@ class LocalNode:
         clock = SteadyClock()
         return PoolEngine(
             profile=profiles[name.provider],
-            reader=reader,
+            reader=wire_records(reader, self.config.bounces, self.config.tokens, clock),
             opener=SessionOpener(self.config.tls.authorities),
             router=build_routes(
                 self.config,

@@ -1,0 +1,128 @@
+"""The sections of fleet.yaml about what comes back: `tokens`, `bounces` and `ingress`.
+
+Only paths stand in the configuration; a secret never does, so it is in no copy of it either.
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from engine.config.types import (
+    Count,
+    DomainPattern,
+    Duration,
+    EhloName,
+    HostPort,
+    Name,
+    Section,
+    Size,
+    StreamName,
+)
+
+
+class TokenKey(Section):
+    id: Annotated[int, Field(ge=0, le=255, strict=True)] = Field(
+        description="Number of the key, written into every token. Never give it to another key."
+    )
+    file: Path = Field(
+        description="File with the key: 64 hexadecimal digits, as `sendfleet bounces new-key FILE` writes it. "
+        "The same on every node."
+    )
+
+
+class TokensConfig(Section):
+    """Tokens in return paths and unsubscribe links are signed, so that nobody else can make one."""
+
+    keys: tuple[TokenKey, ...] = Field(
+        (),
+        description="The first one signs, all of them are good. A new key goes to the front; an old one may go "
+        "when its tokens have expired.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        numbers = [key.id for key in self.keys]
+        if len(set(numbers)) != len(numbers):
+            raise ValueError("keys: allowed is each id once")
+        return self
+
+
+class ReturnPath(Section):
+    domain: DomainPattern = Field(
+        description="Bounce domain: its MX is the `ingress.mail` of the regions, and its SPF record names the sources."
+    )
+    tenants: tuple[Name, ...] = Field((), description="Mail of these tenants. Default: of all.")
+    streams: tuple[StreamName, ...] = Field((), description="Mail of these streams. Default: of all.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "*" in self.domain:
+            raise ValueError("domain: allowed is a domain without `*`")
+        return self
+
+
+class BouncesConfig(Section):
+    """Bounces and complaints that come as mail. See docs/bounces.md."""
+
+    return_paths: tuple[ReturnPath, ...] = Field(
+        (),
+        description="Where bounces of which mail go; the first that fits. Each message gets a return path of its "
+        "own there (VERP), in place of its sender. Mail that none fits keeps its sender, and so does mail with the "
+        "null sender.",
+    )
+    feedback: tuple[str, ...] = Field(
+        (),
+        description="Addresses that feedback loops of mailbox providers send complaints to (ARF).",
+    )
+    expire: Duration = Field(
+        14 * 86400.0,
+        description="So long after dispatch a return path is good, and it is known to whom the message was sent.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for address in self.feedback:
+            local, at, domain = address.rpartition("@")
+            if not at or not local or "." not in domain or not address.isascii() or not address.isprintable():
+                raise ValueError(f"feedback: {address!r}: allowed are addresses, as in fbl@example.com")
+        return self
+
+    def return_path(self, tenant: str, stream: str) -> ReturnPath | None:
+        """The entry for mail of a tenant and stream."""
+        for entry in self.return_paths:
+            if (not entry.tenants or tenant in entry.tenants) and (
+                not entry.streams or stream in entry.streams
+            ):
+                return entry
+        return None
+
+
+class IngressConfig(Section):
+    """What every region's gateway listens on."""
+
+    mail: dict[Name, HostPort] = Field(
+        {},
+        description="Address and port for bounces and complaints, by region. Mail for anybody else is refused.",
+    )
+    name: EhloName | None = Field(
+        None, description="Host name in the greeting. Default: `ehlo` of the region's first source."
+    )
+    certificate: Path | None = Field(
+        None, description="PEM file with the certificate chain for STARTTLS. Default: no TLS is offered."
+    )
+    key: Path | None = Field(None, description="PEM file with its private key.")
+    max_message: Size = Field(2**20, description="Largest message taken in.")
+    max_connections: Count = Field(200, description="Connections at once.")
+    max_per_client: Count = Field(20, description="Connections at once from one address.")
+    idle_timeout: Duration = Field(
+        300.0,
+        description="A command, or the data of a message, takes no longer (RFC 5321 section 4.5.3.2.7).",
+    )
+    session_timeout: Duration = Field(600.0, description="No session takes longer.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate: allowed only together with key")
+        return self

@@ -1,0 +1,213 @@
+"""The SMTP listener for bounces and complaints. The only importer of aiosmtpd.
+
+A listener for strangers: bounds on connections (all, and from one address), on the size of a message, on commands,
+on the time of a command and of a session. It offers STARTTLS if it has a certificate, never AUTH, and passes nothing
+on: the desk (engine/ingress/reports.py) says which addresses there are and what becomes of a message.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from engine.config.bounces import IngressConfig
+from engine.values.reply import Reply
+
+log = logging.getLogger(__name__)
+logging.getLogger("mail.log").setLevel(logging.WARNING)  # aiosmtpd's, which writes down every command
+
+MAX_LINE = 64 << 10  # returned messages have longer lines than RFC 5321 allows, and are harmless
+MAX_RECIPIENTS = 100
+MAX_COMMANDS = 200
+BUSY = Reply(421, "4.7.0", "too many connections, try again later")
+MANY = Reply(452, "4.5.3", "too many recipients")
+BROKEN = Reply(451, "4.3.0", "internal error, try again later")
+
+
+class Desk(Protocol):
+    """Who decides: engine/ingress/reports.py."""
+
+    def recipient(self, address: str) -> Reply: ...
+    async def message(self, sender: str, recipients: list[str], data: bytes) -> Reply: ...
+
+
+class Certificate:
+    """A TLS context whose files are read again when they have changed."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        """OSError, ssl.SSLError: the files cannot be used."""
+        self._files = certificate, key
+        self._seen = self._stamp()
+        self._context = self._load()
+
+    def _stamp(self) -> tuple[int, ...]:
+        return tuple(path.stat().st_mtime_ns for path in self._files)
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(*self._files)
+        return context
+
+    def context(self) -> ssl.SSLContext:
+        try:
+            stamp = self._stamp()
+            if stamp != self._seen:
+                self._context = self._load()
+                self._seen = stamp
+        except OSError as error:  # ssl.SSLError is one; half-written files are whole a moment later
+            log.error("certificate %s: the former one stays in use: %s", self._files[0], error)
+        return self._context
+
+
+class MailListener:
+    """See the module docstring."""
+
+    def __init__(self, desk: Desk, config: IngressConfig, *, name: str) -> None:
+        """`name`: the host name in the greeting. OSError: the certificate cannot be read."""
+        self._desk = desk
+        self._config = config
+        self._name = name
+        self._certificate = (
+            Certificate(config.certificate, config.key) if config.certificate and config.key else None
+        )
+        self._clients: Counter[str] = Counter()
+        self._server: asyncio.Server | None = None
+        self._open: set[_Protocol] = set()
+        self.counts: Counter[str] = Counter()
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; the port, for who asked for any. OSError."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._protocol, host, port)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            for protocol in list(self._open):
+                protocol.cut_off()
+            await self._server.wait_closed()
+
+    def _protocol(self) -> "_Protocol":
+        return _Protocol(
+            _Hooks(self._desk),
+            admit=self._admit,
+            leave=self._leave,
+            session_timeout_s=self._config.session_timeout,
+            data_size_limit=self._config.max_message,
+            enable_SMTPUTF8=True,
+            hostname=self._name,
+            ident="ESMTP",
+            timeout=self._config.idle_timeout,
+            tls_context=None if self._certificate is None else self._certificate.context(),
+            command_call_limit=MAX_COMMANDS,
+            loop=asyncio.get_running_loop(),
+        )
+
+    def _admit(self, protocol: "_Protocol", client: str) -> bool:
+        config = self._config
+        if len(self._open) >= config.max_connections or self._clients[client] >= config.max_per_client:
+            self.counts["too-many"] += 1
+            if not self._clients[client]:
+                del self._clients[client]
+            return False
+        self.counts["connections"] += 1
+        self._open.add(protocol)
+        self._clients[client] += 1
+        return True
+
+    def _leave(self, protocol: "_Protocol", client: str) -> None:
+        self._open.discard(protocol)
+        self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
+
+
+class _Protocol(SMTP):
+    """aiosmtpd's protocol with bounds on connections and on the session's length."""
+
+    line_length_limit = MAX_LINE
+
+    def __init__(
+        self,
+        hooks: "_Hooks",
+        *,
+        admit: Callable[["_Protocol", str], bool],
+        leave: Callable[["_Protocol", str], None],
+        session_timeout_s: float,
+        **options: Any,
+    ) -> None:
+        super().__init__(hooks, **options)
+        self._admit = admit
+        self._leave = leave
+        self._session_timeout_s = session_timeout_s
+        self._client: str | None = None
+        self._end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        if self._client is None:  # not the second time, after STARTTLS
+            client = str((transport.get_extra_info("peername") or ("",))[0])
+            if not self._admit(self, client):
+                transport.write(f"{BUSY}\r\n".encode())
+                transport.close()
+                return
+            self._client = client
+            self._end = self.loop.call_later(self._session_timeout_s, self.cut_off)
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._client is None:
+            return
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+            self._leave(self, self._client)
+        super().connection_lost(error)
+
+    def data_received(self, data: bytes) -> None:
+        if self._client is not None:
+            super().data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return super().eof_received() if self._client is not None else False
+
+    def cut_off(self) -> None:
+        """End the session at once."""
+        if isinstance(self.transport, asyncio.Transport):
+            self.transport.abort()
+
+
+class _Hooks:
+    """aiosmtpd's handler."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if len(envelope.rcpt_tos) >= MAX_RECIPIENTS:
+            return str(MANY)
+        reply = self._desk.recipient(address)
+        if reply.code == 250:
+            envelope.rcpt_tos.append(address)
+        return str(reply)
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        content = envelope.content
+        assert isinstance(content, bytes)
+        sender = (envelope.mail_from or "").strip("<>")
+        return str(await self._desk.message(sender, list(envelope.rcpt_tos), content))
+
+    async def handle_VRFY(self, server: SMTP, session: Session, envelope: Envelope, address: str) -> str:
+        return str(Reply(252, "2.5.0", "send some mail"))
+
+    async def handle_exception(self, error: Exception) -> str:
+        log.error("a session of the mail listener failed", exc_info=error)
+        return str(BROKEN)

@@ -1,0 +1,127 @@
+"""What comes back about mail that was delivered: late bounces and complaints, once each per message.
+
+Whoever calls has checked that the report is about a message of ours (engine/ingress). The message's ledger word stays
+`delivered`: its host did take it. What is added is an event, an entry in the suppression list where the address is gone
+or its owner complained, all in one transaction, and the count for the source's reputation.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from engine.bounces.classifier import Classification, Classifier
+from engine.bounces.report import Failure
+from engine.bounces.signal import Effect, Signal, SignalKind
+from engine.config.suppression import SuppressionConfig
+from engine.region.observer import Observer
+from engine.spool import sent
+from engine.spool.sent import Sent
+from engine.values.ids import format_id
+from engine.values.outcome import OutcomeKind, Scope
+from engine.values.stream import Stream
+from engine.values.suppression import MAX_NOTE, Level, Reason, Suppression, compared_text, list_of
+
+Event = tuple[int, str, dict[str, Any]]
+
+
+class SentStore(Protocol):
+    """The part of the spool that is used here."""
+
+    def sent(self, message_id: int) -> Sent | None: ...
+
+
+class LateReports:
+    """See the module docstring. `act` is the spool's `report_sent`, awaited."""
+
+    def __init__(
+        self,
+        *,
+        store: SentStore,
+        act: Callable[[int, int, Event, Sequence[Suppression]], Awaitable[bool]],
+        classifier: Classifier,
+        config: SuppressionConfig,
+        observer: Observer,
+    ) -> None:
+        self._store = store
+        self._act = act
+        self._classifier = classifier
+        self._config = config
+        self._observer = observer
+
+    async def take(self, signal: Signal) -> Effect:
+        """When this returns, the effect is on disk."""
+        known = self._store.sent(signal.message_id)
+        if known is None or known.expires_ms <= signal.at_ms:
+            return Effect.UNKNOWN
+        if signal.kind is SignalKind.COMPLAINT:
+            return await self._complaint(signal, known)
+        return await self._bounce(signal, known)
+
+    async def _bounce(self, signal: Signal, known: Sent) -> Effect:
+        failure = failure_of(known.recipient, signal.failures, is_partial=signal.is_partial)
+        if failure is None:
+            return Effect.IGNORED
+        found = self._classifier.classify(OutcomeKind.BOUNCED, Scope.RECIPIENT, failure.reply)
+        is_gone = found.hard and found.scope is Scope.RECIPIENT
+        rows = []
+        if is_gone:
+            level = self._config.level("hard_bounce")
+            rows = [_row(known, signal, Reason.HARD_BOUNCE, level, str(failure.reply))]
+        event = (signal.at_ms, "late_bounce", {**_fields(known, signal), **_meaning(failure, found)})
+        if not await self._act(signal.message_id, sent.BOUNCED, event, rows):
+            return Effect.REPEATED
+        if is_gone:
+            self._observer.note_late(known.source, known.site, "bounced")
+        return Effect.ACTED
+
+    async def _complaint(self, signal: Signal, known: Sent) -> Effect:
+        row = _row(known, signal, Reason.COMPLAINT, self._config.level("complaint"), signal.feedback)
+        event = (signal.at_ms, "complaint", {**_fields(known, signal), "feedback": signal.feedback})
+        if not await self._act(signal.message_id, sent.COMPLAINED, event, [row]):
+            return Effect.REPEATED
+        self._observer.note_late(known.source, known.site, "complaints")
+        return Effect.ACTED
+
+
+def failure_of(recipient: str, failures: Sequence[Failure], *, is_partial: bool) -> Failure | None:
+    """What a report says of our recipient. None if it speaks of others only: a list some of whose members are gone.
+
+    A report that names other addresses only, all of which failed, is about where ours forwards to.
+    """
+    wanted = compared_text(recipient)
+    for failure in failures:
+        if wanted in [compared_text(address) for address in failure.addresses]:
+            return failure
+    return failures[0] if failures and not is_partial else None
+
+
+def _fields(known: Sent, signal: Signal) -> dict[str, Any]:
+    return {
+        "id": format_id(signal.message_id),
+        "recipient": known.recipient,
+        "stream": str(Stream(known.stream)),
+        "tenant": known.tenant,
+        "campaign": known.campaign,
+        "source": known.source,
+        "site": known.site,
+        "delivered_ms": known.delivered_ms,
+    }
+
+
+def _meaning(failure: Failure, found: Classification) -> dict[str, Any]:
+    code, enhanced, text = failure.reply
+    return {
+        "code": code,
+        "enhanced": enhanced,
+        "text": text,
+        "category": str(found.category),
+        "hard": found.hard,
+        "scope": str(found.scope),
+    }
+
+
+def _row(known: Sent, signal: Signal, reason: Reason, level: Level, note: str) -> Suppression:
+    tenant, stream = list_of(level, known.tenant, known.stream)
+    said = "".join([c if c.isprintable() else " " for c in note])[:MAX_NOTE]
+    return Suppression(
+        compared_text(known.recipient), tenant, stream, reason, signal.at_ms, signal.message_id, said
+    )

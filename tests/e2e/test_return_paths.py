@@ -1,0 +1,274 @@
+"""A message goes out with a return path of its own; its bounce and the complaint about it come back as mail."""
+
+import asyncio
+import smtplib
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import Envelope
+
+from engine.bounces.tokens import LOCAL_PART, write_key
+from engine.config.schema import FleetConfig
+from engine.ingress.gateway import Gateway
+from engine.region.outbox import event_line
+from engine.region.region import Region
+from engine.reputation.allowance import decode_summary
+from engine.spool.audit import audit
+from engine.spool.store import Spool
+from engine.values.clock import SteadyClock
+from engine.values.message import Message
+from engine.values.stream import Stream
+from engine.values.submission import encode_submission
+from engine.values.suppression import Reason
+from tests.e2e.test_region_in_process import BODY, messages
+from tests.support.region import LocalNode, fleet, start_region, until
+
+DOMAIN = "bounce.example.com"
+FEEDBACK = "fbl@example.com"
+DSN = """\
+From: mailer-daemon@example.org
+Subject: Undelivered
+Content-Type: multipart/report; report-type=delivery-status; boundary=b
+
+--b
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; mx.example.org
+
+Final-Recipient: rfc822; {recipient}
+Action: failed
+Status: {status}
+Diagnostic-Code: smtp; 550 {status} {text}
+
+--b--
+"""
+ARF = """\
+From: feedback@provider.example
+Content-Type: multipart/report; report-type=feedback-report; boundary=b
+
+--b
+Content-Type: message/feedback-report
+
+Feedback-Type: abuse
+Version: 1
+User-Agent: x/1
+
+--b
+Content-Type: message/rfc822
+
+Return-Path: <{return_path}>
+Subject: x
+
+--b--
+"""
+
+
+class Host:
+    """A receiving server that keeps envelopes."""
+
+    def __init__(self) -> None:
+        self.envelopes: list[tuple[str, str]] = []
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
+        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
+
+    async def handle_DATA(self, server: object, session: object, envelope: Envelope) -> str:
+        sender = (envelope.mail_from or "").strip("<>")
+        self.envelopes += [(recipient, sender) for recipient in envelope.rcpt_tos]
+        return "250 ok"
+
+    def senders(self) -> dict[str, str]:
+        """Recipient -> envelope sender."""
+        return dict(self.envelopes)
+
+    def recipients(self) -> Counter[str]:
+        return Counter(recipient for recipient, _ in self.envelopes)
+
+
+@pytest.fixture
+def server() -> Iterator[Host]:
+    host = Host()
+    host._controller.start()
+    yield host
+    host._controller.stop()
+
+
+@dataclass
+class Running:
+    region: Region
+    spool: Spool
+    node: LocalNode
+    gateway: Gateway
+
+    async def report(self, region: str, signal: bytes) -> str:
+        return await self.region.report(signal)
+
+    async def mail(self, recipient: str, text: str, sender: str = "") -> int:
+        def run() -> int:
+            with smtplib.SMTP("127.0.0.1", self.gateway.mail_port, timeout=20) as client:
+                client.ehlo()
+                client.mail(sender)
+                code, _ = client.rcpt(recipient)
+                return client.data(text)[0] if code == 250 else code
+
+        return await asyncio.to_thread(run)
+
+    def events(self) -> list[dict[str, Any]]:
+        rows = [(seq, event) for seq, events in self.spool.read_outbox(10_000) for event in events]
+        return [orjson.loads(event_line(seq, event)) for seq, event in rows]
+
+    def listed(self) -> dict[str, Reason]:
+        return {row.address: row.reason for row in self.spool.suppressions(b"", 100)[1]}
+
+
+def config_of(tmp_path: Path, server: Host, **sections: Any) -> FleetConfig:
+    key = tmp_path / "key"
+    if not key.exists():
+        write_key(key)
+    return fleet(
+        tmp_path,
+        server.port,
+        tokens={"keys": [{"id": 1, "file": str(key)}]},
+        bounces={"return_paths": [{"domain": DOMAIN, "streams": ["marketing"]}], "feedback": [FEEDBACK]},
+        ingress={"mail": {"eu": "127.0.0.1:1"}},
+        **sections,
+    )
+
+
+@asynccontextmanager
+async def running(config: FleetConfig) -> AsyncIterator[Running]:
+    region, spool, node = await start_region(config)
+    it = Running(region, spool, node, None)  # type: ignore[arg-type]
+    it.gateway = Gateway(config, "eu", port=it, clock=SteadyClock())
+    it.gateway.mail_port = await it.gateway._mail.start("127.0.0.1", 0)
+    try:
+        yield it
+        region.check()
+    finally:
+        await it.gateway.stop()
+        await node.stop()
+        await region.stop()
+        spool.close()
+
+
+async def send(it: Running, batch: list[Message], key: bytes = bytes(16)) -> None:
+    await it.region.accept(*encode_submission(batch, key))
+    await until(lambda: it.spool.counts()["queued"] == 0)
+
+
+def test_each_message_has_a_return_path_of_its_own(tmp_path: Path, server: Host) -> None:
+
+    async def run() -> None:
+        async with running(config_of(tmp_path, server)) as it:
+            others = [
+                Message("", ("null@example.org",), BODY % 1, Stream.MARKETING),
+                Message("a@example.com", ("other@example.org",), BODY % 2, Stream.TRANSACTIONAL),
+                Message("a@example.com", ("one@example.org", "two@example.org"), BODY % 3, Stream.MARKETING),
+            ]
+            await send(it, [*messages(20), *others])
+
+    asyncio.run(run())
+    seen = server.senders()
+    assert seen.pop("null@example.org") == ""
+    assert seen.pop("other@example.org") == "a@example.com"
+    assert len(seen) == len(set(seen.values())) == 22
+    for sender in seen.values():
+        local, _, domain = sender.partition("@")
+        assert domain == DOMAIN
+        assert LOCAL_PART.fullmatch(local)
+
+
+def test_a_late_bounce_lists_its_recipient_once(tmp_path: Path, server: Host) -> None:
+
+    async def run() -> None:
+        async with running(config_of(tmp_path, server)) as it:
+            await send(it, messages(4))
+            paths = server.senders()
+            gone = DSN.format(recipient="USER0@example.org", status="5.1.1", text="no such user")
+            full = DSN.format(recipient="user1@example.org", status="5.2.2", text="mailbox full")
+            spam = DSN.format(recipient="user2@example.org", status="5.7.1", text="spam content")
+            for name, text in (("user0", gone), ("user0", gone), ("user1", full), ("user2", spam)):
+                assert await it.mail(paths[f"{name}@example.org"], text) == 250
+            # the word of somebody who has seen another message's return path is about that message
+            assert await it.mail(paths["user3@example.org"], gone) == 250
+            assert await it.mail(f"b+{'a' * 34}@{DOMAIN}", gone) == 550
+            late = [event for event in it.events() if event["event"] == "late_bounce"]
+            assert [(e["recipient"], e["hard"], e["category"]) for e in late] == [
+                ("user0@example.org", True, "bad-mailbox"),
+                ("user1@example.org", False, "quota-issues"),
+                ("user2@example.org", False, "spam-related"),
+                ("user3@example.org", True, "bad-mailbox"),
+            ]
+            assert it.listed() == dict.fromkeys(
+                ("user0@example.org", "user3@example.org"), Reason.HARD_BOUNCE
+            )
+            counts = it.gateway._desk.counts
+            assert (counts["acted"], counts["repeated"], counts["forged"]) == (4, 1, 1)
+            await send(it, messages(4), b"2" * 16)
+
+    asyncio.run(run())
+    assert Counter(server.recipients()) == {
+        "user0@example.org": 1,
+        "user1@example.org": 2,
+        "user2@example.org": 2,
+        "user3@example.org": 1,
+    }
+    report = audit(tmp_path / "spool" / "eu")
+    assert report.is_clean, report.problems
+    assert (report.counts["delivered"], report.counts["suppressed"]) == (6, 2)
+
+
+def test_a_complaint_lists_its_recipient_and_counts_for_the_source(tmp_path: Path, server: Host) -> None:
+
+    async def run() -> None:
+        async with running(config_of(tmp_path, server)) as it:
+            observe = it.node.observe
+            told: Counter[str] = Counter()
+
+            async def listen(source: str, summary: bytes) -> bytes:
+                told[source] += sum(row.complaints for row in decode_summary(summary).rows)
+                return await observe(source, summary)
+
+            it.node.observe = listen  # type: ignore[method-assign]
+            await send(it, messages(2))
+            path = server.senders()["user1@example.org"]
+            for _ in range(2):
+                assert await it.mail(FEEDBACK, ARF.format(return_path=path), "fbl@provider.example") == 250
+            assert it.listed() == {"user1@example.org": Reason.COMPLAINT}
+            (event,) = [event for event in it.events() if event["event"] == "complaint"]
+            assert (event["recipient"], event["feedback"]) == ("user1@example.org", "abuse")
+            source = it.node.config.sources[event["source"]].name
+            await until(lambda: told[source] == 1)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_report_after_a_restart(tmp_path: Path, server: Host, restart: bool) -> None:
+    """To whom a message went is on disk, and so is that its bounce has come."""
+    config = config_of(tmp_path, server)
+
+    async def first() -> str:
+        async with running(config) as it:
+            await send(it, messages(1))
+            path = server.senders()["user0@example.org"]
+            if not restart:
+                return path
+            assert await it.mail(path, DSN.format(recipient="x@y.example", status="5.1.1", text="")) == 250
+            return path
+
+    async def second(path: str) -> Counter[str]:
+        async with running(config) as it:
+            assert await it.mail(path, DSN.format(recipient="x@y.example", status="5.1.1", text="")) == 250
+            return it.gateway._desk.counts
+
+    counts = asyncio.run(second(asyncio.run(first())))
+    assert counts["repeated" if restart else "acted"] == 1

@@ -1,0 +1,186 @@
+"""Reports in the shapes that servers send; the samples in reports/ were written for these tests."""
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.bounces.classifier import shipped_classifier
+from engine.bounces.report import Report, ReportKind, parse_reply, read_report
+from engine.values.outcome import OutcomeKind, Scope
+from engine.values.reply import Reply
+
+REPORTS = Path(__file__).parent / "reports"
+FAILED = ReportKind.FAILED
+
+
+def read(name: str, sender: str = "") -> Report:
+    return read_report((REPORTS / f"{name}.eml").read_bytes(), sender=sender)
+
+
+@pytest.mark.parametrize(
+    ("name", "addresses", "code", "enhanced", "words", "meaning"),
+    [
+        (
+            "postfix-failed",
+            ("Anna@example.org", "anna@example.org"),
+            550,
+            "5.1.1",
+            "Recipient address rejected: User unknown",
+            ("bad-mailbox", True),
+        ),
+        (
+            "exim-text",
+            ("anna@example.org",),
+            550,
+            "5.2.1",
+            "account anna is disabled",
+            ("inactive-mailbox", True),
+        ),
+        ("qmail", ("anna@example.org",), 553, "", "no mailbox here by that name", ("bad-mailbox", True)),
+        (
+            "exchange",
+            ("anna@corp.example.org",),
+            550,
+            "5.1.10",
+            "RESOLVER.ADR.RecipientNotFound",
+            ("bad-mailbox", True),
+        ),
+        (
+            "exchange-without-diagnostic",
+            ("anna@corp.example.org",),
+            550,
+            "5.1.1",
+            "User unknown",
+            ("bad-mailbox", True),
+        ),
+        ("yahoo-text", ("anna@yahoo.example",), 554, "", "This user doesn't have", ("bad-mailbox", True)),
+        (
+            "sendmail-two",
+            ("list@example.org", "carl@forward.example"),
+            552,
+            "5.2.2",
+            "over quota",
+            ("quota-issues", False),
+        ),
+        ("expired", ("anna@example.org",), 0, "4.4.1", "did not accept our requests", (None, False)),
+        (
+            "base64-status",
+            ("anna@example.org",),
+            554,
+            "5.7.1",
+            "blocked by policy see our pages",
+            (None, False),
+        ),
+    ],
+)
+def test_a_failure(
+    name: str,
+    addresses: tuple[str, ...],
+    code: int,
+    enhanced: str,
+    words: str,
+    meaning: tuple[str | None, bool],
+) -> None:
+    report = read(name)
+    assert report.kind is FAILED
+    (failure,) = report.failures
+    assert failure.addresses == addresses
+    assert (failure.reply.code, failure.reply.enhanced) == (code, enhanced)
+    assert words in failure.reply.text
+    assert report.is_partial == (name == "sendmail-two")
+    found = shipped_classifier().classify(OutcomeKind.BOUNCED, Scope.RECIPIENT, failure.reply)
+    assert found.hard == meaning[1]
+    if meaning[0] is not None:
+        assert str(found.category) == meaning[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("postfix-delayed", ReportKind.DELAYED),
+        ("exim-warning", ReportKind.DELAYED),
+        ("delivered", ReportKind.DELIVERED),
+        ("vacation", ReportKind.AUTO_REPLY),
+        ("out-of-office", ReportKind.AUTO_REPLY),
+        ("challenge", ReportKind.UNKNOWN),
+        ("arf-not-spam", ReportKind.OTHER_FEEDBACK),
+    ],
+)
+def test_what_is_no_failure(name: str, kind: ReportKind) -> None:
+    assert read(name) == Report(kind, feedback="not-spam" if name == "arf-not-spam" else "")
+
+
+def test_a_complaint_names_what_ties_it_to_a_message() -> None:
+    report = read("arf-abuse", sender="feedback@provider.example")
+    assert report.kind is ReportKind.COMPLAINT
+    assert report.feedback == "abuse"
+    assert {sender.lower() for sender in report.senders} == {f"b+{'a' * 34}@bounce.example.com"}
+    assert report.links == ("https://news.example.com/u/abc.DEF-_1",)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in REPORTS.glob("*.eml")))
+def test_line_ends_do_not_matter(name: str) -> None:
+    data = (REPORTS / f"{name}.eml").read_bytes()
+    assert b"\r\n" in data
+    assert read_report(data.replace(b"\r\n", b"\n"), sender="") == read_report(data, sender="")
+
+
+def test_a_person_who_quotes_a_bounce_is_no_bounce() -> None:
+    data = (
+        b"From: Anna <anna@example.org>\r\nSubject: your mail\r\n\r\nI got: 550 5.1.1 User unknown. Why?\r\n"
+    )
+    assert read_report(data, sender="anna@example.org").kind is ReportKind.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("text", "reply"),
+    [
+        ("550 5.1.1 no such user", Reply(550, "5.1.1", "no such user")),
+        ("550-5.1.1 no such 550 5.1.1 user here", Reply(550, "5.1.1", "no such user here")),
+        ("550 #5.1.0 Address rejected.", Reply(550, "5.1.0", "Address rejected.")),
+        ("host 192.0.2.7 said: 554 rejected", Reply(554, "", "rejected")),
+        ("5.4.4 unrouteable", Reply(0, "5.4.4", "5.4.4 unrouteable")),
+        ("nothing known", Reply(0, "", "nothing known")),
+        ("", Reply(0, "", "")),
+        ("550 5.1.1 a\x00b\x1b[31m", Reply(550, "5.1.1", "a b [31m")),
+    ],
+)
+def test_a_diagnostic_as_a_reply(text: str, reply: Reply) -> None:
+    assert parse_reply(text) == reply
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=2000))
+def test_any_bytes_are_read(data: bytes) -> None:
+    read_report(data, sender="")
+
+
+def test_damaged_reports_are_read() -> None:
+    """Pieces of real reports cut, doubled and shuffled: never an exception."""
+    rng = random.Random(3)
+    pieces = [line for path in REPORTS.glob("*.eml") for line in path.read_bytes().splitlines(keepends=True)]
+    for _ in range(300):
+        size = rng.randrange(1, 60)
+        read_report(b"".join(rng.choices(pieces, k=size)), sender=rng.choice(["", "a@example.org"]))
+
+
+def test_hostile_sizes_are_bounded() -> None:
+    """Many parts, deep nesting, huge headers, texts that are all codes: work stays linear, results bounded."""
+    head = b"From: mailer-daemon@x.example\r\nSubject: failure notice\r\n"
+    many = head + b"Content-Type: multipart/report; boundary=b\r\n\r\n" + b"--b\r\n\r\n" * 100_000
+    deep = head
+    for level in range(2000):
+        deep += b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (level, level)
+    fields = head + b"X-A: b\r\n" * 50_000 + b"\r\n"
+    codes = head + b"\r\n" + b"450 4.1.1 x\r\n\r\n" * 50_000
+    groups = (
+        head
+        + b"Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\n"
+        + b"Final-Recipient: rfc822; a@b.example\r\nAction: failed\r\nStatus: 5.1.1\r\n\r\n" * 10_000
+    )
+    for data in (many, deep, fields, codes, groups):
+        report = read_report(data, sender="")
+        assert len(report.failures) <= 50

@@ -1,0 +1,291 @@
+"""The mail listener over real sockets: whom it takes mail for, what it does with it, and its bounds."""
+
+import asyncio
+import smtplib
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from engine.bounces.signal import Effect, Signal, SignalKind, decode_signal
+from engine.bounces.tokens import DAY_MS, TokenKeys
+from engine.config.bounces import BouncesConfig, IngressConfig, ReturnPath
+from engine.ingress.mail import MailListener
+from engine.ingress.reports import ReportDesk
+from engine.values.ids import make_id
+from tests.support.clock import ManualClock
+
+REPORTS = Path(__file__).parents[1] / "bounces" / "reports"
+DOMAIN = "bounce.example.com"
+FEEDBACK = "fbl@feedback.example.com"
+CONFIG = BouncesConfig(return_paths=(ReturnPath(domain=DOMAIN),), feedback=(FEEDBACK,))
+KEYS = TokenKeys([(1, b"k" * 32)])
+ID = make_id(2, 77)
+
+
+class Regions:
+    """What a gateway reaches; `effects` by region, an exception for one that is away."""
+
+    def __init__(self, **effects: Effect | Exception) -> None:
+        self.effects = effects
+        self.signals: list[tuple[str, Signal]] = []
+
+    async def report(self, region: str, signal: bytes) -> str:
+        self.signals.append((region, decode_signal(signal)))
+        effect = self.effects.get(region, Effect.UNKNOWN)
+        if isinstance(effect, Exception):
+            raise effect
+        return str(effect)
+
+
+class Running:
+    def __init__(self, regions: Regions, **ingress: Any) -> None:
+        self.clock = ManualClock()
+        self.regions = regions
+        self.desk = ReportDesk(CONFIG, KEYS, regions={1: "eu", 2: "us"}, port=regions, clock=self.clock)
+        self.listener = MailListener(self.desk, IngressConfig(**ingress), name="mx.example.com")
+        self.port = 0
+
+    def verp(self, message_id: int = ID) -> str:
+        return f"{KEYS.sign_return_path(message_id, self.clock.wall_ms())}@{DOMAIN}"
+
+    async def client(self, work: Callable[[smtplib.SMTP], Any]) -> Any:
+        def run() -> Any:
+            with smtplib.SMTP("127.0.0.1", self.port, timeout=20) as client:
+                return work(client)
+
+        return await asyncio.to_thread(run)
+
+    async def all_closed(self) -> None:
+        """The last session's end is on its way."""
+        async with asyncio.timeout(20):
+            while self.listener._open:
+                await asyncio.sleep(0.01)
+
+    async def send(self, recipient: str, data: bytes, sender: str = "") -> tuple[int, bytes]:
+        """The first answer that is no success, or the last one."""
+
+        def work(client: smtplib.SMTP) -> tuple[int, bytes]:
+            client.ehlo()
+            for answer in (lambda: client.mail(sender), lambda: client.rcpt(recipient)):
+                code, text = answer()
+                if code >= 400:
+                    return code, text
+            return client.data(data)
+
+        answer: tuple[int, bytes] = await self.client(work)
+        return answer
+
+
+@asynccontextmanager
+async def listening(regions: Regions, **ingress: Any) -> AsyncIterator[Running]:
+    running = Running(regions, **ingress)
+    running.port = await running.listener.start("127.0.0.1", 0)
+    try:
+        yield running
+    finally:
+        await running.listener.stop()
+
+
+def write_certificate(certificate: Path, key: Path) -> None:
+    """A new self-signed pair."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mx.example.com")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(private, hashes.SHA256())
+    )
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+
+
+def report(name: str) -> bytes:
+    return (REPORTS / f"{name}.eml").read_bytes()
+
+
+def test_a_bounce_reaches_the_region_that_sent_the_message() -> None:
+    async def run() -> None:
+        async with listening(Regions(us=Effect.ACTED)) as running:
+            assert (await running.send(running.verp(), report("postfix-failed")))[0] == 250
+            ((region, signal),) = running.regions.signals
+            assert (region, signal.kind, signal.message_id) == ("us", SignalKind.BOUNCE, ID)
+            assert signal.failures[0].reply.enhanced == "5.1.1"
+            assert running.desk.counts == {"failed": 1, "acted": 1}
+
+    asyncio.run(run())
+
+
+def test_a_complaint_is_tied_by_the_return_path_that_it_encloses() -> None:
+    async def run() -> None:
+        async with listening(Regions(us=Effect.ACTED)) as running:
+            data = report("arf-abuse").replace(
+                b"b+" + b"a" * 34 + b"@bounce.example.com", running.verp().encode()
+            )
+            assert (await running.send(FEEDBACK, data, "feedback@provider.example"))[0] == 250
+            # the second return path in it is the sample's own, in capitals: nobody's token
+            assert [signal.kind for _, signal in running.regions.signals] == [SignalKind.COMPLAINT]
+            assert running.desk.counts == {"complaint": 1, "acted": 1, "forged": 1}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("recipient", "count"),
+    [
+        ("somebody@example.org", "refused"),
+        ("other@feedback.example.com", "refused"),
+        (f"postmaster@{DOMAIN}", "forged"),
+        (f"b+{'a' * 34}@{DOMAIN}", "forged"),
+    ],
+)
+def test_mail_for_others_is_refused(recipient: str, count: str) -> None:
+    async def run() -> None:
+        async with listening(Regions()) as running:
+            code, _ = await running.send(recipient, report("postfix-failed"))
+            assert code == 550
+            assert running.desk.counts == {count: 1}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "name", ["postfix-delayed", "delivered", "vacation", "out-of-office", "challenge", "arf-not-spam"]
+)
+def test_what_is_no_bounce_changes_nothing(name: str) -> None:
+    async def run() -> None:
+        async with listening(Regions(us=Effect.ACTED)) as running:
+            assert (await running.send(running.verp(), report(name)))[0] == 250
+            assert running.regions.signals == []
+            assert running.desk.counts.total() == 1
+
+    asyncio.run(run())
+
+
+def test_a_return_path_that_is_too_old_does_nothing() -> None:
+    async def run() -> None:
+        async with listening(Regions(us=Effect.ACTED)) as running:
+            old = running.verp()
+            running.clock.advance(16 * DAY_MS / 1000)
+            assert (await running.send(old, report("postfix-failed")))[0] == 250
+            assert running.regions.signals == []
+            assert running.desk.counts["expired"] == 1
+
+    asyncio.run(run())
+
+
+def test_without_the_region_there_is_no_250() -> None:
+    async def run() -> None:
+        async with listening(Regions(us=ConnectionError("away"))) as running:
+            assert (await running.send(running.verp(), report("postfix-failed")))[0] == 451
+            # the others were asked, too: one of them may have taken its mail over
+            assert [region for region, _ in running.regions.signals] == ["us", "eu"]
+            running.regions.effects["eu"] = Effect.ACTED
+            assert (await running.send(running.verp(), report("postfix-failed")))[0] == 250
+
+    asyncio.run(run())
+
+
+def test_a_message_that_no_region_knows_is_counted() -> None:
+    async def run() -> None:
+        async with listening(Regions()) as running:
+            assert (await running.send(running.verp(), report("postfix-failed")))[0] == 250
+            assert running.desk.counts["unknown"] == 1
+
+    asyncio.run(run())
+
+
+def test_a_bug_is_no_success() -> None:
+    async def run() -> None:
+        async with listening(Regions(us=ZeroDivisionError("bug"))) as running:
+            assert (await running.send(running.verp(), report("postfix-failed")))[0] == 451
+
+    asyncio.run(run())
+
+
+def test_bounds() -> None:
+    async def run() -> None:
+        async with listening(Regions(), max_message="64KiB", max_per_client=2) as running:
+            code, _ = await running.send(running.verp(), b"Subject: x\r\n\r\n" + b"x" * 70 * 1000)
+            assert code in (552, 554, 500)
+            assert running.regions.signals == []
+            streams = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(3)]
+            greetings = [await reader.readline() for reader, _ in streams]
+            assert [line[:3] for line in greetings] == [b"220", b"220", b"421"]
+            assert b"aiosmtpd" not in greetings[0]
+            for _, writer in streams:
+                writer.close()
+            await running.all_closed()
+            assert (await running.send(FEEDBACK, b"x"))[0] == 250
+            await running.all_closed()
+            assert running.listener._clients == {}
+
+    asyncio.run(run())
+
+
+def test_a_session_ends_in_time_whatever_the_client_does() -> None:
+    async def run() -> None:
+        async with listening(Regions(), session_timeout="300ms") as running:
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            await reader.readline()
+            lines = 0
+            try:
+                while True:
+                    writer.write(b"NOOP\r\n")
+                    await writer.drain()
+                    if not await reader.readline():
+                        break
+                    lines += 1
+                    await asyncio.sleep(0.02)
+            except ConnectionError:
+                pass
+            writer.close()
+            assert lines
+
+    asyncio.run(run())
+
+
+def test_starttls_and_a_new_certificate(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    write_certificate(certificate, key)
+
+    async def run() -> None:
+        async with listening(Regions(us=Effect.ACTED), certificate=certificate, key=key) as running:
+
+            def work(client: smtplib.SMTP) -> bytes:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+                client.starttls(context=context)
+                assert isinstance(client.sock, ssl.SSLSocket)
+                serial = client.sock.getpeercert(True)
+                client.ehlo()
+                client.mail("")
+                client.rcpt(running.verp())
+                assert client.data(report("qmail"))[0] == 250
+                assert serial is not None
+                return serial
+
+            first = await running.client(work)
+            write_certificate(certificate, key)
+            assert await running.client(work) != first
+            certificate.write_bytes(b"half")
+            await running.client(work)
+            assert running.listener.counts["connections"] == 3
+            await running.all_closed()
+
+    asyncio.run(run())
