@@ -16,6 +16,7 @@ from engine.cli.events import events_command
 from engine.cli.port import PortFactory
 from engine.cli.send import build_send
 from engine.cli.shaping import build_shaping
+from engine.cli.simulate import simulate_command
 from engine.cli.sink import sink_command
 from engine.cli.status import build_status
 from engine.cli.suppression import build_suppression
@@ -42,6 +43,7 @@ def build_cli(port_factory: PortFactory) -> click.Group:
         config_group,
         doctor_command,
         sink_command,
+        simulate_command,
         build_warmup(port_factory),
         build_shaping(port_factory),
         build_trace(port_factory),

@@ -57,7 +57,11 @@ class Allowances:
 
     def of(self, source: int, site: str) -> Allowance:
         held = self._held[source]
-        return held.get(site) or replace(held.get(EVERYWHERE, Allowance(site)), site=site)
+        found = held.get(site)
+        if found is None:
+            everywhere = held.get(EVERYWHERE)
+            found = Allowance(site) if everywhere is None else replace(everywhere, site=site)
+        return found
 
     def _terms(self, source: int, site: str) -> Terms:
         if (source, site) in self._closed:

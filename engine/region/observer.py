@@ -186,11 +186,11 @@ class Observer:
                 pass
             else:
                 await asyncio.sleep(NEWS_MS / 1000)  # the answers to what is under way come together
-            self._news.clear()
             await self.exchange()
 
     async def exchange(self) -> None:
         """Report what there is to report, apply the answers, write what changed to disk."""
+        self._news.clear()
         tallies, self._tallies = self._tallies, {}
         late, self._late = self._late, {}
         now_ms = self._clock.wall_ms()

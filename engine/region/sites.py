@@ -230,10 +230,11 @@ class Sites:
 
     def window(self, site: Site, source: int) -> int:
         """Messages that a source may have under way to a site."""
-        profile = self.profile(site.provider)
-        pace = site.paces.get(source)
-        connections = self._limits(profile, FREE)[1] if pace is None else pace[1]
-        return max(1, connections) * self._config.limits.window_per_connection
+        return max(1, self.pace(site, source)[1]) * self._config.limits.window_per_connection
+
+    def pace(self, site: Site, source: int) -> tuple[int, int]:
+        """(interval_ns between messages, 0 for none; connections) of a source at a site."""
+        return site.paces.get(source) or self._limits(self.profile(site.provider), FREE)[:2]
 
     def new_day(self, now_ms: int) -> None:
         """Grant the daily caps anew when a later UTC day has begun; a clock set back grants nothing."""

@@ -8,7 +8,8 @@ has none of its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 import msgpack
@@ -91,8 +92,13 @@ class Answer:
     events: tuple[SourceEvent, ...]
 
 
+# in the order of the constructors; dataclasses.astuple would copy each value deeply
+_COUNTS = attrgetter(*(field.name for field in fields(SiteCounts)))
+_ALLOWANCE = attrgetter(*(field.name for field in fields(Allowance)))
+
+
 def encode_summary(summary: Summary) -> bytes:
-    rows = [astuple(row) for row in summary.rows]
+    rows = [_COUNTS(row) for row in summary.rows]
     return bytes(msgpack.packb((summary.at_ms, summary.full, summary.seen, rows)))
 
 
@@ -118,7 +124,7 @@ def decode_answer(data: bytes) -> Answer:
 
 
 def encode_allowances(allowances: Iterable[Allowance]) -> bytes:
-    return bytes(msgpack.packb([astuple(allowance) for allowance in allowances]))
+    return bytes(msgpack.packb([_ALLOWANCE(allowance) for allowance in allowances]))
 
 
 def decode_allowances(data: bytes) -> list[Allowance]:

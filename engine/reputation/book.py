@@ -15,8 +15,14 @@ from engine.reputation.standing import Share, Standing, State, Transition
 
 VERSION = 1
 MAX_SITES = 10_000
+SWEEP_MS = 60_000
 WHOLE = ""
 _SEVERITY = (State.ACTIVE, State.WARMING, State.DEGRADED, State.PROBATION, State.REMOVED)
+
+
+def expected(*, warming: bool) -> State:
+    """The state of good standing."""
+    return State.WARMING if warming else State.ACTIVE
 
 
 class Reputation:
@@ -26,6 +32,8 @@ class Reputation:
         self._config = config
         self.whole = Standing(config, WHOLE)
         self.sites: dict[str, Standing] = {}
+        self._touched: set[str] = set()  # since the last advance
+        self._swept_ms = 0
         self.listed = ""  # the block list that names the source, or ""
 
     def observe(self, now_ms: int, rows: Iterable[SiteCounts]) -> None:
@@ -38,6 +46,7 @@ class Reputation:
             while len(self.sites) > MAX_SITES:
                 self._forget_one()
             standing.observe(now_ms, counts)
+            self._touched.add(row.site)
             self.whole.observe(now_ms, counts)
 
     def _forget_one(self) -> None:
@@ -49,8 +58,20 @@ class Reputation:
         del self.sites[next(iter(self.sites))]
 
     def advance(self, now_ms: int, is_warming: Callable[[str], bool]) -> list[Transition]:
-        """All transitions that are due now."""
-        found = [s.advance(now_ms, warming=is_warming(s.site)) for s in self.sites.values()]
+        """All transitions that are due now.
+
+        A site in good standing that has not been heard of cannot get worse: a source may know thousands of such, and
+        they are looked at only every `SWEEP_MS`.
+        """
+        sweeps = not 0 <= now_ms - self._swept_ms < SWEEP_MS
+        if sweeps:
+            self._swept_ms = now_ms
+        found = [
+            standing.advance(now_ms, warming=is_warming(site))
+            for site, standing in self.sites.items()
+            if sweeps or site in self._touched or standing.state is not expected(warming=is_warming(site))
+        ]
+        self._touched.clear()
         found.append(self._advance_whole(now_ms))
         return [transition for transition in found if transition is not None]
 
@@ -71,12 +92,13 @@ class Reputation:
 
     def _agreeing(self, now_ms: int) -> list[str]:
         """The sites that agree to remove the whole source; empty when they are too few."""
-        known = [s for s in self.sites.values() if s.state is State.REMOVED or s.counts.score(now_ms).judged]
-        agreeing = [
-            s.site for s in known if s.state is State.REMOVED and s.removed_ms > self.whole.removed_ms
-        ]
-        enough = len(agreeing) >= self._config.agree_sites
-        return agreeing if enough and len(agreeing) >= self._config.agree_share * len(known) else []
+        removed = [s for s in self.sites.values() if s.state is State.REMOVED]
+        agreeing = [s.site for s in removed if s.removed_ms > self.whole.removed_ms]
+        if len(agreeing) < self._config.agree_sites:
+            return []
+        others = (s for s in self.sites.values() if s.state is not State.REMOVED)
+        known = len(removed) + sum(s.counts.score(now_ms).judged for s in others)
+        return agreeing if len(agreeing) >= self._config.agree_share * known else []
 
     def remove(self, now_ms: int, site: str, reason: str, *, stay_ms: int = 0) -> Transition | None:
         """A reply says that the site does not want this source for some time."""

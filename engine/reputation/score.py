@@ -6,7 +6,7 @@ long one alone would notice too late.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.config.reputation import MetricsConfig, ReputationConfig
@@ -16,9 +16,6 @@ FIELDS = ("delivered", "deferred", "bounced", "blocked", "complaints", "tls_fail
 DELIVERED, DEFERRED, BOUNCED, BLOCKED, COMPLAINTS, TLS, EXCUSED = range(len(FIELDS))
 BEST = 100
 _Z = 1.645  # one in twenty is wrong by chance (normal distribution, one-sided)
-# attempts: a complaint is no attempt, a block is one of the deferrals or bounces, a TLS failure is a deferral.
-# What is excused costs nothing, but it is an attempt: at a greylisting site the bounces come before the deliveries.
-_ATTEMPTS = (DELIVERED, DEFERRED, BOUNCED, EXCUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,9 @@ class Counts:
 
 
 def attempts_of(counts: Sequence[float]) -> float:
-    return sum(counts[index] for index in _ATTEMPTS)
+    """A complaint is no attempt, a block is one of the deferrals or bounces, a TLS failure is a deferral. What is
+    excused costs nothing, but it is an attempt: at a greylisting site the bounces come before the deliveries."""
+    return counts[DELIVERED] + counts[DEFERRED] + counts[BOUNCED] + counts[EXCUSED]
 
 
 def judge(counts: Sequence[float], minimum: float, metrics: MetricsConfig) -> Score:
@@ -101,10 +100,30 @@ def judge(counts: Sequence[float], minimum: float, metrics: MetricsConfig) -> Sc
     # a decayed count never quite is what was counted: half an attempt less is enough
     if attempts < minimum - 0.5 or attempts <= 0:
         return UNJUDGED
-    penalties = list(_penalties(counts, attempts, metrics))
-    total = sum(points for points, _ in penalties)
-    worst = max(penalties)
-    reason = worst[1] if worst[0] > 0 else "nothing to object to"
+    # a blocked attempt is also a deferral or a bounce: it costs once
+    deferred = counts[DEFERRED] - counts[BLOCKED] - counts[TLS]
+    bounced = at_least(counts[BOUNCED] / attempts, attempts) if counts[BOUNCED] > 0 else 0.0
+    delivered = counts[DELIVERED]
+    complaints = counts[COMPLAINTS] / delivered if delivered > 0 else 0.0
+    rows = (
+        ("hard bounces", metrics.bounces, bounced),
+        ("blocks", metrics.blocks, counts[BLOCKED] / attempts),
+        ("complaints", metrics.complaints, complaints),
+        ("deferrals", metrics.deferrals, deferred / attempts),
+        ("TLS failures", metrics.tls, counts[TLS] / attempts),
+    )
+    total = 0.0
+    worst = 0.0
+    reason = "nothing to object to"
+    for name, metric, share in rows:
+        if share <= metric.good:
+            continue
+        cost = (min(1.0, share) - metric.good) / (metric.bad - metric.good)
+        points = min(1.0, cost) * metric.points
+        total += points
+        if points > worst:
+            worst = points
+            reason = f"{name} at {min(1.0, share):.2%}"
     return Score(max(0, round(BEST - total)), True, reason)
 
 
@@ -120,24 +139,3 @@ def at_least(share: float, attempts: float) -> float:
     centre = share + square / 2
     margin = _Z * math.sqrt((share * (1 - share) + square / 4) / attempts)
     return max(0.0, (centre - margin) / (1 + square))
-
-
-def _penalties(
-    counts: Sequence[float], attempts: float, metrics: MetricsConfig
-) -> Iterable[tuple[float, str]]:
-    # a blocked attempt is also a deferral or a bounce: it costs once
-    deferred = max(0.0, counts[DEFERRED] - counts[BLOCKED] - counts[TLS])
-    rows = (
-        ("hard bounces", metrics.bounces, counts[BOUNCED], attempts),
-        ("blocks", metrics.blocks, counts[BLOCKED], attempts),
-        ("complaints", metrics.complaints, counts[COMPLAINTS], counts[DELIVERED]),
-        ("deferrals", metrics.deferrals, deferred, attempts),
-        ("TLS failures", metrics.tls, counts[TLS], attempts),
-    )
-    for name, metric, count, base in rows:
-        share = min(1.0, count / base) if base > 0 else 0.0
-        if metric is metrics.bounces:
-            share = at_least(share, base)
-        cost = (share - metric.good) / (metric.bad - metric.good)
-        points = max(0.0, min(1.0, cost)) * metric.points
-        yield points, f"{name} at {share:.2%}"

@@ -7,7 +7,8 @@ themselves are counted on the region's disk).
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from engine.config.schema import FleetConfig
@@ -324,11 +325,11 @@ def _plain(view: Any) -> dict[str, object]:
     return {name: getattr(view, name) for name in view.__slots__}
 
 
+_DRIFTS = {"interval_us", "daily_used", "score", "reason"}
+_MATTERS = attrgetter(*(field.name for field in fields(Allowance) if field.name not in _DRIFTS))
+
+
 def _is_same(sent: Allowance, now: Allowance) -> bool:
     """Whether nothing that matters has changed: the pace of a warm-up drifts all day, and scores flicker."""
     near = abs(sent.interval_us - now.interval_us) <= PACE_TOLERANCE * sent.interval_us
-    if not near:
-        return False
-    return now == replace(
-        sent, interval_us=now.interval_us, daily_used=now.daily_used, score=now.score, reason=now.reason
-    )
+    return near and _MATTERS(sent) == _MATTERS(now)

@@ -1,5 +1,7 @@
 """Standings: removal by site, then as a whole; the way back; what survives a restart."""
 
+from typing import Any
+
 import msgpack
 import pytest
 
@@ -189,3 +191,29 @@ def test_the_last_source_of_a_stream_is_a_breach() -> None:
 
 def test_a_stream_that_nobody_serves_is_no_breach() -> None:
     assert find_breaches([Candidate(0, MAIL, serves=True, score=90)], "hold") == []
+
+
+def test_sites_in_good_standing_that_are_not_heard_of_cost_nothing() -> None:
+    life = Life()
+    for number in range(300):
+        life.after(0, good(f"mx:{number}"))
+    judged: list[int] = []
+    for standing in life.book.sites.values():
+        standing.counts = CountingCounts(standing.counts, judged)  # type: ignore[assignment]
+    assert life.after(1000, good("mx:7")) == []
+    assert len(judged) == 1
+
+
+class CountingCounts:
+    """Counts that tell when they are judged."""
+
+    def __init__(self, counts: Any, judged: list[int]) -> None:
+        self._counts = counts
+        self._judged = judged
+
+    def score(self, at_ms: int) -> Any:
+        self._judged.append(at_ms)
+        return self._counts.score(at_ms)
+
+    def add(self, at_ms: int, counts: Any) -> None:
+        self._counts.add(at_ms, counts)
