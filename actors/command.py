@@ -12,10 +12,12 @@ from typing import Any
 import click
 from rich.console import Console
 
+from actors.drill_command import Runner
 from actors.environment import prepare
 from actors.local_cluster import LocalCluster
 from actors.temporary import TrialFleet
 from engine.cli.bench import BenchFleets, build_bench
+from engine.cli.drill import build_drill
 from engine.cli.main import build_cli
 from engine.config.load import ConfigError, load_fleet
 from engine.config.schema import FleetConfig
@@ -108,4 +110,5 @@ def main() -> None:
             )
         )
     )
+    cli.add_command(build_drill(Runner()))
     cli.main(args=sys.argv[1:], prog_name="sendfleet")

@@ -113,6 +113,10 @@ class FleetActor:
             return None
         return frozenset(region for region, health in self._health.items() if health == "up")
 
+    async def health(self) -> dict[str, str]:
+        """The regions as the watch sees them; answered without asking anybody."""
+        return dict(self._health)
+
     async def ping(self) -> int:
         return os.getpid()
 

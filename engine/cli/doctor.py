@@ -14,7 +14,6 @@ from rich.text import Text
 from engine.campaign.spec import load_campaign
 from engine.cli.terminal import Failure, fleet_option, output, read_fleet
 from engine.config.schema import FleetConfig
-from engine.config.signing import DkimConfig
 from engine.doctor.case import Case, Sender
 from engine.doctor.examine import examine, summary, worst
 from engine.doctor.finding import Finding, Level
@@ -82,7 +81,7 @@ def doctor_command(
         config,
         questions,
         senders,
-        _dkim(config),
+        config.dkim,
         selectors,
         {str(path): load_campaign(path) for path in campaigns},
     )
@@ -133,12 +132,6 @@ def _senders(config: FleetConfig, addresses: Sequence[str]) -> tuple[tuple[Sende
             )
             hidden.append(Finding("source", f"{source.name} {ip}", Level.WARN, why))
     return tuple(senders), hidden
-
-
-def _dkim(config: FleetConfig) -> DkimConfig | None:
-    """The `dkim` section, in a version that has one."""
-    found = getattr(config, "dkim", None)
-    return found if isinstance(found, DkimConfig) else None
 
 
 def _show(domain: str, findings: Sequence[Finding]) -> None:

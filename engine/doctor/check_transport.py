@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from engine.doctor.case import Case
@@ -11,19 +10,20 @@ from engine.doctor.finding import Finding, txt_record
 from engine.doctor.rules import failed, noted, passed, unanswered, warned
 from engine.doctor.tags import TagError, is_version, parse_tags
 from engine.routing.answers import Status
+from engine.tls.sts import StsInvalid, parse_policy
+from engine.tls.sts_fetch import FetchFailed
 
 MTA_STS = "mta-sts"
 TLS_RPT = "tls-rpt"
 BIMI = "bimi"
 _ID = re.compile(r"[A-Za-z0-9]{1,32}")
-_MAX_AGE_S = 31_557_600  # RFC 8461 section 3.2
 _SHORT_AGE_S = 86_400  # a policy kept for less protects little (section 3.2 advises weeks)
 
 
 class PolicyProbe(Protocol):
-    """Fetches a text over HTTPS without following redirects. Raises ConnectionError that says why not."""
+    """Fetches the policy of a domain over HTTPS; raises FetchFailed."""
 
-    async def fetch_policy(self, domain: str) -> str: ...
+    async def fetch_policy(self, domain: str) -> bytes: ...
 
 
 async def check_mta_sts(case: Case, probe: PolicyProbe | None) -> list[Finding]:
@@ -48,20 +48,20 @@ async def check_mta_sts(case: Case, probe: PolicyProbe | None) -> list[Finding]:
     if probe is None:
         return [noted(MTA_STS, name, f"id {identifier}; the policy is not fetched without --probe")]
     try:
-        text = await probe.fetch_policy(domain)
-    except ConnectionError as error:
-        return [failed(MTA_STS, f"mta-sts.{domain}", f"the policy cannot be fetched: {error}")]
-    return [await _policy(case, text)]
+        body = await probe.fetch_policy(domain)
+    except FetchFailed as error:
+        return [failed(MTA_STS, f"mta-sts.{domain}", f"the policy cannot be fetched: {error.text}")]
+    return [await _policy(case, body)]
 
 
-async def _policy(case: Case, text: str) -> Finding:
+async def _policy(case: Case, body: bytes) -> Finding:
     subject = f"mta-sts.{case.domain}"
     try:
-        policy = parse_policy(text)
-    except ValueError as error:
+        policy = parse_policy(case.domain, body)
+    except StsInvalid as error:
         return failed(MTA_STS, subject, f"the policy: {error}")
     answer = await case.questions.mx(case.domain)
-    strangers = [host for _, host in sorted(answer.hosts) if host and not policy.permits(host)]
+    strangers = [host for _, host in sorted(answer.hosts) if host and not policy.matches(host)]
     if strangers:
         why = f"mode {policy.mode}: the MX host {strangers[0]} is not in the policy: mail to it is not delivered"
         return (failed if policy.mode == "enforce" else warned)(MTA_STS, subject, why)
@@ -70,42 +70,8 @@ async def _policy(case: Case, text: str) -> Finding:
     if policy.max_age_s < _SHORT_AGE_S:
         return warned(MTA_STS, subject, f"max_age {policy.max_age_s} is less than a day")
     return passed(
-        MTA_STS, subject, f"mode enforce, {len(policy.hosts)} host patterns, max_age {policy.max_age_s}"
+        MTA_STS, subject, f"mode enforce, {len(policy.mx)} host patterns, max_age {policy.max_age_s}"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class StsPolicy:
-    """RFC 8461 section 3.2."""
-
-    mode: str
-    hosts: tuple[str, ...]
-    max_age_s: int
-
-    def permits(self, host: str) -> bool:
-        """Section 4.1: the wildcard stands for the leftmost label only."""
-        return host in self.hosts or f"*.{host.partition('.')[2]}" in self.hosts
-
-
-def parse_policy(text: str) -> StsPolicy:
-    """Raises ValueError."""
-    pairs = [line.partition(":") for line in text.splitlines() if line.strip()]
-    if any(not colon for _, colon, _ in pairs):
-        raise ValueError("a line is not `key: value`")
-    fields: dict[str, str] = {}
-    for key, _, value in pairs:
-        fields.setdefault(key.strip(), value.strip())
-    hosts = tuple(value.strip().lower().rstrip(".") for key, _, value in pairs if key.strip() == "mx")
-    if fields.get("version") != "STSv1":
-        raise ValueError("version: allowed is STSv1")
-    mode, age = fields.get("mode", ""), fields.get("max_age", "")
-    if mode not in ("enforce", "testing", "none"):
-        raise ValueError(f"mode {mode[:20]!r}: allowed are enforce, testing, none")
-    if not re.fullmatch("[0-9]{1,10}", age) or int(age) > _MAX_AGE_S:
-        raise ValueError(f"max_age {age[:20]!r}: allowed is a number up to {_MAX_AGE_S}")
-    if mode != "none" and not hosts:
-        raise ValueError("no mx")
-    return StsPolicy(mode, hosts, int(age))
 
 
 async def check_tls_rpt(case: Case) -> list[Finding]:

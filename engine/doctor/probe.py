@@ -1,24 +1,22 @@
 """The edge of the doctor: what it connects to itself, only if asked to (`--probe`).
 
-One SMTP session per MX host up to STARTTLS, and one HTTPS request for the MTA-STS policy. Certificates are verified
-against the system's authorities. Each step has a deadline; answers are bounded; redirects are not followed (RFC 8461
-section 3.3).
+One SMTP session per MX host up to STARTTLS, and the request for the MTA-STS policy that deliveries make too.
+Certificates are verified against the system's authorities. Each step has a deadline.
 """
 
 import asyncio
-import http.client
 import ipaddress
 import smtplib
-import socket
 import ssl
 import time
 from collections.abc import Callable
 
 from engine.doctor.check_servers import TlsAnswer
 from engine.doctor.questions import Questions
+from engine.tls.policy import Fault
+from engine.tls.sts_fetch import FetchFailed, fetch_policy
 
 TIMEOUT_S = 10.0
-MAX_POLICY = 64 << 10  # RFC 8461 section 3.2
 IsAllowed = Callable[[ipaddress.IPv4Address | ipaddress.IPv6Address], bool]
 
 
@@ -66,44 +64,11 @@ class Probe:
         except (OSError, smtplib.SMTPException) as error:
             return TlsAnswer(f"no TLS session: {error or type(error).__name__}")
 
-    async def fetch_policy(self, domain: str) -> str:
-        host = f"mta-sts.{domain}"
-        found = await self._questions.all_addresses(host)
+    async def fetch_policy(self, domain: str) -> bytes:
+        found = await self._questions.all_addresses(f"mta-sts.{domain}")
         usable = [a for a in found.addresses if self._is_allowed(ipaddress.ip_address(a))]
         if not usable:
-            raise ConnectionError(f"{host} has no public address: {found.reason}".rstrip(": "))
-        return await asyncio.to_thread(self._fetch, usable[0], host)
-
-    def _fetch(self, address: str, host: str) -> str:
-        deadline = time.monotonic() + TIMEOUT_S
-        try:
-            with (
-                socket.create_connection((address, self._https_port), TIMEOUT_S) as plain,
-                self._context.wrap_socket(plain, server_hostname=host) as tls,
-            ):
-                tls.sendall(
-                    f"GET /.well-known/mta-sts.txt HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-                )
-                response = http.client.HTTPResponse(tls, method="GET")
-                response.begin()
-                if response.status != http.client.OK:
-                    raise ConnectionError(f"HTTP status {response.status}, wanted is 200 without a redirect")
-                kind = response.headers.get_content_type()
-                if kind != "text/plain":
-                    raise ConnectionError(f"content type {kind[:60]}, wanted is text/plain")
-                return _body(response, deadline)
-        except ssl.SSLCertVerificationError as error:
-            raise ConnectionError(f"the certificate is not good for {host}: {error.verify_message}") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise ConnectionError(f"{error or type(error).__name__}") from None
-
-
-def _body(response: http.client.HTTPResponse, deadline: float) -> str:
-    data = b""
-    while piece := response.read1(8192):
-        data += piece
-        if len(data) > MAX_POLICY:
-            raise ConnectionError(f"the policy is longer than {MAX_POLICY} bytes")
-        if time.monotonic() > deadline:
-            raise ConnectionError(f"the policy does not come within {TIMEOUT_S:g} s")
-    return data.decode("utf-8", "replace")
+            raise FetchFailed(Fault.STS_FETCH, f"no public address {found.reason}".rstrip())
+        return await fetch_policy(
+            domain, usable, context=self._context, timeout_s=TIMEOUT_S, port=self._https_port
+        )

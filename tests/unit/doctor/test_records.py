@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from engine.dkim.keys import signing_key
 from engine.doctor import dmarc
-from engine.doctor.check_transport import parse_policy
 from engine.doctor.finding import txt_record
 from engine.doctor.keys import KeyRecordError, parse_key
 from engine.doctor.tags import TagError, parse_tags
@@ -145,33 +144,6 @@ def test_alignment(other: str, strict: bool, aligned: bool) -> None:
 
 def test_owners_of_one_suffix_are_not_aligned() -> None:
     assert not asyncio.run(dmarc.is_aligned(ZoneResolver(WALK), "a.bank", "b.bank", strict=False))
-
-
-def test_an_mta_sts_policy() -> None:
-    policy = parse_policy(
-        "version: STSv1\r\nmode: enforce\r\nmx: *.Mx.test\nmx: mail.test\nmax_age: 604800\n"
-    )
-    assert policy.permits("mail.test")
-    assert policy.permits("a.mx.test")
-    assert not policy.permits("mx.test")
-    assert not policy.permits("a.b.mx.test")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "version: STSv1\nmode: enforce\nmax_age: 1",
-        "version: STSv1\nmode: maybe\nmx: a.b\nmax_age: 1",
-        "version: STSv1\nmode: none\nmax_age: 31557601",
-        "version: STSv2\nmode: none\nmax_age: 1",
-        "version: STSv1\nmode: none\nmax_age: -1",
-        "<html>",
-    ],
-)
-def test_broken_mta_sts_policies(text: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        parse_policy(text)
 
 
 def test_a_long_record_is_written_in_strings() -> None:

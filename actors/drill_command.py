@@ -1,0 +1,59 @@
+"""Drills as the command `sendfleet drill` runs them (engine/cli/drill.py, DrillRunner)."""
+
+import importlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from actors.drill import DrillOptions, run_live, run_temporary
+from actors.drill_fleet import LiveFleet, TemporaryFleet
+from actors.environment import prepare
+from actors.local_cluster import LocalCluster
+from engine.config.schema import FleetConfig
+from engine.drill.record import DrillRecord
+from engine.drill.scenarios import DrillRefused, Scenario
+
+console = Console(stderr=True, highlight=False)
+
+
+class Runner:
+    """See the module docstring."""
+
+    def temporary(self, scenario: Scenario, *, rate: float, before_s: float, after_s: float) -> DrillRecord:
+        directory = Path(tempfile.mkdtemp(prefix="sf-drill-"))
+        options = DrillOptions(rate, before_s, after_s)
+        block_after = round(rate / 4 * before_s)  # one of four sources, at about its share
+        try:
+            console.print("starting a temporary fleet")
+            with TemporaryFleet(directory, scenario.name, block_after=block_after) as fleet:
+                record = run_temporary(scenario, fleet, options, console.print)
+        except DrillRefused:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        if record.is_passed:
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
+            console.print(f"the fleet's files are kept in {directory}")
+        return record
+
+    def live(
+        self, scenario: Scenario, config: FleetConfig, *, before_s: float, after_s: float
+    ) -> DrillRecord:
+        prepare(config)
+        deploy = importlib.import_module("actors.deploy")
+        try:
+            deploy.connect_ray(config.ray.address or LocalCluster(config).address())
+        except FileNotFoundError:
+            raise DrillRefused(f"no fleet {config.fleet.name} runs here") from None
+        options = DrillOptions(0.0, before_s, after_s)
+        with LiveFleet(config, round(time.time() * 1000)) as fleet:
+            return run_live(scenario, fleet, options, console.print)
+
+    def again(self, arguments: Sequence[str]) -> int:
+        return subprocess.run([sys.executable, "-m", "actors", "drill", *arguments], check=False).returncode

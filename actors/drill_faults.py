@@ -1,0 +1,242 @@
+"""The faults of drills, one class each: made, noticed by the fleet, healed. Only processes of the fleet itself are hit.
+
+`made_s` and every time are monotonic seconds. What a fault adds to a drill's assertions is in `extra`.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from actors.drill_fleet import MIN_FREE_BYTES, LiveFleet, TemporaryFleet, left_rotation
+from engine.drill.load import Load, until
+from engine.drill.scenarios import DrillRefused, Scenario
+from engine.failover.dns_plan import Records
+from engine.failover.dns_zone import DnsZone
+from engine.routing.resolver import build_resolver
+
+BALLAST_PIECE = 1 << 20
+RETURN_S = 60.0
+
+
+class Fault:
+    """What is common: the fleet, the load, and marks on the timeline."""
+
+    def __init__(self, fleet: TemporaryFleet | LiveFleet, load: Load | None, scenario: Scenario) -> None:
+        self.fleet = fleet
+        self.running = fleet.running
+        self.load = load
+        self.scenario = scenario
+        self.made_s = 0.0
+        self.marks: list[tuple[float, str]] = []
+        self.extra: dict[str, bool] = {}
+        self.notes: list[str] = []
+        self.region = fleet.config.regions[-1].name  # not on the head node, where there are several
+        self.target = f"region {self.region}"
+
+    def affected(self) -> list[str]:
+        """Names of the sources whose deliveries are hit."""
+        return [source.name for source in self.fleet.config.sources if source.region == self.region]
+
+    async def make(self) -> None:
+        raise NotImplementedError
+
+    async def is_detected(self) -> bool:
+        raise NotImplementedError
+
+    async def heal(self) -> None:
+        """Undo it, if it does not pass by itself."""
+
+    def mark(self, text: str) -> None:
+        self.marks.append((time.monotonic(), text))
+
+    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+        os.kill(self.running.own_pid(pid), number)
+
+
+class PoolKill(Fault):
+    """Noticed when another pool process of that name answers."""
+
+    async def make(self) -> None:
+        self._before = await self.running.pools(self.region)
+        if not self._before:
+            raise DrillRefused(f"pool-kill: region {self.region} has no pool: it sends nothing")
+        self._name, pid = next(iter(self._before.items()))
+        self.target = f"pool {self._name} of region {self.region}"
+        self.made_s = time.monotonic()
+        self.kill(pid)
+
+    async def is_detected(self) -> bool:
+        pid = (await self.running.pools(self.region)).get(self._name)
+        return pid is not None and pid != self._before[self._name]
+
+
+class SourceBlock(Fault):
+    """The sink blocks the source after a number of messages; noticed when an event says that it left the rotation."""
+
+    async def make(self) -> None:
+        source = self.fleet.config.sources[0]
+        self.region, self.target = source.region, f"source {source.name}"
+        self._source, self._ip = source.name, source.ip
+
+        async def refused() -> bool:
+            return bool(self.fleet.refusals_of(self._ip))
+
+        if await until(refused, deadline_s=60.0, every_s=0.1) is None:
+            raise DrillRefused(
+                f"source-block: {self._source} sent too little to be blocked; give a higher --rate"
+            )
+        self.made_s = self.fleet.refusals_of(self._ip)[0]
+
+    def affected(self) -> list[str]:
+        return []
+
+    async def is_detected(self) -> bool:
+        return left_rotation(self.fleet.config, self._source)
+
+    async def heal(self) -> None:
+        last_s = max(self.fleet.refusals_of(self._ip))
+        self.notes.append(
+            f"{len(self.fleet.refusals_of(self._ip))} attempts were refused, the last {last_s - self.made_s:.2f} s "
+            "after the first"
+        )
+
+
+class RegionKill(Fault):
+    """Noticed when the watch calls the region down, or a new process of it answers."""
+
+    async def make(self) -> None:
+        self._pid = int((await self.running.region(self.region))["pid"])
+        self.made_s = time.monotonic()
+        self.kill(self._pid)
+
+    async def is_detected(self) -> bool:
+        if (await self.running.health()).get(self.region) == "down":
+            return True
+        return int((await self.running.region(self.region))["pid"]) != self._pid
+
+
+class RegionFreeze(Fault):
+    """Noticed when the watch calls the region down."""
+
+    async def make(self) -> None:
+        self._pid = int((await self.running.region(self.region))["pid"])
+        self.made_s = time.monotonic()
+        self.kill(self._pid, signal.SIGSTOP)
+
+    def affected(self) -> list[str]:
+        return []
+
+    async def is_detected(self) -> bool:
+        return (await self.running.health()).get(self.region) == "down"
+
+    async def heal(self) -> None:
+        await asyncio.sleep(max(0.0, self.made_s + self.scenario.hold_s - time.monotonic()))
+        self.resume()
+
+    def resume(self) -> None:
+        try:
+            self.kill(self._pid, signal.SIGCONT)
+            self.mark("continued")
+        except DrillRefused:
+            self.notes.append("the frozen process was replaced before it was continued")
+
+
+class Dns(RegionFreeze):
+    """Noticed when the server that takes updates does not give the region's addresses any more."""
+
+    async def make(self) -> None:
+        section = self.fleet.config.dns_failover
+        assert section is not None
+        self._zone = DnsZone(section, build_resolver(self.fleet.config.resolver))
+        self._own = set(section.addresses[self.region])
+        if await until(self._has_all, deadline_s=RETURN_S) is None:
+            raise DrillRefused(f"dns: {section.name} does not lead to region {self.region} to begin with")
+        await super().make()
+
+    async def _has_all(self) -> bool:
+        return await self._everywhere(lambda records: self._own <= records.addresses)
+
+    async def _has_none(self) -> bool:
+        return await self._everywhere(lambda records: not self._own & records.addresses)
+
+    async def _everywhere(self, holds: Callable[[Records], bool]) -> bool:
+        primary, authorities = await self._zone.look()
+        answers = [primary, *authorities.values()]
+        return all(
+            not isinstance(answer, str) and bool(answer.addresses) and holds(answer) for answer in answers
+        )
+
+    async def is_detected(self) -> bool:
+        return await self._has_none()
+
+    async def heal(self) -> None:
+        left_s = await until(self._has_none, deadline_s=self.scenario.hold_s)
+        self.extra["the region's addresses leave every authoritative server"] = left_s is not None
+        self.resume()
+        section = self.fleet.config.dns_failover
+        assert section is not None
+        back_s = await until(self._has_all, deadline_s=RETURN_S + section.up_after)
+        self.extra["they come back"] = back_s is not None
+        if back_s is not None:
+            self.mark("back in the DNS")
+
+
+class DiskFull(Fault):
+    """Noticed when the region refuses a batch. Load is needed, and a disk of its own."""
+
+    def __init__(self, fleet: TemporaryFleet | LiveFleet, load: Load | None, scenario: Scenario) -> None:
+        super().__init__(fleet, load, scenario)
+        self.region = "eu"
+        self.target = f"disk of region {self.region}"
+
+    def affected(self) -> list[str]:
+        return []
+
+    async def make(self) -> None:
+        assert isinstance(self.fleet, TemporaryFleet)
+        self.made_s = time.monotonic()
+        with self.fleet.ballast().open("wb") as file:
+            while True:
+                stat = os.fstatvfs(file.fileno())
+                room = stat.f_bavail * stat.f_frsize - MIN_FREE_BYTES // 2
+                if room <= 0:
+                    return
+                file.write(bytes(min(room, BALLAST_PIECE)))
+                file.flush()
+
+    def _answers(self, since_s: float) -> list[bool]:
+        assert self.load is not None
+        return [
+            bool(submission.recipients)
+            for submission in self.load.submissions
+            if submission.region == self.region and submission.sent_s > since_s - self.load.began_s
+        ]
+
+    async def is_detected(self) -> bool:
+        return False in self._answers(self.made_s)
+
+    async def heal(self) -> None:
+        assert isinstance(self.fleet, TemporaryFleet)
+        await asyncio.sleep(max(0.0, self.made_s + self.scenario.hold_s - time.monotonic()))
+        self.extra["the region refuses what it cannot keep"] = await self.is_detected()
+        self.fleet.ballast().unlink()
+        self.mark("room again")
+        room_s = time.monotonic()
+
+        async def accepts() -> bool:
+            return True in self._answers(room_s)
+
+        self.extra["it accepts again"] = await until(accepts, deadline_s=RETURN_S) is not None
+
+
+FAULTS: dict[str, Any] = {
+    "pool-kill": PoolKill,
+    "source-block": SourceBlock,
+    "region-kill": RegionKill,
+    "region-freeze": RegionFreeze,
+    "dns": Dns,
+    "disk-full": DiskFull,
+}

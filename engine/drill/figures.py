@@ -1,0 +1,126 @@
+"""From what was seen to the figures of a drill. Pure: times are seconds on one clock, 0 at the start of the drill.
+
+The reroute time is the longest gap between two deliveries from the fault on, the one that it falls into included. A gap
+that never ends counts to the end of the watch.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+BIN_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One delivery. `source` is the name of the source that it came over."""
+
+    at_s: float
+    recipient: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One batch: accepted recipients, or why there is no receipt."""
+
+    sent_s: float
+    answered_s: float
+    region: str
+    recipients: tuple[str, ...]
+    refused: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What was seen. `fault_s`: when it was made; `end_s`: the last moment at which there was load."""
+
+    arrivals: Sequence[Arrival]
+    submissions: Sequence[Submission]
+    fault_s: float
+    end_s: float
+    detected_s: float | None
+    affected: Collection[str] = ()
+    marked: Collection[str] = ()
+    settled_otherwise: Collection[str] = ()
+
+
+@dataclass(slots=True)
+class Figures:
+    """Seconds and counts. None: not measured, or did not happen."""
+
+    detection_s: float | None = None
+    gap_s: float = 0.0
+    share_gap_s: float | None = None
+    gap_before_s: float = 0.0
+    drain_s: float = 0.0
+    accepted: int = 0
+    refused: int = 0
+    delivered: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    unmarked: int = 0
+    receipt_p50_ms: float = 0.0
+    receipt_p99_ms: float = 0.0
+    receipt_p99_before_ms: float = 0.0
+    errors: dict[str, int] = field(default_factory=dict)
+
+
+def figures_of(watch: Watch) -> Figures:
+    arrivals = sorted(watch.arrivals, key=lambda arrival: arrival.at_s)
+    times = [arrival.at_s for arrival in arrivals]
+    share = [arrival.at_s for arrival in arrivals if arrival.source in watch.affected]
+    accepted = [recipient for submission in watch.submissions for recipient in submission.recipients]
+    counts = Counter(arrival.recipient for arrival in arrivals)
+    twice = {recipient for recipient, count in counts.items() if count > 1}
+    waits = [(s.sent_s, s.answered_s - s.sent_s) for s in watch.submissions if s.recipients]
+    return Figures(
+        detection_s=None if watch.detected_s is None else watch.detected_s - watch.fault_s,
+        gap_s=longest_gap(times, watch.fault_s, watch.end_s),
+        share_gap_s=longest_gap(share, watch.fault_s, watch.end_s) if watch.affected else None,
+        gap_before_s=longest_gap([t for t in times if t <= watch.fault_s], 0.0, watch.fault_s, leading=False),
+        drain_s=max(0.0, max(times, default=watch.end_s) - watch.end_s),
+        accepted=len(accepted),
+        refused=sum(submission.refused for submission in watch.submissions),
+        delivered=len(counts),
+        lost=len(set(accepted) - counts.keys() - set(watch.settled_otherwise)),
+        duplicated=len(twice),
+        unmarked=len(twice - set(watch.marked)),
+        receipt_p50_ms=_share([wait for _, wait in waits], 0.5) * 1e3,
+        receipt_p99_ms=_share([wait for sent, wait in waits if sent >= watch.fault_s], 0.99) * 1e3,
+        receipt_p99_before_ms=_share([wait for sent, wait in waits if sent < watch.fault_s], 0.99) * 1e3,
+        errors=dict(Counter(s.error for s in watch.submissions if s.error)),
+    )
+
+
+def longest_gap(times: Sequence[float], from_s: float, to_s: float, *, leading: bool = True) -> float:
+    """The longest time without a delivery that overlaps [from_s, to_s]; `times` ascending.
+
+    `leading`: whether the time between `from_s` and the first delivery ever counts.
+    """
+    before = [time for time in times if time <= from_s]
+    after = [time for time in times if time > from_s]
+    marks = [before[-1]] if before else [from_s] if leading else []
+    for time in after:
+        marks.append(time)
+        if time >= to_s:
+            break
+    if not marks or marks[-1] < to_s:
+        marks.append(to_s)
+    return max((later - earlier for earlier, later in itertools.pairwise(marks)), default=0.0)
+
+
+def _share(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+def binned(times: Sequence[float], end_s: float) -> list[int]:
+    """How many fall into each tenth of a second."""
+    bins = [0] * (int(end_s / BIN_S) + 1)
+    for time in times:
+        if 0 <= time <= end_s:
+            bins[int(time / BIN_S)] += 1
+    return bins

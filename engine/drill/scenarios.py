@@ -1,0 +1,122 @@
+"""The faults that can be rehearsed, what each has to show, and which of them a fleet can be put to.
+
+Bounds have room for a loaded machine: a drill tells whether the mechanism works, its figures tell how well. What a
+fleet cannot be put to is refused with the reason, and what a drill does not show is said in its report.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from engine.config.schema import FleetConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Seconds; None: not judged. `gap_s`: all of the fleet's deliveries; `share_gap_s`: those of what was hit."""
+
+    detection_s: float | None
+    gap_s: float | None
+    share_gap_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`title` says what is done, `expects` what has to go on. `hold_s`: so long the fault lasts, then it is healed."""
+
+    name: str
+    title: str
+    expects: str
+    bounds: Bounds
+    hold_s: float = 0.0
+    needs_temporary: str = ""
+    unavailable: str = ""
+
+
+class DrillRefused(ValueError):
+    """The scenario cannot be run, or not passed, with this fleet; the message says why."""
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(
+            "pool-kill",
+            "SIGKILL of the pool of one region",
+            "a new pool takes over; what was in flight is sent again, marked where it may be a duplicate",
+            Bounds(10.0, 2.0, 10.0),
+        ),
+        Scenario(
+            "source-block",
+            "a provider refuses everything from one source",
+            "the source leaves the rotation at that provider, its mail goes out over the others, no recipient bounces",
+            Bounds(5.0, 2.0, None),
+            needs_temporary="no real provider can be made to block a source",
+        ),
+        Scenario(
+            "region-kill",
+            "SIGKILL of a region's process",
+            "the region goes on from its spool; other regions do not notice",
+            Bounds(5.0, 2.0, 30.0),
+        ),
+        Scenario(
+            "region-freeze",
+            "SIGSTOP of a region's process for a while",
+            "the fleet sees it; other regions go on; it goes on itself when it is continued",
+            Bounds(10.0, 2.0, None),
+            hold_s=5.0,
+        ),
+        Scenario(
+            "partition",
+            "one region cannot reach its peers",
+            "its lease runs out, it sends nothing more, peers send its mail",
+            Bounds(5.0, 2.0, 5.0),
+            hold_s=5.0,
+            unavailable="regions hold no leases yet, so a partition between them changes nothing",
+        ),
+        Scenario(
+            "head-kill",
+            "SIGKILL of Ray's head process (GCS)",
+            "regions, pools and sources go on accepting and sending; nothing is restarted while it is away",
+            Bounds(None, 2.0, None),
+            unavailable="the head's state is not kept, so the head node and every client end with it; nothing to pass",
+        ),
+        Scenario(
+            "disk-full",
+            "the disk below one region's spool runs full for a while",
+            "the region refuses new mail and goes on delivering; it accepts again when there is room",
+            Bounds(5.0, 2.0, None),
+            hold_s=5.0,
+            needs_temporary="a live disk is not filled on purpose",
+        ),
+        Scenario(
+            "dns",
+            "SIGSTOP of a region's process until the submission host name has left it",
+            "the region's addresses leave the records at every authoritative server, and come back",
+            Bounds(None, 2.0, None),
+            hold_s=60.0,
+        ),
+    )
+}
+
+
+def refusal(scenario: Scenario, config: FleetConfig, *, on_live: bool) -> str:
+    """Why this fleet cannot be put to the scenario, "" if it can."""
+    if on_live and scenario.needs_temporary:
+        return f"only on a temporary fleet: {scenario.needs_temporary}"
+    if on_live and config.ray.address is not None:
+        return "only where the fleet's processes are on this machine: this one runs on the cluster at ray.address"
+    if scenario.unavailable:
+        return f"not yet: {scenario.unavailable}"
+    if on_live and scenario.name == "dns" and config.dns_failover is None:
+        return "the fleet has no dns_failover"
+    return ""
+
+
+def caveat(scenario: Scenario, config: FleetConfig) -> str:
+    """What a fleet of this configuration cannot show in the scenario, "" if there is nothing of the kind."""
+    if scenario.name in ("region-kill", "region-freeze"):
+        return (
+            "regions keep no copies of each other's mail: what the region holds waits until it is back, and a region "
+            "whose disk is gone is not rehearsed"
+        )
+    return ""

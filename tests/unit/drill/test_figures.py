@@ -1,0 +1,146 @@
+"""Gaps, losses, duplicates and verdicts, from arrivals that the test writes."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.drill.figures import Arrival, Submission, Watch, binned, figures_of, longest_gap
+from engine.drill.record import DrillRecord, judge, read_records, write_record
+from engine.drill.report import html, timeline
+from engine.drill.scenarios import SCENARIOS, refusal
+from tests.support.fleets import fleet
+
+
+def arrivals(*times: float, source: str = "eu-1") -> list[Arrival]:
+    return [Arrival(time, f"{source}-{time}", source) for time in times]
+
+
+@pytest.mark.parametrize(
+    ("times", "gap"),
+    [
+        ([1, 2, 3, 4, 5, 6], 1.0),
+        ([1, 2, 3, 6, 7], 3.0),
+        ([1, 2], 4.0),
+        ([4, 5], 1.0),
+        ([], 3.0),
+        ([0.5, 2.9, 3.1, 5.9], 2.8),
+        ([1, 3, 5, 9], 4.0),
+        ([1, 3, 5.5, 6.5, 20], 2.5),
+    ],
+)
+def test_the_longest_gap_from_the_fault_at_3_to_the_end_at_6(times: list[float], gap: float) -> None:
+    assert longest_gap(times, 3.0, 6.0) == pytest.approx(gap)
+
+
+def test_the_gap_before_the_fault_does_not_count_the_start_of_the_pools() -> None:
+    found = figures_of(Watch(arrivals(4.0, 4.5, 6.0, 7.0), (), fault_s=5.0, end_s=7.0, detected_s=None))
+    assert found.gap_before_s == pytest.approx(0.5)
+    assert found.gap_s == pytest.approx(1.5)
+
+
+def test_lost_and_sent_twice() -> None:
+    submissions = [
+        Submission(0.0, 0.1, "eu", ("a", "b", "c", "d")),
+        Submission(1.0, 1.5, "us", (), 2, "SpoolFull: full"),
+        Submission(2.0, 2.1, "us", ("e",), 1),
+    ]
+    seen = [Arrival(0.2, name, "eu-1") for name in ("a", "a", "b", "b", "e", "unasked")]
+    watch = Watch(seen, submissions, 0.15, 3.0, 0.4, marked={"a"}, settled_otherwise={"d"})
+    found = figures_of(watch)
+    assert (found.accepted, found.refused, found.delivered) == (5, 3, 4)
+    assert (found.lost, found.duplicated, found.unmarked) == (1, 2, 1)
+    assert found.detection_s == pytest.approx(0.25)
+    assert found.errors == {"SpoolFull: full": 1}
+    assert found.share_gap_s is None
+    checks = {check.name: check.is_met for check in judge(SCENARIOS["pool-kill"], found, extra={})}
+    assert checks == {
+        "nothing lost": False,
+        "duplicates are marked": False,
+        "there was load": True,
+        "detected in time": True,
+        "deliveries go on": False,
+        "what was hit is rerouted": False,
+    }
+
+
+def test_the_share_of_what_was_hit() -> None:
+    seen = arrivals(*(n / 10 for n in range(100)), source="us-1") + arrivals(1.0, 2.0, 4.5, 9.0)
+    found = figures_of(Watch(seen, (), 3.0, 9.9, None, affected={"eu-1"}))
+    assert found.gap_s == pytest.approx(0.1)
+    assert found.share_gap_s == pytest.approx(4.5)
+    assert found.detection_s is None
+
+
+def test_what_was_not_detected_and_what_had_no_load_is_not_passed() -> None:
+    found = figures_of(Watch((), (), 3.0, 9.0, None))
+    checks = {check.name: check for check in judge(SCENARIOS["source-block"], found, extra={"x": False})}
+    assert not checks["detected in time"].is_met
+    assert checks["detected in time"].text == "did not happen, at most 5 s"
+    assert not checks["there was load"].is_met
+    assert not checks["x"].is_met
+
+
+def test_bins() -> None:
+    assert binned([0.0, 0.05, 0.15, 0.999, 1.0, 5.0], 1.0) == [2, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1]
+
+
+def record(**changes: object) -> DrillRecord:
+    plain = DrillRecord(
+        scenario="pool-kill",
+        title="kill",
+        expects="goes on",
+        at="20260131T120000Z",
+        fleet="<b>&fleet",
+        is_live=False,
+        target="pool x",
+        rate=10.0,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_a_record_is_read_back_and_broken_ones_are_told(tmp_path: Path) -> None:
+    found = figures_of(Watch(arrivals(1.0, 2.0), (), 1.0, 2.0, 1.5))
+    ours = record(figures=found, checks=judge(SCENARIOS["pool-kill"], found, extra={}), marks=[(1.0, "x")])
+    first, second = write_record(ours, tmp_path), write_record(replace(ours, rate=20.0), tmp_path)
+    assert first.name == "20260131T120000Z-pool-kill.json"
+    assert second.name == "20260131T120000Z-pool-kill-2.json"
+    (tmp_path / "20260131T130000Z-dns.json").write_text("{")
+    (tmp_path / "20260131T140000Z-dns.json").write_text('{"version": 9}')
+    (tmp_path / "other.json").write_text("{}")
+    records, problems = read_records(tmp_path)
+    assert [r.rate for r in records] == [10.0, 20.0]
+    assert ours in records
+    assert len(problems) == 2
+    assert read_records(tmp_path / "nothing") == ([], [])
+
+
+def test_the_report_stands_alone_and_quotes_what_it_shows() -> None:
+    rng = random.Random(1)
+    page = html(
+        record(
+            delivered=[rng.randint(0, 9) for _ in range(200)],
+            accepted=[5] * 200,
+            marks=[(5.0, "pool-kill"), (6.0, "<detected>")],
+            notes=["<script>"],
+        )
+    )
+    assert "&lt;b&gt;&amp;fleet" in page
+    assert "<script>" not in page
+    assert "&lt;detected&gt;" in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "<polyline" in timeline(record(delivered=[1, 2, 3]))
+    assert "<svg" in timeline(record()), "also without any delivery"
+
+
+def test_what_a_fleet_cannot_be_put_to() -> None:
+    plain = fleet()
+    assert refusal(SCENARIOS["pool-kill"], plain, on_live=True) == ""
+    assert "temporary fleet" in refusal(SCENARIOS["source-block"], plain, on_live=True)
+    assert "leases" in refusal(SCENARIOS["partition"], plain, on_live=False)
+    assert "head's state" in refusal(SCENARIOS["head-kill"], plain, on_live=True)
+    assert "dns_failover" in refusal(SCENARIOS["dns"], plain, on_live=True)
+    elsewhere = fleet(ray={"address": "192.0.2.1:6379"})
+    assert "this machine" in refusal(SCENARIOS["pool-kill"], elsewhere, on_live=True)
+    assert refusal(SCENARIOS["disk-full"], plain, on_live=False) == ""
