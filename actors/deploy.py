@@ -43,6 +43,7 @@ LAUNCH_TRIES = 50
 LAUNCH_RETRY_S = 0.1
 CALL_DEADLINE_S = 30.0
 OBSERVE_DEADLINE_S = 2.0
+UNSUBSCRIBE_DEADLINE_S = 5.0
 
 
 class ActorDied(ConnectionError):
@@ -213,6 +214,10 @@ class RayNodeServices:
     async def report(self, region: str, signal: bytes) -> str:
         """Tell a region of a bounce or complaint: on its disk when this answers."""
         return str(await self._peer(region).call("report", signal))
+
+    async def unsubscribe(self, region: str, rows: bytes) -> int:
+        """Have a region list who unsubscribes: on its disk when this answers."""
+        return int(await self._peer(region).call("unsubscribe", rows, timeout_s=UNSUBSCRIBE_DEADLINE_S))
 
     def _peer(self, region: str) -> NamedActor:
         actor = self._peers.get(region)

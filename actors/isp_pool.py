@@ -14,7 +14,7 @@ from collections import deque
 from pathlib import Path
 
 from actors.ports import NodeServices
-from engine.bounces.return_path import wire_records
+from engine.bounces.wire_records import WireRecords
 from engine.campaign.record import RecordRenderer
 from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
@@ -57,10 +57,11 @@ class IspPoolActor:
             profiles = load_profiles(self._config.providers)
             reader = SpoolReader(Path(self._config.spool.directory) / self._region)
             resolver = build_resolver(self._config.resolver)
-            render = RecordRenderer(reader)
+            records = WireRecords(reader, self._config, clock)
+            render = RecordRenderer(reader, records.links.url)
             self._engine = PoolEngine(
                 profile=profiles[self._provider],
-                reader=wire_records(reader, self._config.bounces, self._config.tokens, clock),
+                reader=records,
                 router=build_routes(
                     self._config,
                     profiles,

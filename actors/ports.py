@@ -36,6 +36,8 @@ class NodeServices(Protocol):
 
     async def report(self, region: str, signal: bytes) -> str: ...
 
+    async def unsubscribe(self, region: str, rows: bytes) -> int: ...
+
 
 class FleetServices(Protocol):
     """What the Fleet actor needs: start an actor if it is not there, call it with a deadline."""

@@ -124,6 +124,9 @@ class RegionActor:
     async def report(self, signal: bytes) -> str:
         return await (await self._engine()).report(signal)
 
+    async def unsubscribe(self, rows: bytes) -> int:
+        return await (await self._engine()).unsubscribe(rows)
+
     async def suppress(self, rows: bytes, spread: bool) -> int:
         return await (await self._engine()).suppress(rows, spread=spread)
 

@@ -50,38 +50,3 @@ class ReturnPaths:
                 self._domains.clear()
             found = self._domains[tenant, stream] = "" if entry is None else entry.domain
         return found
-
-
-class Spool(QueueNames, Protocol):
-    """The spool's reader, as a pool uses it."""
-
-    def fetch(self, ids: bytes) -> list[Any]: ...
-    def body(self, content: Any) -> bytes: ...
-    def tenant_of(self, record: Any) -> str: ...
-
-
-class ReturnPathRecords:
-    """The spool's records with the senders that they have on the wire, for engine/delivery."""
-
-    def __init__(self, reader: Spool, paths: ReturnPaths) -> None:
-        self._reader = reader
-        self._paths = paths
-        self.body = reader.body
-        self.tenant_of = reader.tenant_of
-
-    def fetch(self, ids: bytes) -> list[Any]:
-        """As the reader's: None for a record that is gone."""
-        paths = self._paths
-        return [
-            record if record is None else record._replace(sender=paths(record))
-            for record in self._reader.fetch(ids)
-        ]
-
-
-def wire_records(
-    reader: Spool, bounces: BouncesConfig, tokens: TokensConfig, clock: Clock
-) -> Spool | ReturnPathRecords:
-    """What a pool reads its messages from."""
-    if not bounces.return_paths:
-        return reader
-    return ReturnPathRecords(reader, ReturnPaths(bounces, tokens, queues=reader, clock=clock))

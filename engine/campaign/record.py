@@ -5,7 +5,7 @@ are compiled at first use; the most recently used are kept.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from engine.campaign.render import Renderer
@@ -42,8 +42,10 @@ class CampaignSource(Protocol):
 class RecordRenderer:
     """Callable: record -> message. Raises RenderError; what the source raises comes through."""
 
-    def __init__(self, source: CampaignSource) -> None:
+    def __init__(self, source: CampaignSource, link_of: Callable[[Any], str] = lambda record: "") -> None:
+        """`link_of`: the unsubscribe link of a record's recipient, "" for none."""
         self._source = source
+        self._link_of = link_of
         self._compiled: OrderedDict[int, tuple[Renderer, tuple[str, ...]]] = OrderedDict()
 
     def __call__(self, record: Any) -> bytes:
@@ -54,7 +56,11 @@ class RecordRenderer:
         else:
             renderer, names = self._compile(number)
         return renderer.render(
-            dict(zip(names, values, strict=True)), record.recipient, record.id, record.accepted_ms
+            dict(zip(names, values, strict=True)),
+            record.recipient,
+            record.id,
+            record.accepted_ms,
+            unsubscribe_url=self._link_of(record),
         )
 
     def _compile(self, number: int) -> tuple[Renderer, tuple[str, ...]]:

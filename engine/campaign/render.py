@@ -11,8 +11,9 @@ base64 where that is smaller. Only a recipient whose own address is not ASCII br
 6532); such mail needs SMTPUTF8 anyway.
 
 Templates are Jinja2 in a sandbox, compiled once, autoescaped in the HTML part only. An unknown variable is an
-error, never an empty text. Besides the fields a template knows `recipient` (the address) and `message_id` (16
-hex digits).
+error, never an empty text. Besides the fields a template knows `recipient` (the address), `message_id` (16 hex
+digits) and `unsubscribe_url`, where the configuration makes links. The link is in the header too (RFC 8058), unless
+the template has a List-Unsubscribe of its own.
 
 Cost: the parts of the MIME structure that do not change are made once; per message there remain the
 rendering, one encoding and one join.
@@ -29,12 +30,13 @@ from jinja2 import meta
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from engine.bounces.unsubscribe import header_fields
 from engine.campaign.headers import CONTROLS, NAME, has_short_lines, mailbox, mailbox_field, unstructured
 from engine.values.address import AddressError
 from engine.values.message import CampaignTemplate
 from native.mime import canonicalise
 
-BUILT_IN_VARIABLES: Final = frozenset({"recipient", "message_id"})
+BUILT_IN_VARIABLES: Final = frozenset({"recipient", "message_id", "unsubscribe_url"})
 OWN_HEADERS: Final = frozenset(
     """from to cc bcc subject date message-id mime-version reply-to sender return-path received
     dkim-signature""".split()  # noqa: SIM905
@@ -107,6 +109,7 @@ class Renderer:
         self._text = _compile("text", template.text, _PLAIN) if template.text else None
         self._html = _compile("html", template.html, _HTML) if template.html else None
         self._id_domain = _domain(template).encode()
+        self._has_own_unsubscribe = "list-unsubscribe" in {name.lower() for name in template.headers}
         digest = hashlib.sha256(repr(template).encode("utf-8", "replace")).hexdigest()
         self._boundary = b"=_" + digest[:32].encode()
         self._lines = LineEncoder()
@@ -135,15 +138,27 @@ class Renderer:
                 merged.append(field)
         return merged
 
-    def render(self, fields: Mapping[str, str], recipient: str, id_: int, accepted_ms: int) -> bytes:
+    def render(
+        self,
+        fields: Mapping[str, str],
+        recipient: str,
+        id_: int,
+        accepted_ms: int,
+        *,
+        unsubscribe_url: str = "",
+    ) -> bytes:
         """The message to one recipient. Raises RenderError if a field is missing or the template fails."""
         token = b"%016x.%x" % (id_, accepted_ms)
         values = {**_PLAIN.globals, **fields, "recipient": recipient, "message_id": f"{id_:016x}"}
+        if unsubscribe_url:
+            values["unsubscribe_url"] = unsubscribe_url
         out = [field if type(field) is bytes else field(values) for field in self._head]  # type: ignore[operator]
         out.append(
             b"To: %b\r\nDate: %b\r\nMessage-ID: <%b@%b>\r\nMIME-Version: 1.0\r\n"
             % (recipient.encode(), self._date_of(accepted_ms), token, self._id_domain)
         )
+        if unsubscribe_url and not self._has_own_unsubscribe:
+            out.append(_unsubscribe_fields(unsubscribe_url))
         boundary = self._boundary
         if self._html is None or self._text is None:
             kind, part = (b"plain", self._text) if self._html is None else (b"html", self._html)
@@ -261,6 +276,13 @@ def _header(
         return encoded(source)
     compiled = _compile(part, CONTROLS.sub(" ", source), _PLAIN)
     return lambda values: encoded(compiled(values))
+
+
+def _unsubscribe_fields(url: str) -> bytes:
+    try:
+        return header_fields(url)
+    except ValueError as error:
+        raise RenderError("headers.List-Unsubscribe", str(error)) from None
 
 
 def _encoded(kind: bytes, charset: bytes, encoding: bytes, body: bytes) -> bytes:

@@ -35,6 +35,7 @@ T = TypeVar("T")
 PROGRESS_S = 0.1
 EML_CONCURRENCY = 32
 FIRST_ID = 1 << 48 | 1
+SAMPLE_LINK = "https://unsubscribe.example/sample"  # of a dry run, which knows no fleet
 
 
 def build_send(port_factory: PortFactory) -> click.Command:
@@ -175,7 +176,7 @@ def _try_out(campaign: Campaign, rows: Iterator[Recipient | BadRow], bad_rows: B
             bad_rows.write(row)
             continue
         fields = dict(zip(campaign.field_names, row.values, strict=True))
-        message = renderer.render(fields, row.address, FIRST_ID, now_ms)
+        message = renderer.render(fields, row.address, FIRST_ID, now_ms, unsubscribe_url=SAMPLE_LINK)
         if not count:
             click.echo(message.decode("utf-8", "replace").replace("\r\n", "\n"))
         count += 1

@@ -15,6 +15,7 @@ from engine.config.types import (
     EhloName,
     HostPort,
     Name,
+    Netblock,
     Section,
     Size,
     StreamName,
@@ -104,6 +105,14 @@ class IngressConfig(Section):
     mail: dict[Name, HostPort] = Field(
         {},
         description="Address and port for bounces and complaints, by region. Mail for anybody else is refused.",
+    )
+    http: dict[Name, HostPort] = Field(
+        {},
+        description="Address and port for unsubscribe links, by region. Plain HTTP: a reverse proxy in front of it "
+        "speaks TLS.",
+    )
+    proxies: tuple[Netblock, ...] = Field(
+        (), description="Addresses of reverse proxies whose X-Forwarded-For names the client."
     )
     name: EhloName | None = Field(
         None, description="Host name in the greeting. Default: `ehlo` of the region's first source."

@@ -173,23 +173,24 @@ def _dns_failover(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _what_comes_back(data: Mapping[str, Any]) -> Iterator[Problem]:
-    """Return paths need a key to sign them and a listener to come back to."""
-    regions = [entry.get("name") for _, entry in _entries(data, "regions")]
-    mail = _section(data, "ingress").get("mail")
-    listeners = mail if isinstance(mail, Mapping) else {}
-    for name in listeners:
-        if name not in regions:
-            known = _listing([region for region in regions if isinstance(region, str)])
-            yield Problem(f"ingress.mail.{name}", name, f"allowed are the regions {known}")
-    bounces = _section(data, "bounces")
-    for name in ("return_paths", "feedback"):
-        if bounces.get(name) and not listeners:
-            yield Problem(f"bounces.{name}", bounces[name], "allowed only with a listener in ingress.mail")
-    if (bounces.get("return_paths") or listeners) and not _section(data, "tokens").get("keys"):
-        path = "bounces.return_paths" if bounces.get("return_paths") else "ingress.mail"
-        yield Problem(
-            path, bounces.get("return_paths") or listeners, "allowed only with a key in tokens.keys"
-        )
+    """Return paths and unsubscribe links need a key to sign them and a listener to come back to."""
+    regions = [entry["name"] for _, entry in _entries(data, "regions") if isinstance(entry.get("name"), str)]
+    ingress = _section(data, "ingress")
+    has_key = bool(_section(data, "tokens").get("keys"))
+    for kind in ("mail", "http"):
+        for name in _section(ingress, kind):
+            if name not in regions:
+                yield Problem(f"ingress.{kind}.{name}", name, f"allowed are the regions {_listing(regions)}")
+        if ingress.get(kind) and not has_key:
+            yield Problem(f"ingress.{kind}", ingress[kind], "allowed only with a key in tokens.keys")
+    for section, name, kind in (
+        ("bounces", "return_paths", "mail"),
+        ("bounces", "feedback", "mail"),
+        ("unsubscribe", "links", "http"),
+    ):
+        value = _section(data, section).get(name)
+        if value and not ingress.get(kind):
+            yield Problem(f"{section}.{name}", value, f"allowed only with a listener in ingress.{kind}")
 
 
 def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

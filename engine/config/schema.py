@@ -41,6 +41,7 @@ from engine.config.types import (
     TlsMode,
 )
 from engine.config.units import format_duration
+from engine.config.unsubscribe import UnsubscribeConfig
 from engine.config.warmup import WarmupConfig
 from engine.values.ids import MAX_REGION_NUMBER
 
@@ -355,6 +356,7 @@ class FleetConfig(Section):
         TokensConfig(), description="Keys that sign return paths and unsubscribe links."
     )
     bounces: BouncesConfig = Field(BouncesConfig(), description="Bounces and complaints that come as mail.")
+    unsubscribe: UnsubscribeConfig = Field(UnsubscribeConfig(), description="Unsubscribe links.")
     ingress: IngressConfig = Field(IngressConfig(), description="What comes in: the gateways' listeners.")
     tenants: dict[Name, TenantConfig] = Field({}, description="Tenants with settings of their own.")
     ray: RayConfig = Field(RayConfig(), description="The Ray cluster.")

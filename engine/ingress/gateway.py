@@ -1,12 +1,18 @@
 """A region's gateway: builds and runs what listens for the outside world. Keeps nothing that a restart would lose."""
 
 import logging
+from typing import Protocol
+from urllib.parse import urlsplit
 
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
 from engine.config.types import split_host
+from engine.ingress.http import HttpListener
 from engine.ingress.mail import MailListener
-from engine.ingress.reports import RegionsPort, ReportDesk
+from engine.ingress.reports import RegionsPort as ReportsPort
+from engine.ingress.reports import ReportDesk
+from engine.ingress.unsubscribe import RegionsPort as UnsubscribePort
+from engine.ingress.unsubscribe import UnsubscribeDesk
 from engine.values.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -14,7 +20,11 @@ log = logging.getLogger(__name__)
 
 def has_gateway(config: FleetConfig, region: str) -> bool:
     """Whether there is anything to listen for in a region."""
-    return region in config.ingress.mail
+    return region in config.ingress.mail or region in config.ingress.http
+
+
+class RegionsPort(ReportsPort, UnsubscribePort, Protocol):
+    """The regions of the fleet, by name."""
 
 
 class Gateway:
@@ -22,34 +32,52 @@ class Gateway:
 
     def __init__(self, config: FleetConfig, region: str, *, port: RegionsPort, clock: Clock) -> None:
         """KeyFileError, OSError: a key or certificate cannot be read."""
-        self._config = config
         self._region = region
         own_first = sorted(config.regions, key=lambda entry: entry.name != region)
-        self._desk = ReportDesk(
+        keys = TokenKeys.read(config.tokens.keys)
+        ingress = config.ingress
+        self._mail_at = ingress.mail.get(region)
+        self._http_at = ingress.http.get(region)
+        self.reports = ReportDesk(
             config.bounces,
-            TokenKeys.read(config.tokens.keys),
+            keys,
             regions={entry.number: entry.name for entry in own_first},
             port=port,
             clock=clock,
         )
-        name = config.ingress.name or next(s.ehlo for s in config.sources if s.region == region)
-        self._mail = MailListener(self._desk, config.ingress, name=name)
+        self.unsubscribe = UnsubscribeDesk(
+            config.unsubscribe,
+            config.suppression,
+            keys,
+            regions=[entry.name for entry in own_first],
+            port=port,
+            clock=clock,
+        )
+        name = ingress.name or next(s.ehlo for s in config.sources if s.region == region)
+        self._mail = MailListener(self.reports, ingress, name=name)
+        paths = [urlsplit(link.url).path for link in config.unsubscribe.links]
+        self._http = HttpListener(self.unsubscribe, ingress, paths)
         self.mail_port = 0
+        self.http_port = 0
 
     async def start(self) -> None:
         """Listen. OSError: an address cannot be had."""
-        host, port = split_host(self._config.ingress.mail[self._region])
-        self.mail_port = await self._mail.start(host, port)
-        log.info(
-            "gateway %s: bounces and complaints come in at %s port %d", self._region, host, self.mail_port
-        )
+        if self._mail_at is not None:
+            self.mail_port = await self._mail.start(*split_host(self._mail_at))
+            log.info("gateway %s: bounces and complaints come in at %s", self._region, self._mail_at)
+        if self._http_at is not None:
+            self.http_port = await self._http.start(*split_host(self._http_at))
+            log.info("gateway %s: unsubscribe links lead to %s", self._region, self._http_at)
 
     async def stop(self) -> None:
+        await self._http.stop()
         await self._mail.stop()
 
     def snapshot(self) -> dict[str, object]:
         return {
             "region": self._region,
             "mail": {"port": self.mail_port, **self._mail.counts},
-            "reports": dict(self._desk.counts),
+            "reports": dict(self.reports.counts),
+            "http": {"port": self.http_port},
+            "unsubscribe": dict(self.unsubscribe.counts),
         }

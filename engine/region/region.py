@@ -47,6 +47,7 @@ from engine.spool.store import Spool
 from engine.suppression.spread import NoPeers, PeerPort, Spread
 from engine.values.address import AddressError, parse_address
 from engine.values.clock import Clock
+from engine.values.ids import format_id
 from engine.values.message import ItemError, Receipt
 from engine.values.outcome import Outcome, OutcomeKind, Scope
 from engine.values.reply import Reply
@@ -598,6 +599,25 @@ class Region:
         """Take rows into the suppression list; how many changed something. `spread`: pass them on to the peers."""
         self.check()
         return await _wrap(self._spool.suppress(decode_rows(data), log=spread))
+
+    async def unsubscribe(self, data: bytes) -> int:
+        """An authenticated request of a recipient: its row and event; the peers hear of it."""
+        self.check()
+        rows = decode_rows(data)
+        events = [
+            (
+                row.at_ms,
+                "unsubscribe",
+                {
+                    "id": format_id(row.message_id),
+                    "recipient": row.address,
+                    "tenant": row.tenant,
+                    "stream": "" if row.stream < 0 else str(Stream(row.stream)),
+                },
+            )
+            for row in rows
+        ]
+        return await _wrap(self._spool.suppress(rows, log=True, events=events))
 
     def suppressions(self, after: bytes, limit: int) -> tuple[bytes, bytes]:
         """A page of the list behind `after` (b"": the first), and where the next one begins (b"": that was all)."""

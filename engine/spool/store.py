@@ -381,12 +381,24 @@ class Spool:
 
         return self._writer.submit(run)
 
-    def suppress(self, rows: Sequence[Suppression], *, log: bool) -> "Future[int]":
-        """Take rows into the suppression list; how many changed something. `log`: for the other regions, too."""
+    def suppress(
+        self,
+        rows: Sequence[Suppression],
+        *,
+        log: bool,
+        events: Sequence[tuple[int, str, dict[str, Any]]] = (),
+    ) -> "Future[int]":
+        """Take rows into the suppression list; how many changed something. `log`: for the other regions, too.
+
+        `events` are written if anything changed.
+        """
 
         def run(draft: Draft) -> int:
             self._check_room(draft)
-            return suppressions.put(draft, rows, log=log)
+            changed = suppressions.put(draft, rows, log=log)
+            for event in events if changed else ():
+                draft.event(event)
+            return changed
 
         return self._writer.submit(run)
 

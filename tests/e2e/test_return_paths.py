@@ -2,9 +2,8 @@
 
 import asyncio
 import smtplib
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any
 
 import orjson
 import pytest
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import Envelope
 
 from engine.bounces.tokens import LOCAL_PART, write_key
 from engine.config.schema import FleetConfig
@@ -29,6 +26,7 @@ from engine.values.stream import Stream
 from engine.values.submission import encode_submission
 from engine.values.suppression import Reason
 from tests.e2e.test_region_in_process import BODY, messages
+from tests.support.host import Host
 from tests.support.region import LocalNode, fleet, start_region, until
 
 DOMAIN = "bounce.example.com"
@@ -71,36 +69,6 @@ Subject: x
 """
 
 
-class Host:
-    """A receiving server that keeps envelopes."""
-
-    def __init__(self) -> None:
-        self.envelopes: list[tuple[str, str]] = []
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = int(probe.getsockname()[1])
-        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
-
-    async def handle_DATA(self, server: object, session: object, envelope: Envelope) -> str:
-        sender = (envelope.mail_from or "").strip("<>")
-        self.envelopes += [(recipient, sender) for recipient in envelope.rcpt_tos]
-        return "250 ok"
-
-    def senders(self) -> dict[str, str]:
-        """Recipient -> envelope sender."""
-        return dict(self.envelopes)
-
-    def recipients(self) -> Counter[str]:
-        return Counter(recipient for recipient, _ in self.envelopes)
-
-
-@pytest.fixture
-def server() -> Iterator[Host]:
-    host = Host()
-    host._controller.start()
-    yield host
-    host._controller.stop()
-
-
 @dataclass
 class Running:
     region: Region
@@ -110,6 +78,9 @@ class Running:
 
     async def report(self, region: str, signal: bytes) -> str:
         return await self.region.report(signal)
+
+    async def unsubscribe(self, region: str, rows: bytes) -> int:
+        raise AssertionError("nobody unsubscribes here")
 
     async def mail(self, recipient: str, text: str, sender: str = "") -> int:
         def run() -> int:
@@ -129,13 +100,13 @@ class Running:
         return {row.address: row.reason for row in self.spool.suppressions(b"", 100)[1]}
 
 
-def config_of(tmp_path: Path, server: Host, **sections: Any) -> FleetConfig:
+def config_of(tmp_path: Path, host: Host, **sections: Any) -> FleetConfig:
     key = tmp_path / "key"
     if not key.exists():
         write_key(key)
     return fleet(
         tmp_path,
-        server.port,
+        host.port,
         tokens={"keys": [{"id": 1, "file": str(key)}]},
         bounces={"return_paths": [{"domain": DOMAIN, "streams": ["marketing"]}], "feedback": [FEEDBACK]},
         ingress={"mail": {"eu": "127.0.0.1:1"}},
@@ -164,10 +135,10 @@ async def send(it: Running, batch: list[Message], key: bytes = bytes(16)) -> Non
     await until(lambda: it.spool.counts()["queued"] == 0)
 
 
-def test_each_message_has_a_return_path_of_its_own(tmp_path: Path, server: Host) -> None:
+def test_each_message_has_a_return_path_of_its_own(tmp_path: Path, host: Host) -> None:
 
     async def run() -> None:
-        async with running(config_of(tmp_path, server)) as it:
+        async with running(config_of(tmp_path, host)) as it:
             others = [
                 Message("", ("null@example.org",), BODY % 1, Stream.MARKETING),
                 Message("a@example.com", ("other@example.org",), BODY % 2, Stream.TRANSACTIONAL),
@@ -176,7 +147,7 @@ def test_each_message_has_a_return_path_of_its_own(tmp_path: Path, server: Host)
             await send(it, [*messages(20), *others])
 
     asyncio.run(run())
-    seen = server.senders()
+    seen = host.senders()
     assert seen.pop("null@example.org") == ""
     assert seen.pop("other@example.org") == "a@example.com"
     assert len(seen) == len(set(seen.values())) == 22
@@ -186,12 +157,12 @@ def test_each_message_has_a_return_path_of_its_own(tmp_path: Path, server: Host)
         assert LOCAL_PART.fullmatch(local)
 
 
-def test_a_late_bounce_lists_its_recipient_once(tmp_path: Path, server: Host) -> None:
+def test_a_late_bounce_lists_its_recipient_once(tmp_path: Path, host: Host) -> None:
 
     async def run() -> None:
-        async with running(config_of(tmp_path, server)) as it:
+        async with running(config_of(tmp_path, host)) as it:
             await send(it, messages(4))
-            paths = server.senders()
+            paths = host.senders()
             gone = DSN.format(recipient="USER0@example.org", status="5.1.1", text="no such user")
             full = DSN.format(recipient="user1@example.org", status="5.2.2", text="mailbox full")
             spam = DSN.format(recipient="user2@example.org", status="5.7.1", text="spam content")
@@ -210,12 +181,12 @@ def test_a_late_bounce_lists_its_recipient_once(tmp_path: Path, server: Host) ->
             assert it.listed() == dict.fromkeys(
                 ("user0@example.org", "user3@example.org"), Reason.HARD_BOUNCE
             )
-            counts = it.gateway._desk.counts
+            counts = it.gateway.reports.counts
             assert (counts["acted"], counts["repeated"], counts["forged"]) == (4, 1, 1)
             await send(it, messages(4), b"2" * 16)
 
     asyncio.run(run())
-    assert Counter(server.recipients()) == {
+    assert Counter(host.recipients()) == {
         "user0@example.org": 1,
         "user1@example.org": 2,
         "user2@example.org": 2,
@@ -226,10 +197,10 @@ def test_a_late_bounce_lists_its_recipient_once(tmp_path: Path, server: Host) ->
     assert (report.counts["delivered"], report.counts["suppressed"]) == (6, 2)
 
 
-def test_a_complaint_lists_its_recipient_and_counts_for_the_source(tmp_path: Path, server: Host) -> None:
+def test_a_complaint_lists_its_recipient_and_counts_for_the_source(tmp_path: Path, host: Host) -> None:
 
     async def run() -> None:
-        async with running(config_of(tmp_path, server)) as it:
+        async with running(config_of(tmp_path, host)) as it:
             observe = it.node.observe
             told: Counter[str] = Counter()
 
@@ -239,7 +210,7 @@ def test_a_complaint_lists_its_recipient_and_counts_for_the_source(tmp_path: Pat
 
             it.node.observe = listen  # type: ignore[method-assign]
             await send(it, messages(2))
-            path = server.senders()["user1@example.org"]
+            path = host.senders()["user1@example.org"]
             for _ in range(2):
                 assert await it.mail(FEEDBACK, ARF.format(return_path=path), "fbl@provider.example") == 250
             assert it.listed() == {"user1@example.org": Reason.COMPLAINT}
@@ -252,14 +223,14 @@ def test_a_complaint_lists_its_recipient_and_counts_for_the_source(tmp_path: Pat
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_a_report_after_a_restart(tmp_path: Path, server: Host, restart: bool) -> None:
+def test_a_report_after_a_restart(tmp_path: Path, host: Host, restart: bool) -> None:
     """To whom a message went is on disk, and so is that its bounce has come."""
-    config = config_of(tmp_path, server)
+    config = config_of(tmp_path, host)
 
     async def first() -> str:
         async with running(config) as it:
             await send(it, messages(1))
-            path = server.senders()["user0@example.org"]
+            path = host.senders()["user0@example.org"]
             if not restart:
                 return path
             assert await it.mail(path, DSN.format(recipient="x@y.example", status="5.1.1", text="")) == 250
@@ -268,7 +239,7 @@ def test_a_report_after_a_restart(tmp_path: Path, server: Host, restart: bool) -
     async def second(path: str) -> Counter[str]:
         async with running(config) as it:
             assert await it.mail(path, DSN.format(recipient="x@y.example", status="5.1.1", text="")) == 250
-            return it.gateway._desk.counts
+            return it.gateway.reports.counts
 
     counts = asyncio.run(second(asyncio.run(first())))
     assert counts["repeated" if restart else "acted"] == 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 
-from engine.bounces.return_path import wire_records
+from engine.bounces.wire_records import WireRecords
 from engine.campaign.record import RecordRenderer
 from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
@@ -78,11 +78,12 @@ class LocalNode:
     def _make(self, name: PoolName) -> PoolEngine:
         profiles = load_profiles(self.config.providers)
         reader = self._spool.reader()
-        render = RecordRenderer(reader)
         clock = SteadyClock()
+        records = WireRecords(reader, self.config, clock)
+        render = RecordRenderer(reader, records.links.url)
         return PoolEngine(
             profile=profiles[name.provider],
-            reader=wire_records(reader, self.config.bounces, self.config.tokens, clock),
+            reader=records,
             opener=SessionOpener(self.config.tls.authorities),
             router=build_routes(
                 self.config,

@@ -21,7 +21,8 @@ ONE_MODULE = ("opentelemetry", "fastapi", "aiosmtpd")
 
 RAY_MODULES = {"actors.deploy", "actors.client"}
 VALUE_CONFIG = (
-    "schema|types|units|doctor|dns_failover|tls|signing|bounces|suppression|reputation|warmup|shaping"
+    "schema|types|units|doctor|dns_failover|tls|signing|bounces|suppression|reputation|warmup"
+    "|shaping|unsubscribe"
 )
 VALUE_MODULES = re.compile(rf"engine\.values(\..*)?|engine\.config\.({VALUE_CONFIG})")
 VALUE_LIBRARIES = {"pydantic", "msgpack", "annotated_types", "typing_extensions"}

@@ -1,0 +1,130 @@
+"""The HTTP listener. The only importer of fastapi.
+
+For strangers, behind a reverse proxy that speaks TLS (RFC 8058 wants https). Bounds: connections at once, the life of a
+connection, the size of a request's head; no content is read, because no request needs any.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from engine.config.bounces import IngressConfig
+from engine.ingress.pages import HEADERS, STATUS, page
+from engine.ingress.unsubscribe import Answer
+
+log = logging.getLogger(__name__)
+
+MAX_HEAD = 16 << 10
+CONNECTION_S = 60.0
+RETRY_AFTER_S = "60"
+STOP_S = 5
+
+
+class Desk(Protocol):
+    """Who decides: engine/ingress/unsubscribe.py."""
+
+    def look(self, token: str, client: str) -> tuple[Answer, str]: ...
+    async def unsubscribe(self, token: str, client: str) -> tuple[Answer, str]: ...
+
+
+def build_app(desk: Desk, paths: list[str]) -> FastAPI:
+    """`paths`: those of the configured links, to which a token is added."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+
+    async def show(token: str, request: Request) -> HTMLResponse:
+        return _response(*desk.look(token, _client(request)))
+
+    async def act(token: str, request: Request) -> HTMLResponse:
+        return _response(*await desk.unsubscribe(token, _client(request)))
+
+    async def unknown(request: Request, error: Exception) -> HTMLResponse:
+        return _response(Answer.UNKNOWN, "")
+
+    for path in dict.fromkeys(paths):
+        app.add_api_route(f"{path}/{{token}}", show, methods=["GET", "HEAD"])
+        app.add_api_route(f"{path}/{{token}}", act, methods=["POST"])
+    app.add_exception_handler(404, unknown)
+    return app
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
+def _response(answer: Answer, address: str) -> HTMLResponse:
+    headers = dict(HEADERS)
+    if STATUS[answer] in (429, 503):
+        headers["Retry-After"] = RETRY_AFTER_S
+    return HTMLResponse(page(answer, address), STATUS[answer], headers)
+
+
+class _Protocol(H11Protocol):
+    """No connection lives longer than CONNECTION_S, so that slow ones cannot take all the room."""
+
+    _end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._end = asyncio.get_running_loop().call_later(CONNECTION_S, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._end is not None:
+            self._end.cancel()
+        super().connection_lost(exc)
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the process that it runs in."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpListener:
+    """See the module docstring."""
+
+    def __init__(self, desk: Desk, config: IngressConfig, paths: list[str]) -> None:
+        self._server = _Server(
+            uvicorn.Config(
+                build_app(desk, paths),
+                http=_Protocol,
+                ws="none",
+                lifespan="off",
+                loop="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=bool(config.proxies),
+                forwarded_allow_ips=list(config.proxies),
+                limit_concurrency=config.max_connections,
+                timeout_graceful_shutdown=STOP_S,
+                h11_max_incomplete_event_size=MAX_HEAD,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; the port, for who asked for any. OSError."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=128)
+        self._task = asyncio.get_running_loop().create_task(self._server.serve([listener]))
+        while not self._server.started:
+            if self._task.done():
+                self._task.result()
+                raise OSError(f"the HTTP listener at {host} port {port} does not start")
+            await asyncio.sleep(0.01)
+        return int(listener.getsockname()[1])
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
