@@ -32,6 +32,7 @@ from engine.region.allowances import Allowances
 from engine.region.daily import used_today
 from engine.region.dispatch import Dispatcher
 from engine.region.late import LateReports
+from engine.region.notices import Notices
 from engine.region.observer import Observer
 from engine.region.paths import Paths
 from engine.region.ports import PoolLauncher, PoolName, RegionFailed, SourcePort
@@ -168,6 +169,14 @@ class Region:
             observer=self._observer,
         )
         self._keep_sent_ms = round(config.bounces.expire * 1000)
+        self._notices = Notices(
+            spool,
+            submit=self._accept_own,
+            expire_ms={number: schedule.expire_ms for number, schedule in self._retry.items()},
+            streams=streams,
+            reporter=config.ingress.name or next(s.ehlo for s in config.sources if s.region == name),
+            clock=clock,
+        )
         self._spread = Spread(spool, [r.name for r in config.regions if r.name != name], ports.peers)
 
     # -- life
@@ -188,6 +197,7 @@ class Region:
         self._spawn(self._tick())
         self._spawn(self._observer.run())
         self._spawn(self._spread.run())
+        self._spawn(self._notices.run())
         self._spawn(self._keep_books())
 
     async def _attach(self, name: PoolName) -> None:
@@ -275,6 +285,13 @@ class Region:
                 suppressed=suppressed,
             )
         )
+
+    async def _accept_own(self, batch: AcceptBatch) -> None:
+        """Accept mail that the region itself writes."""
+        result = await _wrap(self._spool.accept(batch))
+        if result.due_keys:
+            self._learn(result.due_keys)
+            self._windows.offer(result.due_keys, self._clock.wall_ms())
 
     def _learn(self, due_keys: Sequence[bytes]) -> None:
         """Make the queues of new due keys known."""

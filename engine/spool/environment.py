@@ -44,6 +44,7 @@ DATABASES = (
     b"suppressed",
     b"suppression_log",
     b"sent",
+    b"notices",
 )
 FIRST_MAP = 256 << 20
 MAX_READERS = 510

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from engine.spool import sent, suppressions
+from engine.spool import notices, sent, suppressions
 from engine.spool.batches import (
     AcceptBatch,
     AcceptResult,
@@ -277,6 +277,9 @@ def settle(
         reply = outcome.reply
         flags = record.flags | (MAYBE_SENT if outcome.possible_duplicate else 0)
         attempts = record.attempts + (0 if settlement.free else 1)
+        action = notices.owed(record, outcome.kind, outcome.at_ms)
+        if action is notices.Action.DELAYED:
+            flags |= notices.DELAY_TOLD
         if is_final:
             draft.finish(outcome.id, outcome.kind)
             if len(record.content) == 4:
@@ -307,6 +310,10 @@ def settle(
             )
             due_keys.append(new_key)
         _, stream, tenant, campaign = queue_of(txn, record.queue)
+        if action is not None:
+            notices.put(
+                draft, action, record, reply, outcome.host, outcome.at_ms, stream=stream, tenant=tenant
+            )
         if settlement.remember is not None:
             until_ms, site = settlement.remember
             sent.put(

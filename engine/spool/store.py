@@ -23,7 +23,7 @@ from typing import Any
 import msgpack
 
 from engine.config.schema import SpoolConfig
-from engine.spool import operations, sent, suppressions
+from engine.spool import notices, operations, sent, suppressions
 from engine.spool.batches import (
     AcceptBatch,
     AcceptResult,
@@ -36,6 +36,7 @@ from engine.spool.bodies import SegmentWriter, make_directory, segment_path, syn
 from engine.spool.draft import META, PAGE_BYTES, PAGE_IDS, Draft, QueueNumbers, Totals, word_of
 from engine.spool.environment import Environment, Error, MapFull
 from engine.spool.errors import SpoolError, SpoolFull, SpoolInUse, SpoolSuperseded
+from engine.spool.notices import Notice
 from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, Record, decode_record, due_key
 from engine.spool.sent import Sent
@@ -412,6 +413,10 @@ class Spool:
         """A bounce or complaint that came later, once per message and flag: see engine/spool/sent.py."""
         return self._writer.submit(lambda draft: sent.report(draft, message_id, flag, event, rows))
 
+    def notice_done(self, key: bytes) -> "Future[None]":
+        """A notification that was owed is accepted as mail."""
+        return self._writer.submit(lambda draft: notices.done(draft, key))
+
     def trim_suppression_log(self, upto: int) -> "Future[None]":
         """Every other region has what this one changed up to that number of its log."""
         return self._writer.submit(lambda draft: suppressions.trim_log(draft, upto))
@@ -571,6 +576,11 @@ class Spool:
         """To whom a message went that has a return path of its own."""
         with self._env.read() as txn:
             return sent.get(self._env, txn, message_id)
+
+    def notices(self, limit: int) -> list[Notice]:
+        """The notifications that are owed to senders."""
+        with self._env.read() as txn:
+            return notices.pending(self._env, txn, limit)
 
     def suppressions(self, after: bytes, limit: int) -> tuple[bytes, list[Suppression]]:
         """A page of the suppression list behind `after` (b"": from the start), and where the next page begins."""
