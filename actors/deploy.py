@@ -136,6 +136,13 @@ class RayPool:
     async def resume(self, epoch: int) -> bytes:
         return bytes(await call(self._handle, "resume", epoch))
 
+    async def assign(self, assignment: bytes) -> bytes:
+        return bytes(await call(self._handle, "assign", assignment))
+
+    async def load(self) -> tuple[int, int]:
+        cpu_ns, at_ns = await call(self._handle, "load")
+        return int(cpu_ns), int(at_ns)
+
     async def deliver(self, header: bytes, entries: bytes) -> None:
         try:
             await call(self._handle, "deliver", header, entries)
@@ -146,7 +153,9 @@ class RayPool:
         await call(self._handle, "acknowledge", sequence)
 
     async def stop(self, deadline_s: float) -> None:
+        """As the region asks for it; then its process ends, and its name is free."""
         await call(self._handle, "stop", deadline_s, timeout_s=deadline_s + CALL_DEADLINE_S)
+        ray.kill(self._handle)
 
 
 class RayNodeServices:

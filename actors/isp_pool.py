@@ -128,6 +128,12 @@ class IspPoolActor:
         self._reports.clear()
         return state
 
+    async def assign(self, assignment: bytes) -> bytes:
+        return await self._pool().assign(assignment)
+
+    async def load(self) -> tuple[int, int]:
+        return await self._pool().load()
+
     async def deliver(self, header: bytes, entries: bytes) -> None:
         await self._pool().deliver(header, entries)
 

@@ -93,6 +93,7 @@ class RegionActor:
             ports=RegionPorts(self._services, self._services, self._services),
             clock=self._clock,
             seed=int.from_bytes(os.urandom(8), "big") >> 1,
+            cores=len(os.sched_getaffinity(0)),
         )
         await region.start()
         self._events = EventLog(

@@ -12,7 +12,15 @@ from typing import Self
 
 from bench.fleet import bench_config
 from engine.config.schema import FleetConfig
-from engine.delivery.wire import ENTRY, OutcomeRow, decode_header, encode_report, encode_resume
+from engine.delivery.wire import (
+    ENTRY,
+    Holding,
+    OutcomeRow,
+    decode_header,
+    encode_holding,
+    encode_report,
+    encode_resume,
+)
 from engine.providers.profiles import load_profiles
 from engine.region.outbox import EventLog
 from engine.region.ports import PoolName
@@ -48,6 +56,12 @@ class EchoPool:
 
     async def resume(self, epoch: int) -> bytes:
         return encode_resume(0, [], [])
+
+    async def assign(self, assignment: bytes) -> bytes:
+        return encode_holding(Holding())
+
+    async def load(self) -> tuple[int, int]:
+        return 0, time.monotonic_ns()
 
     async def acknowledge(self, sequence: int) -> None:
         pass

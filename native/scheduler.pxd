@@ -75,9 +75,18 @@ cdef struct Source:
     uint8_t up
     int64_t suspended_until
 
+cdef struct Seat:                # one source at one pool
+    uint64_t granted             # messages taken for it, ever
+    uint32_t outstanding
+    uint8_t shard                # the pool's process that carries its messages
+    uint8_t held                 # it carries none now
+
 cdef struct Pool:
     uint32_t head                # ring of sites with work
     uint32_t tail
+    uint32_t closed              # bit mask of the shards that take nothing now
+    Seat* seats                  # one per source
+    uint32_t seat_count
 
 cdef struct Returned:            # a slot that is given back
     uint32_t slot
@@ -128,6 +137,9 @@ cdef class Scheduler:
     cdef void _list_flow(self, uint32_t flow) noexcept nogil
     cdef void _list_share(self, uint32_t share) noexcept nogil
     cdef void _unpark_site(self, uint32_t number) noexcept
+    cdef void _unpark_pool(self, uint32_t pool) noexcept
+    cdef Pool* _pool(self, uint32_t pool) except NULL
+    cdef Seat* _seat(self, uint32_t pool, uint32_t source) except NULL
     cdef int _park(self, uint32_t share, int64_t wake) except -1
     cdef int _build_candidates(self, Share* share) except -1
     cdef int32_t _choose(self, Share* share, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil

@@ -20,6 +20,10 @@ turn that it had begun. So nothing is scanned in vain, and nobody blocks another
 
 Memory: 48 bytes per message that the scheduler has held at once, 56 per (source, site), and a little per
 flow; a flow that is dropped gives its place to the next.
+
+Shards: a pool may be several processes. Each source's messages for the pool are carried by one of them, so
+what the process keeps for the source (connections, pace) holds; a shard without room is closed, a source that
+moves from one to the other is held meanwhile.
 """
 
 from libc.stdlib cimport qsort
@@ -50,6 +54,7 @@ cdef enum:
 
 cdef enum:
     LANES = 3
+    MAX_SHARDS = 32
     KEY_SIZE = 18
     ENTRY_SIZE = 40
 
@@ -144,6 +149,8 @@ cdef class Scheduler:
         release(self._shares)
         release(self._sites)
         release(self._sources)
+        for i in range(self._pool_capacity):
+            release(self._pools[i].seats)
         release(self._pools)
         release(self._tenant_weight)
 
@@ -166,15 +173,10 @@ cdef class Scheduler:
 
     def add_site(self, uint32_t site, uint32_t pool):
         """`pool` delivers for the site."""
-        cdef uint32_t old, i
+        cdef uint32_t i
         if site >= self._site_capacity:
             self._sites = <Site*>_extended(self._sites, &self._site_capacity, site, sizeof(Site))
-        if pool >= self._pool_capacity:
-            old = self._pool_capacity
-            self._pools = <Pool*>_extended(self._pools, &self._pool_capacity, pool, sizeof(Pool))
-            for i in range(old, self._pool_capacity):
-                self._pools[i].head = self._pools[i].tail = NONE
-                self._wheels.append(Wheel(0))
+        self._pool(pool)
         if self._sites[site].known:
             raise ValueError(f"site {site} is known")
         self._sites[site].known = 1
@@ -215,6 +217,7 @@ cdef class Scheduler:
         cell.window = window
         cell.weight = weight
         cell.grants += 1
+        self._seat(at.pool, source)
         if not fresh and cell.tat < now_ns + self._horizon + burst * interval_ns:
             cell.tat = now_ns + self._horizon + burst * interval_ns
         self._unpark_site(site)
@@ -241,6 +244,18 @@ cdef class Scheduler:
         cell.weight = weight
         cell.grants += 1
         self._unpark_site(site)
+
+    def not_before(self, uint32_t source, uint32_t site, int64_t at_ns):
+        """The next message over that source to the site goes at that time at the earliest, if it has a rate:
+        a transaction of it began later than it was allowed to."""
+        cdef Cell* cell
+        cdef int64_t tat
+        self._check_cell(source, site)
+        cell = &self._sites[site].cells[source]
+        tat = at_ns + <int64_t>(cell.burst - 1) * cell.interval
+        if cell.interval and cell.tat < tat:
+            cell.tat = tat
+            cell.grants += 1
 
     def suspend(self, uint32_t source, int64_t site, int64_t until_ns):
         """No message over that source to the site (-1: to any) before that time; an earlier time ends it."""
@@ -309,6 +324,98 @@ cdef class Scheduler:
         self._check_cell(source, site)
         cdef int64_t left = self._sites[site].cells[source].daily_left
         return None if left > UNCAPPED else left
+
+    # -- shards: the processes of one pool, each of which carries some of the sources
+
+    cdef Pool* _pool(self, uint32_t pool) except NULL:
+        """The pool, made if it is new; the pointer is good until the next new one."""
+        cdef uint32_t old = self._pool_capacity
+        cdef uint32_t i
+        if pool >= old:
+            self._pools = <Pool*>_extended(self._pools, &self._pool_capacity, pool, sizeof(Pool))
+            for i in range(old, self._pool_capacity):
+                self._pools[i].head = self._pools[i].tail = NONE
+                self._wheels.append(Wheel(0))
+        return &self._pools[pool]
+
+    cdef Seat* _seat(self, uint32_t pool, uint32_t source) except NULL:
+        cdef Pool* at
+        if source >= 0xFFFF:
+            raise ValueError(f"source {source}: allowed are 0 to 65534")
+        at = self._pool(pool)
+        if source >= at.seat_count:
+            at.seats = <Seat*>_extended(at.seats, &at.seat_count, source, sizeof(Seat))
+        return &at.seats[source]
+
+    cdef void _unpark_pool(self, uint32_t pool) noexcept:
+        cdef uint32_t i
+        for i in range(self._site_capacity):
+            if self._sites[i].known and self._sites[i].pool == pool and self._sites[i].parked != NONE:
+                self._unpark_site(i)
+
+    def set_shard(self, uint32_t pool, uint32_t source, uint32_t shard):
+        """That shard of the pool carries the source's messages from now on (0 by default). ValueError: the
+        source has messages outstanding at another."""
+        cdef Seat* seat = self._seat(pool, source)
+        if shard >= MAX_SHARDS:
+            raise ValueError(f"shard {shard}: allowed are 0 to {MAX_SHARDS - 1}")
+        if seat.outstanding and seat.shard != shard:
+            raise ValueError(f"source {source} has {seat.outstanding} messages at shard {seat.shard}")
+        seat.shard = <uint8_t>shard
+        self._unpark_pool(pool)
+
+    def hold(self, uint32_t pool, uint32_t source, bint held):
+        """While held the source carries nothing for the pool."""
+        self._seat(pool, source).held = held
+        if not held:
+            self._unpark_pool(pool)
+
+    def close_shards(self, uint32_t pool, uint32_t closed):
+        """Bit n of `closed`: the sources of shard n carry nothing for the pool now."""
+        cdef Pool* at = self._pool(pool)
+        cdef uint32_t opened = at.closed & ~closed
+        at.closed = closed
+        if opened:
+            self._unpark_pool(pool)
+
+    def shard_outstanding(self, uint32_t pool, uint32_t shard):
+        """Messages in flight at a shard."""
+        cdef Pool* at = self._pool(pool)
+        cdef uint32_t i
+        cdef uint32_t count = 0
+        for i in range(at.seat_count):
+            if at.seats[i].shard == shard:
+                count += at.seats[i].outstanding
+        return count
+
+    def presume_sent(self, uint32_t pool, uint32_t shard, int64_t now_ns):
+        """A shard ended without a word: what is in flight there may have begun just now, so the rates that it
+        charged count from now."""
+        cdef uint32_t i
+        cdef int64_t tat
+        cdef Slot* slot
+        cdef Cell* cell
+        cdef uint32_t site
+        for i in range(self._slot_capacity):
+            slot = &self._slots[i]
+            if slot.state != IN_FLIGHT:
+                continue
+            site = self._flows[slot.flow].site
+            if self._sites[site].pool != pool or self._pools[pool].seats[slot.source].shard != shard:
+                continue
+            cell = &self._sites[site].cells[slot.source]
+            tat = now_ns + <int64_t>cell.burst * cell.interval
+            if cell.interval and cell.tat < tat:
+                cell.tat = tat
+                cell.grants += 1
+
+    def seat_outstanding(self, uint32_t pool, uint32_t source):
+        """Messages of a source in flight at a pool."""
+        return self._seat(pool, source).outstanding
+
+    def granted(self, uint32_t pool, uint32_t source):
+        """Messages ever taken for a source at a pool."""
+        return self._seat(pool, source).granted
 
     def tenant_weight(self, uint32_t tenant, uint32_t weight):
         """Share of a tenant relative to others; 1 by default."""
@@ -644,6 +751,7 @@ cdef class Scheduler:
         """Whether a source may carry a message now; if time alone will change that, `wake` is lowered to
         it."""
         cdef Source* source = &self._sources[number]
+        cdef Pool* pool = &self._pools[site.pool]
         cdef Cell* cell
         cdef int64_t at
         if number >= site.cell_count:
@@ -659,6 +767,8 @@ cdef class Scheduler:
             return False
         if cell.outstanding >= cell.window:
             self._why |= WAITS_WINDOW
+            return False
+        if pool.seats[number].held or (pool.closed >> pool.seats[number].shard) & 1:
             return False
         at = source.suspended_until if source.suspended_until > cell.suspended_until else cell.suspended_until
         if at > now:
@@ -793,6 +903,8 @@ cdef class Scheduler:
         slot.next = NONE
         cell = &site.cells[source]
         cell.outstanding += 1
+        self._pools[site.pool].seats[source].outstanding += 1
+        self._pools[site.pool].seats[source].granted += 1
         cell.daily_left -= 1
         cell.grants += 1
         slot.grant = cell.grants
@@ -912,6 +1024,7 @@ cdef class Scheduler:
         cdef Flow* flow = &self._flows[slot.flow]
         flow.in_flight -= 1
         self._sites[flow.site].cells[slot.source].outstanding -= 1
+        self._pools[self._sites[flow.site].pool].seats[slot.source].outstanding -= 1
         if self._sites[flow.site].parked != NONE:
             self._unpark_site(flow.site)
 
@@ -1027,15 +1140,17 @@ cdef class Scheduler:
         """Messages in memory, ready and in flight."""
         return self._held
 
-    def in_flight_of(self, uint32_t pool):
-        """Ids in flight at a pool, 8 bytes little endian each."""
+    def in_flight_of(self, uint32_t pool, int shard=-1):
+        """Ids in flight at a pool, or at one shard of it, 8 bytes little endian each."""
         cdef uint32_t i
         cdef uint64_t id_
         cdef bytearray ids = bytearray()
         cdef Slot* slot
         for i in range(self._slot_capacity):
             slot = &self._slots[i]
-            if slot.state == IN_FLIGHT and self._sites[self._flows[slot.flow].site].pool == pool:
+            if slot.state != IN_FLIGHT or self._sites[self._flows[slot.flow].site].pool != pool:
+                continue
+            if shard < 0 or self._pools[pool].seats[slot.source].shard == shard:
                 id_ = slot.id
                 ids += (<char*>&id_)[:8]
         return bytes(ids)

@@ -289,7 +289,16 @@ class LimitsConfig(Section):
         2000, description="Ready messages in memory for one flow; the rest stays on disk."
     )
     ready_total: Count = Field(200_000, description="Ready messages in memory for all flows of a region.")
-    pool_credits: Count = Field(2000, description="Messages that one pool may hold unsettled.")
+    pool_credits: Count = Field(2000, description="Messages that one process of a pool may hold unsettled.")
+    pool_shards: Annotated[int, Field(ge=1, le=32, strict=True)] | None = Field(
+        None,
+        description="Most processes that one provider's pool may have on a node; never more than cores. Without it: one"
+        " core is left to the region, the others are for pools.",
+    )
+    pool_busy: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.85,
+        description="Share of a core that a pool's busiest process uses for three seconds before another is started.",
+    )
     batch: Annotated[int, Field(ge=1, le=10_000, strict=True)] = Field(
         500, description="Most messages in one batch between region and pool."
     )

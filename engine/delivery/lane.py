@@ -138,7 +138,7 @@ class Lane:
 
     def is_over_limit(self) -> bool:
         """The limit of connections has been lowered below what is open."""
-        return self.gate.open > self.gate.limit
+        return self.gate.open > self.gate.limit or self.gate.total.is_over()
 
     def take(self, session: Session) -> tuple[list[Job], WireMessage] | None:
         """The next transaction of a session: one job, or several that share one message, and the message.

@@ -18,6 +18,21 @@ class Connections:
     def has_room(self) -> bool:
         return self.limit == 0 or self.open < self.limit
 
+    def is_over(self) -> bool:
+        """The limit was lowered below what is open."""
+        return 0 < self.limit < self.open
+
+
+def part(total: int, shard: int, of: int) -> int:
+    """What process number `shard` of `of` may use of a limit that they share; the parts add up to it. 0: no limit.
+
+    ValueError: nothing would be left for it.
+    """
+    share = total * (shard + 1) // of - total * shard // of
+    if total and not share:
+        raise ValueError(f"{of} processes cannot share {total} connections")
+    return share
+
 
 @dataclass(slots=True)
 class Gate:

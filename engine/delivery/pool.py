@@ -22,6 +22,7 @@ import asyncio
 import logging
 import math
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -42,7 +43,18 @@ from engine.delivery.ports import (
 )
 from engine.delivery.preparation import THREADS, Preparation, Signing
 from engine.delivery.session import Session
-from engine.delivery.wire import ENTRY, ID, Header, OutcomeRow, decode_header, encode_report, encode_resume
+from engine.delivery.tenure import Tenure, give_up, holding
+from engine.delivery.wire import (
+    ENTRY,
+    ID,
+    Header,
+    OutcomeRow,
+    decode_assignment,
+    decode_header,
+    encode_holding,
+    encode_report,
+    encode_resume,
+)
 from engine.smtp.opener import open_session
 from engine.smtp.policy import Verdict
 from engine.values.clock import Clock
@@ -91,6 +103,7 @@ class PoolEngine:
         hold_s: float = HOLD_S,
         tick_s: float = TICK_S,
         on_failure: Callable[[], None] = lambda: None,
+        cpu_ns: Callable[[], int] = time.thread_time_ns,
     ) -> None:
         self.profile = profile
         self.clock = clock
@@ -115,6 +128,8 @@ class PoolEngine:
         self._hold_ns = round(hold_s * 1e9)
         self._tick_s = tick_s
         self._on_failure = on_failure
+        self._cpu_ns = cpu_ns
+        self._tenure = Tenure()
         rate = profile.rate
         self._interval_ns = 0 if rate is None else round(rate.period_s * 1e9 / rate.count)
         self._epoch = 0
@@ -168,6 +183,7 @@ class PoolEngine:
             gate.interval_ns, gate.limit = head.paces.get(cell, default)
         records = self._reader.fetch(b"".join([ID.pack(entry[0]) for entry in unpacked]))
         now_ns = self.clock.monotonic_ns()
+        carries = self._tenure.carries
         touched: set[Lane] = set()
         lanes: dict[tuple[int, int, str, bool], Lane] = {}
         for (id_, send_at_ns, site_no, source, _, _, _, _), record in zip(unpacked, records, strict=True):
@@ -186,7 +202,7 @@ class PoolEngine:
                 held_ns=now_ns,
             )
             self._jobs[id_] = job
-            if record is None or source not in self._sources or self.stopping:
+            if record is None or source not in self._sources or not carries(source) or self.stopping:
                 self.give_back(job)
                 continue
             place = source, site_no, job.domain, job.requires_tls
@@ -215,7 +231,35 @@ class PoolEngine:
             self._drop_unsent()
         self._seal_rows()
         rows = [row for sealed in self._unacknowledged.values() for row in sealed]
-        return encode_resume(self._sequence, rows, list(self._jobs))
+        return encode_resume(self._sequence, rows, list(self._jobs), sorted(self._tenure.sources or ()))
+
+    async def assign(self, assignment: bytes) -> bytes:
+        """Carry these sources from now on, with this part of the shared limits (wire.py, Assignment). The answer says
+        what is still here of others; asking again looks again."""
+        self._tenure.update(decode_assignment(assignment))
+        limit = self._total_limit()
+        for total in self._totals.values():
+            total.limit = limit
+        for domain, waiting in self._resolving.items():
+            self._resolving[domain] = [job for job in waiting if self._tenure.carries(job.source)]
+            for job in waiting:
+                if not self._tenure.carries(job.source):
+                    self.give_back(job)
+        give_up(self._tenure, self._lanes)
+        return encode_holding(
+            holding(
+                self._tenure,
+                jobs=self._jobs.values(),
+                lanes=self._lanes,
+                gates=self._gates,
+                totals=self._totals.values(),
+                now_ns=self.clock.monotonic_ns(),
+            )
+        )
+
+    async def load(self) -> tuple[int, int]:
+        """Processor time that the event loop's thread has used, and the monotonic clock, in nanoseconds."""
+        return self._cpu_ns(), self.clock.monotonic_ns()
 
     async def drain(self, deadline_s: float) -> None:
         """Give back what has not begun, finish what has. Beyond the deadline waits only for final replies."""
@@ -304,9 +348,12 @@ class PoolEngine:
     def _gate(self, source: int, site: str) -> Gate:
         gate = self._gates.get((source, site))
         if gate is None:
-            total = self._totals.setdefault(site, Connections(self.profile.max_connections_total or 0))
+            total = self._totals.setdefault(site, Connections(self._total_limit()))
             gate = self._gates[source, site] = Gate(self.profile.max_connections, self._interval_ns, total)
         return gate
+
+    def _total_limit(self) -> int:
+        return self._tenure.part_of(self.profile.max_connections_total or 0)
 
     async def _resolve(self, domain: str) -> None:
         route = await self.routes.route(domain)

@@ -3,8 +3,10 @@
 deliver(header, entries): header is msgpack {"batch", "epoch", "sites": {number: name}, "paces": [[source, number,
 interval_ns, connections], ...]}; entries are the 40 byte records of the scheduler's take(). A report is msgpack
 [sequence, epoch, outcomes, notices], where a notice is [what it is about, text], for whoever operates the fleet; the
-answer to resume is msgpack [sequence, outcomes, ids in progress (8 bytes each, little endian)]. An outcome is [id,
-kind, scope, code, enhanced, text, host, source, at_ms, possible_duplicate, batch number].
+answer to resume is msgpack [sequence, outcomes, ids in progress (8 bytes each, little endian), sources]. An outcome is
+[id, kind, scope, code, enhanced, text, host, source, at_ms, possible_duplicate, batch number]. assign is told msgpack
+[epoch, number, sources, shard, of] and answers [sources it still has, whether it has too many connections, [[source,
+site, next_ns], ...]].
 """
 
 import struct
@@ -51,12 +53,39 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class ResumeState:
-    """What a pool that outlived its region knows. Acknowledging `sequence` lets it forget `outcomes`."""
+    """What a pool that outlived its region knows. Acknowledging `sequence` lets it forget `outcomes`. `sources` are
+    those that it was last told to carry."""
 
     sequence: int
     outcomes: tuple[Outcome, ...]
     batch_numbers: tuple[int, ...]
     in_progress: tuple[int, ...]
+    sources: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one process of a pool may use: these sources, and part number `shard` of `of` of what all sources may use
+    together at a site. Of two, the one with the greater (`epoch`, `number`) holds."""
+
+    epoch: int
+    number: int
+    sources: tuple[int, ...]
+    shard: int = 0
+    of: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a process of a pool still has of what it may use no longer.
+
+    `left`: sources with a session or a message. `is_over`: more connections to a site than its part. `paces`: (source,
+    site, monotonic nanoseconds before which no transaction may begin), of sources that it does not carry.
+    """
+
+    left: tuple[int, ...] = ()
+    is_over: bool = False
+    paces: tuple[tuple[int, str, int], ...] = ()
 
 
 def encode_header(header: Header) -> bytes:
@@ -82,18 +111,37 @@ def decode_report(data: bytes) -> Report:
     return Report(sequence, epoch, tuple(map(_outcome, rows)), tuple(row[10] for row in rows), notices)
 
 
-def encode_resume(sequence: int, rows: Sequence[OutcomeRow], in_progress: Sequence[int]) -> bytes:
-    return bytes(msgpack.packb((sequence, rows, b"".join(map(ID.pack, in_progress)))))
+def encode_resume(
+    sequence: int, rows: Sequence[OutcomeRow], in_progress: Sequence[int], sources: Sequence[int] = ()
+) -> bytes:
+    return bytes(msgpack.packb((sequence, rows, b"".join(map(ID.pack, in_progress)), sources)))
 
 
 def decode_resume(data: bytes) -> ResumeState:
-    sequence, rows, ids = msgpack.unpackb(data, use_list=False)
+    sequence, rows, ids, sources = msgpack.unpackb(data, use_list=False)
     return ResumeState(
         sequence,
         tuple(map(_outcome, rows)),
         tuple(row[10] for row in rows),
         tuple(id_ for (id_,) in ID.iter_unpack(ids)),
+        sources,
     )
+
+
+def encode_assignment(told: Assignment) -> bytes:
+    return bytes(msgpack.packb((told.epoch, told.number, told.sources, told.shard, told.of)))
+
+
+def decode_assignment(data: bytes) -> Assignment:
+    return Assignment(*msgpack.unpackb(data, use_list=False))
+
+
+def encode_holding(holding: Holding) -> bytes:
+    return bytes(msgpack.packb((holding.left, holding.is_over, holding.paces)))
+
+
+def decode_holding(data: bytes) -> Holding:
+    return Holding(*msgpack.unpackb(data, use_list=False))
 
 
 def _outcome(row: Sequence[Any]) -> Outcome:

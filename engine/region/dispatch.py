@@ -1,22 +1,25 @@
 """From the scheduler's decisions to the pools: takes batches, makes them durable, hands them over, within credits.
 
-One feed per pool. A batch is handed over only after its in-flight record and the daily counters it charges are on
+One feed per pool, which may be several processes (engine/region/resizing.py): what is taken goes to the process that
+carries its source. A batch is handed over only after its in-flight record and the daily counters it charges are on
 disk, so a crash can never send a message twice without a mark, nor grant a daily cap twice. Batches overlap: while
 one record is syncing, the next is taken.
 
-A pool that dies is noticed by the launcher (process death, milliseconds). Everything it held goes back to the due
+A process that dies is noticed by the launcher (process death, milliseconds). Everything it held goes back to the due
 index at once, marked as possibly sent, because its last words are unknown.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from engine.config.schema import LimitsConfig
 from engine.delivery.wire import ENTRY, ID, Header, encode_header
 from engine.region.daily import counts_of
+from engine.region.feeds import MIN_INTERVAL_S, PoolFeed, Shard
 from engine.region.ports import PoolLauncher, PoolName, PoolPort
+from engine.region.resizing import Resizer
 from engine.region.sites import Sites
 from engine.region.windows import Windows
 from engine.values.clock import Clock
@@ -24,12 +27,6 @@ from native.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-MIN_INTERVAL_S = 0.002
-# A call between actors costs as much as many messages, so batches gather while a pool has work: it is fed again when a
-# quarter of what it holds should be done, at the latest after BUSY_INTERVAL_S.
-BUSY_SHARE = 0.25
-BUSY_INTERVAL_S = 0.05
-RATE_SPAN_NS = 100_000_000
 RESEND_DELAY_S = 0.05
 LAUNCH_DELAY_S = 0.2
 
@@ -39,54 +36,6 @@ class DispatchLog(Protocol):
 
     def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> Awaitable[list[int]]:
         """The answer: ids that must not go out any more, and are settled."""
-
-
-class PoolFeed:
-    """One pool as its region sees it."""
-
-    __slots__ = (
-        "_finished",
-        "_rate",
-        "_since_ns",
-        "batches",
-        "deaths",
-        "name",
-        "number",
-        "outstanding",
-        "port",
-        "taken_ns",
-        "task",
-        "wake",
-    )
-
-    def __init__(self, number: int, name: PoolName) -> None:
-        self.number = number
-        self.name = name
-        self.port: PoolPort | None = None
-        self.outstanding = 0
-        self.batches = 0
-        self.deaths = 0
-        self.wake = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-        self.taken_ns = 0
-        self._finished = 0
-        self._rate = 0.0
-        self._since_ns = 0
-
-    def finished(self, count: int) -> None:
-        self.outstanding -= count
-        self._finished += count
-
-    def interval_s(self, now_ns: int) -> float:
-        """How long to let messages gather, by what the pool holds and how fast it has lately been."""
-        span_ns = now_ns - self._since_ns
-        if span_ns >= RATE_SPAN_NS:
-            self._rate = (self._rate + self._finished * 1e9 / span_ns) / 2
-            self._finished = 0
-            self._since_ns = now_ns
-        if self._rate <= 0.0:
-            return MIN_INTERVAL_S
-        return min(BUSY_INTERVAL_S, max(MIN_INTERVAL_S, BUSY_SHARE * self.outstanding / self._rate))
 
 
 class Dispatcher:
@@ -104,7 +53,8 @@ class Dispatcher:
         limits: LimitsConfig,
         epoch: int,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        lost: Callable[[int, list[int]], Awaitable[None]],
+        lost: Callable[[PoolName, list[int]], Awaitable[None]],
+        cores: int,
     ) -> None:
         self._scheduler = scheduler
         self._windows = windows
@@ -117,9 +67,19 @@ class Dispatcher:
         self._spawn = spawn
         self._lost = lost
         self._feeds: dict[int, PoolFeed] = {}
+        self._claims: dict[int, dict[int, frozenset[int]]] = {}
         self._batch_no = 0
-        # so many credits must be back before a full pool is fed again
+        # so many credits must be back before a full process is fed again
         self._worthwhile = min(limits.batch, max(1, limits.pool_credits // 4))
+        self._resizer = Resizer(
+            scheduler=scheduler,
+            sites=sites,
+            clock=clock,
+            epoch=epoch,
+            most=most_shards(limits, cores),
+            busy=limits.pool_busy,
+            spawn=spawn,
+        )
         self.paused = False
 
     def wake(self, pool: int) -> None:
@@ -127,45 +87,69 @@ class Dispatcher:
         feed = self._feed(pool)
         if feed.task is None:
             feed.task = self._spawn(self._run(feed))
+            self._resizer.watch(feed)
         feed.wake.set()
 
     def _feed(self, pool: int) -> PoolFeed:
         feed = self._feeds.get(pool)
         if feed is None:
-            feed = self._feeds[pool] = PoolFeed(pool, PoolName(self._sites.pools.name(pool)))
+            provider = self._sites.pools.name(pool)
+            feed = self._feeds[pool] = PoolFeed(pool, provider, self._sites.sources)
         return feed
 
     def wake_all(self) -> None:
         for feed in self._feeds.values():
             feed.wake.set()
 
-    def deaths(self, name: PoolName) -> int:
-        """How often the pool has died under this incarnation."""
-        return self._feed(self._sites.pools.number(name.provider)).deaths
+    # -- processes that outlived the former incarnation
 
-    def attach(self, name: PoolName, port: PoolPort, *, deaths: int) -> bool:
-        """Feed a pool that outlived the former incarnation; False if it has died since `deaths` was read."""
-        feed = self._feed(self._sites.pools.number(name.provider))
-        if feed.deaths != deaths:
-            return False
-        feed.port = port
-        self.wake(feed.number)
-        return True
+    def attach(self, name: PoolName, port: PoolPort, sources: Sequence[int]) -> None:
+        """Feed a process that outlived the former incarnation and carries these sources, once `adopt` is called."""
+        pool = self._sites.pools.number(name.provider)
+        claims = self._claims.setdefault(pool, {})
+        claims[name.shard] = frozenset(sources)
+        feed = self._feed(pool)
+        while len(feed.shards) <= name.shard:
+            feed.shards.append(Shard(feed.provider, len(feed.shards)))
+        feed.shards[name.shard].port = port
+
+    def adopt(self) -> None:
+        """All that outlived the former incarnation are attached: go on from what they carry."""
+        for pool, claims in self._claims.items():
+            self._resizer.adopt(self._feeds[pool], claims)
+            self.wake(pool)
+        self._claims.clear()
+
+    # -- what goes on
 
     def finished(self, pool: int, count: int) -> None:
         """So many messages of the pool are settled or given back: credits return."""
         feed = self._feeds.get(pool)
         if feed is not None:
             feed.finished(count)
-            if self._room(feed) >= self._worthwhile:
+            if self._room(feed):
                 feed.wake.set()
 
     def outstanding(self) -> dict[str, int]:
-        return {str(feed.name): feed.outstanding for feed in self._feeds.values()}
+        """Messages that each process of each pool has."""
+        return {
+            str(shard.name): self._scheduler.shard_outstanding(feed.number, shard.index)
+            for feed in self._feeds.values()
+            for shard in feed.shards
+        }
 
     def batches(self) -> dict[str, int]:
-        """How many batches each pool has been handed."""
-        return {str(feed.name): feed.batches for feed in self._feeds.values()}
+        """How many batches each process has been handed."""
+        return {str(shard.name): shard.batches for feed in self._feeds.values() for shard in feed.shards}
+
+    def busy(self) -> dict[str, float]:
+        """How much of a core each process has lately used, as far as it has been measured."""
+        return {
+            str(shard.name): round(shard.busy, 3)
+            for feed in self._feeds.values()
+            for shard in feed.shards
+            if shard.cpu is not None
+        }
 
     async def _run(self, feed: PoolFeed) -> None:
         while True:
@@ -173,32 +157,33 @@ class Dispatcher:
             feed.wake.clear()
             if self.paused:
                 continue
-            if feed.port is None and not await self._launch(feed):
-                feed.wake.set()
-                await asyncio.sleep(LAUNCH_DELAY_S)
-                continue
+            for shard in feed.shards:
+                if shard.port is None and shard.starting is None and not shard.is_ending:
+                    shard.starting = self._spawn(self._start(feed, shard))
             while self._take(feed):
                 await asyncio.sleep(0)
 
-    async def _launch(self, feed: PoolFeed) -> bool:
-        """Start the feed's pool; False if that failed or it died at once."""
-        deaths = feed.deaths
-        try:
-            port = await self._launcher.launch(feed.name, self.pool_died)
-            await port.resume(self._epoch)
-        except (ConnectionError, TimeoutError) as error:
-            log.warning("pool %s does not start: %s", feed.name, error)
-            return False
-        if feed.deaths != deaths:
-            return False
-        feed.port = port
-        return True
+    async def _start(self, feed: PoolFeed, shard: Shard) -> None:
+        """Start a process, or find it running, and tell it what it may use; then it is fed."""
+        while True:
+            deaths = shard.deaths
+            try:
+                port = await self._launcher.launch(shard.name, self.pool_died)
+                await port.resume(self._epoch)
+                if await self._resizer.tell(feed, shard, port) and shard.deaths == deaths:
+                    break
+            except (ConnectionError, TimeoutError) as error:
+                log.warning("pool %s does not start: %s", shard.name, error)
+                await asyncio.sleep(LAUNCH_DELAY_S)
+        shard.port = port
+        shard.starting = None
+        feed.wake.set()
 
     async def _pause(self, feed: PoolFeed) -> None:
         """Wait until there may be something worth taking: an event or the scheduler's next allowance, and then a
         while for more to gather."""
         if not feed.wake.is_set():
-            wake_ns = self._scheduler.next_wake_ns(feed.number)
+            wake_ns = self._scheduler.next_wake_ns(feed.number) if self._room(feed) else -1
             timeout = None
             if wake_ns >= 0:
                 timeout = max(MIN_INTERVAL_S, (wake_ns - self._clock.monotonic_ns()) / 1e9)
@@ -209,31 +194,52 @@ class Dispatcher:
             except TimeoutError:
                 return
         now_ns = self._clock.monotonic_ns()
-        gather_ns = feed.taken_ns + round(feed.interval_s(now_ns) * 1e9) - now_ns
+        outstanding = sum(
+            self._scheduler.shard_outstanding(feed.number, shard.index) for shard in feed.shards
+        )
+        gather_ns = feed.taken_ns + round(feed.interval_s(now_ns, outstanding) * 1e9) - now_ns
         if gather_ns > 0:
             await asyncio.sleep(gather_ns / 1e9)
 
     def _room(self, feed: PoolFeed) -> int:
-        return self._limits.pool_credits - feed.outstanding
+        """How many messages each of the pool's processes can take that has room for a batch worth the call; the others
+        are closed meanwhile. 0: there is none."""
+        closed = 0
+        rooms = []
+        for shard in feed.shards:
+            room = 0
+            if shard.port is not None:
+                outstanding = self._scheduler.shard_outstanding(feed.number, shard.index)
+                room = self._limits.pool_credits - outstanding
+            if room < self._worthwhile:
+                closed |= 1 << shard.index
+            else:
+                rooms.append(room)
+        if closed != feed.closed:
+            self._scheduler.close_shards(feed.number, closed)
+            feed.closed = closed
+        return min(rooms, default=0)
 
     def _take(self, feed: PoolFeed) -> bool:
         """Take one batch and start its way; returns whether another take may yield more at once."""
-        self._windows.refill(feed.number)
         room = min(self._limits.batch, self._room(feed))
-        if room <= 0 or feed.port is None:
+        if room <= 0:
             return False
-        entries = self._scheduler.take(feed.number, self._clock.monotonic_ns(), room)
-        count = len(entries) // ENTRY.size
-        if not count:
+        self._windows.refill(feed.number)
+        now_ns = self._clock.monotonic_ns()
+        entries = self._scheduler.take(feed.number, now_ns, room)
+        if not entries:
             return False
-        feed.outstanding += count
-        feed.taken_ns = self._clock.monotonic_ns()
-        feed.batches += 1
-        self._batch_no += 1
-        self._spawn(self._hand_over(feed, feed.port, self._batch_no, entries))
-        return count == room
+        feed.taken_ns = now_ns
+        for shard, part in feed.split(entries):
+            shard.batches += 1
+            self._batch_no += 1
+            self._spawn(self._hand_over(feed, shard, self._batch_no, part))
+        return len(entries) == room * ENTRY.size
 
-    async def _hand_over(self, feed: PoolFeed, port: PoolPort, batch_no: int, entries: bytes) -> None:
+    async def _hand_over(self, feed: PoolFeed, shard: Shard, batch_no: int, entries: bytes) -> None:
+        port = shard.port
+        assert port is not None, "a process that does not run is closed"
         ids = b"".join([entries[at : at + ID.size] for at in range(0, len(entries), ENTRY.size)])
         cells = {(entry[2], entry[3]) for entry in ENTRY.iter_unpack(entries)}
         sites = {number: self._sites.site(number) for number, _ in cells}
@@ -256,9 +262,9 @@ class Dispatcher:
                 return
             except ConnectionError as error:
                 # the pool drops a batch number it has seen, so sending again is safe while it lives
-                if feed.port is not port:
+                if shard.port is not port:
                     return
-                log.warning("pool %s: hand-over of batch %d: %s", feed.name, batch_no, error)
+                log.warning("pool %s: hand-over of batch %d: %s", shard.name, batch_no, error)
                 await asyncio.sleep(RESEND_DELAY_S)
 
     def _without(self, feed: PoolFeed, entries: bytes, stopped: set[int]) -> bytes:
@@ -267,23 +273,36 @@ class Dispatcher:
         held = b"".join([ID.pack(id_) for id_ in stopped if self._scheduler.contains(id_)])
         self._scheduler.give_back(held)
         self._scheduler.remove(held)
-        feed.finished(len(held) // ID.size)
+        self.finished(feed.number, len(held) // ID.size)
         return b"".join(
             [ENTRY.pack(*entry) for entry in ENTRY.iter_unpack(entries) if entry[0] not in stopped]
         )
 
-    def pool_died(self, name: PoolName) -> None:
-        feed = self._feeds.get(self._sites.pools.number(name.provider))
-        if feed is None:
-            return
-        log.warning("pool %s died with %d messages in flight", name, feed.outstanding)
-        feed.deaths += 1
-        feed.port = None
-        self._spawn(self._requeue(feed))
+    # -- death
 
-    async def _requeue(self, feed: PoolFeed) -> None:
+    def pool_died(self, name: PoolName) -> None:
+        """A process of a pool is gone. What it had may have been sent, up to this moment."""
+        feed = self._feeds.get(self._sites.pools.number(name.provider))
+        shard = None if feed is None else feed.shard(name.shard)
+        if feed is None or shard is None or shard.is_ending:
+            return
+        outstanding = self._scheduler.shard_outstanding(feed.number, shard.index)
+        log.warning("pool %s died with %d messages in flight", name, outstanding)
+        shard.deaths += 1
+        shard.ended()
+        self._room(feed)  # nothing is taken for it any more
+        self._scheduler.presume_sent(feed.number, shard.index, self._clock.monotonic_ns())
+        self._spawn(self._requeue(feed, shard))
+
+    async def _requeue(self, feed: PoolFeed, shard: Shard) -> None:
         # read here, not at the death: its last reports may have been settled meanwhile
-        ids = [id_ for (id_,) in ID.iter_unpack(self._scheduler.in_flight_of(feed.number))]
-        feed.outstanding -= len(ids)
-        await self._lost(feed.number, ids)
+        ids = [id_ for (id_,) in ID.iter_unpack(self._scheduler.in_flight_of(feed.number, shard.index))]
+        await self._lost(shard.name, ids)
         self.wake(feed.number)
+
+
+def most_shards(limits: LimitsConfig, cores: int) -> int:
+    """Processes that one provider's pool may have on a node: as configured, else all cores but the region's."""
+    if limits.pool_shards is None:
+        return max(1, cores - 1)
+    return min(limits.pool_shards, max(1, cores))

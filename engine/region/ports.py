@@ -13,10 +13,16 @@ class RegionFailed(ConnectionError):
 
 
 class PoolPort(Protocol):
-    """One provider pool, as the region that feeds it sees it."""
+    """One process of a provider's pool, as the region that feeds it sees it."""
 
     async def resume(self, epoch: int) -> bytes:
         """Attach this incarnation of the region; the answer lists what is on the wire and what is unreported."""
+
+    async def assign(self, assignment: bytes) -> bytes:
+        """Carry these sources from now on; the answer says what is still there of others (engine/delivery/wire.py)."""
+
+    async def load(self) -> tuple[int, int]:
+        """Processor time used so far by its event loop, and its monotonic clock, in nanoseconds."""
 
     async def deliver(self, header: bytes, entries: bytes) -> None:
         """Take a batch over. An error means that it is unknown whether the pool took it."""

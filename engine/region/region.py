@@ -87,6 +87,7 @@ class Region:
         ports: RegionPorts,
         clock: Clock,
         seed: int,
+        cores: int = 1,
     ) -> None:
         self._config = config
         self.name = name
@@ -139,6 +140,7 @@ class Region:
             epoch=spool.epoch,
             spawn=self._spawn,
             lost=self._lost,
+            cores=cores,
         )
         self._judge = Judge(shipped_classifier(), UnknownReplies(spool.get_state(UNKNOWN_REPLIES)))
         self._suspensions = Suspensions(
@@ -194,6 +196,7 @@ class Region:
             except ConnectionError as error:
                 # it has died since; what it held is on disk, marked by the spool's recovery
                 log.warning("region %s: pool %s did not survive: %s", self.name, name, error)
+        self._dispatcher.adopt()
         self._spawn(self._tick())
         self._spawn(self._observer.run())
         self._spawn(self._spread.run())
@@ -202,13 +205,18 @@ class Region:
 
     async def _attach(self, name: PoolName) -> None:
         """Settle what a pool that outlived us has done meanwhile, and leave it what it has on the wire."""
-        deaths = self._dispatcher.deaths(name)
-        port = await self._ports.launcher.launch(name, self._dispatcher.pool_died)
+        died = asyncio.Event()
+        port = await self._ports.launcher.launch(name, lambda name: self._survivor_died(name, died))
         state = decode_resume(await port.resume(self._spool.epoch))
         await self._settle_outcomes(state.outcomes, state.batch_numbers)
         await port.acknowledge(state.sequence)
-        if self._dispatcher.attach(name, port, deaths=deaths):
-            self._windows.hold(self._sites.pools.number(name.provider), state.in_progress)
+        if not died.is_set():
+            self._dispatcher.attach(name, port, state.sources)
+            self._windows.hold(str(name), state.in_progress)
+
+    def _survivor_died(self, name: PoolName, died: asyncio.Event) -> None:
+        died.set()
+        self._dispatcher.pool_died(name)
 
     async def stop(self) -> None:
         """Stop sending and leave everything on disk. The spool is closed by whoever opened it."""
@@ -580,8 +588,8 @@ class Region:
         if self._judge.unknown.is_dirty:
             self._spool.put_state(UNKNOWN_REPLIES, self._judge.unknown.encode())
 
-    async def _lost(self, pool: int, ids: list[int]) -> None:
-        """A pool died holding these: each may have been sent; all are due again at once, marked."""
+    async def _lost(self, name: PoolName, ids: list[int]) -> None:
+        """A process of a pool died holding these: each may have been sent; all are due again at once, marked."""
         now_ms = self._clock.wall_ms()
         reply = Reply(0, "4.3.0", POOL_DIED)
         settlements = []
@@ -601,7 +609,7 @@ class Region:
                 settlements.append(self._settlement(key, outcome, 0, now_ms))
         self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
         await self._commit(settlements)
-        self._windows.release_all(pool)
+        self._windows.release_all(str(name))
 
     # -- what comes back later
 
@@ -691,6 +699,7 @@ class Region:
             "counts": self._spool.counts(),
             "outstanding": self._dispatcher.outstanding(),
             "batches": self._dispatcher.batches(),
+            "pool_busy": self._dispatcher.busy(),
             "spool": self._spool.sizes(),
             "spool_queues": len(self._windows),
             "backlogged_queues": self._windows.backlogged(),

@@ -98,7 +98,7 @@ class Windows:
         self._refills: dict[int, deque[SpoolQueue]] = {}
         self._wheel = Wheel(clock.wall_ms() * 1_000_000)
         self._elsewhere: dict[int, bytes | None] = {}
-        self._holders: dict[int, list[int]] = {}
+        self._holders: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._queues)
@@ -155,9 +155,9 @@ class Windows:
             return
         self._add(queue, ready)
 
-    def hold(self, pool: int, ids: Sequence[int]) -> None:
-        """These are on the wire in a pool that outlived the former incarnation: not to be loaded until released."""
-        self._holders.setdefault(pool, []).extend(ids)
+    def hold(self, holder: str, ids: Sequence[int]) -> None:
+        """These are on the wire in a process that outlived the former incarnation: not to be loaded until released."""
+        self._holders.setdefault(holder, []).extend(ids)
         for id_ in ids:
             self._elsewhere[id_] = None
 
@@ -168,9 +168,9 @@ class Windows:
         """The pool has spoken about an id on hold; returns its due key if it has been passed over meanwhile."""
         return self._elsewhere.pop(id_, None)
 
-    def release_all(self, pool: int) -> None:
-        """The pool will not speak about the ids on hold any more: those passed over become ready."""
-        keys = [self._elsewhere.pop(id_, None) for id_ in self._holders.pop(pool, ())]
+    def release_all(self, holder: str) -> None:
+        """It will not speak about its ids on hold any more: those passed over become ready."""
+        keys = [self._elsewhere.pop(id_, None) for id_ in self._holders.pop(holder, ())]
         passed_over = [key for key in keys if key is not None]
         if passed_over:
             self.offer(sorted(passed_over), self._clock.wall_ms())

@@ -1,9 +1,11 @@
 """The scheduler over any traffic: nothing lost, nothing handed out twice, no limit exceeded in any window, no
 starvation, shares by weight; across restarts and clocks that step."""
 
+import itertools
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -209,6 +211,29 @@ class Traffic(RuleBasedStateMachine):
         self.scheduler.set_source_up(source, up)
         self.reference.sources[source].up = up
 
+    # -- shards
+
+    @rule(pool=st.integers(0, 1), source=ANY, shard=st.integers(0, 2))
+    def set_shard(self, pool: int, source: int, shard: int) -> None:
+        seat = pool, source % len(self.reference.sources)
+        if self.reference.at_seat(*seat) and self.reference.shards.get(seat, 0) != shard:
+            with pytest.raises(ValueError, match=r"has \d+ messages at shard"):
+                self.scheduler.set_shard(*seat, shard)
+            return
+        self.scheduler.set_shard(*seat, shard)
+        self.reference.shards[seat] = shard
+
+    @rule(pool=st.integers(0, 1), source=ANY, held=st.booleans())
+    def hold(self, pool: int, source: int, held: bool) -> None:
+        seat = pool, source % len(self.reference.sources)
+        self.scheduler.hold(*seat, held)
+        (self.reference.held.add if held else self.reference.held.discard)(seat)
+
+    @rule(pool=st.integers(0, 1), closed=st.sets(st.integers(0, 2)))
+    def close_shards(self, pool: int, closed: set[int]) -> None:
+        self.scheduler.close_shards(pool, sum(1 << shard for shard in closed))
+        self.reference.closed[pool] = closed
+
     @rule()
     def midnight(self) -> None:
         for (source, site), cell in self.reference.cells.items():
@@ -244,6 +269,12 @@ class Traffic(RuleBasedStateMachine):
         for pool in range(2):
             expected = [n for n, (key, _) in reference.in_flight.items() if self.pools[key[0]] == pool]
             assert sorted(unpacked(made.in_flight_of(pool))) == sorted(expected)
+            by_shard = [unpacked(made.in_flight_of(pool, shard)) for shard in range(3)]
+            assert sorted(itertools.chain(*by_shard)) == sorted(expected)
+            for shard, ids in enumerate(by_shard):
+                assert made.shard_outstanding(pool, shard) == len(ids)
+                for n in ids:
+                    assert reference.shards.get((pool, reference.in_flight[n][1][0]), 0) == shard
         for (source, site), cell in reference.cells.items():
             assert made.outstanding(source, site) == len(cell.outstanding)
             left = made.daily_left(source, site)

@@ -65,6 +65,9 @@ class Reference:
         self.cells: dict[tuple[int, int], Cell] = {}
         self.pools: dict[int, int] = {}  # of each site
         self.suspended_sites: dict[int, int] = {}
+        self.shards: dict[tuple[int, int], int] = {}  # (pool, source): 0 for what is not here
+        self.held: set[tuple[int, int]] = set()  # (pool, source)
+        self.closed: dict[int, set[int]] = {}  # shards of each pool
         self.lines: dict[FlowKey, list[int]] = {}
         self.in_flight: dict[int, tuple[FlowKey, tuple[int, int]]] = {}
         self.turns: dict[int, int] = {}
@@ -81,6 +84,9 @@ class Reference:
         if cell is None or not source.up or not source.streams >> stream & 1:
             return None
         if source.tenancy == 1 and source.tenant != tenant:
+            return None
+        seat = self.pools[site], source_no
+        if seat in self.held or self.shards.get(seat, 0) in self.closed.get(seat[0], ()):
             return None
         if max(source.suspended_until, cell.suspended_until, self.suspended_sites.get(site, 0)) > now:
             return None
@@ -100,6 +106,14 @@ class Reference:
         times = {n: at for n in self.sources if (at := self.may_carry(n, key, now)) is not None}
         best = min((self.rank(n, key[2]) for n in times), default=0)
         return {n: at for n, at in times.items() if self.rank(n, key[2]) == best}
+
+    def at_seat(self, pool: int, source: int) -> int:
+        """Messages of a source in flight at a pool."""
+        return sum(
+            len(cell.outstanding)
+            for (number, site), cell in self.cells.items()
+            if number == source and self.pools[site] == pool
+        )
 
     def lanes_with_work(self, site: int, now: int) -> set[int]:
         return {
@@ -189,6 +203,9 @@ class Reference:
         self.in_flight.clear()
         self.turns.clear()
         self.suspended_sites.clear()
+        self.shards.clear()
+        self.held.clear()
+        self.closed.clear()
         for source in self.sources.values():
             source.up, source.suspended_until = True, 0
         for cell in self.cells.values():

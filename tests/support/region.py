@@ -27,6 +27,8 @@ from engine.spool.store import Spool, SpoolOptions
 from engine.tls.routes import build_routes
 from engine.values.clock import SteadyClock
 
+CORES = 4
+
 
 def fleet(directory: Path, port: int, **sections: Any) -> FleetConfig:
     """A fleet of one region with two sources, everything routed to one port of this machine."""
@@ -56,8 +58,23 @@ def fleet(directory: Path, port: int, **sections: Any) -> FleetConfig:
     return parse_fleet({**data, **sections})
 
 
+class Meter:
+    """Processor time of a process that always uses the same share of a core."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._used = 0.0
+        self._at_ns = time.monotonic_ns()
+
+    def __call__(self) -> int:
+        now_ns = time.monotonic_ns()
+        self._used += (now_ns - self._at_ns) * self.share
+        self._at_ns = now_ns
+        return round(self._used)
+
+
 class LocalNode:
-    """Pools and source records as plain objects; `kill_pool` ends one as a crash would."""
+    """Pools and source records as plain objects; `kill_pool` ends one as a crash would. `meters`: how busy each is."""
 
     def __init__(self, config: FleetConfig, region: str, spool: Spool) -> None:
         self.config = config
@@ -65,13 +82,14 @@ class LocalNode:
         self.region_name = region
         self.region: Region | None = None
         self.pools: dict[PoolName, PoolEngine] = {}
+        self.meters: dict[PoolName, Meter] = {}
         self._deaths: dict[PoolName, Callable[[PoolName], None]] = {}
         self.owners: dict[str, SourceOwner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def launch(self, name: PoolName, on_death: Callable[[PoolName], None]) -> PoolEngine:
         self._deaths[name] = on_death
-        if name not in self.pools:
+        if name not in self.pools or self.pools[name].stopping:
             self.pools[name] = self._make(name)
         return self.pools[name]
 
@@ -99,7 +117,20 @@ class LocalNode:
             rng=random.Random(1),
             signer=signer_of(self.config.dkim, time.monotonic),
             signing=self.config.dkim,
+            cpu_ns=self.meters.setdefault(name, Meter(0.0)),
         )
+
+    def kill_pool(self, name: PoolName) -> None:
+        """What it has not reported is never heard of; its connections are cut."""
+        pool = self.pools.pop(name)
+        pool._report = lambda _: None
+        pool.stopping = True
+        for lane in pool._lanes.values():
+            for session in list(lane.sessions):
+                session.machine.abort()
+        for task in [*pool._tasks, *([pool._ticker] if pool._ticker is not None else [])]:
+            task.cancel()
+        self._deaths[name](name)
 
     def _report(self, name: PoolName, report: bytes) -> None:
         task = asyncio.get_running_loop().create_task(self._settle(name, report))
@@ -144,19 +175,25 @@ async def start_region(config: FleetConfig, name: str = "eu") -> tuple[Region, S
     options = SpoolOptions.from_config(config.spool, deliver=deliver_on(asyncio.get_running_loop()))
     spool = Spool.open(config.spool.directory / name, region_number=number, clock=clock, options=options)
     node = LocalNode(config, name, spool)
-    profiles = load_profiles(config.providers)
+    return await region_on(node, spool), spool, node
+
+
+async def region_on(node: LocalNode, spool: Spool) -> Region:
+    """Another incarnation of the region on the same node, whose pools go on meanwhile, if there are any."""
+    config, clock = node.config, SteadyClock()
     region = Region(
         config=config,
-        name=name,
+        name=node.region_name,
         spool=spool,
-        router=Router(config, profiles, build_resolver(config.resolver), clock),
+        router=Router(config, load_profiles(config.providers), build_resolver(config.resolver), clock),
         ports=RegionPorts(launcher=node, sources=node),
         clock=clock,
         seed=1,
+        cores=CORES,
     )
     node.region = region
     await region.start()
-    return region, spool, node
+    return region
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:

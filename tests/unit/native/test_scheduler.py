@@ -564,3 +564,77 @@ def test_what_is_not_known_is_refused_with_its_name() -> None:
         made.renew_daily(0, 0, -1)
     assert made.take(50, 0, 10) == b""
     assert made.take(0, 0, 0) == b""
+
+
+# -- shards
+
+
+def test_a_closed_shard_gets_nothing_and_goes_on_when_it_opens() -> None:
+    made = scheduler(2)
+    flow = made.flow(0, 0, 0, 0)
+    made.set_shard(0, 1, 1)
+    made.add(flow, due_keys(range(1, 9)))
+    made.close_shards(0, 0b10)
+    assert {decision.source for decision in take(made, limit=4)} == {0}
+    made.close_shards(0, 0b11)
+    assert take(made) == []
+    assert made.next_wake_ns(0) == -1  # nobody polls: time alone does not help
+    made.close_shards(0, 0b01)
+    assert {decision.source for decision in take(made)} == {1}
+    assert (made.shard_outstanding(0, 0), made.shard_outstanding(0, 1)) == (4, 4)
+    assert sorted(unpacked(made.in_flight_of(0, 1))) == [5, 6, 7, 8]
+    assert made.granted(0, 0) == made.granted(0, 1) == 4
+
+
+def test_a_source_moves_only_when_it_has_nothing_outstanding() -> None:
+    made = scheduler(1)
+    flow = made.flow(0, 0, 0, 0)
+    made.add(flow, due_keys([1, 2]))
+    assert ids(take(made, limit=1)) == [1]
+    made.hold(0, 0, True)
+    assert take(made) == []
+    with pytest.raises(ValueError, match="source 0 has 1 messages at shard 0"):
+        made.set_shard(0, 0, 1)
+    made.settle(packed([1]))
+    assert made.seat_outstanding(0, 0) == 0
+    made.set_shard(0, 0, 1)
+    assert take(made) == []
+    made.hold(0, 0, False)
+    assert ids(take(made)) == [2]
+    assert made.shard_outstanding(0, 1) == 1
+
+
+def test_a_rate_starts_from_when_the_last_transaction_really_began() -> None:
+    made = scheduler(1, interval_ns=10 * MS)
+    flow = made.flow(0, 0, 0, 0)
+    made.add(flow, due_keys([1, 2, 3]))
+    assert ids(take(made, 0)) == [1]
+    made.not_before(0, 0, 15 * MS)
+    assert take(made, 10 * MS) == []
+    assert ids(take(made, 15 * MS + TICK)) == [2]
+    made.not_before(0, 0, 5 * MS)  # earlier than what the rate says anyway
+    assert take(made, 20 * MS) == []
+
+
+def test_shards_are_few() -> None:
+    made = scheduler(1)
+    with pytest.raises(ValueError, match="shard 32: allowed are 0 to 31"):
+        made.set_shard(0, 0, 32)
+    made.close_shards(99, 1)  # a pool may be spoken of before its first site
+    made.set_shard(99, 0, 1)
+    assert made.shard_outstanding(99, 1) == 0
+    assert made.in_flight_of(99, 1) == b""
+    with pytest.raises(ValueError, match="source 65535: allowed are 0 to 65534"):
+        made.hold(0, 65535, True)
+
+
+def test_what_a_dead_shard_had_may_have_gone_out_at_its_last_moment() -> None:
+    made = scheduler(2, interval_ns=10 * MS)
+    made.set_shard(0, 1, 1)
+    flow = made.flow(0, 0, 0, 0)
+    made.add(flow, due_keys(range(1, 9)))
+    assert len(take(made, 0)) == 2
+    made.presume_sent(0, 1, 9 * MS)
+    made.settle(packed([1, 2]))
+    assert {decision.source for decision in take(made, 10 * MS + TICK)} == {0}
+    assert [(d.source, d.send_at) for d in take(made, 19 * MS + TICK)] == [(1, 19 * MS + TICK)]
