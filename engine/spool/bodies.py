@@ -5,6 +5,7 @@ index knows is always whole; what a crash leaves behind the last indexed body is
 sealed at a size, and dropped whole when nothing in them is queued any more (docs/adr/0002-body-segments.md).
 """
 
+import logging
 import os
 import zlib
 from collections import OrderedDict
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 OPEN_FILES = 64
+
+log = logging.getLogger(__name__)
 
 
 class DamagedBody(ValueError):
@@ -80,19 +83,27 @@ class SegmentWriter:
         return self.size >= self._limit
 
     def append(self, blob: bytes) -> int:
-        """Write the blob; returns its offset. OSError: nothing of it counts."""
+        """Write the blob; returns its offset. OSError: nothing of it counts, or takes up room."""
         offset = self.size
         view = memoryview(blob)
         written = 0
-        while written < len(view):
-            written += os.pwrite(self._descriptor, view[written:], offset + written)
+        try:
+            while written < len(view):
+                written += os.pwrite(self._descriptor, view[written:], offset + written)
+        except OSError:
+            os.ftruncate(self._descriptor, offset)
+            raise
         self.size = offset + len(view)
         self._is_dirty = True
         return offset
 
     def rewind(self, size: int) -> None:
-        """Forget what was appended after `size`."""
+        """Forget what was appended after `size`, and give its room back."""
         self.size = size
+        try:
+            os.ftruncate(self._descriptor, size)
+        except OSError as error:  # it is written over or dropped later
+            log.warning("segment %d keeps what was undone: %s", self.number, error)
 
     def sync(self) -> None:
         """Bring everything appended to disk.
