@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actors.ports import NodeServices
+from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
 from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
@@ -83,6 +84,8 @@ class RegionActor:
 
     async def _start(self) -> Region:
         config = self._config
+        if config.tokens.keys:
+            TokenKeys.read(config.tokens.keys)  # what its pools will need: said now, not when mail is due
         self._spool = await self._open_spool()
         profiles = load_profiles(config.providers)
         region = Region(

@@ -121,8 +121,10 @@ class IngressConfig(Section):
         None, description="PEM file with the certificate chain for STARTTLS. Default: no TLS is offered."
     )
     key: Path | None = Field(None, description="PEM file with its private key.")
-    max_message: Size = Field(2**20, description="Largest message taken in.")
-    max_connections: Count = Field(200, description="Connections at once.")
+    max_message: Size = Field(
+        4 * 2**20, description="Largest message taken in: a bounce may have the whole message in it."
+    )
+    max_connections: Count = Field(100, description="Connections at once, of each listener.")
     max_per_client: Count = Field(20, description="Connections at once from one address.")
     idle_timeout: Duration = Field(
         300.0,

@@ -54,7 +54,7 @@ from engine.values.outcome import Outcome, OutcomeKind, Scope
 from engine.values.reply import Reply
 from engine.values.stream import Stream
 from engine.values.submission import decode_submission, encode_receipt
-from engine.values.suppression import decode_rows, encode_rows
+from engine.values.suppression import checked, decode_rows, encode_rows
 from native.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -314,6 +314,12 @@ class Region:
         campaign = CampaignRecord(**msgpack.unpackb(record))
         if campaign.stream not in self._streams:
             raise ValueError(f"stream {Stream(campaign.stream)}: no source of region {self.name} serves it")
+        link = self._config.unsubscribe.link(campaign.tenant, str(Stream(campaign.stream)))
+        if link is None and "unsubscribe_url" in str(campaign.template):
+            raise ValueError(
+                f"campaign {campaign.campaign!r}: its template has unsubscribe_url, but unsubscribe.links has no "
+                f"entry for the stream {Stream(campaign.stream)} of tenant {campaign.tenant!r}"
+            )
         return await _wrap(self._spool.put_campaign(campaign))
 
     def progress(self, tenant: str, campaign: str) -> list[int]:
@@ -621,9 +627,15 @@ class Region:
     # -- suppression
 
     async def suppress(self, data: bytes, *, spread: bool) -> int:
-        """Take rows into the suppression list; how many changed something. `spread`: pass them on to the peers."""
+        """Take rows into the suppression list; how many changed something. `spread`: pass them on to the peers.
+
+        ValueError: a row that begins here names no address or list; nothing was changed.
+        """
         self.check()
-        return await _wrap(self._spool.suppress(decode_rows(data), log=spread))
+        rows = decode_rows(data)
+        if spread:
+            rows = [checked(row) for row in rows]
+        return await _wrap(self._spool.suppress(rows, log=spread))
 
     async def unsubscribe(self, data: bytes) -> int:
         """An authenticated request of a recipient: its row and event; the peers hear of it."""

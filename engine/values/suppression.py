@@ -128,6 +128,26 @@ def make(
     return Suppression(compared(parsed), tenant, number, reason, at_ms, message_id, note)
 
 
+def checked(row: Suppression) -> Suppression:
+    """A row that somebody else made, in its normal form. ValueError names the row."""
+    try:
+        stream = None if row.stream == ANY_STREAM else Stream(row.stream)
+        reason = Reason(row.reason)
+        if not 0 <= row.at_ms < 1 << 47:
+            raise ValueError(f"at_ms {row.at_ms}: allowed are unix milliseconds")
+        return make(
+            row.address,
+            reason=reason,
+            at_ms=row.at_ms,
+            tenant=row.tenant,
+            stream=stream,
+            message_id=row.message_id,
+            note=row.note,
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"suppression of {row.address!r}: {error}") from None
+
+
 def encode_rows(rows: Sequence[Suppression]) -> bytes:
     """Rows on their way between processes."""
     return bytes(msgpack.packb((_VERSION, [tuple(row) for row in rows])))

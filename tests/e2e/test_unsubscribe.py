@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgpack
+import pytest
 
 from engine.bounces.tokens import write_key
 from engine.bounces.unsubscribe import UnsubscribeLinks
@@ -19,7 +20,7 @@ from engine.values.clock import SteadyClock
 from engine.values.message import Message
 from engine.values.stream import Stream
 from engine.values.submission import decode_receipt, encode_submission
-from engine.values.suppression import Reason
+from engine.values.suppression import Reason, Suppression, encode_rows
 from tests.e2e.test_region_in_process import BODY
 from tests.support.host import Host, free_port
 from tests.support.region import fleet, start_region, until
@@ -131,6 +132,29 @@ def test_one_click(tmp_path: Path, host: Host) -> None:
         assert not decode_receipt(await region.accept(*encode_submission(orders, b"3" * 16))).suppressed
         region.check()
         await gateway.stop()
+        await node.stop()
+        await region.stop()
+        spool.close()
+
+    asyncio.run(run())
+
+
+def test_a_template_with_a_link_needs_one_in_the_configuration(tmp_path: Path) -> None:
+    async def run() -> None:
+        region, spool, node = await start_region(fleet(tmp_path, 25))
+        record = {
+            "campaign": "spring",
+            "tenant": "default",
+            "stream": int(Stream.MARKETING),
+            "sender": "a@example.com",
+            "field_names": ["name"],
+            "template": TEMPLATE,
+        }
+        with pytest.raises(ValueError, match=r"unsubscribe\.links has no entry for the stream marketing"):
+            await region.put_campaign(msgpack.packb(record))
+        rows = encode_rows([Suppression("nobody", "", -1, Reason.MANUAL, 1)])
+        with pytest.raises(ValueError, match="suppression of 'nobody'"):
+            await region.suppress(rows, spread=True)
         await node.stop()
         await region.stop()
         spool.close()

@@ -19,17 +19,18 @@ import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
 from engine.spool.audit import audit
-from engine.spool.batches import AcceptBatch
+from engine.spool.batches import AcceptBatch, Remember
 from engine.spool.errors import SpoolError
 from engine.spool.records import MAYBE_SENT
 from engine.spool.store import Spool
+from engine.values.options import Notify, Options
 from engine.values.outcome import FINAL_KINDS, OutcomeKind
 from tests.support.diskfault import DiskFault, Mode
 from tests.support.spools import (
@@ -48,6 +49,7 @@ from tests.support.spools import (
 SEGMENT_SIZE = 6000
 LIVES_PER_SPOOL = 8  # on average
 ROUNDS = 12
+REMEMBER = Remember(1 << 47, "site")
 KINDS = [OutcomeKind.DELIVERED] * 3 + [OutcomeKind.DEFERRED] * 2 + [OutcomeKind.BOUNCED, OutcomeKind.RETURNED]
 
 
@@ -108,12 +110,16 @@ def batch_of(number: int) -> AcceptBatch:
     """The batch that operation `number` accepts: always the same."""
     rng = random.Random(number)
     letters = [letter(number * 10 + i, rng.randrange(60, 1500)) for i in range(rng.randrange(1, 4))]
-    return batch(
+    whole = batch(
         number.to_bytes(16, "big"),
         letters=letters,
         recipients=rng.randrange(1, 4),
         domain=f"d{rng.randrange(5)}.example",
         keys=[f"{number}.{i}" for i in range(len(letters))] if rng.random() < 0.5 else (),
+    )
+    wish = Options(notify=Notify.FAILURE)
+    return replace(
+        whole, items=[item._replace(options=(wish,) * len(item.recipients)) for item in whole.items]
     )
 
 
@@ -184,7 +190,12 @@ class Life:
             return
         outcomes = [(id_, self._rng.choice(KINDS)) for id_ in ids]
         self._announce("settle", [(id_, int(kind)) for id_, kind in outcomes])
-        settlements = [settlement(keys[id_], kind, batch_no=flying.pop(id_)) for id_, kind in outcomes]
+        settlements = [
+            settlement(keys[id_], kind, batch_no=flying.pop(id_))._replace(
+                remember=REMEMBER if kind is OutcomeKind.DELIVERED else None
+            )
+            for id_, kind in outcomes
+        ]
         for id_, kind in outcomes:
             if kind is not OutcomeKind.RETURNED:
                 del keys[id_]
@@ -223,7 +234,14 @@ class Check:
             for event in chunk_:
                 events.setdefault(event[2], []).append(event[1])
         reader = spool.reader()
+        for notice in spool.notices(1 << 30):
+            self._expect(
+                notice.message_id, "notice", model.messages[notice.message_id].state, OutcomeKind.BOUNCED
+            )
+            self._expect(notice.message_id, "its body", reader.body(notice.content)[:8], b"Subject:")
         for id_, message in model.messages.items():
+            is_delivered = message.state is OutcomeKind.DELIVERED
+            self._expect(id_, "sent row", spool.sent(id_) is not None, is_delivered)
             status = spool.status(id_)
             record = spool.message(id_)
             self._expect(id_, "state", None if status is None else status["state"], str(message.state))

@@ -9,6 +9,7 @@ from engine.values.suppression import (
     Reason,
     Suppression,
     address_digest,
+    checked,
     decode_rows,
     encode_rows,
     list_digest,
@@ -48,6 +49,27 @@ def test_what_is_refused() -> None:
         make("a@example.com", reason=Reason.MANUAL, at_ms=1, note="a\nb")
     with pytest.raises(ValueError, match="reason 'spam'"):
         Reason.parse("spam")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Suppression("nobody", "", -1, Reason.MANUAL, 1),
+        Suppression("a@example.com", "", 2, Reason.MANUAL, 1),
+        Suppression("a@example.com", "t", 9, Reason.MANUAL, 1),
+        Suppression("a@example.com", "t" * 200, -1, Reason.MANUAL, 1),
+        Suppression("a@example.com", "", -1, Reason.MANUAL, -1),
+    ],
+)
+def test_a_row_that_makes_no_sense_is_named(row: Suppression) -> None:
+    with pytest.raises(ValueError, match=f"suppression of '{row.address}'"):
+        checked(row)
+
+
+def test_a_checked_row_is_in_its_normal_form() -> None:
+    row = Suppression("User@Bücher.example", "t", -1, Reason.COMPLAINT, 5, 7, "note")
+    assert checked(row) == row._replace(address="user@xn--bcher-kva.example")
+    assert checked(checked(row)) == checked(row)
 
 
 def test_rows_travel() -> None:
