@@ -172,8 +172,12 @@ class AsyncClient:
         One region has them on disk before this returns and passes them on; the others are told at once if they answer,
         and by that region otherwise.
         """
-        data = encode_rows(rows)
         first = self._choose(None)
+        pages = [rows[start : start + PAGE] for start in range(0, len(rows), PAGE)]
+        return sum([await self._suppress_page(first, page) for page in pages])
+
+    async def _suppress_page(self, first: str, rows: Sequence[Suppression]) -> int:
+        data = encode_rows(rows)
         changed = int(await self._persist(first, "suppress", data, True))
         others = [region for region in self._regions if region != first]
         answers = await asyncio.gather(

@@ -720,6 +720,7 @@ class Region:
             "suspensions": self._suspensions.listing(),
             "allowances": self._allowances.listing(),
             "granted": self._sites.granted(),
+            "remembered": self._spool.remembered(),
             "suppression": {"rows": self._spool.suppression_rows(), "waiting": self._spread.waiting()},
         }
 

@@ -600,6 +600,11 @@ class Spool:
         with self._env.read() as txn:
             return suppressions.last_number(self._env, txn)
 
+    def remembered(self) -> dict[str, int]:
+        """How many deliveries are kept for late reports, and how many notifications are owed."""
+        with self._env.read() as txn:
+            return {name: int(txn.stat(self._env.db[name])["entries"]) for name in ("sent", "notices")}
+
     def suppression_rows(self) -> int:
         with self._env.read() as txn:
             return suppressions.count(self._env, txn)

@@ -178,6 +178,7 @@ def test_a_late_bounce_lists_its_recipient_once(tmp_path: Path, host: Host) -> N
                 ("user2@example.org", False, "spam-related"),
                 ("user3@example.org", True, "bad-mailbox"),
             ]
+            assert it.region.snapshot()["remembered"] == {"sent": 4, "notices": 0}
             assert it.listed() == dict.fromkeys(
                 ("user0@example.org", "user3@example.org"), Reason.HARD_BOUNCE
             )

@@ -1,6 +1,7 @@
 """The fleet's wiring on a real Ray cluster: two nodes, two regions, one sink. The fleet is started once."""
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from engine.bounces.tokens import TokenKeys, write_key
+from engine.bounces.unsubscribe import make_token
 from engine.config.types import split_host
 from engine.sink.process import SinkProcess
 from engine.values.ids import region_of
@@ -51,7 +53,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, sink: SinkProcess) -> Iterat
         sink.addresses["accept"][1],
         tokens={"keys": [{"id": 1, "file": str(directory / "key")}]},
         bounces={"return_paths": [{"domain": BOUNCES, "streams": ["notification"]}]},
-        ingress={"mail": {region: f"127.0.0.1:{free_port()}" for region in REGIONS}},
+        unsubscribe={"links": [{"url": "https://news.example.com/u", "streams": ["notification"]}]},
+        ingress={
+            kind: {region: f"127.0.0.1:{free_port()}" for region in REGIONS} for kind in ("mail", "http")
+        },
     )
     warming = config.sources[3].model_copy(update={"warmup": "standard"})
     config = config.model_copy(update={"sources": (*config.sources[:3], warming)})
@@ -309,5 +314,40 @@ def test_a_bounce_that_comes_to_any_gateway_finds_its_region(
             assert [(row.message_id, row.reason) for row in decode_rows(data)] == [(id_, Reason.HARD_BOUNCE)]
         gateways = (await fleet.client.snapshot())["gateways"]
         assert {gateway["reports"]["acted"] for gateway in gateways.values()} == {1}
+
+    run(scenario())
+
+
+def test_a_killed_gateway_comes_back_and_takes_requests(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
+    keys = TokenKeys.read(fleet.config.tokens.keys)
+    token = make_token(
+        keys,
+        tenant="default",
+        stream=int(Stream.NOTIFICATION),
+        address="Leaver@example.org",
+        message_id=1,
+        accepted_ms=round(time.time() * 1000),
+    )
+    host, port = split_host(fleet.config.ingress.http["eu"])
+
+    def post() -> int:
+        connection = http.client.HTTPConnection(host, port, timeout=30)
+        connection.request("POST", f"/u/{token}", "List-Unsubscribe=One-Click")
+        return connection.getresponse().status
+
+    async def gateway() -> dict[str, Any]:
+        return dict((await fleet.client.snapshot())["gateways"]["eu"])
+
+    async def scenario() -> None:
+        before = (await gateway())["pid"]
+        os.kill(before, signal.SIGKILL)
+
+        async def is_back() -> bool:
+            return (await gateway()).get("pid", before) != before
+
+        await until(is_back, "the gateway did not come back")
+        assert await asyncio.to_thread(post) == 200
+        data = await fleet.client._regions["eu"].call("suppressions_of", "leaver@example.org")
+        assert [row.reason for row in decode_rows(data)] == [Reason.UNSUBSCRIBE]
 
     run(scenario())
