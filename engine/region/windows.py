@@ -275,7 +275,12 @@ class Windows:
         """Load up to `room` messages; returns whether more are waiting on disk."""
         now_ms = self._clock.wall_ms()
         found = self._index.scan_due(queue.number, queue.cursor, now_ms, room)
-        expired = [key for key, expires_ms in found if expires_ms < now_ms and _due(key) < expires_ms]
+        expired = [
+            key
+            for key, expires_ms in found
+            # not what a survivor has on the wire: it may be delivered at this moment
+            if expires_ms < now_ms and _due(key) < expires_ms and _id(key) not in self._elsewhere
+        ]
         if expired:
             gone = set(expired)
             self._expire([key for key in expired if not self._scheduler.contains(_id(key))])

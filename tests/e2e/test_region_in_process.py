@@ -246,3 +246,20 @@ def test_what_expires_while_it_waits_carries_the_last_answer_it_had(tmp_path: Pa
     assert expired[0][3:6] == [450, "4.2.0", "Greylisted, please try again later"]
     assert expired[0][6] == "127.0.0.1"
     assert expired[0][7] in (0, 1)
+
+
+def test_no_connection_carries_more_messages_than_the_provider_takes(tmp_path: Path) -> None:
+    """Promise 5, by the sink's own log: pipelined transactions behind the last allowed one would show here."""
+    with personality(tmp_path, "{}") as server:
+        config = fleet(
+            tmp_path,
+            server.addresses["it"][1],
+            providers={"default": {"rate": "unlimited", "max_connections": 2, "messages_per_connection": 7}},
+        )
+        counts = run_to_the_end(config, messages(200))
+        assert counts["delivered"] == 200
+        log = server.log()
+        assert log.max_messages_per_connection() == 7
+        assert len(log.connections()) >= 200 // 7
+        for client, _ in log.clients():
+            assert log.max_connections(client=client) <= 2

@@ -1,0 +1,283 @@
+"""The window in memory over the queues on disk: what is loaded when, and that nothing due is forgotten."""
+
+from collections.abc import Callable
+from typing import Any
+
+from engine.config.schema import LimitsConfig
+from engine.region.sites import Numbering, Site
+from engine.region.windows import Windows
+from engine.routing.route import Failure, Route
+from engine.values.reply import Reply
+from native.scheduler import Scheduler
+from tests.support.clock import ManualClock
+from tests.support.decisions import decisions, packed
+
+QUEUE = 5
+DOMAIN = "example.net"
+NEVER_MS = 1 << 47
+
+
+def key(id_: int, due_ms: int, queue: int = QUEUE) -> bytes:
+    return queue.to_bytes(4, "big") + due_ms.to_bytes(6, "big") + id_.to_bytes(8, "big")
+
+
+class Disk:
+    """A due index in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, int] = {}
+
+    def scan_due(
+        self, queue: int, after: bytes | None, until_due_ms: int, limit: int
+    ) -> list[tuple[bytes, int]]:
+        prefix = queue.to_bytes(4, "big")
+        found = [
+            (k, expires)
+            for k, expires in sorted(self.rows.items())
+            if k[:4] == prefix
+            and (after is None or k > after)
+            and int.from_bytes(k[4:10], "big") <= until_due_ms
+        ]
+        return found[:limit]
+
+    def first_due_after(self, queue: int, after: bytes | None) -> int | None:
+        found = self.scan_due(queue, after, NEVER_MS, 1)
+        return int.from_bytes(found[0][0][4:10], "big") if found else None
+
+
+class World:
+    """Windows over a disk and a real scheduler with one source that may carry everything."""
+
+    def __init__(self, *, routed: bool = True, **limits: int) -> None:
+        self.clock = ManualClock()
+        self.disk = Disk()
+        self.scheduler = Scheduler(seed=1)
+        self.scheduler.set_source(0, netblock=0, streams=7, tenancy=0, tenant=0)
+        self.scheduler.add_site(0, 0)
+        self.scheduler.set_limit(0, 0, interval_ns=0, window=1_000_000)
+        self.wanted: list[str] = []
+        self.expired: list[bytes] = []
+        self.woken = 0
+        self.windows = Windows(
+            index=self.disk,
+            scheduler=self.scheduler,
+            clock=self.clock,
+            limits=LimitsConfig(**{"ready_window": 10, "ready_total": 100, **limits}),
+            tenants=Numbering(),
+            campaigns=Numbering(),
+            want_route=self.wanted.append,
+            expire=self.expired.extend,
+            wake_pool=self._wake,
+        )
+        self.queue = self.windows.learn(QUEUE, DOMAIN, 1, "tenant", "spring")
+        if routed:
+            self.put(1 << 40, self.clock.wall_ms())
+            self.route()
+            self.taken()
+            del self.disk.rows[key(1 << 40, self.clock.wall_ms())]
+
+    def _wake(self, pool: int) -> None:
+        self.woken += 1
+
+    def route(self, domain: str = DOMAIN) -> None:
+        self.windows.routed(domain, Route("mx", "default", (), "disabled"), Site(0, "mx", "default", 0))
+        self.windows.refill(0)
+
+    def put(self, id_: int, due_ms: int, expires_ms: int = NEVER_MS) -> bytes:
+        """On disk, and offered as an acceptance does."""
+        stored = key(id_, due_ms)
+        self.disk.rows[stored] = expires_ms
+        self.windows.offer([stored], self.clock.wall_ms())
+        return stored
+
+    def taken(self, limit: int = 1000) -> list[int]:
+        """What the scheduler hands out now; it is settled at once."""
+        found = [d.id for d in decisions(self.scheduler.take(0, self.clock.monotonic_ns(), limit))]
+        self.scheduler.settle(packed(found))
+        return found
+
+    def all_taken(self) -> list[int]:
+        """What goes out in time, in its order, with the disk read as room is made."""
+        found: list[int] = []
+        for _ in range(100):
+            self.windows.tick()
+            self.windows.refill(0)
+            now = self.taken(3)
+            if not now and not self.windows.backlogged():
+                return found
+            found += now
+        raise AssertionError("it does not come to an end")
+
+
+def test_what_has_no_route_yet_waits_on_disk_and_goes_when_there_is_one() -> None:
+    world = World(routed=False)
+    for id_ in (1, 2, 3):
+        world.put(id_, world.clock.wall_ms())
+    assert world.wanted == [DOMAIN]  # asked for once
+    assert world.taken() == []
+    assert world.windows.unrouted_domains() == 1
+    world.route()
+    assert world.taken() == [1, 2, 3]
+    assert world.windows.unrouted_domains() == 0
+
+
+def test_memory_holds_a_window_and_the_rest_comes_from_disk_in_order() -> None:
+    world = World()
+    now_ms = world.clock.wall_ms()
+    for id_ in range(1, 51):
+        world.put(id_, now_ms)
+    assert world.scheduler.held() <= 10
+    assert world.windows.backlogged() == 1
+    assert world.all_taken() == list(range(1, 51))
+
+
+def test_the_total_of_all_flows_is_bounded_too() -> None:
+    world = World(ready_window=10, ready_total=12)
+    world.windows.learn(6, "example.org", 1, "tenant", "autumn")
+    now_ms = world.clock.wall_ms()
+    for id_ in range(1, 41):
+        queue = QUEUE if id_ % 2 else 6
+        world.disk.rows[key(id_, now_ms, queue)] = NEVER_MS
+        world.windows.offer([key(id_, now_ms, queue)], now_ms)
+    world.route("example.org")
+    assert world.scheduler.held() <= 12
+    assert sorted(world.all_taken()) == list(range(1, 41))
+
+
+def test_a_flow_is_filled_up_again_when_it_runs_low_and_not_before() -> None:
+    world = World()
+    reads: list[int] = []
+    scan: Callable[..., Any] = world.disk.scan_due
+
+    def counted(queue: int, after: bytes | None, until_due_ms: int, limit: int) -> list[tuple[bytes, int]]:
+        reads.append(limit)
+        found: list[tuple[bytes, int]] = scan(queue, after, until_due_ms, limit)
+        return found
+
+    world.disk.scan_due = counted  # type: ignore[method-assign]
+    for id_ in range(1, 41):
+        world.put(id_, world.clock.wall_ms())
+    world.windows.refill(0)
+    reads.clear()
+    assert len(world.taken(4)) == 4
+    world.windows.refill(0)
+    assert reads == []  # more than half is left
+    assert len(world.taken(2)) == 2
+    world.windows.refill(0)
+    assert reads == [6]
+
+
+def test_what_is_due_later_comes_at_its_time() -> None:
+    world = World()
+    now_ms = world.clock.wall_ms()
+    world.put(1, now_ms + 60_000)
+    world.put(2, now_ms + 30_000)
+    assert world.all_taken() == []
+    world.clock.advance(29)
+    assert world.all_taken() == []
+    world.clock.advance(2)
+    assert world.all_taken() == [2]
+    world.clock.advance(30)
+    assert world.all_taken() == [1]
+
+
+def test_a_deferral_to_before_what_was_read_is_not_passed_over() -> None:
+    """The cursor has gone past a later due time; a message deferred to an earlier one still comes."""
+    world = World()
+    now_ms = world.clock.wall_ms()
+    early = world.put(9, now_ms - 1)
+    assert world.all_taken() == [9]
+    world.clock.advance(100)
+    world.put(1, now_ms + 100_000)
+    assert world.all_taken() == [1]
+    del world.disk.rows[early]
+    again = key(9, now_ms + 99_000)
+    world.disk.rows[again] = NEVER_MS
+    world.windows.redue(again)
+    world.clock.advance(0.01)
+    del world.disk.rows[key(1, now_ms + 100_000)]
+    assert world.all_taken() == [9]
+
+
+def test_what_expired_while_it_waited_on_disk_is_settled_and_not_sent() -> None:
+    world = World(routed=False)
+    now_ms = world.clock.wall_ms()
+    old = world.put(1, now_ms, now_ms + 1000)
+    world.put(2, now_ms)
+    last_try = world.put(3, now_ms + 5000, now_ms + 5000)  # falls on the expiry itself: it gets its try
+    world.clock.advance(6)
+    world.windows.tick()
+    world.route()
+    assert world.expired == [old]
+    assert world.taken() == [2, 3]
+    assert last_try not in world.expired
+
+
+def test_what_a_survivor_has_on_the_wire_is_not_loaded_nor_expired() -> None:
+    world = World(routed=False)
+    now_ms = world.clock.wall_ms()
+    world.windows.hold("default.0", [1, 2, 3])
+    keys = [world.put(id_, now_ms, now_ms + 1000) for id_ in (1, 2, 3)]
+    world.put(4, now_ms)
+    world.clock.advance(6)
+    world.route()
+    assert world.taken() == [4]
+    assert world.expired == []
+    assert world.windows.release(2) == keys[1]  # it has spoken about this one
+    assert world.windows.release(2) is None
+    world.windows.release_all("default.0")  # and died with the others
+    assert world.taken() == [1, 3]
+    assert not any(world.windows.is_held(id_) for id_ in (1, 2, 3))
+
+
+def test_one_survivor_that_dies_releases_its_own_only() -> None:
+    world = World(routed=False)
+    now_ms = world.clock.wall_ms()
+    world.windows.hold("default.0", [1])
+    world.windows.hold("default.1", [2])
+    world.put(1, now_ms)
+    world.put(2, now_ms)
+    world.route()
+    world.windows.release_all("default.1")
+    assert world.taken() == [2]
+    assert world.windows.is_held(1)
+
+
+def test_unroutable_mail_is_handed_over_in_portions_and_later_mail_waits_for_its_time() -> None:
+    world = World(routed=False)
+    now_ms = world.clock.wall_ms()
+    keys = [world.put(id_, now_ms) for id_ in range(1, 8)]
+    world.put(8, now_ms + 10_000)
+    failure = Failure("deferred", Reply(0, "4.4.4", "no route"))
+    found = [world.windows.take_unroutable(DOMAIN, failure, 3) for _ in range(4)]
+    assert found == [keys[:3], keys[3:6], keys[6:], []]
+    for gone in keys:
+        del world.disk.rows[gone]
+    assert world.windows.unrouted_domains() == 0
+    world.clock.advance(11)
+    world.windows.tick()
+    assert world.wanted == [DOMAIN, DOMAIN]
+    world.route()
+    assert world.taken() == [8]
+
+
+def test_after_a_restart_what_is_on_disk_is_loaded_from_its_first_due_time_on() -> None:
+    world = World(routed=False)
+    now_ms = world.clock.wall_ms()
+    for id_ in (1, 2):
+        world.disk.rows[key(id_, now_ms - 5)] = NEVER_MS
+    world.disk.rows[key(3, now_ms + 9_000)] = NEVER_MS
+    world.windows.learn(QUEUE, DOMAIN, 1, "tenant", "spring", now_ms - 5)
+    world.clock.advance(0.01)
+    world.windows.tick()
+    world.route()
+    assert world.taken() == [1, 2]
+    world.clock.advance(10)
+    assert world.all_taken() == [3]
+
+
+def test_who_has_something_to_take_is_woken() -> None:
+    world = World()
+    world.woken = 0
+    world.put(1, world.clock.wall_ms())
+    assert world.woken > 0
