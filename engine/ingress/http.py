@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import h11
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
@@ -21,6 +22,16 @@ from engine.ingress.pages import HEADERS, STATUS, page
 from engine.ingress.unsubscribe import Answer
 
 log = logging.getLogger(__name__)
+
+
+def _is_about_us(record: logging.LogRecord) -> bool:
+    """Not a client that breaks the protocol while it is answered: anybody could fill the log with that."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], h11.LocalProtocolError)
+
+
+_server_log = logging.getLogger("uvicorn.error")
+_server_log.setLevel(logging.ERROR)
+_server_log.addFilter(_is_about_us)
 
 MAX_HEAD = 16 << 10
 CONNECTION_S = 60.0

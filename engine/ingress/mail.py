@@ -19,7 +19,7 @@ from engine.config.bounces import IngressConfig
 from engine.values.reply import Reply
 
 log = logging.getLogger(__name__)
-logging.getLogger("mail.log").setLevel(logging.WARNING)  # aiosmtpd's, which writes down every command
+logging.getLogger("mail.log").setLevel(logging.ERROR)  # aiosmtpd's, which writes down what any client says
 
 MAX_LINE = 64 << 10  # returned messages have longer lines than RFC 5321 allows, and are harmless
 MAX_RECIPIENTS = 100

@@ -213,6 +213,32 @@ def test_requests_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     asyncio.run(run())
 
 
+def test_a_client_that_breaks_the_protocol_is_not_worth_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with listening() as it:
+            for rest in (b"GET / HTTP/1.1\r\n\r\n", b"\x00\xff\r\n\r\n", b"zz\r\n"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+                writer.write(b"GET /u/x HTTP/1.1\r\nHost: a\r\n\r\n" + rest)
+                await writer.drain()
+                writer.write_eof()
+                await reader.read()
+                writer.close()
+            assert (await it.ask("POST", it.path()))[0] == 200
+
+    asyncio.run(run())
+    assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+def test_a_bug_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with listening() as it:
+            it.regions.away["eu"] = ZeroDivisionError("bug")
+            assert (await it.ask("POST", it.path()))[0] == 500
+
+    asyncio.run(run())
+    assert any(record.exc_info for record in caplog.records)
+
+
 @pytest.mark.parametrize(("proxies", "client"), [(["127.0.0.1"], "203.0.113.5"), ([], "127.0.0.1")])
 def test_the_client_behind_a_proxy(proxies: list[str], client: str) -> None:
     """Only a proxy that the configuration names is believed."""

@@ -259,6 +259,18 @@ def test_a_session_ends_in_time_whatever_the_client_does() -> None:
     asyncio.run(run())
 
 
+def test_what_a_stranger_says_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with listening(Regions()) as running:
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            writer.write(b"\x1b[31mhello\r\nMAIL FROM:<\xff>\r\nEHLO\r\nQUIT\r\n")
+            await reader.read()
+            writer.close()
+
+    asyncio.run(run())
+    assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
 def test_starttls_and_a_new_certificate(tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     write_certificate(certificate, key)
