@@ -30,7 +30,10 @@ _COLOURS = {Level.PASS: "green", Level.NOTE: "dim", Level.WARN: "yellow", Level.
 @click.command("doctor")
 @click.argument("domain")
 @fleet_option
-@click.option("--return-path", help="Domain of the envelope sender [default: DOMAIN].")
+@click.option(
+    "--return-path",
+    help="Domain of the envelope sender [default: that of bounces.return_paths which suits DOMAIN, or DOMAIN].",
+)
 @click.option(
     "--selector", "selectors", multiple=True, help="A DKIM selector to look at besides the fleet's own."
 )
@@ -70,7 +73,7 @@ def doctor_command(
     config = read_fleet(fleet_path)
     try:
         name = _domain(domain)
-        bounces = _domain(return_path) if return_path else name
+        bounces = _domain(return_path) if return_path else _return_path(config, name)
         senders, hidden = _senders(config, addresses)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -93,7 +96,7 @@ def doctor_command(
     if as_json:
         click.echo(_json(case, findings))
     else:
-        _show(name, findings)
+        _show(case, findings)
     if worst(findings) is Level.FAIL:
         count = sum(finding.level is Level.FAIL for finding in findings)
         raise Failure(f"{name}: {count} failed")
@@ -105,6 +108,13 @@ def _domain(text: str) -> str:
         return parse_address(f"x@{text.rstrip('.')}").domain
     except AddressError as error:
         raise ValueError(f"{text!r}: allowed is a domain, as in example.com: {error}") from None
+
+
+def _return_path(config: FleetConfig, domain: str) -> str:
+    """The fleet's bounce domain for the domain: the one that is closest to it, else the first, else itself."""
+    domains = [path.domain for path in config.bounces.return_paths]
+    near = [d for d in domains if d == domain or d.endswith(f".{domain}") or domain.endswith(f".{d}")]
+    return next(iter([*near, *domains, domain]))
 
 
 def _senders(config: FleetConfig, addresses: Sequence[str]) -> tuple[tuple[Sender, ...], list[Finding]]:
@@ -134,8 +144,13 @@ def _senders(config: FleetConfig, addresses: Sequence[str]) -> tuple[tuple[Sende
     return tuple(senders), hidden
 
 
-def _show(domain: str, findings: Sequence[Finding]) -> None:
-    table = Table(title=f"{domain}, as a bulk sender", title_justify="left", box=None, padding=(0, 1))
+def _show(case: Case, findings: Sequence[Finding]) -> None:
+    table = Table(
+        title=f"{case.domain} with the return path {case.return_path}, as a bulk sender",
+        title_justify="left",
+        box=None,
+        padding=(0, 1),
+    )
     for heading in ("check", "result", "of", "why"):
         table.add_column(heading, overflow="fold")
     for finding in findings:

@@ -339,6 +339,24 @@ def test_the_command_shows_a_table_and_its_exit_status_is_that_of_the_worst(flee
         assert run(*wrong, "--fleet", fleet_yaml).exit_code == 2
 
 
+def test_the_return_path_is_the_fleets_bounce_domain(fleet_yaml: Path) -> None:
+    data = yaml.safe_load(fleet_yaml.read_text())
+    key = fleet_yaml.parent / "token.key"
+    key.touch(0o600)
+    key.write_text("ab" * 32)
+    data["tokens"] = {"keys": [{"id": 1, "file": str(key)}]}
+    data["ingress"] = {"mail": {"eu": "127.0.0.1:2525"}}
+    data["bounces"] = {"return_paths": [{"domain": "bad.test"}, {"domain": "bounce.good.test"}]}
+    fleet_yaml.write_text(yaml.safe_dump(data))
+    for domain, options, expected in (
+        ("good.test", (), "bounce.good.test"),
+        ("elsewhere.test", (), "bad.test"),
+        ("good.test", ("--return-path", "good.test"), "good.test"),
+    ):
+        found = json.loads(run(domain, "--fleet", fleet_yaml, "--json", *options).stdout)
+        assert found["return_path"] == expected
+
+
 def test_json(fleet_yaml: Path) -> None:
     result = run("bad.test", "--fleet", fleet_yaml, "--json")
     assert result.exit_code == 1

@@ -25,7 +25,8 @@ def test_a_pool_is_killed(tmp_path: Path) -> None:
         str(tmp_path),
     ]
     command += ["--rate", "30", "--before", "1", "--after", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ})
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     (record,), problems = read_records(tmp_path)
     assert problems == []
     checks = {check.name: check for check in record.checks}
