@@ -81,6 +81,7 @@ async def _measure(
         if scenario.bounds.detection_s is not None or scenario.name == "dns":
             detected_s = await until(lambda: _quietly(fault), deadline_s=DETECTION_S)
             if detected_s is not None:
+                detected_s = fault.noticed_s(detected_s)
                 fault.marks.append((detected_s, "detected"))
                 say(f"detected after {detected_s - fault.made_s:.2f} s")
         if scenario.name == "source-block":

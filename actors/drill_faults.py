@@ -46,6 +46,10 @@ class Fault:
     async def is_detected(self) -> bool:
         raise NotImplementedError
 
+    def noticed_s(self, seen_s: float) -> float:
+        """When the fleet noticed, at most `seen_s`, when the drill saw that."""
+        return seen_s
+
     async def heal(self) -> None:
         """Undo it, if it does not pass by itself."""
 
@@ -94,7 +98,11 @@ class SourceBlock(Fault):
         return []
 
     async def is_detected(self) -> bool:
-        return left_rotation(self.fleet.config, self._source)
+        return left_rotation(self.fleet.config, self._source) is not None
+
+    def noticed_s(self, seen_s: float) -> float:
+        at_s = left_rotation(self.fleet.config, self._source)
+        return seen_s if at_s is None else max(self.made_s, min(at_s, seen_s))
 
     async def heal(self) -> None:
         last_s = max(self.fleet.refusals_of(self._ip))

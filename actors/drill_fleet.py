@@ -286,12 +286,15 @@ def message_events(config: FleetConfig) -> list[Mapping[str, Any]]:
     return list(found.values())
 
 
-def left_rotation(config: FleetConfig, source: str) -> bool:
-    """Whether the events tell that the source was taken out somewhere."""
-    return any(
-        event["event"] == "reputation" and event["source"] == source and event["state"] == "removed"
+def left_rotation(config: FleetConfig, source: str) -> float | None:
+    """When (monotonic seconds) an event says that the source was taken out somewhere; None if there is none."""
+    offset_s = time.monotonic() - time.time()
+    times = [
+        event["at_ms"] / 1e3 + offset_s
         for _, event in _events(config)
-    )
+        if event["event"] == "reputation" and event["source"] == source and event["state"] == "removed"
+    ]
+    return min(times, default=None)
 
 
 def _events(config: FleetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:

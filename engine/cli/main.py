@@ -31,7 +31,11 @@ def build_cli(port_factory: PortFactory) -> click.Group:
     @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
     @click.version_option(_version(), prog_name="sendfleet")
     def sendfleet() -> None:
-        """Run a fleet of email sending nodes, and send through it."""
+        """Run a fleet of email sending nodes, and send through it.
+
+        A first try: `sendfleet config check`, `up`, `send`, `status`, `audit`, each with --fleet FILE, or with the
+        variable SENDFLEET_FLEET set to it.
+        """
 
     for command in (
         build_send(port_factory),

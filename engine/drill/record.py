@@ -55,7 +55,11 @@ def judge(scenario: Scenario, figures: Figures, *, extra: Mapping[str, bool]) ->
     bounds = scenario.bounds
     checks = [
         Check(
-            "nothing lost", figures.lost == 0, f"{figures.lost} of {figures.accepted} accepted messages lost"
+            "nothing lost",
+            figures.lost == 0,
+            f"{figures.lost} of {figures.accepted} accepted messages lost"
+            if figures.accepted
+            else "the drill submitted nothing: see the audit",
         ),
         Check(
             "duplicates are marked",
