@@ -23,6 +23,7 @@ from engine.values.reply import Reply
 DELAY_TOLD = 2  # flag of a message record
 DELAY_MS = 4 * 3_600_000  # RFC 5321 leaves the time open; four hours are the custom
 STORED = 4
+_FAILURES = (OutcomeKind.BOUNCED, OutcomeKind.EXPIRED, OutcomeKind.SUPPRESSED)
 
 
 class Action(IntEnum):
@@ -66,7 +67,7 @@ def owed(record: Record, kind: OutcomeKind, at_ms: int) -> Action | None:
     options = record.options
     if options is None or not options.notify or not record.sender or len(record.content) != STORED:
         return None
-    if kind in (OutcomeKind.BOUNCED, OutcomeKind.EXPIRED) and options.notify & Notify.FAILURE:
+    if kind in _FAILURES and options.notify & Notify.FAILURE:
         return Action.FAILED
     is_late = at_ms - record.accepted_ms >= DELAY_MS and not record.flags & DELAY_TOLD
     if kind is OutcomeKind.DEFERRED and options.notify & Notify.DELAY and is_late:

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from engine.spool import notices
 from engine.spool.batches import Settlement
 from engine.spool.draft import Draft
 from engine.spool.records import decode_record, due_key
 from engine.spool.suppressions import Lists
 from engine.values.ids import SEQ_BITS, SEQ_MASK
 from engine.values.outcome import OutcomeKind
+from engine.values.reply import Reply
 from engine.values.suppression import MAX_NOTE, Reason, Suppression, compared_text, list_of
+
+REFUSED = Reply(0, "5.7.1", "the recipient is on a suppression list")
 
 
 class Stopped(NamedTuple):
@@ -75,6 +79,9 @@ def stop_queued(draft: Draft, ids: Sequence[int], now_ms: int, queue_of: Any) ->
         draft.txn.delete(id_key, db=db["messages"])
         if len(record.content) == 4:
             draft.live(record.content[0], -1)
+        action = notices.owed(record, OutcomeKind.SUPPRESSED, now_ms)
+        if action is not None:
+            notices.put(draft, action, record, REFUSED, "", now_ms, stream=stream, tenant=tenant)
         one = Stopped(id_, record.recipient, stream, tenant, campaign, row, record.flags, record.attempts)
         stop(draft, one, now_ms)
         stopped.append(id_)

@@ -10,14 +10,17 @@ from engine.spool.notices import DELAY_MS, Action
 from engine.spool.store import Spool
 from engine.values.options import Notify, Options
 from engine.values.outcome import OutcomeKind
+from engine.values.suppression import Reason, make
 from tests.support.spools import (
     NOW_MS,
     PATIENCE_S,
     accept,
     assert_conserved,
     batch,
+    id_of,
     letter,
     open_spool,
+    packed,
     settlement,
 )
 
@@ -63,6 +66,19 @@ def test_the_null_sender_is_owed_nothing(tmp_path: Path) -> None:
     settle(spool, send(spool, Notify.FAILURE, sender=""), OutcomeKind.BOUNCED, code=550)
     assert spool.notices(10) == []
     spool.close()
+
+
+def test_mail_that_is_stopped_at_dispatch_is_a_failure(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    key = send(spool, Notify.FAILURE)
+    row = make("u0.0@example.net", reason=Reason.MANUAL, at_ms=NOW_MS)
+    spool.suppress([row], log=True).result(PATIENCE_S)
+    assert spool.dispatch(1, packed([id_of(key)]), {}).result(PATIENCE_S) == [id_of(key)]
+    (notice,) = spool.notices(10)
+    assert (notice.action, notice.reply.enhanced) == (Action.FAILED, "5.7.1")
+    assert bytes(spool.reader().body(notice.content)) == letter(1)
+    spool.close()
+    assert_conserved(tmp_path, suppressed=1)
 
 
 def test_a_delay_is_told_once(tmp_path: Path) -> None:
