@@ -14,6 +14,7 @@ cdef class Transaction:
 cdef class TransactionMachine:
     cdef readonly object owner         # gets the events, gives the transactions
     cdef readonly object transport     # None when the session has ended
+    cdef object _wire                  # what a TLS transport writes to, None without TLS
     cdef ReplyParser _replies
     cdef Transaction _current          # the one whose replies are awaited
     cdef Transaction _following        # its commands stand behind the dot of the current one
@@ -45,4 +46,5 @@ cdef class TransactionMachine:
     cdef int _finish(self) except -1
     cdef int _fill(self, int phase, int code) except -1
     cdef int _end(self, str reason, int code, bint abort) except -1
+    cdef Py_ssize_t _unsent(self) except -1
     cdef bint _has_early_input(self) noexcept

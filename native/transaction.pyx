@@ -15,6 +15,8 @@ Promises:
 - A recipient's answer is a reply that was awaited when it came. A reply to a dot that has not left us, a
   second reply, a reply to nothing, a malformed one: protocol error, the session ends, and nothing counts as
   delivered by it.
+- A transaction begins only when nothing is unread: a reply that was not asked for ends the session before it could be
+  taken for the answer to something else.
 - A 421 ends the session, whatever it answers.
 - `possible_duplicate` is set only if the whole message may have reached the peer and no reply to it came
   (RFC 1047).
@@ -43,6 +45,7 @@ cdef enum:
     STAGE_DOT = 5
     STAGE_QUIT = 6
     BLOCK = 7            # timeout slot of a body that is still leaving the write buffer
+    TLS_RECORD = 64      # more than a TLS record adds to what it carries
     JOIN_LIMIT = 65536   # up to here one copy is cheaper than one more write
 
 IDLE = STAGE_IDLE
@@ -142,9 +145,10 @@ cdef class TransactionMachine:
         """Those under way: at most two."""
         return [t for t in (self._current, self._following) if t is not None]
 
-    def attach(self, transport):
-        """Take the transport over and ask for the first transaction."""
+    def attach(self, transport, wire=None):
+        """Take the transport over and ask for the first transaction. `wire`: what a TLS transport writes to."""
         self.transport = transport
+        self._wire = wire
         if transport.get_extra_info("sslcontext") is None:
             socket = transport.get_extra_info("socket")
             if socket is not None:
@@ -177,7 +181,7 @@ cdef class TransactionMachine:
         cdef long long limit
         if self.transport is None or (self._current is None and not self._quit_sent):
             return
-        buffered = self.transport.get_write_buffer_size()
+        buffered = self._unsent()
         if self._serial != self._seen_serial or buffered != self._seen_buffered:
             self._seen_serial = self._serial
             self._seen_buffered = buffered
@@ -239,6 +243,8 @@ cdef class TransactionMachine:
             return self._end(QUITTED if self._quit_sent else PROTOCOL, 0, not self._quit_sent)
         if kind == 3 and (stage != STAGE_DATA or code != 354):
             return self._end(PROTOCOL, 0, True)
+        if not self._pipelining and stage < STAGE_DATA and self._has_early_input():
+            return self._end(PROTOCOL, 0, True)
         if stage == STAGE_RSET:
             if kind != 2:
                 return self._end(PROTOCOL, 0, True)
@@ -293,11 +299,14 @@ cdef class TransactionMachine:
             self._needs_reset = True
             return self._finish()
         # the reply to the final dot, or to BDAT
-        if self.transport.get_write_buffer_size() > self._tail:
+        if self._unsent() > self._tail:
             # it came before the message had left us: a refusal we believe, an acceptance we do not
             if kind == 2:
                 return self._end(PROTOCOL, 0, True)
             self._fill(STAGE_DOT, code)
+            return self._end(PROTOCOL, 0, True)
+        if self._chunking and self._pipelining and self._has_early_input():
+            # one reply too many to a transaction that went out in one write: which one it is, nothing tells
             return self._end(PROTOCOL, 0, True)
         self._fill(STAGE_DOT, code)  # whoever was refused at RCPT keeps that answer
         self._needs_reset = self._chunking and kind != 2
@@ -330,6 +339,8 @@ cdef class TransactionMachine:
                 self.started += 1
                 commands = self._commands(self._following)
         self._tail = len(commands)
+        if self._wire is not None:  # encrypted, and in records of at most 16 KiB
+            self._tail += TLS_RECORD * (2 + self._tail // 16384)
         if len(body) <= JOIN_LIMIT:
             self.transport.write(b"".join((body, b".\r\n", commands)))
         else:
@@ -342,8 +353,15 @@ cdef class TransactionMachine:
             return b"".join((transaction.mail, <bytes> transaction.rcpts[0], b"DATA\r\n"))
         return b"".join((transaction.mail, *transaction.rcpts, b"DATA\r\n"))
 
+    cdef Py_ssize_t _unsent(self) except -1:
+        """Bytes that have been written and have not left this process."""
+        cdef Py_ssize_t size = self.transport.get_write_buffer_size()
+        if self._wire is not None:
+            size += self._wire.get_write_buffer_size()
+        return size
+
     cdef bint _has_early_input(self) noexcept:
-        """Whether the peer has said more than the 354: it cannot be an answer to what it has not got."""
+        """Whether the peer has said more than it was asked: that cannot be an answer to what it has not got."""
         cdef char byte
         if self._replies.has_input():
             return True
@@ -375,10 +393,13 @@ cdef class TransactionMachine:
         cdef Transaction transaction
         if self.transport is None or self._current is not None or self._quit_sent:
             return 0
-        transaction = None if self._want_quit else self.owner.next_transaction(self)
-        if transaction is not None:
-            self.started += 1
-            return self._begin(transaction)
+        if not self._want_quit:
+            if self._has_early_input():
+                return self._end(PROTOCOL, 0, True)
+            transaction = self.owner.next_transaction(self)
+            if transaction is not None:
+                self.started += 1
+                return self._begin(transaction)
         if self._want_quit and self.transport is not None:
             self._quit_sent = True
             self._stage = STAGE_QUIT
@@ -427,6 +448,7 @@ cdef class TransactionMachine:
             return 0
         words = self._replies.last() if code else ("", reason)
         self.transport = None
+        self._wire = None
         self._descriptor = -1
         self._current = None
         self._following = None

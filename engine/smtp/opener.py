@@ -50,11 +50,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open session. `extensions`: EHLO keyword in lower case -> parameters. `tls`: None in plaintext."""
+    """An open session. `extensions`: EHLO keyword in lower case -> parameters. `tls`: None in plaintext.
+    `wire`: the transport below that of TLS, whose buffer the other does not count.
+    """
 
     transport: Any
     extensions: Mapping[str, str]
     tls: TlsResult | None = None
+    wire: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class SessionOpener:
         # the client forgets the transport, so that its own end does not close it
         client.transport = None
         client.protocol = None
-        return Opened(transport, extensions, opening.tls)
+        return Opened(transport, extensions, opening.tls, opening.wire)
 
 
 def _with_fault(result: Opened | OpenFailure, fault: TlsFault | None) -> Opened | OpenFailure:
@@ -138,6 +141,7 @@ class _Opening:
         self._phase = Phase.CONNECT
         self._watch: Watch | None = None
         self.tls: TlsResult | None = None
+        self.wire: Any = None
 
     async def run(self) -> OpenFailure | None:
         try:
@@ -219,6 +223,7 @@ class _Opening:
         if isinstance(found, Reply):
             return self._declined(found)
         assert self._client.protocol is not None
+        self.wire = self._client.transport
         self._client.transport = self._client.protocol.transport = found
         peer = found.get_extra_info("ssl_object")
         policy = self._target.policy
