@@ -8,6 +8,7 @@ whose engine has failed, ends its process, so that Ray makes it again; until the
 import asyncio
 import logging
 import os
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
 from engine.spool.errors import SpoolInUse
 from engine.spool.store import Spool, SpoolOptions
+from engine.tls.reporter import TlsReporter
 from engine.values.clock import SteadyClock
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class RegionActor:
         self._clock = SteadyClock()
         self._spool: Spool | None = None
         self._events: EventLog | None = None
+        self._reporting: asyncio.Task[None] | None = None
         self._stopping = False
         loop = asyncio.get_running_loop()
         self._starting = loop.create_task(self._start())
@@ -103,6 +106,19 @@ class RegionActor:
             self._spool, Path(config.events.directory) / self._name, config.events.max_file
         )
         self._events.start()
+        reporter = TlsReporter(
+            config=config.tls.reports,
+            region=self._name,
+            streams=frozenset(
+                s for source in config.sources if source.region == self._name for s in source.streams
+            ),
+            ledger=region.tls,
+            resolver=build_resolver(config.resolver),
+            accept=region.accept,
+            clock=self._clock,
+            rng=random.Random(),
+        )
+        self._reporting = asyncio.get_running_loop().create_task(reporter.run())
         return region
 
     async def ping(self) -> int:
@@ -174,6 +190,8 @@ class RegionActor:
         """Stop sending and close the spool; everything unsent stays on disk."""
         self._stopping = True
         region = await self._engine()
+        if self._reporting is not None:
+            self._reporting.cancel()
         await region.stop()
         if self._events is not None:
             await self._events.stop()

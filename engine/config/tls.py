@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from engine.config.types import DomainPattern, Duration, Name, Section
+from engine.values.address import AddressError, parse_address
 
 
 class TlsException(Section):
@@ -35,6 +36,29 @@ class MtaStsConfig(Section):
     timeout: Duration = Field(60.0, description="Deadline of fetching a policy.")
 
 
+class TlsReportsConfig(Section):
+    """Reports on the TLS of sessions, for the domains that ask for them (RFC 8460)."""
+
+    directory: Path = Field(Path("var/tls-reports"), description="Where reports are written, one file each.")
+    sender: str = Field(
+        "",
+        description="Address that mails them. Default: reports are only written. It must be able to get bounces.",
+    )
+    organization: str = Field(
+        "", description="Name of the organisation in them. Default: the domain of `sender`."
+    )
+    contact: str = Field("", description="How to reach you, in them. Default: `sender`.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.sender:
+            try:
+                parse_address(self.sender)
+            except AddressError as error:
+                raise ValueError(f"sender: {error}") from None
+        return self
+
+
 class TlsConfig(Section):
     exceptions: tuple[TlsException, ...] = Field(
         (),
@@ -42,6 +66,7 @@ class TlsConfig(Section):
         "text without one.",
     )
     mta_sts: MtaStsConfig = Field(MtaStsConfig(), description="MTA-STS.")
+    reports: TlsReportsConfig = Field(TlsReportsConfig(), description="TLS reports.")
     authorities: Path | None = Field(
         None, description="PEM file of the certificate authorities to trust. Default: those of the system."
     )

@@ -22,6 +22,7 @@ from engine.routing.route import HostAnswer, HostStatus
 from engine.smtp.opener import Opened, OpenFailure, Target
 from engine.smtp.policy import FailureReason, Phase, Verdict, classify
 from engine.tls.policy import PolicyRefusal
+from engine.tls.tally import Tally
 from engine.values.outcome import OutcomeKind, Scope
 from engine.values.reply import Reply
 
@@ -57,8 +58,13 @@ async def find_host(
     opener: Opener,
     rng: random.Random,
     timeout_s: float,
+    domain: str = "",
+    tally: Tally | None = None,
 ) -> Found | NotFound:
-    """Open a session to the first host of the route that allows it."""
+    """Open a session to the first host of the route that allows it. `domain`: the recipients' domain that it is opened
+    for; what TLS gave is counted in its name.
+    """
+    tally = tally or Tally()
     username, password = await _credentials(route.auth)
     source_ip = str(source.ip)
     hosts, answers = await _usable_hosts(route, source_ip, routes=routes, rng=rng)
@@ -72,6 +78,7 @@ async def find_host(
         if isinstance(policy, PolicyRefusal):
             last = NotFound(host.name, classify(Phase.STARTTLS, FailureReason.UNTRUSTED), policy.reply)
             deferred = last
+            tally.refused(domain, policy, host.name, address, source_ip, policy.fault)
             continue
         target = Target(
             host=host.name,
@@ -85,7 +92,10 @@ async def find_host(
         )
         result = await opener(target, timeout_s=timeout_s)
         if isinstance(result, Opened):
+            tally.opened(domain, policy, host.name, address, source_ip, result.tls)
             return Found(target.host, result)
+        if result.fault is not None:
+            tally.refused(domain, policy, host.name, address, source_ip, result.fault)
         verdict = classify(result.phase, result.answer, last_host=is_last)
         last = NotFound(target.host, verdict, _named(result, target))
         if verdict.kind is OutcomeKind.DEFERRED and verdict.scope is Scope.HOST:

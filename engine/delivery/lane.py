@@ -24,6 +24,7 @@ from engine.delivery.ports import EgressSource, Opener, PoolProfile, PoolRoute, 
 from engine.delivery.preparation import AHEAD, Preparation
 from engine.delivery.session import Session
 from engine.smtp.policy import FailureReason, Phase, Verdict, classify
+from engine.tls.tally import Tally
 from engine.values.clock import Clock
 from engine.values.options import Options
 from engine.values.reply import Reply
@@ -44,6 +45,7 @@ class LanePool(Protocol):
     open_timeout_s: float
     stopping: bool
     preparation: Preparation
+    tally: Tally
 
     def settle(
         self, job: Job, verdict: Verdict, reply: Reply, host: str, possible_duplicate: bool
@@ -285,6 +287,7 @@ class Lane:
 
     async def _open(self) -> None:
         pool = self._pool
+        domain = self.pending[0].domain if self.pending else ""
         try:
             try:
                 found = await find_host(
@@ -294,6 +297,8 @@ class Lane:
                     opener=pool.opener,
                     rng=pool.rng,
                     timeout_s=pool.open_timeout_s,
+                    domain=domain,
+                    tally=pool.tally,
                 )
             except OSError as error:
                 found = unreachable(self.route.hosts[0].name if self.route.hosts else "", error)
@@ -323,7 +328,7 @@ class Lane:
             max_transactions=profile.messages_per_connection,
         )
         self.sessions.add(session)
-        session.machine.attach(found.opened.transport)
+        session.machine.attach(found.opened.transport, found.opened.wire)
         if self._pool.stopping:
             session.machine.quit()
         self.pump()

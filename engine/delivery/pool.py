@@ -57,6 +57,7 @@ from engine.delivery.wire import (
 )
 from engine.smtp.opener import open_session
 from engine.smtp.policy import Verdict
+from engine.tls.tally import Tally
 from engine.values.clock import Clock
 from engine.values.outcome import OutcomeKind, Scope
 from engine.values.reply import Reply
@@ -142,6 +143,7 @@ class PoolEngine:
         self._resolving: dict[str, list[Job]] = {}
         self._rows: list[OutcomeRow] = []
         self._notices: list[tuple[str, str]] = []
+        self.tally = Tally()
         self._flush_handle: asyncio.TimerHandle | None = None
         self._is_flush_due = False
         self._sequence = 0
@@ -507,7 +509,8 @@ class PoolEngine:
         self._seal_rows()
         if self._sequence != before:
             rows = self._unacknowledged[self._sequence]
-            self._report(encode_report(self._sequence, self._epoch, rows, self._notices))
+            findings = self.tally.drain()
+            self._report(encode_report(self._sequence, self._epoch, rows, self._notices, findings))
             self._notices = []
 
     # -- time

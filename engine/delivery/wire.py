@@ -2,11 +2,11 @@
 
 deliver(header, entries): header is msgpack {"batch", "epoch", "sites": {number: name}, "paces": [[source, number,
 interval_ns, connections], ...]}; entries are the 40 byte records of the scheduler's take(). A report is msgpack
-[sequence, epoch, outcomes, notices], where a notice is [what it is about, text], for whoever operates the fleet; the
-answer to resume is msgpack [sequence, outcomes, ids in progress (8 bytes each, little endian), sources]. An outcome is
-[id, kind, scope, code, enhanced, text, host, source, at_ms, possible_duplicate, batch number]. assign is told msgpack
-[epoch, number, sources, shard, of] and answers [sources it still has, whether it has too many connections, [[source,
-site, next_ns], ...]].
+[sequence, epoch, outcomes, notices, findings], where a notice is [what it is about, text], for whoever operates the
+fleet, and findings are those of engine/tls/tally.py; the answer to resume is msgpack [sequence, outcomes, ids in progress
+(8 bytes each, little endian), sources]. An outcome is [id, kind, scope, code, enhanced, text, host, source, at_ms,
+possible_duplicate, batch number]. assign is told msgpack [epoch, number, sources, shard, of] and answers [sources it
+still has, whether it has too many connections, [[source, site, next_ns], ...]].
 """
 
 import struct
@@ -49,6 +49,7 @@ class Report:
     outcomes: tuple[Outcome, ...]
     batch_numbers: tuple[int, ...]
     notices: tuple[tuple[str, str], ...] = ()
+    findings: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +102,19 @@ def decode_header(data: bytes) -> Header:
 
 
 def encode_report(
-    sequence: int, epoch: int, rows: Sequence[OutcomeRow], notices: Sequence[tuple[str, str]] = ()
+    sequence: int,
+    epoch: int,
+    rows: Sequence[OutcomeRow],
+    notices: Sequence[tuple[str, str]] = (),
+    findings: bytes = b"",
 ) -> bytes:
-    return bytes(msgpack.packb((sequence, epoch, rows, notices)))
+    return bytes(msgpack.packb((sequence, epoch, rows, notices, findings)))
 
 
 def decode_report(data: bytes) -> Report:
-    sequence, epoch, rows, notices = msgpack.unpackb(data, use_list=False)
-    return Report(sequence, epoch, tuple(map(_outcome, rows)), tuple(row[10] for row in rows), notices)
+    sequence, epoch, rows, notices, findings = msgpack.unpackb(data, use_list=False)
+    outcomes = tuple(map(_outcome, rows))
+    return Report(sequence, epoch, outcomes, tuple(row[10] for row in rows), notices, findings)
 
 
 def encode_resume(

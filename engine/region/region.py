@@ -46,6 +46,7 @@ from engine.smtp.policy import TLS_STATUSES
 from engine.spool.batches import AcceptBatch, CampaignRecord, ChunkBatch, Remember, Settlement
 from engine.spool.store import Spool
 from engine.suppression.spread import NoPeers, PeerPort, Spread
+from engine.tls.ledger import TlsLedger
 from engine.values.address import AddressError, parse_address
 from engine.values.clock import Clock
 from engine.values.ids import format_id
@@ -142,6 +143,7 @@ class Region:
             lost=self._lost,
             cores=cores,
         )
+        self.tls = TlsLedger(spool, clock)
         self._judge = Judge(shipped_classifier(), UnknownReplies(spool.get_state(UNKNOWN_REPLIES)))
         self._suspensions = Suspensions(
             scheduler=self._scheduler, sites=self._sites, spool=spool, clock=clock
@@ -225,6 +227,7 @@ class Region:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._keep_unknown_replies()
+        self.tls.save(now=True)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -259,6 +262,7 @@ class Region:
         while True:
             await asyncio.sleep(BOOKS_S)
             self._keep_unknown_replies()
+            self.tls.save()
 
     # -- mail in
 
@@ -460,6 +464,8 @@ class Region:
             return decoded.sequence  # written for the former incarnation: `resume` has told us all of it
         if decoded.notices:
             self._observer.note_notices(decoded.notices)
+        if decoded.findings:
+            self.tls.note(decoded.findings)
         await self._settle_outcomes(decoded.outcomes, decoded.batch_numbers)
         return decoded.sequence
 
@@ -708,6 +714,7 @@ class Region:
         return {
             "region": self.name,
             "epoch": self._spool.epoch,
+            "tls": self.tls.listing(),
             "counts": self._spool.counts(),
             "outstanding": self._dispatcher.outstanding(),
             "batches": self._dispatcher.batches(),

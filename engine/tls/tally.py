@@ -94,10 +94,10 @@ class Tally:
             )
         )
 
-    def drain(self) -> bytes | None:
-        """What has been counted since the last time, for `decode_findings`; None if nothing was."""
+    def drain(self) -> bytes:
+        """What has been counted since the last time, for `decode_findings`; empty if nothing was."""
         if not self._counts:
-            return None
+            return b""
         rows = [(*finding, count) for finding, count in self._counts.items()]
         self._counts = {}
         return bytes(msgpack.packb((VERSION, rows)))

@@ -52,6 +52,23 @@ def outcome_of(config: FleetConfig, sent: Message) -> tuple[str, list[Any]]:
     return asyncio.run(run())
 
 
+def tls_events(config: FleetConfig) -> list[list[Any]]:
+    """Events that are not about a message, from the spool of a region that has stopped."""
+
+    async def run() -> list[list[Any]]:
+        region, spool, node = await start_region(config)
+        found = [event for _, events in spool.read_outbox(100) for event in events if len(event) == 3]
+        assert region.tls.book.domains(next(iter(region.tls.book.ended_days(2**60)))), (
+            "the counts are on disk"
+        )
+        await node.stop()
+        await region.stop()
+        spool.close()
+        return found
+
+    return asyncio.run(run())
+
+
 def config_of(folder: Path, server: SinkProcess, *, expire: str = "60s", **tls: Any) -> FleetConfig:
     waits = {**SOON, "expire": expire}
     retry = dict.fromkeys(("transactional", "notification", "marketing"), waits)
@@ -60,8 +77,13 @@ def config_of(folder: Path, server: SinkProcess, *, expire: str = "60s", **tls: 
 
 def test_over_tls_without_a_word_in_the_configuration(tmp_path: Path) -> None:
     with sink(tmp_path, make("localhost", issuer=stranger(), days=(-9, -1))) as server:
-        end, event = outcome_of(config_of(tmp_path, server), message())
+        config = config_of(tmp_path, server)
+        end, event = outcome_of(config, message())
+        findings = [said for _, kind, said in tls_events(config) if kind == "tls"]
     assert (end, event[3]) == ("delivered", 250)
+    (found,) = findings
+    assert (found["domain"], found["policy"], found["version"]) == ("example.org", "required", "TLSv1.3")
+    assert (found["verified"], found["fault"], found["sessions"]) == ("", "", 1)
 
 
 def test_a_host_without_tls_gets_nothing_and_the_sender_is_told_why(tmp_path: Path) -> None:
