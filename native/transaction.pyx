@@ -15,8 +15,8 @@ Promises:
 - A recipient's answer is a reply that was awaited when it came. A reply to a dot that has not left us, a
   second reply, a reply to nothing, a malformed one: protocol error, the session ends, and nothing counts as
   delivered by it.
-- A transaction begins only when nothing is unread: a reply that was not asked for ends the session before it could be
-  taken for the answer to something else.
+- A transaction begins only when nothing is unread: a reply that was not asked for ends the session before it
+  could be taken for the answer to something else.
 - A 421 ends the session, whatever it answers.
 - `possible_duplicate` is set only if the whole message may have reached the peer and no reply to it came
   (RFC 1047).
@@ -146,7 +146,7 @@ cdef class TransactionMachine:
         return [t for t in (self._current, self._following) if t is not None]
 
     def attach(self, transport, wire=None):
-        """Take the transport over and ask for the first transaction. `wire`: what a TLS transport writes to."""
+        """Take the transport over and ask for work. `wire`: what a TLS transport writes to."""
         self.transport = transport
         self._wire = wire
         if transport.get_extra_info("sslcontext") is None:
@@ -361,7 +361,7 @@ cdef class TransactionMachine:
         return size
 
     cdef bint _has_early_input(self) noexcept:
-        """Whether the peer has said more than it was asked: that cannot be an answer to what it has not got."""
+        """Whether the peer has said more than it was asked: no answer to what it has not got."""
         cdef char byte
         if self._replies.has_input():
             return True

@@ -529,6 +529,7 @@ class PoolEngine:
             self._is_flush_due = True
         if self._is_flush_due:
             self._flush()
+        self._expire_resolving(now_ns - self._hold_ns)
         idle_ns = round(self.profile.idle_timeout_s * 1e9)
         for key, lane in list(self._lanes.items()):
             for session in list(lane.sessions):
@@ -542,6 +543,17 @@ class PoolEngine:
                 lane.pump()
             elif lane.is_unused(now_ns):
                 self._forget(key, lane)
+
+    def _expire_resolving(self, before_ns: int) -> None:
+        """Give back what waits too long for a route: a domain whose DNS or policy server is slow, or wants to be,
+        must not hold the credits of the others. The question goes on, and its answer is there the next time.
+        """
+        for jobs in self._resolving.values():
+            late = [job for job in jobs if job.held_ns <= before_ns]
+            if late:
+                jobs[:] = [job for job in jobs if job.held_ns > before_ns]
+                for job in late:
+                    self.give_back(job)
 
     def _forget(self, key: tuple[int, str, Any], lane: Lane) -> None:
         """Drop an unused lane, and its gate when nothing is to be remembered there either."""

@@ -469,3 +469,26 @@ def test_hosts_of_equal_preference_are_shuffled() -> None:
     seen = {tuple(h.name for h in in_order(hosts, random.Random(seed))) for seed in range(40)}
     assert len(seen) > 10
     assert all(set(names[:3]) == {"mx0", "mx1", "mx2"} for names in seen)
+
+
+def test_a_domain_whose_route_does_not_come_gives_its_jobs_back() -> None:
+    async def go() -> None:
+        world = World({"example.net": Route("test", (Host("127.0.0.1", 1),))}, domain_of={1: "slow.test"})
+        answered = asyncio.Event()
+
+        async def slow(domain: str) -> Any:
+            await answered.wait()
+            return world.routes["example.net"]
+
+        world.route = slow  # type: ignore[method-assign]
+        pool = make_pool(world, hold_s=0.05)
+        await hand_over(pool, [1])
+        await settled(world, 1)
+        assert world.of(1).kind is OutcomeKind.RETURNED
+        assert pool.stats()["held"] == 0
+        answered.set()
+        await asyncio.sleep(0)
+        await pool.stop(1.0)
+        assert len(world.outcomes) == 1
+
+    asyncio.run(go())
