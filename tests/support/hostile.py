@@ -231,6 +231,9 @@ class _Conversation:
         code = {"early_2xx": b"250", "early_4xx": b"451", "early_5xx": b"554", "early_421": b"421"}[kind]
         if kind == "early_5xx":
             self._server.refused.update(recipients)
+        await asyncio.sleep(
+            0.05
+        )  # by then the message is on its way, and more of it than the buffers of the kernel take
         await self._send(code + b" 2.0.0 before the message has come\r\n")
         await asyncio.sleep(0.2)
         raise _Ended

@@ -39,7 +39,7 @@ def test_delivers_from_the_source_address_with_its_name() -> None:
             await hand_over(pool, [1, 2, 3], source=1)
             await settled(world, 3)
             assert {o.kind for o in world.outcomes} == {OutcomeKind.DELIVERED}
-            assert world.of(1).reply == Reply(250, "2.0.0", "Ok: queued")
+            assert world.of(1).reply == Reply(250, "2.0.0", "Ok: queued <u1@example.net>")
             assert (world.of(1).source, world.of(1).host) == (1, "127.0.0.1")
             assert b"EHLO mta.example.com" in server.commands
             peers = {writer.get_extra_info("peername")[0] for writer in server._writers}
