@@ -3,10 +3,10 @@
 deliver(header, entries): header is msgpack {"batch", "epoch", "sites": {number: name}, "paces": [[source, number,
 interval_ns, connections], ...]}; entries are the 40 byte records of the scheduler's take(). A report is msgpack
 [sequence, epoch, outcomes, notices, findings], where a notice is [what it is about, text], for whoever operates the
-fleet, and findings are those of engine/tls/tally.py; the answer to resume is msgpack [sequence, outcomes, ids in progress
-(8 bytes each, little endian), sources]. An outcome is [id, kind, scope, code, enhanced, text, host, source, at_ms,
-possible_duplicate, batch number]. assign is told msgpack [epoch, number, sources, shard, of] and answers [sources it
-still has, whether it has too many connections, [[source, site, next_ns], ...]].
+fleet, and findings are those of engine/tls/tally.py; the answer to resume is msgpack [sequence, outcomes, ids in
+progress (8 bytes each, little endian), sources]. An outcome is [id, kind, scope, code, enhanced, text, host, source,
+at_ms, possible_duplicate, batch number]. assign is told msgpack [epoch, number, sources, shard, of] and answers
+[sources it still has, whether it has too many connections, [[source, site, next_ns], ...]].
 """
 
 import struct

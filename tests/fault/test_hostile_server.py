@@ -124,6 +124,7 @@ async def _run(case: Case, opener: SessionOpener) -> None:
         *faults,
         pipelining=mode["pipelining"],
         chunking=mode["chunking"],
+        extensions=("8BITMIME", "SIZE 100000000"),
         tls=tls_context() if mode["tls"] else None,
     ) as server:
         route = Route(

@@ -77,7 +77,7 @@ class HostileServer:
         *faults: Fault,
         pipelining: bool = True,
         chunking: bool = False,
-        extensions: tuple[str, ...] = ("8BITMIME", "SIZE 100000000"),
+        extensions: tuple[str, ...] = ("8BITMIME", "SIZE 1000000"),
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._faults = {(fault.phase, fault.at): fault.kind for fault in faults}
@@ -88,6 +88,7 @@ class HostileServer:
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._talks: dict[asyncio.StreamWriter, _Conversation] = {}
         self.port = 0
         self.connections = 0
         self.most_connections = 0
@@ -120,11 +121,21 @@ class HostileServer:
         self.connections += 1
         self.most_connections = max(self.most_connections, len(self._writers))
         with contextlib.suppress(OSError, EOFError, _Ended, asyncio.CancelledError):
-            await _Conversation(self, reader, writer).run()
+            self._talks[writer] = _Conversation(self, reader, writer)
+            await self._talks[writer].run()
         self._tasks.discard(task)
         self._writers.discard(writer)
+        self._talks.pop(writer, None)
         with contextlib.suppress(OSError):
             writer.close()
+
+    async def _answer(self, writer: asyncio.StreamWriter, phase: str, recipients: list[str]) -> bool:
+        """Answer as scripted; whether the answer was the good one. A test may put itself in its place."""
+        return await self._talks[writer].answer(phase, recipients)
+
+    async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        writer.write(data)
+        await writer.drain()
 
     def next_fault(self, phase: str) -> str:
         """Count the phase; how to misbehave now, "" for not at all."""
@@ -161,31 +172,31 @@ class _Conversation:
 
     async def run(self) -> None:
         server, reader = self._server, self._reader
-        await self._answer("greeting", [])
+        await self._server._answer(self._writer, "greeting", [])
         recipients: list[str] | None = None
         while line := await reader.readline():
             verb = line.split()[0].upper().split(b":")[0]
             server.commands.append(line.rstrip(b"\r\n"))
             if verb == b"EHLO":
-                await self._answer("ehlo", [])
+                await self._server._answer(self._writer, "ehlo", [])
             elif verb == b"STARTTLS":
                 await self._start_tls()
             elif verb == b"MAIL":
                 if recipients is not None:
                     await self._send(b"503 5.5.1 nested MAIL\r\n")
-                elif await self._answer("mail", []):
+                elif await self._server._answer(self._writer, "mail", []):
                     recipients = []
             elif verb == b"RCPT":
                 name = line[line.index(b"<") + 1 : line.index(b">")].decode()
                 if recipients is None:
                     await self._send(b"503 5.5.1 no MAIL\r\n")
-                elif await self._answer("rcpt", [name]):
+                elif await self._server._answer(self._writer, "rcpt", [name]):
                     recipients.append(name)
             elif verb == b"DATA":
                 if not recipients:
                     await self._send(b"503 5.5.1 no valid recipients\r\n")
                     continue
-                if await self._answer("data", recipients):
+                if await self._server._answer(self._writer, "data", recipients):
                     await self._misread(recipients)
                     body = await self._reader.readuntil(b"\r\n.\r\n")
                     await self._dot(recipients, body[:-3])
@@ -202,9 +213,9 @@ class _Conversation:
                 recipients = None
             elif verb == b"RSET":
                 recipients = None
-                await self._answer("rset", [])
+                await self._server._answer(self._writer, "rset", [])
             elif verb == b"QUIT":
-                if await self._answer("quit", []):
+                if await self._server._answer(self._writer, "quit", []):
                     return
             else:
                 await self._send(b"500 5.5.2 what?\r\n")
@@ -231,9 +242,7 @@ class _Conversation:
         code = {"early_2xx": b"250", "early_4xx": b"451", "early_5xx": b"554", "early_421": b"421"}[kind]
         if kind == "early_5xx":
             self._server.refused.update(recipients)
-        await asyncio.sleep(
-            0.05
-        )  # by then the message is on its way, and more of it than the buffers of the kernel take
+        await asyncio.sleep(0.05)  # by then it is on its way, and more than the kernel's buffers take
         await self._send(code + b" 2.0.0 before the message has come\r\n")
         await asyncio.sleep(0.2)
         raise _Ended
@@ -247,7 +256,7 @@ class _Conversation:
             server.committed += recipients  # the client may never hear of it
             if self._is_spoilt:
                 server.after_fault += recipients
-        await self._answer("dot", recipients)
+        await self._server._answer(self._writer, "dot", recipients)
 
     async def _start_tls(self) -> None:
         server = self._server
@@ -260,14 +269,14 @@ class _Conversation:
                 await self._send(b"\x15\x03\x01 this is not TLS at all\r\n" * 9)
             if kind != "injected":
                 raise _Ended
-        elif not await self._answer("starttls", []):
+        elif not await self._server._answer(self._writer, "starttls", []):
             return
         if server._tls is None:
             raise _Ended
         await self._writer.start_tls(server._tls)
         self._secure = True
 
-    async def _answer(self, phase: str, recipients: list[str]) -> bool:
+    async def answer(self, phase: str, recipients: list[str]) -> bool:
         """Answer as scripted; returns whether the answer was the good one."""
         kind = self._server.next_fault(phase)
         if phase in self._early:
@@ -355,8 +364,7 @@ class _Conversation:
         return True
 
     async def _send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
+        await self._server._send(self._writer, data)
 
 
 class _Ended(Exception):
