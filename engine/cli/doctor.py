@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import json
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -168,7 +167,7 @@ def _show(case: Case, findings: Sequence[Finding]) -> None:
     if lines:
         console.print("\nto publish, if the finding above it is right (adapt addresses to yours):")
         for line in lines:
-            click.echo(textwrap.indent(line, "  "))
+            console.print(_plain(f"  {line}"), soft_wrap=True)
     console.print()
     for provider, checks in summary(findings).items():
         state = f"[red]not met: {', '.join(checks)}[/red]" if checks else "[green]met, as far as seen[/green]"

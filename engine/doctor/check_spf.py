@@ -2,7 +2,7 @@
 
 from engine.doctor.case import Case
 from engine.doctor.finding import Finding, txt_record
-from engine.doctor.rules import failed, missed, passed, unanswered, warned
+from engine.doctor.rules import missed, passed, unanswered, warned
 from engine.doctor.spf import MAX_LOOKUPS, SpfResult, SpfVerdict, check_host, spf_records
 from engine.doctor.spf_record import SpfSyntaxError, parse_record
 from engine.routing.answers import Status
@@ -19,16 +19,15 @@ async def check_spf(case: Case) -> list[Finding]:
         return [unanswered(CHECK, domain, answer.reason)]
     records = spf_records(answer.texts)
     if len(records) > 1:
-        return [
-            failed(CHECK, domain, f"{len(records)} SPF records: permerror everywhere; merge them into one")
-        ]
+        why = f"{len(records)} SPF records: permerror everywhere; merge them into one"
+        return [missed(CHECK, domain, why, requirement="spf")]
     if not records:
         publish = txt_record(domain, merged("v=spf1 -all", [sender.ip for sender in case.senders]))
         return [missed(CHECK, domain, "no SPF record", publish, requirement="spf")]
     try:
         record = parse_record(records[0])
     except SpfSyntaxError as error:
-        return [failed(CHECK, domain, f"{error}: permerror everywhere")]
+        return [missed(CHECK, domain, f"{error}: permerror everywhere", requirement="spf")]
     findings = []
     denied = []
     for sender in case.senders:
@@ -47,7 +46,7 @@ async def check_spf(case: Case) -> list[Finding]:
     for _, subject, verdict in denied:
         text = f"{verdict.result.value}: {verdict.reason}"
         if verdict.result is SpfResult.PERMERROR:
-            findings.append(failed(CHECK, subject, text))
+            findings.append(missed(CHECK, subject, text, requirement="spf"))
         else:
             findings.append(missed(CHECK, subject, text, publish, requirement="spf"))
     findings += await _costs(case, domain)

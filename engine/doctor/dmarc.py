@@ -8,6 +8,7 @@ is what every provider demands anyway.
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.config.types import is_host_name
 from engine.doctor.tags import TagError, is_version, parse_tags
 from engine.routing.answers import Status, TextAnswer
 
@@ -128,7 +129,7 @@ def _parse(domain: str, text: str) -> DmarcRecord:
         defects.append(f"pct={tags['pct'][:20]}: allowed is 0 to 100")
     for name in ("rua", "ruf"):
         for uri in tags.get(name, "").split(","):
-            if name in tags and not uri.strip().lower().startswith("mailto:"):
+            if name in tags and not (uri.strip().lower().startswith("mailto:") and _domain_of(uri)):
                 defects.append(f"{name}={uri.strip()[:60]}: allowed are mailto: addresses")
     return DmarcRecord(domain, tags, tuple(defects))
 
@@ -142,7 +143,10 @@ def _tolerant(text: str) -> dict[str, str]:
 def report_domains(record: DmarcRecord) -> list[str]:
     """Domains that `rua` and `ruf` send reports to; one outside must say that it takes them (RFC 7489 section 7.1)."""
     uris = ",".join(record.tags.get(name, "") for name in ("rua", "ruf")).split(",")
-    domains = {
-        uri.strip().partition("!")[0].rpartition("@")[2].lower().rstrip(".") for uri in uris if "@" in uri
-    }
-    return sorted(domains)
+    return sorted({domain for uri in uris if (domain := _domain_of(uri))})
+
+
+def _domain_of(uri: str) -> str:
+    """The domain of a `mailto:` address, without the size limit that may follow; "" if it is none."""
+    domain = uri.strip().partition("!")[0].rpartition("@")[2].lower().rstrip(".")
+    return domain if "@" in uri and is_host_name(domain) else ""

@@ -145,7 +145,7 @@ class _Evaluation:
         self.lookups += 1
         if self.lookups > MAX_LOOKUPS:
             raise _Error(
-                SpfResult.PERMERROR, f"more than {MAX_LOOKUPS} terms that ask the DNS, the first is {term}"
+                SpfResult.PERMERROR, f"more than {MAX_LOOKUPS} terms that ask the DNS: {term} is one too many"
             )
 
     async def _matches(self, mechanism: Mechanism, domain: str) -> bool:

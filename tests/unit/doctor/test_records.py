@@ -80,7 +80,7 @@ _dmarc.bank              TXT v=DMARC1; p=reject; psd=y
 _dmarc.own.one.net       TXT v=DMARC1; p=none; psd=n
 _dmarc.one.net           TXT v=DMARC1; p=none
 _dmarc.down.org          FAIL -
-_dmarc.odd.net           TXT v=DMARC1; p=nothing; pct=200; rua=x@y.z
+_dmarc.odd.net           TXT v=DMARC1; p=nothing; pct=200; rua=mailto:a@\x1b[31m.z
 _dmarc.worse.net         TXT v=DMARC1; p=reject;;
 _dmarc.late.net          TXT p=reject; v=DMARC1
 """
@@ -106,6 +106,7 @@ def test_the_record_of_a_domain() -> None:
     odd = find("odd.net")
     assert odd is not None
     assert [defect.partition("=")[0] for defect in odd.defects] == ["p", "pct", "rua"]
+    assert dmarc.report_domains(odd) == [], "nothing that is no domain is shown or asked for"
     worse = find("worse.net")
     assert worse is not None
     assert (worse.policy, len(worse.defects)) == ("reject", 1)
