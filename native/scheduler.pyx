@@ -236,9 +236,9 @@ cdef class Scheduler:
         if interval_ns < 0 or window < 1 or weight > 1000:
             raise ValueError("allowed are interval_ns >= 0, window >= 1, weight 0 to 1000")
         cell = &self._sites[site].cells[source]
-        if interval_ns > cell.interval:
-            # the next message keeps the new distance from the last one; nothing saved up grows with it
-            cell.tat += cell.burst * (interval_ns - cell.interval)
+        # The next message keeps the new distance from the last one, in both directions: what is used up stays used up,
+        # nothing saved up grows, and a rate that goes down and up again leaves no debt behind.
+        cell.tat += cell.burst * (interval_ns - cell.interval)
         cell.interval = interval_ns
         cell.window = window
         cell.weight = weight
@@ -909,8 +909,7 @@ cdef class Scheduler:
         cell.grants += 1
         slot.grant = cell.grants
         slot.tat_before = cell.tat
-        if cell.interval:
-            cell.tat = (cell.tat if cell.tat > now else now) + cell.interval
+        cell.tat = (cell.tat if cell.tat > now and cell.interval else now) + cell.interval
         site.turn += 1
         entry.id = slot.id
         entry.send_at = send_at

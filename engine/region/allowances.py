@@ -77,7 +77,9 @@ class Allowances:
         )
         if self.is_kept(source, site):
             trickle_us = round(self._config.probation.interval * 1e6)
-            terms = replace(terms, weight=FULL, connections=1, interval_us=max(trickle_us, found.interval_us))
+            # its share of the rate is none, as for every removed source: the trickle is the limit instead
+            interval_us = max(trickle_us, found.interval_us)
+            terms = replace(terms, weight=FULL, rate=FULL, connections=1, interval_us=interval_us)
         return terms
 
     def terms_for(self, site: str) -> dict[int, Terms]:

@@ -67,13 +67,13 @@ class SourceOwner:
             self._sent.clear()
         self.reputation.observe(now_ms, summary.rows)
         for row in summary.rows:
-            attempts = row.delivered + row.deferred + row.bounced
+            attempts = row.delivered + row.deferred + row.bounced + row.excused
             self._is_changed |= bool(attempts or row.complaints)
             for fired in self.shaping.observe(now_ms, row.site, row.replies, row.delivered):
                 self._fired(now_ms, fired)
             score = self.reputation.score(row.site)
             changes = self.warmup.observe(
-                now_ms, row.site, attempts=attempts, delivered=row.delivered, score=score
+                now_ms, row.site, attempts=attempts, delivered=row.delivered, excused=row.excused, score=score
             )
             self._stage_changes(changes)
         self._advance(now_ms)

@@ -15,6 +15,7 @@ from engine.providers.profiles import Profile
 from engine.region.allowances import Allowances
 from engine.region.daily import counts_of, used_today
 from engine.region.observer import Observer
+from engine.region.paths import Paths
 from engine.region.sites import Site, Sites
 from engine.region.suspensions import Suspensions
 from engine.reputation.allowance import decode_summary, encode_answer
@@ -93,6 +94,12 @@ class Node:
             clock=self._clock,
             sources=self,
             wake=lambda: None,
+        )
+        self.paths = Paths(
+            sites=self.sites,
+            suspensions=self.suspensions,
+            allowances=self.allowances,
+            scheduler=self.scheduler,
         )
         self.suspensions.restore()
         self.allowances.restore()

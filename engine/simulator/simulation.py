@@ -15,7 +15,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from engine.config.schema import FleetConfig
 from engine.providers.profiles import load_profiles
@@ -40,7 +40,18 @@ SITE_MASK = (1 << 32) - 1
 ACCEPTED = Reply(250, "2.0.0", "accepted")
 ON_THE_WIRE = 1  # messages of a connection that a stopping reply meets
 
-Watch = Callable[[Node, bytes], None]
+
+class Watch(Protocol):
+    """Sees what a simulation does, for tests."""
+
+    def taken(self, node: Node, entries: bytes) -> None:
+        """A batch of decisions (40 bytes each, native/scheduler.pyi), before it is answered."""
+
+    def returned(self, node: Node, rows: list[tuple[int, int]]) -> None:
+        """(site number, source) of each message of the batch that is given back unsent."""
+
+    def stepped(self, now_ns: int) -> None:
+        """A step of the clock is over."""
 
 
 class Simulation:
@@ -88,6 +99,7 @@ class Simulation:
         self._serial = 1
         self._events = sorted(plan.events, key=lambda event: event.at)
         self._ends: list[tuple[float, int]] = []  # when a region that is down comes back
+        self._dying: set[int] = set()  # regions that die in this step
         self._next_report_ns = [0 for _ in self.nodes]
         self._retry: dict[int, RetrySchedule] = {
             int(stream): schedule_of(self.config, stream) for stream in Stream
@@ -142,6 +154,9 @@ class Simulation:
             if node.is_up:
                 node.sites.new_day(now_ms)
                 self._send(number, node, now_ns)
+                if number in self._dying:  # it had nothing to send
+                    self._die_with(number, node, b"")
+        self._dying.clear()
         # the reports of a step belong to it, also at midnight
         self.clock.move_to(now_ns + step_ns - 1_000_000)
         for number, node in enumerate(self.nodes):
@@ -149,6 +164,8 @@ class Simulation:
                 node.exchange()
                 self._next_report_ns[number] = now_ns + round(self.plan.report * NS)
         self.record.step(self, now_ns + step_ns)
+        if self._watch is not None:
+            self._watch.stepped(now_ns)
 
     # -- what the plan says happens
 
@@ -169,11 +186,11 @@ class Simulation:
                         node.restart_owner(source)
             else:
                 number = next(n for n, node in enumerate(self.nodes) if node.region == event.region)
-                self.lose_memory(number)
-                if event.kind == "region_down":
+                if event.kind == "restart":
+                    self._dying.add(number)
+                elif self.nodes[number].is_up:
+                    self.lose_memory(number)
                     self._go_down(number, now_s + event.lasts)
-                else:
-                    self.nodes[number].restart()
 
     def _list(self, event: Happening, now_s: float) -> None:
         for site in self._sites:
@@ -222,6 +239,16 @@ class Simulation:
                     flow.retry(0, attempts_of(first), minute_of(first), held)
             flow.loaded.clear()
         self._forget_numbers(number)
+
+    def _die_with(self, number: int, node: Node, entries: bytes) -> None:
+        """The region dies with a batch at its pools: its counts are on disk, its outcomes are lost, and the messages
+        are due again (marked as possible duplicates). They may have gone out, so they have used the limits."""
+        words = memoryview(entries).cast("Q")
+        places = set(words[2::5].tolist())
+        node.keep_counts([(node.sites.site(p & SITE_MASK), p >> SOURCE_SHIFT) for p in sorted(places)])
+        self._dying.discard(number)
+        self.lose_memory(number)
+        node.restart()
 
     def _forget_numbers(self, number: int) -> None:
         self._at[number].clear()
@@ -293,7 +320,10 @@ class Simulation:
                 if not entries:
                     break
                 if self._watch is not None:
-                    self._watch(node, entries)
+                    self._watch.taken(node, entries)
+                if number in self._dying:
+                    self._die_with(number, node, entries)
+                    return
                 settled.append(self._deliver(number, node, entries, now_ns))
                 for flow in flows:
                     if flow.waiting and node.sites.site(flow.site_number).pool == pool:
@@ -315,6 +345,7 @@ class Simulation:
         at = self._at[number]
         for (place, flow), count in cells.items():
             by_place.setdefault(place, []).append((at[flow], count))
+            at[flow].granted += count
         node.keep_counts([(node.sites.site(p & SITE_MASK), p >> SOURCE_SHIFT) for p in by_place])
         refused: dict[int, list[tuple[Any, int, bool]]] = {}
         back = False
@@ -414,6 +445,13 @@ class Simulation:
         if not is_back:
             return memoryview(entries).cast("Q")[0::5].tobytes()
         kept = set(given_back)
+        if self._watch is not None:
+            rows = [
+                (place & SITE_MASK, place >> SOURCE_SHIFT)
+                for id_, place in zip(ids, places, strict=True)
+                if id_ in kept
+            ]
+            self._watch.returned(node, rows)
         node.scheduler.give_back(b"".join(id_.to_bytes(8, "little") for id_ in given_back))
         return b"".join(id_.to_bytes(8, "little") for id_ in ids if id_ not in kept)
 

@@ -60,6 +60,7 @@ class Flow:
     waiting: deque[Chunk] = field(default_factory=deque)
     retries: list[tuple[int, int, int, int]] = field(default_factory=list)  # due_ms, attempts, minute, count
     loaded: deque[tuple[int, int]] = field(default_factory=deque)  # (first id, count), oldest first
+    granted: int = 0  # decisions of the scheduler
     depth: int = 0  # all that waits: in `waiting`, in `retries`, in the scheduler
 
     def arrive(self, count: int, minute: int, attempts: int = 0) -> None:

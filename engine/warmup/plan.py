@@ -55,6 +55,7 @@ class Plan:
         "attempts",
         "day",
         "delivered",
+        "excused",
         "held_days",
         "idle_days",
         "phase",
@@ -72,6 +73,7 @@ class Plan:
         self.day = now_ms // DAY_MS
         self.attempts = 0
         self.delivered = 0
+        self.excused = 0
         self.idle_days = 0
         self.held_days = 0
         self.stepped_back = False
@@ -80,10 +82,12 @@ class Plan:
     def stage_count(self) -> int:
         return len(self._stages)
 
-    def observe(self, attempts: int, delivered: int) -> None:
-        """Count into the current day: call `advance` first."""
+    def observe(self, attempts: int, delivered: int, excused: int = 0) -> None:
+        """Count into the current day: call `advance` first. `excused` are those of the `attempts` that were put off for
+        a reason that lies with the recipient."""
         self.attempts += attempts
         self.delivered += delivered
+        self.excused += excused
 
     def advance(self, now_ms: int, score: int) -> list[StageChange]:
         """Close the days that are over."""
@@ -101,17 +105,21 @@ class Plan:
         self.day = today
         self.attempts = 0
         self.delivered = 0
+        self.excused = 0
         self.stepped_back = False
         return changes
 
     def _close_used_day(self, now_ms: int, score: int) -> list[StageChange]:
         config = self._config
         cap = self._stages[self.stage].day
-        wanted = -(-cap * round(config.delivered * 1000) // 1000)
+        # a greylisted message takes two attempts of the cap: what was excused is not asked for, up to half of the cap
+        asked = cap - min(self.excused, cap // 2)
+        wanted = -(-asked * round(config.delivered * 1000) // 1000)
         if self.stepped_back:
             reason = "stepped back on this day"
         elif self.delivered < wanted:
-            reason = f"{self.delivered} delivered of {cap}, needed are {wanted}"
+            excused = f" ({self.excused} attempts were excused)" if self.excused else ""
+            reason = f"{self.delivered} delivered of {cap}, needed are {wanted}{excused}"
         elif score < config.min_score:
             reason = f"score {score}, needed is {config.min_score}"
         else:
@@ -203,6 +211,7 @@ class Plan:
             self.idle_days,
             self.held_days,
             self.stepped_back,
+            self.excused,
         ]
 
     @classmethod
@@ -211,7 +220,10 @@ class Plan:
     ) -> "Plan":
         """A stage that the table no longer has becomes its last; one of a finished warm-up stays finished."""
         plan = cls(config, stages, site, 0)
-        phase, stage, plan.day, plan.attempts, plan.delivered, plan.idle_days, plan.held_days, back = state
+        phase, stage, plan.day, plan.attempts, plan.delivered, plan.idle_days, plan.held_days, back, *rest = (
+            state
+        )
+        plan.excused = rest[0] if rest else 0  # the first release did not keep it
         plan.phase = Phase(phase)
         plan.stepped_back = bool(back)
         plan.stage = len(plan._stages) if plan.phase is Phase.FINISHED else min(stage, len(plan._stages) - 1)

@@ -56,14 +56,14 @@ class Warmup:
         return plan is not None and plan.phase is not Phase.FINISHED
 
     def observe(
-        self, now_ms: int, site: str, *, attempts: int, delivered: int, score: int
+        self, now_ms: int, site: str, *, attempts: int, delivered: int, score: int, excused: int = 0
     ) -> list[StageChange]:
         """Count attempts at a site; closes its day first if that is over."""
         plan = self.plan(now_ms, site)
         if plan is None:
             return []
         changes = plan.advance(now_ms, score)
-        plan.observe(attempts, delivered)
+        plan.observe(attempts, delivered, excused)
         return changes
 
     def advance(self, now_ms: int, score_of: Callable[[str], int]) -> list[StageChange]:

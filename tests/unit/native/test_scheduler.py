@@ -516,6 +516,27 @@ def test_a_slower_rate_does_not_turn_a_used_up_burst_into_a_new_one() -> None:
     assert take(made, 150 * MS) == []
 
 
+def test_a_rate_that_goes_down_and_up_again_leaves_no_debt_behind() -> None:
+    made = scheduler(interval_ns=10 * MS)
+    made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 9)))
+    assert ids(take(made, 0)) == [1]
+    for _ in range(50):
+        made.reshape(0, 0, interval_ns=1000 * MS, window=1000, weight=1000)
+        assert take(made, 5 * MS) == []
+        made.reshape(0, 0, interval_ns=10 * MS, window=1000, weight=1000)
+        assert take(made, 5 * MS) == []
+    assert ids(take(made, 12 * MS)) == [2]
+
+
+def test_a_rate_that_begins_counts_from_the_last_message_without_one() -> None:
+    made = scheduler(interval_ns=0)
+    made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 9)))
+    assert ids(take(made, 500 * MS, 1)) == [1]
+    made.reshape(0, 0, interval_ns=100 * MS, window=1000, weight=1000)
+    assert take(made, 599 * MS) == []
+    assert ids(take(made, 602 * MS)) == [2]
+
+
 def test_a_smaller_daily_cap_may_be_used_up_already() -> None:
     made = scheduler(daily_left=5)
     made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 9)))

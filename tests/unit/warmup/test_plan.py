@@ -213,3 +213,33 @@ def test_a_source_names_a_table_that_exists() -> None:
     data["sources"][0]["warmup"] = "fast"
     with pytest.raises(ConfigError, match=r"sources\[0\].warmup.*allowed are the tables conservative, own"):
         parse_fleet(data)
+
+
+def test_excused_attempts_are_not_asked_for_but_never_more_than_half_of_the_cap() -> None:
+    for excused, delivered, kind in (
+        (50, 45, "advanced"),
+        (50, 44, "held"),
+        (99, 45, "advanced"),
+        (99, 1, "held"),
+    ):
+        subject = plan()
+        subject.observe(100, delivered, excused)
+        assert [c.kind for c in subject.advance(START_MS + DAY_MS, 100)] == [kind]
+        assert subject.excused == 0
+
+
+def test_a_day_of_greylisting_is_no_idle_day_and_uses_the_cap() -> None:
+    subject = plan()
+    before = subject.cap(START_MS)
+    subject.observe(60, 0, 60)
+    after = subject.cap(START_MS)
+    assert before is not None
+    assert after is not None
+    assert after.interval_us > before.interval_us
+    state = msgpack.unpackb(msgpack.packb(subject.to_state()))
+    table = WarmupTable.model_validate({"stages": [100, 200, 400]})
+    again = Plan.from_state(CONFIG, table.stages, "google", state)
+    assert again.to_state() == subject.to_state()
+    assert Plan.from_state(CONFIG, table.stages, "google", state[:8]).excused == 0
+    subject.advance(START_MS + DAY_MS, 100)
+    assert subject.idle_days == 0

@@ -1,0 +1,256 @@
+"""Whatever providers, operators and crashes do on simulated days: no limit is exceeded, nothing flaps, nothing starves.
+
+The plans are random: sources in warm-up and warm ones, dedicated and shared, rates, daily caps, greylisting, providers
+that turn on single sources and netblocks, storms, restarts of regions in the middle of a batch, of sources' owners, and
+the loss of a region. State goes through the bytes that the spool keeps. `make soak` runs thousands of days
+(SENDFLEET_SIMULATED_DAYS, from the seed SENDFLEET_SIMULATED_SEED on).
+"""
+
+import os
+import random
+import struct
+from collections import deque
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from engine.region.sites import Site
+from engine.reputation.standing import State
+from engine.simulator.node import Node
+from engine.simulator.plan import parse_plan
+from engine.simulator.simulation import Simulation
+from engine.values.stream import Stream
+
+DAYS = int(os.environ.get("SENDFLEET_SIMULATED_DAYS", "10"))
+FIRST_SEED = int(os.environ.get("SENDFLEET_SIMULATED_SEED", "1"))
+ENTRY = struct.Struct("<QqIHHIIQ")
+HOUR_NS = 3_600_000_000_000
+STEP_S = 120
+
+
+def random_plan(seed: int) -> dict[str, Any]:
+    """One day of a small fleet."""
+    rng = random.Random(seed)
+    regions = ["eu", "us"][: rng.choice((1, 1, 2))]
+    groups: list[dict[str, Any]] = [
+        {
+            "name": f"s{n}",
+            "region": rng.choice(regions) if n else regions[0],
+            "count": rng.randint(1, 3),
+            "first_ip": f"192.0.{n}.1",
+            "streams": rng.choice(
+                [["marketing"], ["marketing", "transactional"], ["marketing", "notification"]]
+            ),
+            "warmup": rng.choice([None, None, "standard", "conservative", "tiny"]),
+            "tenancy": rng.choice(["shared", "shared", {"dedicated": "acme"}, {"hybrid": "acme"}]),
+            "history": rng.choice([None, 500, 100_000]),
+        }
+        for n in range(rng.randint(1, 4))
+    ]
+    groups[0] |= {"tenancy": "shared", "streams": ["marketing", "transactional", "notification"]}
+    groups += [{**groups[0], "name": f"r{n}", "region": r} for n, r in enumerate(regions[1:])]
+    for n, group in enumerate(groups):
+        group["first_ip"] = f"192.0.{n}.1"
+    sites = ["google", "outlook", "yahoo", "mx:one.example"]
+    traffic = [
+        {
+            "name": f"t{n}",
+            "per_day": rng.choice([500, 5_000, 30_000]),
+            "tenant": rng.choice(["acme", "other"]),
+            "stream": rng.choice(["marketing", "transactional", "notification"]) if n else "marketing",
+            "hours": rng.choice(["flat", "office", "burst"]),
+            "shares": {site: rng.random() for site in rng.sample(sites, rng.randint(1, 4))},
+            "unknown": rng.choice([0.0, 0.01, 0.3]),
+            "complaints": rng.choice([0.0, 0.0003, 0.02]),
+        }
+        for n in range(rng.randint(1, 3))
+    ]
+    providers: dict[str, Any] = {
+        site: {"rate": rng.choice(["unlimited", "1/s", "30/min", "500/h"])} for site in sites[:3]
+    }
+    if rng.random() < 0.5:
+        providers[rng.choice(sites[:3])]["daily_cap"] = rng.choice([50, 700, 4_000])
+    models = {
+        site: {
+            "cold": rng.choice([100, 2_000]),
+            "growth": rng.choice([1.5, 4.0]),
+            "greylist": rng.choice([0.0, 0.5]),
+            "block_for": rng.choice(["1h", "8h"]),
+            "inertia": rng.choice([100, 3_000]),
+        }
+        for site in sites[:3]
+    }
+    return {
+        "name": f"day-{seed}",
+        "seed": seed,
+        "duration": "1d",
+        "start": rng.choice(["2026-01-05", "2026-12-31"]),
+        "tick": f"{STEP_S}s",
+        "report": f"{STEP_S * rng.choice((1, 4))}s",
+        "samples": 24,
+        "window": rng.choice([50, 5_000]),
+        "sources": groups,
+        "traffic": traffic,
+        "models": models,
+        "events": [event_of(rng, groups, regions) for _ in range(rng.randint(0, 8))],
+        "fleet": {
+            "providers": providers,
+            "warmup": {"tables": {"tiny": {"stages": [5, 20, {"day": 60, "hour": 30}]}}},
+            "reputation": {
+                "floor": rng.choice(["hold", "trickle"]),
+                "removed_stay": rng.choice(["1h", "4h"]),
+            },
+        },
+    }
+
+
+def event_of(rng: random.Random, groups: list[dict[str, Any]], regions: list[str]) -> dict[str, Any]:
+    group = rng.choice(groups)
+    event: dict[str, Any] = {
+        "kind": rng.choice(
+            ["storm", "listing", "block", "restart", "restart", "owner_restart", "region_down"]
+        ),
+        "at": f"{rng.randrange(86_000)}s",
+        "lasts": f"{rng.randrange(60, 20_000)}s",
+    }
+    if (event["kind"] in ("storm", "listing", "block") and rng.random() < 0.8) or event["kind"] == "storm":
+        event["provider"] = rng.choice(["google", "outlook", "yahoo"])
+    if event["kind"] == "storm":
+        event["share"] = rng.choice([0.1, 1.0])
+    elif event["kind"] == "listing":
+        event["netblock"] = str(group["first_ip"]).rpartition(".")[0] + ".0/24"
+    elif event["kind"] in ("block", "owner_restart"):
+        event["sources"] = [f"{group['name']}-1"]
+    else:
+        event["region"] = rng.choice(regions)
+    return event
+
+
+class Referee:
+    """Sees every decision before it is answered, and what is given back unsent; keeps its own books."""
+
+    def __init__(self) -> None:
+        self.simulation: Simulation
+        self.decisions = 0
+        self._last: dict[tuple[str, str], tuple[int, int]] = {}  # send time, interval then
+        self._hours: dict[tuple[str, str], deque[tuple[int, int]]] = {}
+        self._days: dict[tuple[str, str, int], int] = {}
+        self._slowest: dict[tuple[str, str], int] = {}
+        self._free_ns: dict[tuple[int, str], dict[str, int]] = {}
+
+    def taken(self, node: Node, entries: bytes) -> None:
+        rows = list(ENTRY.iter_unpack(entries))
+        self.decisions += len(rows)
+        now_ms = self.simulation.clock.wall_ms()
+        for number, source in {(row[2], row[3]) for row in rows}:
+            site = node.sites.site(number)
+            name = node.sites.sources[source].name
+            assert node.scheduler.outstanding(source, number) <= node.sites.window(site, source), (
+                name,
+                site.name,
+            )
+            assert site.caps.get(source) is None or node.sites.used_today(site, source) <= site.caps[source]
+            for who in ("", name):
+                held = node.suspensions.of(who, site.name)
+                assert held is None or held.until_ms <= now_ms, (name, site.name, held)
+            assert node.allowances.of(source, site.name).weight or node.allowances.is_kept(source, site.name)
+        for row in rows:
+            self._count(node, row)
+
+    def _count(self, node: Node, row: tuple[int, ...]) -> None:
+        _, send_at, number, source, *_ = row
+        site = node.sites.site(number)
+        key = node.sites.sources[source].name, site.name
+        interval, _ = node.sites.pace(site, source)
+        before = self._last.get(key)
+        if before is not None:
+            assert send_at - before[0] >= min(before[1], interval), (key, send_at, before, interval)
+        self._last[key] = send_at, interval
+        self._slowest[key] = interval
+        day = (*key, site.day)
+        self._days[day] = self._days.get(day, 0) + 1
+        cap = site.caps.get(source)
+        if cap is not None:
+            assert self._days[day] <= cap, (day, self._days[day], cap)
+        self._check_hour(node, key, site.name, send_at)
+
+    def _check_hour(self, node: Node, key: tuple[str, str], site: str, send_at: int) -> None:
+        """A sliding hour holds no more than the largest hourly cap that was in force in it."""
+        plan = node.owner(key[0]).warmup.plans.get(site)
+        cap = plan.cap(self.simulation.clock.wall_ms()) if plan is not None else None
+        hour = self._hours.setdefault(key, deque())
+        hour.append((send_at, cap.hour if cap is not None else 1 << 60))
+        while hour[0][0] <= send_at - HOUR_NS:
+            hour.popleft()
+        if cap is not None:
+            assert len(hour) <= max(limit for _, limit in hour), (key, len(hour), cap)
+
+    def returned(self, node: Node, rows: list[tuple[int, int]]) -> None:
+        """(site number, source) of each message that was not sent."""
+        for number, source in rows:
+            site = node.sites.site(number)
+            key = node.sites.sources[source].name, site.name
+            self._days[*key, site.day] -= 1
+            self._hours[key].pop()
+
+    def stepped(self, now_ns: int) -> None:
+        """No starvation: while mail waits that free sources may carry, one of them sends as its rate allows.
+
+        Whose mail it carries is a matter of lanes and fair shares: tests/property/test_scheduler.py.
+        """
+        for index, node in enumerate(self.simulation.nodes):
+            for (number, site), flow in self.simulation.flows[index].items():
+                traffic = self.simulation.plan.traffic[number]
+                place = index, f"{number}/{site}"
+                later = sum(count for due, _, _, count in flow.retries if due > self._now_ms())
+                waits = node.is_up and node.sites.known(site) and flow.depth > later
+                stream = int(Stream.parse(traffic.stream))
+                rows = node.paths.explain(site, stream, traffic.tenant, self._now_ms()) if waits else []
+                free = {str(row["source"]) for row in rows if row["eligible"]}
+                self._free_ns[place] = {name: self._free_ns.get(place, {}).get(name, now_ns) for name in free}
+                if not free:
+                    continue
+                at = node.sites.site(node.sites.number(site))
+                over_ns = []
+                for source, named in node.sites.sources.items():
+                    if named.name in free:
+                        sent_ns = self._last.get((named.name, site), (0, 0))[0]
+                        since_ns = max(sent_ns, self._free_ns[place][named.name])
+                        over_ns.append(now_ns - since_ns - self._pace(node, at, source))
+                assert min(over_ns) <= 4 * STEP_S * 1_000_000_000, (place, flow.depth, rows)
+
+    def _pace(self, node: Node, site: Site, source: int) -> int:
+        """The longest interval that was in force since the source's last message: a promise made then is kept."""
+        key = node.sites.sources[source].name, site.name
+        self._slowest[key] = max(self._slowest.get(key, 0), node.sites.pace(site, source)[0])
+        return self._slowest[key]
+
+    def _now_ms(self) -> int:
+        return self.simulation.clock.wall_ms()
+
+
+def check_no_flapping(simulation: Simulation) -> None:
+    """Within any minimum stay: one removal and one return at most."""
+    stay_s = simulation.config.reputation.removed_stay
+    found: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for event in simulation.record.events:
+        if event["event"] == "reputation":
+            found.setdefault((event["source"], event["site"]), []).append((event["at_s"], event["state"]))
+    for key, rows in found.items():
+        removals = [at for at, state in rows if state == State.REMOVED]
+        assert all(b - a >= stay_s - 1 for a, b in pairwise(removals)), (key, rows)
+        for (at, state), (later, after) in pairwise(rows):
+            if state == State.REMOVED:
+                assert after == State.PROBATION
+                assert later - at >= stay_s - 1, (key, rows)
+
+
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + DAYS))
+def test_a_random_day(seed: int) -> None:
+    referee = Referee()
+    simulation = Simulation(parse_plan(random_plan(seed)), watch=referee)
+    referee.simulation = simulation
+    simulation.run()  # raises if a message is lost or doubled
+    assert referee.decisions > 0
+    check_no_flapping(simulation)
