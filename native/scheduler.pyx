@@ -236,8 +236,8 @@ cdef class Scheduler:
         if interval_ns < 0 or window < 1 or weight > 1000:
             raise ValueError("allowed are interval_ns >= 0, window >= 1, weight 0 to 1000")
         cell = &self._sites[site].cells[source]
-        # The next message keeps the new distance from the last one, in both directions: what is used up stays used up,
-        # nothing saved up grows, and a rate that goes down and up again leaves no debt behind.
+        # The next message keeps the new distance from the last one, in both directions: what is used up
+        # stays used up, nothing saved up grows, and a rate that goes down and up again leaves no debt behind.
         cell.tat += cell.burst * (interval_ns - cell.interval)
         cell.interval = interval_ns
         cell.window = window
