@@ -23,6 +23,7 @@ import ray
 from actors.deploy import NamedActor, actor_names, connect_ray
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor, source_actor
+from engine.campaign.record import parts_of
 from engine.config.load import load_fleet
 from engine.config.schema import FleetConfig
 from engine.ops.process import ProcessUsage
@@ -96,14 +97,7 @@ class AsyncClient:
                 "stream": int(template.stream),
                 "sender": template.sender,
                 "field_names": list(field_names),
-                "template": {
-                    "header_from": template.header_from,
-                    "subject": template.subject,
-                    "text": template.text,
-                    "html": template.html,
-                    "reply_to": template.reply_to,
-                    "headers": template.headers,
-                },
+                "template": parts_of(template),
             }
         )
         return int(await self._persist(region, "put_campaign", record))

@@ -10,6 +10,7 @@ import binascii
 import re
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
+from urllib.parse import quote
 
 from engine.campaign.mailboxes import split_mailboxes
 from engine.values.address import Address, AddressError, parse_address
@@ -21,6 +22,7 @@ FOLD_AT = 76
 LONGEST_WORD = 900
 WORD_BYTES = 45  # 60 characters of base64, 72 with the frame "=?utf-8?b?" "?="; RFC 2047 allows 75
 
+PARAMETER = re.compile(r';\s*([^\s;=*"]+)(\*[0-9*]*)?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))\s*')
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
 
 
@@ -124,6 +126,49 @@ def _mailbox(name: str, address: Address, used: int) -> str:
     last_line = used + len(phrase) if "\r\n" not in phrase else len(phrase) - phrase.rfind("\n")
     space = " " if last_line + len(address.text) + 3 <= FOLD_AT else "\r\n "
     return f"{phrase}{space}<{address.text}>"
+
+
+def parameters_field(name: str, text: str) -> bytes:
+    """A whole field like Content-Type; parameters that are not ASCII in the form of RFC 2231 section 4.
+
+    Raises ValueError.
+    """
+    start = text.find(";")
+    first = text if start < 0 else text[:start]
+    if not first.isascii():
+        raise ValueError("not ASCII")
+    lines = [f"{name}: {first.strip()}"]
+    position = len(text) if start < 0 else start
+    while position < len(text):
+        match = PARAMETER.match(text, position)
+        if match is None:
+            if not text[position:].strip("; \t"):
+                break
+            raise ValueError("parameters that cannot be read")
+        key, star, quoted, token = match.groups()
+        if not key.isascii():
+            raise ValueError("a parameter's name is not ASCII")
+        if quoted is not None and not quoted.isascii():
+            plain = re.sub(r"\\(.)", r"\1", quoted)
+            lines += _extended(key, plain)
+        elif token and not token.isascii():
+            lines += _extended(key, token)
+        else:
+            shown = f'"{quoted}"' if quoted is not None else token
+            lines.append(f" {key}{star or ''}={shown}")
+        position = match.end()
+    return ";\r\n".join(lines).encode() + b"\r\n"
+
+
+def _extended(key: str, value: str) -> list[str]:
+    encoded = quote(value, safe="!#$&+-.^_`|~")
+    room = FOLD_AT - len(key) - 14
+    if len(encoded) <= room:
+        return [f" {key}*=utf-8''{encoded}"]
+    pieces = re.findall(rf"(?:%..|[^%]){{1,{room // 3}}}", encoded)
+    lines = [f" {key}*{i}*={piece}" for i, piece in enumerate(pieces)]
+    lines[0] = f" {key}*0*=utf-8''{pieces[0]}"
+    return lines
 
 
 def has_short_lines(data: bytes) -> bool:

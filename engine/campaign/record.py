@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from engine.campaign.render import Renderer
-from engine.values.message import CampaignTemplate
+from engine.values.message import Attachment, CampaignTemplate
 from engine.values.stream import Stream
 
 MAX_CAMPAIGNS = 256
+MAX_ATTACHED_BYTES = 64 << 20  # of the campaigns that are kept, but for the one used last
 
 
 class StoredCampaign(Protocol):
@@ -47,6 +48,7 @@ class RecordRenderer:
         self._source = source
         self._link_of = link_of
         self._compiled: OrderedDict[int, tuple[Renderer, tuple[str, ...]]] = OrderedDict()
+        self._attached_bytes = 0
 
     def __call__(self, record: Any) -> bytes:
         number, values = record.content
@@ -67,8 +69,12 @@ class RecordRenderer:
         stored: StoredCampaign = self._source.campaign(number)
         entry = Renderer(template_of(stored)), tuple(stored.field_names)
         self._compiled[number] = entry
-        if len(self._compiled) > MAX_CAMPAIGNS:
-            self._compiled.popitem(last=False)
+        self._attached_bytes += entry[0].attached_bytes
+        while len(self._compiled) > MAX_CAMPAIGNS or (
+            self._attached_bytes > MAX_ATTACHED_BYTES and len(self._compiled) > 1
+        ):
+            _, (oldest, _) = self._compiled.popitem(last=False)
+            self._attached_bytes -= oldest.attached_bytes
         return entry
 
 
@@ -86,4 +92,22 @@ def template_of(stored: StoredCampaign) -> CampaignTemplate:
         html=str(parts.get("html", "")),
         reply_to=str(parts.get("reply_to", "")),
         headers=dict(cast(Mapping[str, str], parts.get("headers", {}))),
+        attachments=tuple(
+            Attachment(*fields) for fields in cast(Sequence[Sequence[Any]], parts.get("attachments", ()))
+        ),
     )
+
+
+def parts_of(template: CampaignTemplate) -> dict[str, object]:
+    """The parts of a template as a campaign is stored with them; `template_of` reads them."""
+    parts: dict[str, object] = {
+        "header_from": template.header_from,
+        "subject": template.subject,
+        "text": template.text,
+        "html": template.html,
+        "reply_to": template.reply_to,
+        "headers": dict(template.headers),
+    }
+    if template.attachments:  # without any, the stored form is that of earlier releases
+        parts["attachments"] = [(a.name, a.content_type, a.data, a.content_id) for a in template.attachments]
+    return parts

@@ -31,6 +31,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.bounces.unsubscribe import header_fields
+from engine.campaign.attachments import RenderError, encode_attachments
 from engine.campaign.headers import CONTROLS, NAME, has_short_lines, mailbox, mailbox_field, unstructured
 from engine.values.address import AddressError
 from engine.values.message import CampaignTemplate
@@ -48,18 +49,6 @@ _BASE64_LINE = 76
 
 Values = dict[str, Any]
 Part = Callable[[Values], str]
-
-
-class RenderError(ValueError):
-    """A template is wrong, or does not fit the fields. `part` is from, subject, text, html, headers.NAME."""
-
-    def __init__(self, part: str, message: str) -> None:
-        super().__init__(part, message)
-        self.part = part
-        self.message = message
-
-    def __str__(self) -> str:
-        return f"{self.part}: {self.message}"
 
 
 def _environment(*, autoescape: bool) -> jinja2.Environment:
@@ -111,7 +100,8 @@ class Renderer:
         self._id_domain = _domain(template).encode()
         self._has_own_unsubscribe = "list-unsubscribe" in {name.lower() for name in template.headers}
         digest = hashlib.sha256(repr(template).encode("utf-8", "replace")).hexdigest()
-        self._boundary = b"=_" + digest[:32].encode()
+        self._token = digest[:32].encode()
+        self._inline, self._attached = encode_attachments(template.attachments, has_html=bool(template.html))
         self._lines = LineEncoder()
         self._date_second = -1
         self._date = b""
@@ -138,6 +128,11 @@ class Renderer:
                 merged.append(field)
         return merged
 
+    @property
+    def attached_bytes(self) -> int:
+        """What the encoded attachments take in memory."""
+        return sum(map(len, (*self._inline, *self._attached)))
+
     def render(
         self,
         fields: Mapping[str, str],
@@ -159,31 +154,38 @@ class Renderer:
         )
         if unsubscribe_url and not self._has_own_unsubscribe:
             out.append(_unsubscribe_fields(unsubscribe_url))
-        boundary = self._boundary
-        if self._html is None or self._text is None:
-            kind, part = (b"plain", self._text) if self._html is None else (b"html", self._html)
-            assert part is not None
-            out.append(self._entity(kind, part(values), boundary))
-        else:
-            out.append(
-                b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n'
-                b"--%b\r\n%b\r\n--%b\r\n%b\r\n--%b--\r\n"
-                % (
-                    boundary,
-                    boundary,
-                    self._entity(b"plain", self._text(values), boundary),
-                    boundary,
-                    self._entity(b"html", self._html(values), boundary),
-                    boundary,
-                )
-            )
+        content = self._content(values)
+        if self._attached:
+            content = self._multipart(b"mixed", b"m", [content, *self._attached])
+        out.append(content)
         return b"".join(out)
 
-    def _entity(self, kind: bytes, text: str, boundary: bytes) -> bytes:
+    def _content(self, values: Values) -> bytes:
+        """What is read: text, HTML with its images, or both to choose from."""
+        parts = []
+        if self._text is not None:
+            parts.append(self._entity(b"plain", self._text(values)))
+        if self._html is not None:
+            html = self._entity(b"html", self._html(values))
+            parts.append(self._multipart(b"related", b"r", [html, *self._inline]) if self._inline else html)
+        return parts[0] if len(parts) == 1 else self._multipart(b"alternative", b"a", parts)
+
+    def _multipart(self, kind: bytes, letter: bytes, parts: Sequence[bytes]) -> bytes:
+        """Parts that end with a line end. None of the boundaries begins as another ends (RFC 2046 section 5.1.1)."""
+        boundary = b"=_%b%b" % (letter, self._token)
+        pieces = [b"--%b\r\n%b\r\n" % (boundary, part) for part in parts]
+        return b'Content-Type: multipart/%b; boundary="%b"\r\n\r\n%b--%b--\r\n' % (
+            kind,
+            boundary,
+            b"".join(pieces),
+            boundary,
+        )
+
+    def _entity(self, kind: bytes, text: str) -> bytes:
         """Headers and content of one part; ends with a line end."""
         data = canonicalise(text.encode("utf-8", "replace"), False)
         if text.isascii():
-            if has_short_lines(data) and boundary not in data:
+            if has_short_lines(data) and self._token not in data:
                 return b"Content-Type: text/%b; charset=us-ascii\r\n\r\n%b" % (kind, data)
             return _encoded(kind, b"us-ascii", b"quoted-printable", self._lines.encode(data))
         # quoted-printable makes three octets of each that is not ASCII, base64 four of any three

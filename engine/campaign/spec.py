@@ -10,26 +10,31 @@
     text_file: body.txt.j2       # or text: |
     html_file: body.html.j2      # or html: |
     headers: {List-Unsubscribe: "<https://example.com/u/{{ token }}>"}
+    attachments: [{file: terms.pdf}, {file: logo.png, inline: logo}]   # the HTML shows it as cid:logo
     recipients: {file: recipients.csv, address_column: email, format: csv, delimiter: ","}
 
+Without a text part one is made from the HTML (engine/campaign/plain_text.py); `text: ""` sends HTML alone.
 Files are looked for beside campaign.yaml. The templates are checked here; whether the recipients have the
 fields that they want, when the file is opened.
 """
 
+import mimetypes
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from engine.campaign.attachments import MAX_BYTES, RenderError
 from engine.campaign.headers import mailbox
+from engine.campaign.plain_text import html_to_text
 from engine.campaign.recipients import FORMATS, SUFFIXES
-from engine.campaign.render import Renderer, RenderError, template_variables
+from engine.campaign.render import Renderer, template_variables
 from engine.config.checks import Problem
 from engine.config.load import translate
 from engine.config.strict_yaml import YamlError, read_yaml
 from engine.values.address import parse_address
-from engine.values.message import CampaignTemplate
+from engine.values.message import Attachment, CampaignTemplate
 from engine.values.stream import Stream
 
 MAX_NAME = 128
@@ -76,6 +81,15 @@ class RecipientsSpec(_Section):
         return value
 
 
+class AttachmentSpec(_Section):
+    """A file that goes with every message. `name` and `type`: by default those of the file."""
+
+    file: str
+    name: str = ""
+    type: str = ""
+    inline: str = ""
+
+
 class CampaignSpec(_Section):
     """The keys of campaign.yaml."""
 
@@ -91,6 +105,7 @@ class CampaignSpec(_Section):
     html: str = ""
     html_file: str = ""
     headers: dict[str, str] = {}
+    attachments: list[AttachmentSpec] = []
     recipients: RecipientsSpec
 
     @field_validator("id", "tenant")
@@ -151,6 +166,7 @@ def load_campaign(path: Path) -> Campaign:
             Problem(p.path, p.value, p.message.replace("from_", "from"))
             for p in translate(error, CampaignSpec)
         ]
+    attachments = _attachments(data, path.parent, problems)
     texts = {part: _content(data, part, path.parent, problems) for part in ("text", "html")}
     if not data.keys() & {"text", "text_file", "html", "html_file"}:
         problems.append(Problem("text", None, "required is a text or an HTML part, here or in a file"))
@@ -168,7 +184,10 @@ def load_campaign(path: Path) -> Campaign:
         html=texts["html"],
         reply_to=spec.reply_to,
         headers=spec.headers,
+        attachments=attachments,
     )
+    if texts["html"] and not data.keys() & {"text", "text_file"}:
+        template = _with_text(path, template)
     try:
         field_names = tuple(sorted(template_variables(template)))
         Renderer(template)
@@ -195,6 +214,53 @@ def _content(data: Mapping[str, object], part: str, directory: Path, problems: l
         except (OSError, UnicodeDecodeError) as error:
             problems.append(Problem(f"{part}_file", file, f"cannot be read: {error}"))
     return written if isinstance(written, str) else ""
+
+
+def _with_text(path: Path, template: CampaignTemplate) -> CampaignTemplate:
+    """With a text part made from the HTML; raises SpecError if that is no template."""
+    try:
+        template_variables(template)
+    except RenderError:
+        return template  # reported as it is
+    with_text = replace(template, text=html_to_text(template.html))
+    try:
+        template_variables(with_text)
+        Renderer(replace(with_text, html="", attachments=()))
+    except RenderError as error:
+        if error.part != "text":
+            return with_text  # an error of its own, reported as such
+        reason = f"none can be made from the HTML ({error.message}): write one, or an empty one for none"
+        raise SpecError(str(path), (Problem("text", None, reason),)) from None
+    return with_text
+
+
+def _attachments(
+    data: Mapping[str, object], directory: Path, problems: list[Problem]
+) -> tuple[Attachment, ...]:
+    """Entries with the wrong shape are passed over: the schema reports them."""
+    entries = data.get("attachments")
+    found = []
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        file = entry.get("file") if isinstance(entry, Mapping) else None
+        if not isinstance(file, str):
+            continue
+        place = f"attachments[{index}].file"
+        path = directory / file
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                problems.append(
+                    Problem(place, file, f"larger than all attachments may be ({MAX_BYTES} bytes)")
+                )
+                continue
+            content = path.read_bytes()
+        except OSError as error:
+            problems.append(Problem(place, file, f"cannot be read: {error.strerror}"))
+            continue
+        kind = str(entry.get("type") or mimetypes.guess_type(file)[0] or "application/octet-stream")
+        found.append(
+            Attachment(str(entry.get("name") or path.name), kind, content, str(entry.get("inline") or ""))
+        )
+    return tuple(found)
 
 
 def _recipients_path(data: Mapping[str, object], directory: Path, problems: list[Problem]) -> Path:

@@ -10,9 +10,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from engine.campaign.attachments import RenderError
 from engine.campaign.eml import EmlError
 from engine.campaign.recipients import RecipientFileError
-from engine.campaign.render import RenderError
 from engine.campaign.sender import SendInterrupted
 from engine.campaign.spec import SpecError
 from engine.config.load import ConfigError, load_fleet

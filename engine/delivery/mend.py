@@ -11,9 +11,16 @@ import binascii
 import re
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import quote
 
-from engine.campaign.headers import FOLD_AT, MAX_LINE, decoded, has_short_lines, mailboxes_field, unstructured
+from engine.campaign.headers import (
+    MAX_LINE,
+    PARAMETER,
+    decoded,
+    has_short_lines,
+    mailboxes_field,
+    parameters_field,
+    unstructured,
+)
 from engine.values.address import AddressError
 
 MAX_DEPTH: Final = 20
@@ -22,7 +29,6 @@ _BASE64_LINE = 76
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:([^\r]*(?:\r\n[ \t][^\r]*)*)\r\n")
 _ADDRESSES = re.compile(rb"(?:resent-)?(?:from|sender|to|cc|bcc)|reply-to", re.IGNORECASE)
 _PARAMETERS = re.compile(rb"content-(?:type|disposition)", re.IGNORECASE)
-_PARAMETER = re.compile(r';\s*([^\s;=*"]+)(\*[0-9*]*)?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))\s*')
 
 Field = tuple[bytes, bytes, bytes]  # name in lower case, value without its line ends, the whole field
 
@@ -160,11 +166,13 @@ def _refold(field: Field) -> bytes:
         if _ADDRESSES.fullmatch(name):
             refolded = mailboxes_field(written, text)
         elif _PARAMETERS.fullmatch(name):
-            refolded = _parameters(written, text)
+            refolded = parameters_field(written, text)
         else:
             refolded = unstructured(written, decoded(text))
     except AddressError as error:
         raise Unmendable(f"{written}: {error}", "5.6.7") from None
+    except ValueError as error:
+        raise Unmendable(f"{written}: {error}", "5.6.0") from None
     if not refolded.isascii():
         raise Unmendable(f"{written}: an address has no ASCII form, and SMTPUTF8 is not offered", "5.6.7")
     if not has_short_lines(refolded):
@@ -172,48 +180,8 @@ def _refold(field: Field) -> bytes:
     return refolded
 
 
-def _parameters(name: str, text: str) -> bytes:
-    """A field like Content-Type; parameters that are not ASCII in the form of RFC 2231 section 4."""
-    start = text.find(";")
-    first = text if start < 0 else text[:start]
-    if not first.isascii():
-        raise Unmendable(f"{name}: not ASCII", "5.6.0")
-    lines = [f"{name}: {first.strip()}"]
-    position = len(text) if start < 0 else start
-    while position < len(text):
-        match = _PARAMETER.match(text, position)
-        if match is None:
-            if not text[position:].strip("; \t"):
-                break
-            raise Unmendable(f"{name}: parameters that cannot be read", "5.6.0")
-        key, star, quoted, token = match.groups()
-        if not key.isascii():
-            raise Unmendable(f"{name}: a parameter's name is not ASCII", "5.6.0")
-        if quoted is not None and not quoted.isascii():
-            plain = re.sub(r"\\(.)", r"\1", quoted)
-            lines += _extended(key, plain)
-        elif token and not token.isascii():
-            lines += _extended(key, token)
-        else:
-            shown = f'"{quoted}"' if quoted is not None else token
-            lines.append(f" {key}{star or ''}={shown}")
-        position = match.end()
-    return ";\r\n".join(lines).encode() + b"\r\n"
-
-
-def _extended(key: str, value: str) -> list[str]:
-    encoded = quote(value, safe="!#$&+-.^_`|~")
-    room = FOLD_AT - len(key) - 14
-    if len(encoded) <= room:
-        return [f" {key}*=utf-8''{encoded}"]
-    pieces = re.findall(rf"(?:%..|[^%]){{1,{room // 3}}}", encoded)
-    lines = [f" {key}*{i}*={piece}" for i, piece in enumerate(pieces)]
-    lines[0] = f" {key}*0*=utf-8''{pieces[0]}"
-    return lines
-
-
 def _boundary(kind: bytes) -> bytes | None:
-    for key, _, quoted, token in _PARAMETER.findall(_text(kind[kind.find(b";") :])):
+    for key, _, quoted, token in PARAMETER.findall(_text(kind[kind.find(b";") :])):
         if key.lower() == "boundary":
             value = re.sub(r"\\(.)", r"\1", quoted) if quoted else token
             return value.encode() or None if value.isascii() else None

@@ -24,7 +24,6 @@ class SpoolReader:
         self._is_owner = environment is None
         self._env = environment or Environment(path, map_size=MAP_LIMIT, readonly=True)
         self._bodies = SegmentReader(path / "bodies")
-        self._campaigns: dict[int, CampaignRecord] = {}
         self._queues: dict[int, tuple[str, int, str, str]] = {}
 
     def fetch(self, ids: bytes) -> list[Record | None]:
@@ -41,12 +40,10 @@ class SpoolReader:
         return self._bodies.read(content)
 
     def campaign(self, number: int) -> CampaignRecord:
-        found = self._campaigns.get(number)
-        if found is None:
-            with self._env.read() as txn:
-                stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["campaigns"])
-            found = self._campaigns[number] = CampaignRecord(*msgpack.unpackb(stored)[1:])
-        return found
+        """Read anew each time: whoever renders keeps what it makes of it."""
+        with self._env.read() as txn:
+            stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["campaigns"])
+        return CampaignRecord(*msgpack.unpackb(stored)[1:])
 
     def tenant_of(self, record: Record) -> str:
         """The tenant of a record's queue; KeyError if there is no such queue."""

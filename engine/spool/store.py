@@ -541,13 +541,18 @@ class Spool:
         return status
 
     def campaign(self, number: int) -> CampaignRecord:
+        """A campaign, without its attachments."""
         found = self._campaigns.get(number)
         if found is None:
             with self._env.read() as txn:
                 stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["campaigns"])
             if stored is None:
                 raise SpoolError(f"no campaign number {number} in spool {self.path}")
-            found = self._campaigns[number] = CampaignRecord(*msgpack.unpackb(stored)[1:])
+            found = CampaignRecord(*msgpack.unpackb(stored)[1:])
+            found.template.pop("attachments", None)  # megabytes, for those who render
+            if len(self._campaigns) >= CACHED_QUEUES:
+                self._campaigns.clear()
+            self._campaigns[number] = found
         return found
 
     def campaign_progress(self, tenant: str, campaign: str) -> set[int]:

@@ -27,6 +27,18 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that goes with every message of a campaign. With a `content_id` it is shown in the HTML part, which names
+    it as `cid:CONTENT_ID`.
+    """
+
+    name: str
+    content_type: str
+    data: bytes = field(repr=False)
+    content_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CampaignTemplate:
     """One template, many recipients: bodies are rendered at dispatch. Jinja2 source text in the four parts."""
 
@@ -40,6 +52,7 @@ class CampaignTemplate:
     html: str = ""
     reply_to: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.campaign.attachments import RenderError
 from engine.campaign.headers import has_short_lines
-from engine.campaign.render import LineEncoder, Renderer, RenderError, template_variables
+from engine.campaign.render import LineEncoder, Renderer, template_variables
 from engine.values.message import CampaignTemplate
 from engine.values.stream import Stream
 from native.mime import canonicalise

@@ -8,6 +8,7 @@ import yaml
 
 from engine.campaign.recipients import RecipientFile
 from engine.campaign.spec import SpecError, load_campaign
+from engine.values.message import Attachment
 from engine.values.stream import Stream
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "campaign" / "campaign.yaml"
@@ -112,3 +113,60 @@ def test_no_campaign_at_all(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     assert len(problems(path)) == 1
     assert problems(tmp_path / "none.yaml")
+
+
+def test_text_is_made_from_the_html_unless_there_is_one(tmp_path: Path) -> None:
+    html = "<h1>Hi {{ name }}</h1><p><a href='https://e.com/{{ code }}'>Shop</a></p>"
+    made = load_campaign(write(tmp_path, text=None, html=html))
+    assert made.template.text == "Hi {{ name }}\n\nShop <https://e.com/{{ code }}>\n"
+    assert made.field_names == ("code", "name")
+    assert load_campaign(write(tmp_path, html=html)).template.text == GOOD["text"]
+    assert load_campaign(write(tmp_path, html=html, text="")).template.text == ""
+
+
+def test_html_of_which_no_text_can_be_made(tmp_path: Path) -> None:
+    html = "<head>{% if name %}</head><p>x</p>{% endif %}"
+    found = problems(write(tmp_path, text=None, html=html))
+    assert "none can be made from the HTML" in found["text"]
+    assert problems(write(tmp_path, text=None, html="{% if %}")).keys() == {"html"}
+
+
+def test_attachments(tmp_path: Path) -> None:
+    (tmp_path / "terms.pdf").write_bytes(b"%PDF")
+    (tmp_path / "x").write_bytes(b"png")
+    entries = [
+        {"file": "terms.pdf"},
+        {"file": "x", "name": "logo.png", "type": "image/png", "inline": "logo"},
+    ]
+    campaign = load_campaign(write(tmp_path, html="<img src='cid:logo'>", attachments=entries))
+    assert campaign.template.attachments == (
+        Attachment("terms.pdf", "application/pdf", b"%PDF"),
+        Attachment("logo.png", "image/png", b"png", "logo"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("entries", "path", "message"),
+    [
+        ([{"file": "gone"}], "attachments[0].file", "cannot be read: No such file"),
+        ([{"file": "a.txt", "typ": "x"}], "attachments[0].typ", "did you mean 'type'"),
+        ([{"file": "a.txt", "type": "text"}], "attachments[0]", "type: 'text': allowed is TYPE/SUBTYPE"),
+        ([{"file": "a.txt", "type": "message/rfc822"}], "attachments[0]", "no message"),
+        ([{"file": "a.txt"}, {"file": "a.txt", "name": "a\r\nb"}], "attachments[1]", "name: "),
+        ([{"file": "a.txt", "inline": "x"}], "attachments[0]", "only together with an HTML part"),
+        ("a.txt", "attachments", "allowed is a list"),
+    ],
+)
+def test_attachments_refused(tmp_path: Path, entries: object, path: str, message: str) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a")
+    found = problems(write(tmp_path, attachments=entries))
+    assert list(found) == [path]
+    assert message in found[path]
+
+
+def test_attachments_have_a_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(6 << 20))
+    (tmp_path / "b").write_bytes(bytes(11 << 20))
+    found = problems(write(tmp_path, attachments=[{"file": "a"}, {"file": "a", "name": "c"}]))
+    assert "10485760 bytes for all" in found["attachments[1]"]
+    assert "larger than all" in problems(write(tmp_path, attachments=[{"file": "b"}]))["attachments[0].file"]
