@@ -7,11 +7,12 @@
 PYTHON3 ?= python3
 BIN := .venv/bin
 PYTHON := $(BIN)/python
+PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 SENDFLEET_BUILD ?= release
 PYTEST_FLAGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check bench soak lint format type build debug clean machine test-servers
+.PHONY: help demo test check bench soak lint format type build kernels debug clean machine test-servers
 
 help:
 	@echo "make demo    a campaign of 10,000 recipients through a two-region fleet on loopback, audited"
@@ -61,6 +62,10 @@ soak: build .venv/complete-dev test-servers
 		$(PYTHON) -m pytest -q -rP -m "crash and ray" $(PYTEST_FLAGS)
 
 build: .venv/complete
+	@$(MAKE) --no-print-directory kernels
+
+# Needs Cython and setuptools only.
+kernels:
 	@mkdir -p build
 	@if [ "$$(cat build/kind 2>/dev/null)" = "$(SENDFLEET_BUILD)" ]; then force=; else force=--force; fi; \
 	SENDFLEET_BUILD=$(SENDFLEET_BUILD) $(PYTHON) setup.py --quiet build_ext --inplace --parallel 2 $$force
@@ -69,15 +74,19 @@ build: .venv/complete
 debug:
 	$(MAKE) build SENDFLEET_BUILD=debug
 
+# The kernels are compiled while everything else is installed; pip is told to leave them alone.
 .venv/complete: requirements.lock pyproject.toml
 	@tools/check_machine.sh $(PYTHON3)
 	test -x $(PYTHON) || $(PYTHON3) -m venv .venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	PYTHONWARNINGS=ignore $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) $$(grep -iE '^(cython|setuptools)==' requirements.lock)
+	@$(MAKE) --no-print-directory kernels & kernels=$$!; \
+	{ $(PIP) -r requirements.lock && \
+	SENDFLEET_BUILD=none PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation -e .; }; installed=$$?; \
+	wait $$kernels && exit $$installed
 	@touch $@
 
 .venv/complete-dev: .venv/complete requirements-dev.lock
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	$(PIP) -r requirements-dev.lock
 	@touch $@
 
 machine:

@@ -4,6 +4,7 @@ Everything else about the distribution is in pyproject.toml. The environment var
   release    (default) -O3, no run-time checks
   debug      bounds, wraparound and overflow checks on, assertions on, -O1 -g
   sanitised  as debug, with AddressSanitizer and UndefinedBehaviorSanitizer
+  none       no kernels: for `pip install -e .` where something else builds them (the Makefile)
 """
 
 import os
@@ -21,14 +22,15 @@ FLAGS = {
         ["-fsanitize=address,undefined"],
     ),
 }
-if BUILD not in FLAGS:
-    raise SystemExit(f"SENDFLEET_BUILD={BUILD!r}: allowed are {', '.join(FLAGS)}")
-compile_args, link_args = FLAGS[BUILD]
+if BUILD not in (*FLAGS, "none"):
+    raise SystemExit(f"SENDFLEET_BUILD={BUILD!r}: allowed are {', '.join(FLAGS)} and none")
+compile_args, link_args = FLAGS.get(BUILD, ([], []))
 CHECKED = BUILD != "release"
 
 extensions = [
     Extension(f"native.{path.stem}", [str(path)], extra_compile_args=compile_args, extra_link_args=link_args)
     for path in sorted(Path("native").glob("*.pyx"))
+    if BUILD != "none"
 ]
 
 setup(

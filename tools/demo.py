@@ -6,6 +6,7 @@ fleet's own books and in the sink's.
 """
 
 import argparse
+import importlib
 import json
 import shutil
 import subprocess
@@ -15,6 +16,10 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
+
+from actors.environment import prepare
+from engine.config.load import load_fleet
+from engine.sink.log import SinkLog
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "var" / "demo"
@@ -52,29 +57,20 @@ def sendfleet(*arguments: str, check: bool = True) -> subprocess.CompletedProces
     return subprocess.run([*SENDFLEET, *arguments, "--fleet", str(FLEET)], check=check, text=True, cwd=ROOT)
 
 
-def snapshot() -> dict[str, dict[str, int]]:
-    done = subprocess.run(
-        [*SENDFLEET, "status", "--json", "--fleet", str(FLEET)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    regions = json.loads(done.stdout)["regions"]
-    return {name: region.get("counts", {}) for name, region in regions.items()}
-
-
 def drain() -> None:
-    """Wait until nothing is queued."""
+    """Wait until nothing is queued, with one connected client: a command for each look would load the machine."""
+    client = importlib.import_module("actors.client").connect(FLEET)
     deadline = time.monotonic() + DRAIN_TIMEOUT_S
     while True:
-        counts = snapshot()
+        regions = client.snapshot()["regions"]
+        counts = {name: region.get("counts", {}) for name, region in regions.items()}
         line = "   ".join(
             f"{region}: " + " ".join(f"{kind} {number}" for kind, number in sorted(of.items()) if number)
             for region, of in counts.items()
         )
         print(f"  {line}", flush=True)
         if all(of.get("queued") == 0 for of in counts.values()):
+            client.close()
             return
         if time.monotonic() > deadline:
             raise SystemExit(f"demo: still queued after {DRAIN_TIMEOUT_S} s: {counts}")
@@ -83,8 +79,6 @@ def drain() -> None:
 
 def compare_with_sink(log: Path) -> None:
     """Every recipient that the fleet calls delivered has been accepted by the sink, once, and no other."""
-    from engine.sink.log import SinkLog
-
     accepted = SinkLog(log).recipients()
     events: Counter[str] = Counter()
     marked = set()
@@ -115,6 +109,7 @@ def main() -> int:
     WORK.mkdir(parents=True)
     write_fleet()
     campaign = write_campaign(arguments.recipients)
+    prepare(load_fleet(FLEET))  # before Ray is imported
     sink_log = WORK / "sink.jsonl"
     sink = subprocess.Popen(
         [*SENDFLEET, "sink", "--log", str(sink_log)],
