@@ -43,6 +43,7 @@ LAUNCH_TRIES = 50
 LAUNCH_RETRY_S = 0.1
 CALL_DEADLINE_S = 30.0
 OBSERVE_DEADLINE_S = 2.0
+ENDING_S = 30.0
 UNSUBSCRIBE_DEADLINE_S = 5.0
 
 
@@ -320,10 +321,29 @@ def _wait_for_nodes(config: FleetConfig) -> None:
 
 
 def stop_fleet(config: FleetConfig) -> None:
-    """Stop the actors in order: gateways take nothing in any more, regions leave everything unsent on disk."""
+    """Stop gateways (they take nothing in any more), then regions (everything unsent is on disk), then end all actors.
+
+    The Fleet goes first: it would make again what ends. A cluster that was not started by `up` outlives its fleet, so
+    this returns only when the names are free for another `up`; ConnectionError if they do not become so.
+    """
+    _end_actor(FLEET)
     names = [gateway_actor(region.name) for region in config.regions if has_gateway(config, region.name)]
     for name in [*names, *(region_actor(region.name) for region in config.regions)]:
         try:
             ray.get(ray.get_actor(name, namespace=NAMESPACE).stop.remote(), timeout=30)
         except (ValueError, RayActorError, RayTaskError, GetTimeoutError) as error:
             log.warning("%s: not stopped in order: %s", name, error)
+    deadline = time.monotonic() + ENDING_S
+    while left := actor_names():
+        if time.monotonic() > deadline:
+            raise ConnectionError(f"these actors do not end: {', '.join(sorted(left))}")
+        for name in left:
+            _end_actor(name)
+        time.sleep(0.1)
+
+
+def _end_actor(name: str) -> None:
+    try:
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
+    except ValueError:
+        log.debug("actor %s: has ended already", name)

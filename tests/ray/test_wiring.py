@@ -351,3 +351,27 @@ def test_a_killed_gateway_comes_back_and_takes_requests(fleet: ClusterFleet, run
         assert [row.reason for row in decode_rows(data)] == [Reason.UNSUBSCRIBE]
 
     run(scenario())
+
+
+def test_a_fleet_that_was_stopped_is_started_anew_on_the_same_cluster(
+    fleet: ClusterFleet, run: Callable[..., Any]
+) -> None:
+    """As on a cluster that outlives its fleet: nothing of the former one is left. The last test of this fleet."""
+    from actors.client import AsyncClient
+    from actors.deploy import actor_names, start_fleet, stop_fleet
+
+    before = {name: region["pid"] for name, region in run(fleet.client.snapshot())["regions"].items()}
+    stop_fleet(fleet.config)
+    assert actor_names() == []
+    start_fleet(fleet.config, "")
+    fleet.client = AsyncClient(fleet.config)
+
+    async def scenario() -> None:
+        receipts = [await fleet.client.submit(messages(1, domain=f"{n}.anew.example.org")) for n in range(2)]
+        for receipt in receipts:
+            await await_state(fleet, receipt.ids[0][0], "delivered")
+        after = {name: region["pid"] for name, region in (await fleet.client.snapshot())["regions"].items()}
+        assert set(before) == set(after)
+        assert not set(before.values()) & set(after.values())
+
+    run(scenario())
