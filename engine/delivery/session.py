@@ -22,7 +22,7 @@ from engine.smtp.policy import (
     Verdict,
     classify,
 )
-from engine.values.options import Options, format_notify, xtext
+from engine.values.options import MAX_ORCPT, Options, format_notify, xtext
 from engine.values.reply import Reply
 from native.mime import canonicalise
 from native.transaction import DOT, QUITTED, Transaction, TransactionMachine
@@ -250,5 +250,7 @@ def _recipient_wishes(options: Options | None) -> bytes:
         return b""
     notify = f" NOTIFY={format_notify(options.notify)}" if options.notify else ""
     kind, _, address = options.orcpt.partition(";")
-    orcpt = f" ORCPT={kind};{xtext(address)}" if options.orcpt else ""
+    encoded = f"{kind};{xtext(address)}"
+    # longer ones make a line that a host need not take (RFC 3461 section 4.2)
+    orcpt = f" ORCPT={encoded}" if options.orcpt and len(encoded) <= MAX_ORCPT else ""
     return f"{notify}{orcpt}".encode()

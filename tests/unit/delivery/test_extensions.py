@@ -60,6 +60,16 @@ def test_wishes_for_notifications_are_passed_on() -> None:
     run(go)
 
 
+def test_an_original_recipient_that_encoding_makes_too_long_is_left_out() -> None:
+    async def go() -> None:
+        async with HostileServer(extensions=("DSN",)) as server:
+            wishes = Options(notify=Notify.FAILURE, orcpt="rfc822;" + "=" * 165)
+            await send(server, world_of(server, options={1: wishes}), [1])
+            assert commands(server, b"RCPT") == [b"RCPT TO:<u1@example.net> NOTIFY=FAILURE"]
+
+    run(go)
+
+
 def test_a_host_without_dsn_hears_nothing_of_them() -> None:
     async def go() -> None:
         async with HostileServer(extensions=()) as server:
