@@ -12,7 +12,7 @@ SENDFLEET_BUILD ?= release
 PYTEST_FLAGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check bench soak lint format type build kernels debug clean machine test-servers
+.PHONY: help demo test check bench soak lint format type build kernels debug sanitised clean machine test-servers
 
 help:
 	@echo "make demo    a campaign of 10,000 recipients through a two-region fleet on loopback, audited"
@@ -20,7 +20,7 @@ help:
 	@echo "make check   what CI runs and more: format, lint, types, cython-lint, tests"
 	@echo "make bench   every benchmark; results go to bench/results (BENCH=name for one)"
 	@echo "make soak    the crash tests, over and over (ROUNDS=10), 20,000 messages in flight (MESSAGES=20000), simulated days (DAYS=2000)"
-	@echo "make lint | format | type | build | debug | clean"
+	@echo "make lint | format | type | build | debug | sanitised | clean"
 
 demo: build
 	$(PYTHON) tools/demo.py
@@ -73,6 +73,16 @@ kernels:
 
 debug:
 	$(MAKE) build SENDFLEET_BUILD=debug
+
+# The runtimes of the sanitizers come first in the process; Python's own small-object allocator would hide overruns, and what
+# the interpreter keeps to its end is not a leak of ours.
+sanitised: .venv/complete-dev
+	$(MAKE) build SENDFLEET_BUILD=sanitised
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+		ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+		$(PYTHON) -m pytest -q -p no:cacheprovider tests/unit/native tests/property/test_replies.py \
+		tests/property/test_scheduler.py tests/property/test_dkim.py $(PYTEST_FLAGS)
+	$(MAKE) build
 
 # The kernels are compiled while everything else is installed; pip is told to leave them alone.
 .venv/complete: requirements.lock pyproject.toml
