@@ -176,9 +176,9 @@ class KeyRing:
         with self._lock:
             if now - self._looked_at < self._reload_s:
                 return
-            self._looked_at = now
             for file in self._files.values():
                 file.refresh()
+            self._looked_at = now  # last, so that no other thread signs with a key that is being replaced
 
 
 class _File:
