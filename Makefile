@@ -19,7 +19,8 @@ help:
 	@echo "make test    build, lint, and run all tests"
 	@echo "make check   what CI runs and more: format, lint, types, cython-lint, tests"
 	@echo "make bench   every benchmark; results go to bench/results (BENCH=name for one)"
-	@echo "make soak    the crash tests, over and over (ROUNDS=10), 20,000 messages in flight (MESSAGES=20000), simulated days (DAYS=2000)"
+	@echo "make soak    the crash tests, over and over (ROUNDS=10), 20,000 messages in flight (MESSAGES=20000), simulated days (DAYS=2000),"
+	@echo "             and the simulation of failover (SCHEDULES=100000)"
 	@echo "make lint | format | type | build | debug | sanitised | clean"
 
 demo: build
@@ -52,13 +53,15 @@ bench: build .venv/complete-dev test-servers
 ROUNDS ?= 10
 MESSAGES ?= 20000
 DAYS ?= 2000
+SCHEDULES ?= 100000
 soak: build .venv/complete-dev test-servers
 	@for round in $$(seq $(ROUNDS)); do \
 		echo "round $$round of $(ROUNDS)"; \
 		$(PYTHON) -m pytest -q -m "crash and not ray" $(PYTEST_FLAGS) || exit 1; \
 	done
 	SENDFLEET_SIMULATED_DAYS=$(DAYS) $(PYTHON) -m pytest -q $(PYTEST_FLAGS) tests/property/test_pool_invariants.py
-	SENDFLEET_CRASH_MESSAGES=$(MESSAGES) SENDFLEET_CRASH_ROUNDS=$(ROUNDS) \
+	nice -n 19 $(PYTHON) -m tests.simulation --schedules $(SCHEDULES)
+	SENDFLEET_CRASH_MESSAGES=$(MESSAGES) SENDFLEET_CRASH_ROUNDS=$(ROUNDS) SENDFLEET_FAILOVER_ROUNDS=$(ROUNDS) \
 		$(PYTHON) -m pytest -q -rP -m "crash and ray" $(PYTEST_FLAGS)
 
 build: .venv/complete

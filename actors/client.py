@@ -10,6 +10,7 @@ to another.
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import os
 import time
@@ -26,6 +27,7 @@ from actors.names import FLEET, region_actor, source_actor
 from engine.campaign.record import parts_of
 from engine.config.load import load_fleet
 from engine.config.schema import FleetConfig
+from engine.failover.rendezvous import rank
 from engine.ops.process import ProcessUsage
 from engine.spool.errors import SpoolError
 from engine.values.ids import region_of
@@ -37,9 +39,13 @@ log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 30.0
 GIVE_UP_S = 120.0
+SILENCE_S = 0.3  # then another region is asked, too
+AVOID_S = 2.0
+MAX_HEDGES = 8
 FIRST_DELAY_S = 0.05
 MAX_DELAY_S = 2.0
 PAGE = 2000
+STATUS_TIMEOUT_S = 2.0
 USAGE_TIMEOUT_S = 2.0
 
 
@@ -52,14 +58,17 @@ class AsyncClient:
         self._regions = {region.name: NamedActor(region_actor(region.name)) for region in config.regions}
         self._sources = {source.name: NamedActor(source_actor(source.name)) for source in config.sources}
         self._fleet = NamedActor(FLEET)
+        self._silent_until: dict[str, float] = {}  # regions that did not answer lately are asked last
         self._others: dict[str, NamedActor] = {}  # by name, those that answered `usage` last
         self._next = int.from_bytes(os.urandom(4), "big")
 
     async def submit(self, batch: Sequence[Message], *, key: bytes | None = None) -> Receipt:
         """Submit up to a few hundred messages. `key` (16 bytes) makes the batch idempotent across processes."""
-        region = self._choose(key)
-        header, blob = encode_submission(batch, key or os.urandom(16))
-        return decode_receipt(await self._persist(region, "accept", header, blob))
+        batch_key = key or os.urandom(16)
+        header, blob = encode_submission(batch, batch_key)
+        if self.config.fleet.replicas:
+            return decode_receipt(await self._submit_covered(batch_key, header, blob))
+        return decode_receipt(await self._persist(self._choose(key), "accept", header, blob))
 
     async def submit_encoded(self, region: str, header: bytes, blob: bytes) -> Receipt:
         """Submit a batch that was encoded before (benches)."""
@@ -86,6 +95,50 @@ class AsyncClient:
                     ) from error
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, MAX_DELAY_S)
+
+    async def _submit_covered(self, key: bytes, header: bytes, blob: bytes) -> bytes:
+        """Ask one region after the other until one gives the receipt; the earlier ones may still do it meanwhile.
+
+        Regions find out among themselves who has the batch: it is accepted once, whoever answers.
+        """
+        now = time.monotonic()
+        names = rank(key, [region.name for region in self.config.regions])
+        names.sort(key=lambda name: self._silent_until.get(name, 0.0) > now)
+        calls: dict[asyncio.Task[bytes], str] = {}
+        error: Exception = ConnectionError("no region was asked")
+        try:
+            for turn in itertools.count():
+                name = names[turn % len(names)]
+                if len(calls) < MAX_HEDGES:
+                    call = self._regions[name].call(
+                        "accept", header, blob, turn > 0, timeout_s=ANSWER_TIMEOUT_S
+                    )
+                    calls[asyncio.get_running_loop().create_task(call)] = name
+                started = time.monotonic()
+                done, _ = await asyncio.wait(calls, timeout=SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    answered = calls.pop(task)
+                    failure = task.exception()
+                    if failure is None:
+                        self._silent_until.pop(answered, None)
+                        return task.result()
+                    if not isinstance(failure, ConnectionError | TimeoutError):
+                        raise failure
+                    self._silent_until[answered] = time.monotonic() + AVOID_S
+                    error = failure
+                if not done:
+                    self._silent_until[name] = time.monotonic() + AVOID_S
+                if time.monotonic() - now > GIVE_UP_S:
+                    raise ConnectionError(
+                        f"no region gave a receipt for {GIVE_UP_S:.0f} s; the outcome is unknown: {error}"
+                    ) from error
+                if turn >= len(names) - 1:  # every region was asked once: no haste any more
+                    await asyncio.sleep(max(0.0, SILENCE_S / 2 - (time.monotonic() - started)))
+        finally:
+            for task in calls:
+                task.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        raise AssertionError("unreachable")
 
     # the port of engine.campaign.sender
 
@@ -118,8 +171,22 @@ class AsyncClient:
         region = self._numbers.get(region_of(message_id))
         if region is None:
             return None
-        found: dict[str, object] | None = await self._regions[region].call("message_status", message_id)
-        return found
+        if not self.config.fleet.replicas:
+            found: dict[str, object] | None = await self._regions[region].call("message_status", message_id)
+            return found
+        return await self._covered_status(message_id)
+
+    async def _covered_status(self, message_id: int) -> dict[str, object] | None:
+        """Ask every region, one that may have adopted it knows more than one that gave it up."""
+        calls = [
+            actor.call("message_status", message_id, timeout_s=STATUS_TIMEOUT_S)
+            for actor in self._regions.values()
+        ]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        found = [answer for answer in answers if isinstance(answer, dict)]
+        if not found and any(isinstance(answer, BaseException) for answer in answers):
+            raise ConnectionError(f"message {message_id:016x}: the regions that know it do not answer")
+        return min(found, key=lambda status: status["state"] == "moved", default=None)
 
     async def trace(
         self, message_id: int, *, recipient: str = "", stream: int = 0, tenant: str = ""

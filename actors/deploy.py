@@ -32,6 +32,7 @@ from actors.names import (
 )
 from actors.region import RegionActor
 from engine.config.schema import FleetConfig
+from engine.failover.messages import Message
 from engine.ingress.gateway import has_gateway
 from engine.region.ports import PoolName, PoolPort
 
@@ -45,6 +46,7 @@ CALL_DEADLINE_S = 30.0
 OBSERVE_DEADLINE_S = 2.0
 ENDING_S = 30.0
 UNSUBSCRIBE_DEADLINE_S = 5.0
+TELL_DEADLINE_S = 2.0
 
 
 class ActorDied(ConnectionError):
@@ -234,6 +236,14 @@ class RayNodeServices:
         if actor is None:
             actor = self._peers[region] = NamedActor(region_actor(region))
         return actor
+
+    async def tell(self, region: str, sender: str, message: Message) -> None:
+        """Carry a message of the failover protocol; it repeats what does not arrive."""
+        actor = self._peer(region)
+        try:
+            await actor.call("hear", sender, message, timeout_s=TELL_DEADLINE_S)
+        except RuntimeError as error:
+            raise ConnectionError(f"region {region}: {error}") from error
 
 
 class RayFleetServices:

@@ -8,12 +8,16 @@ import asyncio
 import itertools
 import logging
 import os
+import time
 
 from actors.names import gateway_actor, region_actor, source_actor
 from actors.ports import FleetServices
 from engine.config.schema import FleetConfig
 from engine.failover.dns_keeper import DnsKeeper
 from engine.failover.dns_zone import DnsZone
+from engine.failover.fleet import FleetMachine
+from engine.failover.messages import Beat, Standing
+from engine.failover.timing import Timing
 from engine.ingress.gateway import has_gateway
 from engine.ops.process import ProcessUsage, process_usage
 from engine.routing.resolver import build_resolver
@@ -27,6 +31,8 @@ SOURCES_EVERY = 5  # rounds of the watch
 PING_TIMEOUT_S = 2.0
 START_TIMEOUT_S = 60.0
 SNAPSHOT_TIMEOUT_S = 5.0
+BEAT_TICK_S = 0.025
+BEAT_TIMEOUT_S = 1.0
 
 
 class FleetActor:
@@ -41,6 +47,17 @@ class FleetActor:
         ]
         self._health: dict[str, str] = {}
         self._watch = asyncio.get_running_loop().create_task(self._run())
+        self._failover: FleetMachine | None = None
+        if self._config.fleet.replicas:
+            self._failover = FleetMachine(
+                tuple(region.name for region in self._config.regions),
+                incarnation=time.time_ns(),
+                now=time.monotonic_ns(),
+                timing=Timing(),
+            )
+            self._calls: set[asyncio.Task[None]] = set()
+            self._beating = asyncio.get_running_loop().create_task(self._beat())
+            self._beating.add_done_callback(self._ended)
         self._dns: DnsKeeper | None = None
         if self._config.dns_failover is not None:
             zone = DnsZone(self._config.dns_failover, build_resolver(self._config.resolver))
@@ -68,6 +85,47 @@ class FleetActor:
                 for region in self._gateways
             ),
         )
+
+        await self._until_live()
+
+    # -- leases
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Without beats there are no leases: another Fleet must take over."""
+        if not task.cancelled():
+            log.critical("the heartbeat has failed: ends itself", exc_info=task.exception())
+            os._exit(1)
+
+    async def _beat(self) -> None:
+        assert self._failover is not None
+        while True:
+            for region, beat in self._failover.tick(time.monotonic_ns()):
+                task = asyncio.get_running_loop().create_task(self._beat_one(region, beat))
+                self._calls.add(task)
+                task.add_done_callback(self._calls.discard)
+            for change in self._failover.take_changes():
+                log.warning("region %s is %s, epoch %d", change.region, change.standing.name, change.epoch)
+            await asyncio.sleep(BEAT_TICK_S)
+
+    async def _beat_one(self, region: str, beat: Beat) -> None:
+        assert self._failover is not None
+        try:
+            reply = await self._services.call(region_actor(region), "beat", beat, timeout_s=BEAT_TIMEOUT_S)
+        except (OSError, RuntimeError, SpoolError) as error:
+            log.debug("region %s: no answer to a beat: %s", region, error)
+            return
+        if reply is not None:
+            self._failover.receive(region, reply, time.monotonic_ns())
+
+    async def _until_live(self) -> None:
+        """Return when every region has its lease."""
+        if self._failover is None:
+            return
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while any(v.standing is not Standing.LIVE for v in self._failover.view(time.monotonic_ns())):
+                await asyncio.sleep(BEAT_TICK_S)
+
+    # -- the watch
 
     async def _run(self) -> None:
         for turn in itertools.count():
@@ -117,6 +175,21 @@ class FleetActor:
         """The regions as the watch sees them; answered without asking anybody."""
         return dict(self._health)
 
+    def _standings(self) -> dict[str, dict[str, object]]:
+        """By region: its standing, epoch and share of new mail; empty in a fleet without copies."""
+        if self._failover is None:
+            return {}
+        return {
+            v.name: {"standing": v.standing.name.lower(), "epoch": v.epoch, "weight": v.weight}
+            for v in self._failover.view(time.monotonic_ns())
+        }
+
+    async def transitions(self) -> list[tuple[int, str, str, int]]:
+        """What became of the regions: (ns of Fleet's monotonic clock, region, standing, epoch), the oldest first."""
+        if self._failover is None:
+            return []
+        return [(t.at, t.region, t.standing.name.lower(), t.epoch) for t in self._failover.transitions]
+
     async def ping(self) -> int:
         return os.getpid()
 
@@ -144,6 +217,7 @@ class FleetActor:
         return {
             "fleet": self._config.fleet.name,
             "health": dict(self._health),
+            "standing": self._standings(),
             "dns": None if self._dns is None else self._dns.status(),
             "regions": regions,
             "gateways": gateways,

@@ -21,6 +21,7 @@ from engine.delivery.pool import PoolEngine
 from engine.dkim.signer import signer_of
 from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
+from engine.region.lease_file import LeaseView
 from engine.routing.resolver import build_resolver
 from engine.smtp.opener import SessionOpener
 from engine.spool.reader import SpoolReader
@@ -78,6 +79,9 @@ class IspPoolActor:
                 signer=signer_of(self._config.dkim, time.monotonic),
                 signing=self._config.dkim,
                 on_failure=self._fail,
+                lease=LeaseView(Path(self._config.spool.directory) / self._region)
+                if self._config.fleet.replicas
+                else None,
             )
             self._sender = asyncio.get_running_loop().create_task(self._send_reports())
             self._sender.add_done_callback(lambda _: self._fail())

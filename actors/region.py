@@ -16,6 +16,7 @@ from pathlib import Path
 from actors.ports import NodeServices
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
+from engine.failover.messages import Beat, BeatReply, Message
 from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
 from engine.region.outbox import EventLog
@@ -96,7 +97,7 @@ class RegionActor:
             name=self._name,
             spool=self._spool,
             router=Router(config, profiles, build_resolver(config.resolver), self._clock),
-            ports=RegionPorts(self._services, self._services, self._services),
+            ports=RegionPorts(self._services, self._services, self._services, self._services),
             clock=self._clock,
             seed=int.from_bytes(os.urandom(8), "big") >> 1,
             cores=len(os.sched_getaffinity(0)),
@@ -126,8 +127,14 @@ class RegionActor:
         (await self._engine()).check()
         return os.getpid()
 
-    async def accept(self, header: bytes, blob: bytes) -> bytes:
-        return await (await self._engine()).accept(header, blob)
+    async def accept(self, header: bytes, blob: bytes, again: bool = False) -> bytes:
+        return await (await self._engine()).accept(header, blob, again=again)
+
+    async def beat(self, beat: Beat) -> BeatReply | None:
+        return (await self._engine()).beat(beat)
+
+    async def hear(self, sender: str, message: Message) -> None:
+        (await self._engine()).hear(sender, message)
 
     async def put_campaign(self, record: bytes) -> int:
         return await (await self._engine()).put_campaign(record)

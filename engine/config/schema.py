@@ -48,6 +48,16 @@ from engine.values.ids import MAX_REGION_NUMBER
 
 class FleetSection(Section):
     name: Name = Field("fleet", description="Name of the fleet: in metrics, and the name of its actors.")
+    replicas: Literal[0, 1] = Field(
+        0,
+        description="Copies of each message in another region (docs/failover.md). With 1, a receipt waits for the "
+        "copy, and a region that dies is covered by its peers.",
+    )
+    degraded: Literal["refuse", "accept_local"] = Field(
+        "refuse",
+        description="With `replicas: 1`, when no other region can take the copy: refuse new mail, or accept it with a "
+        "receipt that is marked as degraded.",
+    )
 
 
 class SpoolConfig(Section):

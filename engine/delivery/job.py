@@ -26,6 +26,7 @@ class Job:
         "seven_bit",
         "site",
         "source",
+        "term",
         "tries",
     )
 
@@ -40,6 +41,7 @@ class Job:
         epoch: int,
         record: Any,
         held_ns: int,
+        term: int = 0,
     ) -> None:
         self.id = id_
         self.send_at_ns = send_at_ns
@@ -49,6 +51,7 @@ class Job:
         self.epoch = epoch
         self.record = record
         self.held_ns = held_ns
+        self.term = term
         self.tries = 0
         self.form: Any = None
         self.charged = 0

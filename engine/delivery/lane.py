@@ -52,6 +52,7 @@ class LanePool(Protocol):
     ) -> None: ...
     def delivered(self, job: Job, code: int, enhanced: str, text: str, host: str) -> None: ...
     def give_back(self, job: Job) -> None: ...
+    def may_send(self, job: Job, now_ns: int) -> bool: ...
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None: ...
     def at(self, when_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle: ...
 
@@ -151,6 +152,9 @@ class Lane:
         while pending and not self._pool.stopping:
             now_ns = self.now_ns()
             first = pending[0]
+            if not self._pool.may_send(first, now_ns):
+                self.give_back_all()
+                return None
             start_ns = self.gate.earliest_ns(first.send_at_ns)
             if start_ns > now_ns:
                 self._wake_at(start_ns)
@@ -200,6 +204,7 @@ class Lane:
             other = pending[0]
             if (
                 other.send_at_ns > now_ns
+                or other.term != jobs[0].term
                 or other.record.content != record.content
                 or other.record.sender != record.sender
                 or other.seven_bit != jobs[0].seven_bit

@@ -33,6 +33,7 @@ from engine.delivery.lane import Lane
 from engine.delivery.pacing import Connections, Gate
 from engine.delivery.ports import (
     EgressSource,
+    LeaseCheck,
     Opener,
     PoolFailed,
     PoolProfile,
@@ -105,6 +106,7 @@ class PoolEngine:
         tick_s: float = TICK_S,
         on_failure: Callable[[], None] = lambda: None,
         cpu_ns: Callable[[], int] = time.thread_time_ns,
+        lease: LeaseCheck | None = None,
     ) -> None:
         self.profile = profile
         self.clock = clock
@@ -131,6 +133,7 @@ class PoolEngine:
         self._on_failure = on_failure
         self._cpu_ns = cpu_ns
         self._tenure = Tenure()
+        self._lease = lease
         rate = profile.rate
         self._interval_ns = 0 if rate is None else round(rate.period_s * 1e9 / rate.count)
         self._epoch = 0
@@ -202,6 +205,7 @@ class PoolEngine:
                 epoch=self._epoch,
                 record=record,
                 held_ns=now_ns,
+                term=head.term,
             )
             self._jobs[id_] = job
             if record is None or source not in self._sources or not carries(source) or self.stopping:
@@ -444,6 +448,10 @@ class PoolEngine:
         for lane in list(self._gate(source, site).users):
             if isinstance(lane, Lane):
                 lane.give_back_all()
+
+    def may_send(self, job: Job, now_ns: int) -> bool:
+        """Whether the region's lease allows a transaction to begin now."""
+        return not job.term or (self._lease is not None and self._lease.allows(job.term, now_ns))
 
     def give_back(self, job: Job) -> None:
         """No attempt was made: the region gets the id and its charge back."""

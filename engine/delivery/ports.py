@@ -119,6 +119,12 @@ class PoolProfile(Protocol):
     def idle_timeout_s(self) -> float: ...
 
 
+class LeaseCheck(Protocol):
+    """Whether the region may still send (engine/region/lease_file.py)."""
+
+    def allows(self, epoch: int, now_ns: int) -> bool: ...
+
+
 class EgressSource(Protocol):
     """A source of the fleet configuration."""
 

@@ -32,12 +32,14 @@ OutcomeRow: TypeAlias = tuple[int, int, str, int, str, str, str, int, int, bool,
 @dataclass(frozen=True, slots=True)
 class Header:
     """`sites`: number of a site in this region -> its name. `paces`: (source, number of the site) -> (interval_ns,
-    connections) where they are not those of the profile."""
+    connections) where they are not those of the profile. `term`: the lease's epoch (engine/region/lease_file.py), 0 in
+    a fleet without copies."""
 
     batch: int
     epoch: int
     sites: dict[int, str]
     paces: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    term: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +93,21 @@ class Holding:
 
 def encode_header(header: Header) -> bytes:
     paces = [[*cell, *pace] for cell, pace in header.paces.items()]
-    fields = {"batch": header.batch, "epoch": header.epoch, "sites": header.sites, "paces": paces}
+    fields: dict[str, Any] = {
+        "batch": header.batch,
+        "epoch": header.epoch,
+        "sites": header.sites,
+        "paces": paces,
+    }
+    if header.term:
+        fields["term"] = header.term
     return bytes(msgpack.packb(fields))
 
 
 def decode_header(data: bytes) -> Header:
     fields = msgpack.unpackb(data, strict_map_key=False)
     paces = {(source, site): (interval, count) for source, site, interval, count in fields["paces"]}
-    return Header(fields["batch"], fields["epoch"], fields["sites"], paces)
+    return Header(fields["batch"], fields["epoch"], fields["sites"], paces, fields.get("term", 0))
 
 
 def encode_report(

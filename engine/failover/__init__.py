@@ -1,4 +1,7 @@
-"""Leases, replication, adoption and hand-over between regions: a protocol without I/O.
+"""Leases, replication and adoption between regions: a protocol without I/O.
 
-Not wired to the actors. `python -m tests.simulation` runs random schedules against it and still finds violations.
+Promises: docs/failover.md; decisions: docs/adr/0024-failover.md.
+engine/region/cover.py joins it to a region, actors/fleet.py to the fleet, engine/spool/standby.py to the disk.
+
+`python -m tests.simulation` runs random schedules of faults against it.
 """

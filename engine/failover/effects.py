@@ -23,11 +23,24 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """Read these own messages, as far as they are queued, and give them to `exported` before anything else happens.
+
+    With `keys`, read idempotency keys from `cursor` on instead. With `update`, only what changes: no bodies.
+    """
+
+    spans: Spans
+    key: bytes = b""
+    keys: bool = False
+    update: bool = False
+    cursor: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """A client's batch: whose messages it is and their ids, or why it was refused ("" if it was not)."""
+    """To a client's batch: the ids of its messages, or why it was refused ("" if it was not)."""
 
     token: int
-    owner: str
     spans: Spans
     refusal: str = ""
     repeated: bool = False
@@ -35,18 +48,10 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """Do not dispatch these until they are released."""
+class Ready:
+    """These are due: they may be dispatched while the lease lasts."""
 
     spans: Spans
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """These may be dispatched while the lease lasts. `adopted`: they came from another region just now."""
-
-    spans: Spans
-    adopted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +61,4 @@ class Forget:
     spans: Spans
 
 
-Effect = Send | Write | Answer | Hold | Release | Forget
+Effect = Send | Write | Export | Answer | Ready | Forget

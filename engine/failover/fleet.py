@@ -1,12 +1,12 @@
-"""Fleet's part: it beats, gives leases and epochs, and calls regions dead. It keeps nothing on disk.
+"""Fleet's part: it beats, gives leases and epochs, calls regions dead, and lets them return one after the other.
 
-A region is called dead only when every lease that it may have been given has run out; that raises its epoch, and the
-view that goes out with the next beats tells the others to adopt its copies. When it answers again it is told that
-epoch, together with the names of those who may have adopted from it; once it has both on disk, it is live.
+It keeps nothing on disk. A region is called dead only when every lease that it may have been given has run out; that
+raises its epoch, and the view that goes out with the next beats tells its standby to adopt. When it has the epoch on
+disk it is RETURNING. One region at a time has the slot, a lease under which it asks the live ones what they own of its
+messages: so of two regions that return, the second finds the first live, and asks it.
 
 A Fleet that starts knows nothing. It gives no lease until each region has answered it (and so obeys no earlier Fleet
-any more), or the leases of an earlier Fleet have run out. Regions that it has not heard by then are dead to it, and
-may have adopted from any other: the others are told to ask them.
+any more), or the leases of an earlier Fleet have run out. Regions that it has not heard by then are dead to it.
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,10 @@ class Book:
     stamp: int = -1  # the region's own clock in the latest answer
     epoch: int = 0  # the epoch it should have
     reported: int = -1  # the epoch it has on disk
-    standing: Standing = Standing.SUSPECT
-    asks: tuple[str, ...] = ()
+    clean: bool = False
+    standing: Standing = Standing.DEAD
     live_since: int = 0
+    waiting_since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,9 @@ class Transition:
     epoch: int
 
 
+TRANSITIONS_KEPT = 1000
+
+
 class FleetMachine:
     """See the module docstring. `incarnation` must grow with every start of Fleet."""
 
@@ -50,9 +54,18 @@ class FleetMachine:
         self._started = now
         self._ready = False
         self._next_beat = now
+        self._number = 0
         self._fences: dict[str, int] = {}
         self._top = 0
+        self._slot = ""
+        self._slot_since = 0
+        self._slot_granted = 0  # the latest answer that the slot's lease was counted from
         self.transitions: list[Transition] = []
+        self._changes: list[Transition] = []
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
 
     def view(self, now: int) -> tuple[RegionView, ...]:
         return tuple(
@@ -72,7 +85,18 @@ class FleetMachine:
     def _set(self, book: Book, standing: Standing, now: int) -> None:
         if book.standing is not standing:
             book.standing = standing
-            self.transitions.append(Transition(now, book.name, standing, book.epoch))
+            self._note(now, book)
+
+    def _note(self, now: int, book: Book) -> None:
+        transition = Transition(now, book.name, book.standing, book.epoch)
+        self._changes.append(transition)
+        self.transitions.append(transition)
+        del self.transitions[:-TRANSITIONS_KEPT]
+
+    def take_changes(self) -> list[Transition]:
+        """Those since this was asked last."""
+        changes, self._changes = self._changes, []
+        return changes
 
     # -- time
 
@@ -80,23 +104,33 @@ class FleetMachine:
         """Judge, and beat if it is time; returns what to send to whom."""
         if not self._ready:
             self._try_ready(now)
-        else:
+        if self._ready:
             for book in self._books.values():
                 self._judge(book, now)
+            self._move_slot(now)
         if now < self._next_beat:
             return []
         self._next_beat = max(self._next_beat + self._timing.beat, now + self._timing.beat // 2)
+        self._number += 1
         view = self.view(now) if self._ready else ()
         return [(book.name, self._beat(book, view)) for book in self._books.values()]
 
     def _beat(self, book: Book, view: tuple[RegionView, ...]) -> Beat:
-        granted = self._ready and book.reported == book.epoch and book.standing is not Standing.DEAD
+        has_slot = self._slot == book.name and book.standing is Standing.RETURNING
+        granted = (
+            self._ready
+            and book.reported == book.epoch
+            and (book.standing in (Standing.LIVE, Standing.SUSPECT) or has_slot)
+        )
+        if has_slot and granted:
+            self._slot_granted = max(self._slot_granted, book.heard_at)
         return Beat(
             self.incarnation,
+            self._number,
             book.life,
             book.epoch if self._ready else 0,
             book.stamp if granted else -1,
-            book.asks,
+            has_slot,
             view,
         )
 
@@ -105,16 +139,25 @@ class FleetMachine:
             return
         silence = now - book.heard_at
         if silence >= self._timing.expiry:
-            self._call_dead(book, now)
-        elif silence >= self._timing.suspect:
+            book.epoch = self._new_epoch()
+            book.stamp = -1
+            self._set(book, Standing.DEAD, now)
+        elif silence >= self._timing.suspect and book.standing is Standing.LIVE:
             self._set(book, Standing.SUSPECT, now)
 
-    def _call_dead(self, book: Book, now: int) -> None:
-        book.epoch = self._new_epoch()
-        others = (b.name for b in self._books.values() if b is not book and b.standing is not Standing.DEAD)
-        book.asks = tuple(sorted({*book.asks, *others}))
-        book.stamp = -1
-        self._set(book, Standing.DEAD, now)
+    def _move_slot(self, now: int) -> None:
+        """Give the slot to the region that waits longest; from one that does not get on, when its lease is over."""
+        waiting = [book for book in self._books.values() if book.standing is Standing.RETURNING]
+        if self._slot:
+            holder = self._books[self._slot]
+            if holder.standing is Standing.RETURNING:
+                if now - self._slot_since < self._timing.slot or len(waiting) < 2:
+                    return
+                holder.waiting_since = now
+                self._slot = ""
+        if waiting and now - self._slot_granted >= self._timing.expiry:
+            chosen = min(waiting, key=lambda book: book.waiting_since)
+            self._slot, self._slot_since = chosen.name, now
 
     def _try_ready(self, now: int) -> None:
         heard = [book for book in self._books.values() if book.heard_at >= 0]
@@ -123,23 +166,36 @@ class FleetMachine:
         if not heard:
             return
         self._ready = True
-        unheard = tuple(sorted(book.name for book in self._books.values() if book.heard_at < 0))
+        self._slot_granted = now - self._timing.expiry  # no lease of an earlier Fleet runs any more
         for book in self._books.values():
-            others = tuple(sorted(name for name in self._books if name != book.name))
             if book.heard_at < 0:
                 book.epoch = self._new_epoch()
-                book.asks = tuple(name for name in others if name not in unheard)
-                self._set(book, Standing.DEAD, now)
-                continue
-            superseded = self._fences.get(book.name, 0) > book.reported
-            if book.reported == 0 or superseded or unheard:
-                book.epoch = self._new_epoch()
-                book.asks = others if superseded else unheard
+                self._note(now, book)
+            elif book.reported == 0 or self._fences.get(book.name, 0) > book.reported:
+                self._supersede(book, now)
             else:
                 book.epoch = book.reported
-            book.live_since = now - self._timing.ramp
-            if now - book.heard_at < self._timing.suspect:
-                self._set(book, Standing.LIVE, now)
+                book.live_since = now - self._timing.ramp
+                self._stand(book, now)
+
+    def _supersede(self, book: Book, now: int) -> None:
+        """A region that answers, but whose epoch is over: it gets another one, and has to return."""
+        book.epoch = self._new_epoch()
+        book.waiting_since = now
+        self._set(book, Standing.RETURNING, now)
+
+    def _stand(self, book: Book, now: int) -> None:
+        """The region has its epoch on disk."""
+        if book.clean:
+            if book.standing in (Standing.DEAD, Standing.RETURNING):
+                book.live_since = max(book.live_since, now)
+            if self._slot == book.name:
+                self._slot = ""
+                self._slot_granted = now - self._timing.expiry  # it is live: the next may come at once
+            self._set(book, Standing.LIVE, now)
+        elif book.standing is not Standing.RETURNING:
+            book.waiting_since = now
+            self._set(book, Standing.RETURNING, now)
 
     # -- answers
 
@@ -153,18 +209,23 @@ class FleetMachine:
             self._fences[name] = max(self._fences.get(name, 0), epoch)
         if (reply.life, reply.clock) < (book.life, book.stamp):
             return  # overtaken by a later one
+        is_new_disk = reply.epoch < book.reported or (
+            reply.epoch == book.reported and book.clean > reply.clean
+        )
         book.life = reply.life
         book.heard_at = now
         book.reported = reply.epoch
+        book.clean = reply.clean
         book.stamp = reply.clock
         if not self._ready:
             return
         for other in self._books.values():
             if self._fences.get(other.name, 0) > other.epoch:  # an earlier Fleet's order, learnt only now
-                other.epoch = self._new_epoch()
-                other.asks = tuple(sorted(name for name in self._books if name != other.name))
+                if other.standing is Standing.DEAD:
+                    other.epoch = self._new_epoch()
+                else:
+                    self._supersede(other, now)
+        if reply.epoch > book.epoch or is_new_disk:  # given by an earlier Fleet; it had more on disk than now
+            self._supersede(book, now)
         if reply.epoch == book.epoch:
-            book.asks = ()
-            if book.standing is Standing.DEAD:
-                book.live_since = now
-            self._set(book, Standing.LIVE, now)
+            self._stand(book, now)

@@ -36,6 +36,10 @@ class Lease:
         """Only under Fleet's own lease, and after the last promise to that peer."""
         return now < self._granted_until and now >= self._given[peer]
 
+    def given_until(self, peer: str) -> int:
+        """The end of the last promise to that peer."""
+        return self._given[peer]
+
     def until(self) -> int:
         """Nothing may be dispatched from then on."""
         by_peers = min((self._promised.get(peer, -1) for peer in self._peers), default=-1)

@@ -1,20 +1,20 @@
-"""What Fleet and regions say to each other, and what a region asks of its store: plain values.
+"""What Fleet and regions say to each other: plain values.
 
-All of them may be lost, delayed, repeated (resent) and reordered; no message is trusted to arrive. A region's `epoch`
-is given by Fleet and grows whenever the region was called dead: what carries an older one comes from a past that
-others have already closed.
+All of them may be lost, delayed, repeated and reordered. A region's `epoch` is given by Fleet and grows whenever the
+region was called dead: what carries an older one comes from a past that others have already closed.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
 
-from engine.failover.spans import Span, Spans
+from engine.failover.spans import Spans
 
 
 class Standing(IntEnum):
     LIVE = 1
     SUSPECT = 2  # three beats unanswered: nothing new is sent there
     DEAD = 3  # its lease has run out: its copies are adopted under `epoch`
+    RETURNING = 4  # it has `epoch` on disk and must find out what others own of its messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,31 +32,33 @@ class RegionView:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """Fleet to a region, every beat. Orders are in the view: a DEAD region's copies are to be adopted.
+    """Fleet to a region, every beat. A DEAD region in the view is to be adopted from.
 
-    `stamp`: the region's own clock in its latest answer, -1 for no grant; the lease lasts from then on, for the process
-    `life` alone. `asks`: which regions may have adopted this one's messages before it was given `epoch`.
+    `number` orders the beats of one Fleet. `stamp`: the region's own clock in its latest answer, -1 for no lease; the
+    lease lasts from then on, for the process `life` alone. `slot`: the region may return now; while one does, no other.
     """
 
     fleet: int
+    number: int
     life: int
     epoch: int
     stamp: int
-    asks: tuple[str, ...]
+    slot: bool
     view: tuple[RegionView, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class BeatReply:
-    """`life` grows with each start of the region's process; `epoch` is on its disk.
+    """`life` grows with each start of the region's process; `epoch` is on its disk, and `clean` if it has returned.
 
-    `fences`: (region, epoch) of every epoch that it knows a peer was given, or that it has adopted under.
+    `fences`: (region, epoch) of every epoch that a peer was given, as far as this region acts on it.
     """
 
     fleet: int
     life: int
     clock: int
     epoch: int
+    clean: bool
     fences: tuple[tuple[str, int], ...]
 
 
@@ -77,131 +79,132 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True)
-class Sync:
-    """An owner begins a session with a standby: tell what you hold of mine."""
+class Ask:
+    """A returning region to every live one: which of these messages are yours now, or were?
 
-    epoch: int
-    session: int
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """`valid`: the copies could have been adopted until now. `adopted`: ids that are no longer the asker's.
-
-    `epoch` is the standby's own: a session ends when it changes. `fenced`: the asker is superseded, nothing is told.
+    `fresh`: its disk is a new one, so what it had is to be adopted. `held`: the owner's epoch under which the asker was
+    given copies of the other's messages, 0 for never.
     """
 
-    session: int
     epoch: int
-    valid: bool
+    nonce: int
+    queued: Spans
+    fresh: bool = False
+    held: int = 0
+
+
+class Standby(IntEnum):
+    """What the answering region says about the copies of its messages that the asker holds."""
+
+    KEEP = 1
+    WAIT = 2  # they are on their way to another standby: ask again
+    DROP = 3
+    ADOPT = 4  # the answering region has lost its disk since: they are all there is
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """`mine`: ids that the asker has lost. `highest`: the highest id of the asker's own ever seen here."""
+
+    nonce: int
+    mine: Spans
+    highest: int
+    standby: Standby
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """An owner begins a session with its standby. Sessions of an owner grow."""
+
+    epoch: int
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """`copies`: what the standby holds already."""
+
+    session: int
     copies: Spans
-    adopted: Spans
-    fenced: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """The owner has settled the difference: drop these copies; from now on the rest counts."""
-
-    epoch: int
-    session: int
-    drop: Spans
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    session: int
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A batch for the standby. `payload` is the storage's business; `key` is the batch's idempotency key.
+    """Messages to keep. `payload` is the storage's business; `key` the idempotency key of a whole batch, or b""."""
 
-    `orphan`: its receipt was not given, and no client waits for it here any more.
-    """
-
-    epoch: int
-    session: int
-    span: Span
-    key: bytes
+    spans: Spans
     payload: bytes
-    orphan: bool = False
-
-
-class Verdict(IntEnum):
-    STORED = 1
-    FENCED = 2  # the sender is superseded
-    NO_SESSION = 3
-    TAKEN = 4  # the key belongs to another region's messages
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
-class CopyReply:
-    session: int
-    span: Span
-    verdict: Verdict
-    owner: str = ""
-    spans: Spans = ()
+class Drop:
+    """These are settled for good."""
+
+    spans: Spans
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
-    """These ids are settled for good, or no longer yours to keep."""
+class Update:
+    """Some copies have changed (attempts, due time); `payload` is the storage's business."""
 
-    epoch: int
-    session: int
-    number: int
-    ids: Spans
+    spans: Spans
+    payload: bytes
+
+
+Entry = Copy | Drop | Update
 
 
 @dataclass(frozen=True, slots=True)
-class SettleReply:
+class Data:
+    """Entry number `number` of a session; the standby applies them in order."""
+
     session: int
     number: int
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
-class HandOver:
-    """Own these messages, of which you hold the copies, from now on."""
+class Ack:
+    """Everything below `upto` is on the standby's disk."""
 
-    epoch: int
     session: int
-    number: int
-    ids: Spans
+    upto: int
 
 
 @dataclass(frozen=True, slots=True)
-class HandOverReply:
+class Closed:
+    """The session is no more: the standby has restarted, cannot write, or the owner is superseded."""
+
     session: int
-    number: int
-    taken: Spans
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A client asks here again for a batch that it gave to another region: who knows its key?"""
+    """A client asks here again for a batch that it gave to another region: who knows its key?
 
+    `dead`: regions that are not asked, with their epochs; nothing more may be taken from them under an older one.
+    `recovering`: the asker has the batch itself, without a receipt, of before a restart.
+    """
+
+    number: int
     key: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Unclaim:
-    """The asker will not own the batch of this key after all."""
-
-    key: bytes
+    dead: tuple[tuple[str, int], ...]
+    recovering: bool = False
 
 
 class Known(IntEnum):
-    NO = 1
+    NO = 1  # and it will not be accepted here
     YES = 2
     PENDING = 3  # a region has it in hand: the client must ask again
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimReply:
+    number: int
     key: bytes
     known: Known
-    owner: str = ""
     spans: Spans = ()
 
 
@@ -210,17 +213,13 @@ Message = (
     | BeatReply
     | PromiseAsk
     | Promise
-    | Sync
-    | Inventory
-    | Open
-    | Opened
-    | Copy
-    | CopyReply
-    | Settle
-    | SettleReply
-    | HandOver
-    | HandOverReply
+    | Ask
+    | Told
+    | Hello
+    | Welcome
+    | Data
+    | Ack
+    | Closed
     | Claim
-    | Unclaim
     | ClaimReply
 )

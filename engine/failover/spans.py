@@ -83,3 +83,18 @@ def size(spans: Iterable[Sequence[int]]) -> int:
 
 def ids_of(spans: Iterable[Sequence[int]]) -> list[int]:
     return [id_ for first, count in spans for id_ in range(first, first + count)]
+
+
+def pieces(spans: Iterable[Sequence[int]], length: int) -> list[Spans]:
+    """The same set in parts of at most `length` ids."""
+    parts: list[list[Span]] = []
+    room = 0
+    for first, count in spans:
+        while count:
+            if not room:
+                parts.append([])
+                room = length
+            taken = min(room, count)
+            parts[-1].append((first, taken))
+            first, count, room = first + taken, count - taken, room - taken
+    return [tuple(part) for part in parts]

@@ -1,216 +1,202 @@
 """What a region asks of its store: operations as values, each done whole or not at all, in the order asked.
 
-The store checks the fences itself, inside the transaction: `fences[owner]` is the lowest epoch under which that owner
-may still write here. tests/support/failover_store.py is the one there is, in memory.
+The store checks epochs itself, inside the transaction: `fences[owner]` is the lowest epoch under which that owner may
+still write here. There are two stores: engine/spool, and tests/support/failover_store.py in memory.
+
+A message that is owned is queued here; it is `unsafe` from its acceptance until its copy is safe: not due, and without
+a receipt. A copy is kept for its owner, apart from what is owned.
 """
 
 from dataclasses import dataclass
 
-from engine.failover.messages import Verdict
-from engine.failover.spans import Span, Spans
+from engine.failover.messages import Entry
+from engine.failover.spans import Spans
 
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """What a region reads back when it starts.
+    """What a region reads back when it starts. `unsafe`: batch keys and ids without a receipt.
 
-    `seen`: the highest epoch of each peer that Fleet has told of; `asks`: peers that may have adopted messages of ours.
-    `owned`: ids that are queued here; `unacked`: the batches among them whose receipt was never given, with their keys.
+    `first`: the first epoch in which it was clean on this disk. `held`: by
+    owner, its epoch when it last opened a session here.
     """
 
     epoch: int = 0
+    first: int = 0
+    clean: bool = False
+    standby: str = ""
     fences: tuple[tuple[str, int], ...] = ()
-    seen: tuple[tuple[str, int], ...] = ()
-    asks: frozenset[str] = frozenset()
-    owned: Spans = ()
-    unacked: tuple[tuple[Span, bytes], ...] = ()
+    held: tuple[tuple[str, int], ...] = ()
+    unsafe: tuple[tuple[bytes, Spans], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SaveEpoch:
-    """Take a new epoch; `asks` are added."""
+    """Take a new epoch; the region is not clean in it."""
 
     epoch: int
-    asks: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
-class SaveSeen:
-    """Peers' epochs. Once on disk, a later Fleet will learn of them, so they can be acted upon."""
+class SaveClean:
+    """The region has returned. `highest`: ids up to there are used up."""
 
-    epochs: tuple[tuple[str, int], ...]
+    epoch: int
+    highest: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveStandby:
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Own a new batch. `guarded`: its receipt waits for a copy, so a restart must ask for it."""
+    """Own a new batch, unsafe if it is `guarded`. Result: Accepted."""
 
-    token: int
     key: bytes
-    payload: bytes
+    payload: object
     guarded: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """`known`: the key was there already; `owner` and `spans` are then what it stands for."""
+    """`known`: the key was there already, `spans` are those of then."""
 
-    owner: str
     spans: Spans
     known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Acknowledge:
-    """A copy is safe: the receipt may be given."""
-
-    span: Span
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """Read what is still queued of a run of own messages, for a copy. Result: Exported."""
-
-    span: Span
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """`left`: the ids that are still queued. `key` is b"" unless the run is the whole batch of that key."""
+class Release:
+    """An unsafe batch is safe: its messages are due now."""
 
     key: bytes
-    payload: bytes
-    left: Spans
+    spans: Spans
 
 
 @dataclass(frozen=True, slots=True)
-class StoreCopy:
-    """Result: StoreCopyResult. `yields`: an own batch of that key without a receipt gives way to this one."""
+class Abandon:
+    """Another region has the batch of this key under other ids, `instead`: ours was never acknowledged."""
 
-    owner: str
-    epoch: int
-    session: int
-    span: Span
     key: bytes
-    payload: bytes
-    yields: bool = False
+    spans: Spans
+    instead: Spans
 
 
 @dataclass(frozen=True, slots=True)
-class StoreCopyResult:
-    """If the key is taken: whose it is, and its ids. `yielded`: own ids that gave way."""
+class TakeQueued:
+    """Result: the ids that are owned, with `unsafe` those that are not safe, too."""
 
-    verdict: Verdict
-    owner: str = ""
-    spans: Spans = ()
-    yielded: Spans = ()
-
-
-@dataclass(frozen=True, slots=True)
-class DropCopies:
-    owner: str
-    epoch: int
-    session: int
-    number: int
-    ids: Spans
-
-
-@dataclass(frozen=True, slots=True)
-class TakeInventory:
-    """Fence the owner's older epochs; result: InventoryResult, or None if the owner itself is superseded."""
-
-    owner: str
-    epoch: int
-    session: int
-
-
-@dataclass(frozen=True, slots=True)
-class InventoryResult:
-    valid: bool
-    copies: Spans
-    adopted: Spans
+    unsafe: bool
+    tag: int
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """Drop copies, forget what was adopted from the owner, make the rest adoptable. Result: False if superseded."""
+    """Result: the ids held for this owner, or None if it is superseded."""
 
     owner: str
     epoch: int
     session: int
-    drop: Spans
 
 
 @dataclass(frozen=True, slots=True)
-class Adopt:
-    """Own the copies of a dead region, marked as perhaps sent. Result: the ids, () if they were not adoptable."""
-
-    owner: str
-    fence: int
-
-
-@dataclass(frozen=True, slots=True)
-class TakeOver:
-    """Own these copies, by agreement with their owner. Result: TakeOverResult, or None if it is superseded."""
+class Apply:
+    """Result: "" or why not."""
 
     owner: str
     epoch: int
     session: int
     number: int
-    ids: Spans
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
-class TakeOverResult:
-    """`ids`: taken now or by an earlier telling of the same; `fresh`: taken now."""
+class Adopt:
+    """Own the copies of a region that was called dead; nothing of it under an older epoch is taken any more.
 
-    ids: Spans
-    fresh: Spans
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """A peer owns these now. `session`: the one about to open with it, or 0; `answered`: it has told all it took.
-
-    With `key`: the peer owns the key under ids of its own, `spans`.
+    `epoch` is the adopter's own: nothing is adopted if it has got another since. Without `forced`, nothing either if
+    the owner has returned under that fence. Result: Adopted.
     """
 
-    peer: str
-    ids: Spans
-    session: int
-    answered: bool
-    key: bytes = b""
-    spans: Spans = ()
+    owner: str
+    fence: int
+    epoch: int
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class AddAsk:
-    """Before a hand-over: should we stop here, the peer must be asked what it took."""
+class Adopted:
+    """`more`: ask again for the rest."""
 
-    peer: str
+    spans: Spans
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """A returning owner asks. Result: Inspected, or None if it is superseded."""
+
+    owner: str
+    epoch: int
+    nonce: int
+    queued: Spans
+    held: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """Ids among them that are queued here or got their outcome here; the highest id of that owner known here."""
+
+    mine: Spans
+    highest: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Others own these messages: they are ours no longer."""
+
+    spans: Spans
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """These may have been sent, as far as they are due: a region that is away may have adopted them."""
+
+    spans: Spans
+
+
+@dataclass(frozen=True, slots=True)
+class DropCopies:
+    """The owner has another standby."""
+
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """Who has this key: Accepted with `known`, or None."""
+    """Who has this key: Accepted or None."""
 
-    asker: str
     key: bytes
+    asker: str
+    number: int
 
 
 Operation = (
     SaveEpoch
-    | SaveSeen
+    | SaveClean
+    | SaveStandby
     | Accept
-    | Acknowledge
-    | Export
-    | StoreCopy
-    | DropCopies
-    | TakeInventory
+    | Release
+    | Abandon
+    | TakeQueued
     | OpenSession
+    | Apply
     | Adopt
-    | TakeOver
-    | Moved
-    | AddAsk
+    | Inspect
+    | GiveUp
+    | Mark
+    | DropCopies
     | LookUp
 )

@@ -20,6 +20,10 @@ class Timing:
     margin: int = 50 * MS
     misses: int = 3  # so many beats without an answer: suspect
     resend: int = 150 * MS  # an unanswered message between regions is sent again
+    slot: int = 2_000 * MS  # a region that returns lets another try after so long
+    late: int = 2_000 * MS  # what a client sent may arrive so late, after it has gone elsewhere
+    patience: int = 400 * MS  # a standby that acknowledges nothing for so long counts as out of reach
+    stall: int = 1_000 * MS  # a region whose disk takes longer answers no beat
     ramp: int = 10_000 * MS  # a region that returned gets its full share of new mail after so long
 
     def __post_init__(self) -> None:

@@ -55,6 +55,7 @@ class Dispatcher:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         lost: Callable[[PoolName, list[int]], Awaitable[None]],
         cores: int,
+        term: Callable[[], int | None],
     ) -> None:
         self._scheduler = scheduler
         self._windows = windows
@@ -66,6 +67,7 @@ class Dispatcher:
         self._epoch = epoch
         self._spawn = spawn
         self._lost = lost
+        self._term = term  # the lease's epoch, None without a lease
         self._feeds: dict[int, PoolFeed] = {}
         self._claims: dict[int, dict[int, frozenset[int]]] = {}
         self._batch_no = 0
@@ -222,6 +224,9 @@ class Dispatcher:
 
     def _take(self, feed: PoolFeed) -> bool:
         """Take one batch and start its way; returns whether another take may yield more at once."""
+        term = self._term()
+        if term is None:
+            return False
         room = min(self._limits.batch, self._room(feed))
         if room <= 0:
             return False
@@ -234,10 +239,12 @@ class Dispatcher:
         for shard, part in feed.split(entries):
             shard.batches += 1
             self._batch_no += 1
-            self._spawn(self._hand_over(feed, shard, self._batch_no, part))
+            self._spawn(self._hand_over(feed, shard, self._batch_no, part, term))
         return len(entries) == room * ENTRY.size
 
-    async def _hand_over(self, feed: PoolFeed, shard: Shard, batch_no: int, entries: bytes) -> None:
+    async def _hand_over(
+        self, feed: PoolFeed, shard: Shard, batch_no: int, entries: bytes, term: int
+    ) -> None:
         port = shard.port
         assert port is not None, "a process that does not run is closed"
         ids = b"".join([entries[at : at + ID.size] for at in range(0, len(entries), ENTRY.size)])
@@ -255,7 +262,7 @@ class Dispatcher:
             if not entries:
                 return
         names = {number: site.name for number, site in sites.items()}
-        header = encode_header(Header(batch_no, self._epoch, names, paces))
+        header = encode_header(Header(batch_no, self._epoch, names, paces, term))
         while True:
             try:
                 await port.deliver(header, entries)

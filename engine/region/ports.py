@@ -12,6 +12,10 @@ class RegionFailed(ConnectionError):
     """The region cannot go on and is about to be started again from its spool: ask it again."""
 
 
+class RegionAway(ConnectionError):
+    """The region cannot take a batch now, and has promised nothing: ask it again, or another region."""
+
+
 class PoolPort(Protocol):
     """One process of a provider's pool, as the region that feeds it sees it."""
 

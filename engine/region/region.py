@@ -26,9 +26,12 @@ from engine.bounces.unknown import STATE_KEY as UNKNOWN_REPLIES
 from engine.bounces.unknown import UnknownReplies
 from engine.config.schema import FleetConfig
 from engine.delivery.wire import decode_report, decode_resume
+from engine.failover.messages import Beat, BeatReply
+from engine.failover.messages import Message as PeerMessage
 from engine.providers.profiles import load_profiles
 from engine.region.admission import Admission
 from engine.region.allowances import Allowances
+from engine.region.cover import Cover, PeerLink
 from engine.region.daily import used_today
 from engine.region.dispatch import Dispatcher
 from engine.region.late import LateReports
@@ -43,7 +46,14 @@ from engine.region.windows import Windows
 from engine.routing.route import Failure, Route
 from engine.routing.router import Router
 from engine.smtp.policy import TLS_STATUSES
-from engine.spool.batches import AcceptBatch, CampaignRecord, ChunkBatch, Remember, Settlement
+from engine.spool.batches import (
+    AcceptBatch,
+    AcceptResult,
+    CampaignRecord,
+    ChunkBatch,
+    Remember,
+    Settlement,
+)
 from engine.spool.store import Spool
 from engine.suppression.spread import NoPeers, PeerPort, Spread
 from engine.tls.ledger import TlsLedger
@@ -51,10 +61,10 @@ from engine.values.address import AddressError, parse_address
 from engine.values.clock import Clock
 from engine.values.ids import format_id
 from engine.values.message import ItemError, Receipt
-from engine.values.outcome import Outcome, OutcomeKind, Scope
+from engine.values.outcome import FINAL_KINDS, Outcome, OutcomeKind, Scope
 from engine.values.reply import Reply
 from engine.values.stream import Stream
-from engine.values.submission import decode_submission, encode_receipt
+from engine.values.submission import batch_key_of, decode_submission, encode_receipt
 from engine.values.suppression import checked, decode_rows, encode_rows
 from native.scheduler import Scheduler
 
@@ -73,6 +83,7 @@ class RegionPorts:
     launcher: PoolLauncher
     sources: SourcePort
     peers: PeerPort = NoPeers()  # noqa: RUF009 - it has no state
+    link: PeerLink | None = None  # for copies in other regions; None without `replicas`
 
 
 class Region:
@@ -134,7 +145,7 @@ class Region:
             scheduler=self._scheduler,
             windows=self._windows,
             sites=self._sites,
-            spool=_AwaitedSpool(spool),
+            spool=_AwaitedSpool(spool, self._stopped),
             launcher=ports.launcher,
             clock=clock,
             limits=config.limits,
@@ -142,6 +153,7 @@ class Region:
             spawn=self._spawn,
             lost=self._lost,
             cores=cores,
+            term=self._term,
         )
         self.tls = TlsLedger(spool, clock)
         self._judge = Judge(shipped_classifier(), UnknownReplies(spool.get_state(UNKNOWN_REPLIES)))
@@ -183,6 +195,20 @@ class Region:
         )
         self._spread = Spread(spool, [r.name for r in config.regions if r.name != name], ports.peers)
 
+        self._cover: Cover | None = None
+        if config.fleet.replicas and ports.link is not None:
+            self._cover = Cover(
+                config=config,
+                name=name,
+                spool=spool,
+                clock=clock,
+                link=ports.link,
+                spawn=self._spawn,
+                ready=self._offer,
+                forget=self._forget,
+                leased=self._dispatcher.wake_all,
+            )
+
     # -- life
 
     async def start(self) -> None:
@@ -204,6 +230,8 @@ class Region:
         self._spawn(self._spread.run())
         self._spawn(self._notices.run())
         self._spawn(self._keep_books())
+        if self._cover is not None:
+            self._spawn(self._cover.run())
 
     async def _attach(self, name: PoolName) -> None:
         """Settle what a pool that outlived us has done meanwhile, and leave it what it has on the wire."""
@@ -226,6 +254,8 @@ class Region:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._cover is not None:
+            self._cover.close()
         self._keep_unknown_replies()
         self.tls.save(now=True)
 
@@ -266,8 +296,11 @@ class Region:
 
     # -- mail in
 
-    async def accept(self, header: bytes, blob: bytes) -> bytes:
-        """Accept a batch (engine/values/submission.py). The answer is a receipt: what it names is on disk."""
+    async def accept(self, header: bytes, blob: bytes, *, again: bool = False) -> bytes:
+        """Accept a batch (engine/values/submission.py). The answer is a receipt: what it names is on disk.
+
+        `again`: another region may have accepted it before. RegionAway: nothing is promised.
+        """
         self.check()
         submission = decode_submission(header, len(blob))
         now_ms = self._clock.wall_ms()
@@ -275,19 +308,19 @@ class Region:
         ids: list[Sequence[int]] = [()] * len(submission.items)
         repeated = False
         suppressed: tuple[int, ...] = ()
+        degraded = False
         if admitted.items:
-            result = await _wrap(
-                self._spool.accept(
-                    AcceptBatch(batch_key=submission.batch_key, items=admitted.items, blob=blob)
-                )
-            )
+            batch = AcceptBatch(batch_key=submission.batch_key, items=admitted.items, blob=blob)
+            if self._cover is not None:
+                result, degraded = await self._accept_covered(batch.batch_key, batch, again=again)
+            else:
+                result = await _wrap(self._spool.accept(batch))
             repeated = result.repeated
             suppressed = tuple(result.suppressed)
             for position, item_ids in zip(admitted.positions, result.ids, strict=True):
                 ids[position] = item_ids
-            if result.due_keys:
-                self._learn(result.due_keys)
-                self._windows.offer(result.due_keys, self._clock.wall_ms())
+            if self._cover is None:
+                self._offer(result.due_keys)
         return encode_receipt(
             Receipt(
                 region=self.name,
@@ -295,15 +328,62 @@ class Region:
                 errors=tuple(admitted.errors),
                 repeated=repeated,
                 suppressed=suppressed,
+                degraded=degraded,
             )
         )
 
     async def _accept_own(self, batch: AcceptBatch) -> None:
         """Accept mail that the region itself writes."""
         result = await _wrap(self._spool.accept(batch))
-        if result.due_keys:
-            self._learn(result.due_keys)
-            self._windows.offer(result.due_keys, self._clock.wall_ms())
+        self._offer(result.due_keys)
+        if self._cover is not None:
+            self._cover.owns([int.from_bytes(key[10:], "big") for key in result.due_keys])
+
+    async def _accept_covered(
+        self, key: bytes, batch: AcceptBatch | ChunkBatch, *, again: bool
+    ) -> tuple[AcceptResult, bool]:
+        """Accept a batch whose receipt waits for a copy. It becomes due through `_offer`, when that is safe."""
+        assert self._cover is not None
+        done = await self._cover.accept(key, batch, again=again)
+        if done.result is not None:
+            return done.result, done.degraded
+        # another region has accepted it, or another call for the same batch, whose caller has gone
+        known = await _wrap(self._cover.look_up(key))
+        spans = done.spans if known is None else known.spans
+        runs = [range(first, first + count) for first, count in spans]
+        if isinstance(batch, ChunkBatch):
+            return AcceptResult([(id_,) for run in runs for id_ in run], [], repeated=True), done.degraded
+        return AcceptResult(runs, [], repeated=True), done.degraded
+
+    def _offer(self, due_keys: Sequence[bytes]) -> None:
+        """These are due now or later."""
+        if due_keys:
+            self._learn(due_keys)
+            self._windows.offer(sorted(due_keys), self._clock.wall_ms())
+
+    def _forget(self, ids: Sequence[int]) -> None:
+        """Another region owns these now. What a pool has of them it gives back, because the lease is another."""
+        self._scheduler.remove(struct.pack(f"<{len(ids)}Q", *ids))
+
+    def _stopped(self, ids: list[int]) -> None:
+        """These were settled as suppressed when they were to be dispatched."""
+        if self._cover is not None:
+            self._cover.settled(ids)
+
+    def _term(self) -> int | None:
+        """The epoch under which mail may be handed to pools; 0 in a fleet without copies, None without a lease."""
+        if self._cover is None:
+            return 0
+        return self._cover.term if self._cover.may_dispatch() else None
+
+    def beat(self, beat: Beat) -> BeatReply | None:
+        self.check()
+        return None if self._cover is None else self._cover.beat(beat)
+
+    def hear(self, sender: str, message: PeerMessage) -> None:
+        """A message of the failover protocol from another region."""
+        if self._cover is not None:
+            self._cover.receive(sender, message)
 
     def _learn(self, due_keys: Sequence[bytes]) -> None:
         """Make the queues of new due keys known."""
@@ -349,25 +429,25 @@ class Region:
             good.append(index)
             addresses.append(address.text)
             domains.append(address.domain)
-        result = await _wrap(
-            self._spool.accept_chunk(
-                ChunkBatch(
-                    campaign_no=campaign_no,
-                    number=number,
-                    digest=digest,
-                    recipients=addresses,
-                    domains=domains,
-                    fields=[fields[index] for index in good],
-                    due_ms=now_ms,
-                    expires_ms=now_ms + self._retry[campaign.stream].expire_ms,
-                    tenant=campaign.tenant,
-                    stream=campaign.stream,
-                )
-            )
+        chunk = ChunkBatch(
+            campaign_no=campaign_no,
+            number=number,
+            digest=digest,
+            recipients=addresses,
+            domains=domains,
+            fields=[fields[index] for index in good],
+            due_ms=now_ms,
+            expires_ms=now_ms + self._retry[campaign.stream].expire_ms,
+            tenant=campaign.tenant,
+            stream=campaign.stream,
         )
-        if result.due_keys:
-            self._learn(result.due_keys)
-            self._windows.offer(result.due_keys, self._clock.wall_ms())
+        degraded = False
+        if self._cover is not None:
+            key = batch_key_of("chunk", campaign.tenant, campaign.campaign, str(number), digest)
+            result, degraded = await self._accept_covered(key, chunk, again=False)
+        else:
+            result = await _wrap(self._spool.accept_chunk(chunk))
+            self._offer(result.due_keys)
         ids: list[tuple[int, ...]] = [()] * len(recipients)
         for index, item_ids in zip(good, result.ids, strict=True):
             ids[index] = tuple(item_ids)
@@ -378,6 +458,7 @@ class Region:
                 errors=tuple(errors),
                 repeated=result.repeated,
                 suppressed=tuple(result.suppressed),
+                degraded=degraded,
             )
         )
 
@@ -562,6 +643,10 @@ class Region:
             for one in settlements
         ]
         result = await _wrap(self._spool.settle(classified))
+        if self._cover is not None:
+            outcomes = [one.outcome for one in classified if one.outcome.kind is not OutcomeKind.RETURNED]
+            self._cover.settled([one.id for one in outcomes if one.kind in FINAL_KINDS])
+            self._cover.deferred([one.id for one in outcomes if one.kind not in FINAL_KINDS])
         now_ms = self._clock.wall_ms()
         for key in result.due_keys:
             if int.from_bytes(key[4:10], "big") <= now_ms:
@@ -702,6 +787,8 @@ class Region:
         self._scheduler.remove(b"".join(id_.to_bytes(8, "little") for id_ in ids))
         free = [i for i in ids if not self._scheduler.contains(i) and not self._windows.is_held(i)]
         cancelled: int = await _wrap(self._spool.cancel(free))
+        if self._cover is not None:
+            self._cover.settled(free)
         return cancelled
 
     def review(self, source: str, site: str) -> None:
@@ -711,7 +798,9 @@ class Region:
 
     def snapshot(self) -> dict[str, object]:
         """Counts and gauges for status pages, metrics and benches."""
+        cover = {} if self._cover is None else {"failover": self._cover.status()}
         return {
+            **cover,
             "region": self.name,
             "epoch": self._spool.epoch,
             "tls": self.tls.listing(),
@@ -748,11 +837,15 @@ POOL_DIED = "the delivering process ended before it could report"
 class _AwaitedSpool:
     """The dispatch log as awaitables."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, stopped: Callable[[list[int]], None]) -> None:
         self._spool = spool
+        self._stopped = stopped
 
     async def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> list[int]:
-        return await _wrap(self._spool.dispatch(batch_no, ids, daily))
+        stopped = await _wrap(self._spool.dispatch(batch_no, ids, daily))
+        if stopped:
+            self._stopped(stopped)
+        return stopped
 
 
 def schedule_of(config: FleetConfig, stream: Stream) -> RetrySchedule:

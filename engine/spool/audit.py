@@ -5,10 +5,24 @@ record names; any other has neither. The sums of the words are the counters. One
 beside a live region.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from engine.spool.draft import META, PAGE_BYTES, PAGE_IDS, Totals, word_of
+import msgpack
+
+from engine.failover.spans import ids_of
+from engine.spool.draft import (
+    LAST_WORDS,
+    META,
+    PAGE_BYTES,
+    PAGE_IDS,
+    SKIPPED,
+    Totals,
+    skipped_sequences,
+    word_of,
+)
 from engine.spool.environment import Environment
 from engine.spool.records import decode_record, due_key
 from engine.values.ids import format_id, make_id
@@ -54,14 +68,8 @@ def audit(path: str | Path) -> AuditReport:
                 return report
             totals = Totals.decode(stored)
             words = [0] * 16
-            for seq in range(1, totals.next_seq):
-                if seq % PAGE_IDS == 0 or seq == 1:
-                    page = bytes(
-                        txn.get((seq // PAGE_IDS).to_bytes(8, "big"), db=env.db["ledger"])
-                        or bytes(PAGE_BYTES)
-                    )
-                id_ = make_id(totals.region, seq)
-                word = word_of(page, seq)
+            held = _held(env, txn)
+            for id_, word in _words(env, txn, totals):
                 words[word] += 1
                 if word == 0:
                     report.problem(f"{format_id(id_)}: accepted, but not in the ledger")
@@ -71,19 +79,53 @@ def audit(path: str | Path) -> AuditReport:
                         report.problem(f"{format_id(id_)}: queued, but there is no record")
                         continue
                     record = decode_record(id_, stored)
-                    if txn.get(due_key(record.queue, record.due_ms, id_), db=env.db["due"]) is None:
+                    is_due = txn.get(due_key(record.queue, record.due_ms, id_), db=env.db["due"]) is not None
+                    if is_due and id_ in held:
+                        report.problem(f"{format_id(id_)}: due, but its copy is not safe yet")
+                    elif not is_due and id_ not in held:
                         report.problem(f"{format_id(id_)}: queued, but never due")
             report.accepted = totals.accepted
-            report.counts = {str(OutcomeKind(kind)): words[kind] for kind in range(1, 7)}
+            report.counts = {str(kind): words[kind] for kind in LAST_WORDS if kind < 7 or words[kind]}
             queued = words[OutcomeKind.QUEUED]
-            for name in ("messages", "due"):
+            for name, wanted in (("messages", queued), ("due", queued - len(held))):
                 entries = txn.stat(env.db[name])["entries"]
-                if entries != queued:
-                    report.problem(f"{queued} ids are queued, but there are {entries} entries in {name}")
-            if sum(words[1:7]) != totals.accepted:
-                report.problem(f"accepted {totals.accepted}, but the ledger has {sum(words[1:7])}")
-            if words[1:7] != totals.counts[1:7]:
-                report.problem(f"counters say {totals.counts[1:7]}, the ledger says {words[1:7]}")
+                if entries != wanted:
+                    report.problem(f"{wanted} ids are queued, but there are {entries} entries in {name}")
+            last_words = [words[kind] for kind in LAST_WORDS]
+            if sum(last_words) != totals.accepted:
+                report.problem(f"accepted {totals.accepted}, but the ledger has {sum(last_words)}")
+            counted = [totals.counts[kind] for kind in LAST_WORDS]
+            if last_words != counted:
+                report.problem(f"counters say {counted}, the ledger says {last_words}")
     finally:
         env.close()
     return report
+
+
+def _held(env: Environment, txn: Any) -> set[int]:
+    """Ids that are queued and not due: their copies are not safe yet."""
+    if "unsafe" not in env.db:
+        return set()
+    return {id_ for _, value in txn.cursor(db=env.db["unsafe"]) for id_ in ids_of(msgpack.unpackb(value))}
+
+
+def _words(env: Environment, txn: Any, totals: Totals) -> Iterator[tuple[int, int]]:
+    """Every id that was accepted here, or adopted from another region, with its last word."""
+    skipped = skipped_sequences(txn.get(SKIPPED, db=env.db["failover"]) if "failover" in env.db else None)
+    for seq in range(1, totals.next_seq):
+        if seq % PAGE_IDS == 0 or seq == 1:
+            key = (seq // PAGE_IDS).to_bytes(8, "big")
+            page = bytes(txn.get(key, db=env.db["ledger"]) or bytes(PAGE_BYTES))
+        word = word_of(page, seq)
+        if word or not any(first <= seq < end for first, end in skipped):
+            yield make_id(totals.region, seq), word
+    with txn.cursor(db=env.db["ledger"]) as cursor:
+        found = cursor.set_range((make_id(1, 1) // PAGE_IDS).to_bytes(8, "big"))
+        while found:
+            first = int.from_bytes(cursor.key(), "big") * PAGE_IDS
+            page = bytes(cursor.value())
+            for id_ in range(first, first + PAGE_IDS):
+                word = word_of(page, id_)
+                if word:
+                    yield id_, word
+            found = cursor.next()

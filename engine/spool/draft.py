@@ -13,13 +13,16 @@ import msgpack
 
 from engine.spool.environment import Environment
 from engine.spool.records import VERSION, pack
-from engine.values.ids import SEQ_MASK
+from engine.values.ids import SEQ_MASK, region_of
 from engine.values.outcome import OutcomeKind
 
 PAGE_IDS = 2048
 PAGE_BYTES = PAGE_IDS // 2
 EVENTS_PER_CHUNK = 10
 META = b"state"
+COUNTS = OutcomeKind.MOVED + 1
+LAST_WORDS = (*(OutcomeKind(kind) for kind in range(1, 7)), OutcomeKind.MOVED)
+SKIPPED = b"skipped"  # in the database of failover: runs of sequence numbers that were never given out
 
 QueueNumbers: TypeAlias = dict[tuple[str, int, str, str], int]
 
@@ -51,7 +54,7 @@ class Totals:
         self.segment = 0
         self.outbox = 0
         self.accepted = 0
-        self.counts = [0] * 7
+        self.counts = [0] * COUNTS
 
     def encode(self) -> bytes:
         return bytes(
@@ -89,6 +92,7 @@ class Totals:
             totals.accepted,
             totals.counts,
         ) = fields[2:]
+        totals.counts += [0] * (COUNTS - len(totals.counts))  # an earlier release had fewer
         return totals
 
     def copy(self) -> "Totals":
@@ -148,7 +152,7 @@ class Draft:
     def mark(self, id_: int, kind: int) -> None:
         """Set the last word on an id."""
         seq = id_ & SEQ_MASK
-        page = self._page(seq // PAGE_IDS)
+        page = self._page(page_of(id_, self.totals.region))
         position, odd = divmod(seq % PAGE_IDS, 2)
         page[position] = (page[position] & 0x0F | kind << 4) if odd else (page[position] & 0xF0 | kind)
 
@@ -159,7 +163,7 @@ class Draft:
             page[position] = (page[position] & 0x0F | kind << 4) if odd else (page[position] & 0xF0 | kind)
 
     def word(self, id_: int) -> int:
-        return word_of(self._page((id_ & SEQ_MASK) // PAGE_IDS), id_ & SEQ_MASK)
+        return word_of(self._page(page_of(id_, self.totals.region)), id_ & SEQ_MASK)
 
     def finish(self, id_: int, kind: int) -> None:
         """A queued id has got its final outcome."""
@@ -171,6 +175,16 @@ class Draft:
         self.mark_range(first_seq, count, OutcomeKind.QUEUED)
         self.totals.accepted += count
         self.totals.counts[OutcomeKind.QUEUED] += count
+
+    def adopted(self, id_: int) -> None:
+        """An id is queued here that another region accepted, or that was given up before."""
+        word = self.word(id_)
+        if word:
+            self.totals.counts[word] -= 1
+        else:
+            self.totals.accepted += 1
+        self.mark(id_, OutcomeKind.QUEUED)
+        self.totals.counts[OutcomeKind.QUEUED] += 1
 
     # -- segments
 
@@ -212,6 +226,16 @@ class Draft:
             )
         self.totals.group += 1
         txn.put(META, self.totals.encode(), db=db["meta"])
+
+
+def skipped_sequences(stored: bytes | None) -> list[tuple[int, int]]:
+    """Runs [first, end) of sequence numbers that a region jumped over when it began anew on an empty disk."""
+    return [] if stored is None else [(first, end) for first, end in msgpack.unpackb(stored)]
+
+
+def page_of(id_: int, region: int) -> int:
+    """Number of the ledger page of an id. Those of other regions' ids lie behind those of our own."""
+    return (id_ & SEQ_MASK if region_of(id_) == region else id_) // PAGE_IDS
 
 
 def word_of(page: bytes | bytearray, seq: int) -> int:

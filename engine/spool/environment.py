@@ -45,6 +45,9 @@ DATABASES = (
     b"suppression_log",
     b"sent",
     b"notices",
+    b"copies",
+    b"unsafe",
+    b"failover",
 )
 FIRST_MAP = 256 << 20
 MAX_READERS = 510

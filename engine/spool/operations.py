@@ -38,21 +38,23 @@ def key_digest(tenant: str, key: str) -> bytes:
     return hashlib.blake2b(pack((tenant, key)), digest_size=16).digest()
 
 
-def _remember(draft: Draft, key: bytes, value: bytes, now_ms: int) -> None:
+def remember(draft: Draft, key: bytes, value: bytes, now_ms: int) -> None:
     expires = u48(now_ms + KEY_TTL_MS)
     draft.txn.put(key, expires + value, db=draft.env.db["keys"])
     draft.txn.put(expires + key, b"", db=draft.env.db["keys_expiry"])
     draft.remembered += 1
 
 
-def _recall(draft: Draft, key: bytes) -> Any:
+def recall(draft: Draft, key: bytes) -> Any:
     stored = draft.txn.get(key, db=draft.env.db["keys"])
     return None if stored is None else msgpack.unpackb(stored[6:])
 
 
-def accept(draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: int) -> AcceptResult:
-    """Accept a batch whose blob stands in `segment` from `base` on."""
-    earlier = _recall(draft, batch.batch_key)
+def accept(
+    draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: int, *, hold: bool = False
+) -> AcceptResult:
+    """Accept a batch whose blob stands in `segment` from `base` on. `hold`: it is not due yet."""
+    earlier = recall(draft, batch.batch_key)
     if earlier is not None:
         known_ids = [range(f, f + n) for f, n in earlier]
         return AcceptResult(known_ids, [], repeated=True, suppressed=_suppressed_among(draft, known_ids))
@@ -73,7 +75,7 @@ def accept(draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: in
     for item in batch.items:
         if item.key:
             digest = key_digest(item.tenant, item.key)
-            span = known.get(digest) or _recall(draft, digest)
+            span = known.get(digest) or recall(draft, digest)
             if span is not None:
                 spans.append((span[0], span[1]))
                 ids.append(range(span[0], span[0] + span[1]))
@@ -123,15 +125,15 @@ def accept(draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: in
         ids.append(range(prefix | first, (prefix | first) + count))
         if item.key:
             known[digest] = (prefix | first, count)
-            _remember(draft, digest, pack((prefix | first, count)), now_ms)
-    _put_new(draft, messages, due)
+            remember(draft, digest, pack((prefix | first, count)), now_ms)
+    _put_new(draft, messages, [] if hold else due)
     totals.next_seq = seq
     draft.accepted(first_seq, seq - first_seq)
     if live:
         draft.live(segment, live)
     for one in stopped:
         stop(draft, one, now_ms)
-    _remember(draft, batch.batch_key, pack(spans), now_ms)
+    remember(draft, batch.batch_key, pack(spans), now_ms)
     suppressed = [one.id for one in stopped]
     if repeated:
         suppressed += [id_ for id_ in _suppressed_among(draft, repeated) if id_ not in suppressed]
@@ -143,17 +145,19 @@ def _put_new(draft: Draft, messages: list[tuple[bytes, bytes]], due: list[tuple[
         return
     db = draft.env.db
     with draft.txn.cursor(db["messages"]) as cursor:
-        _, added = cursor.putmulti(messages, append=True)
+        # adopted ids of a region with a higher number lie behind our own
+        is_last = not cursor.last() or bytes(cursor.key()) < messages[0][0]
+        _, added = cursor.putmulti(messages, append=is_last)
     if added != len(messages):  # an append out of order is skipped silently by LMDB
         raise ValueError(f"only {added} of {len(messages)} new ids are above those in the index")
     with draft.txn.cursor(db["due"]) as cursor:
         cursor.putmulti(sorted(due))
 
 
-def put_campaign(draft: Draft, record: CampaignRecord) -> int:
-    """Store a campaign; its number. The same name with other content is refused."""
+def put_campaign(draft: Draft, record: CampaignRecord, *, alias: str = "") -> int:
+    """Store a campaign; its number. The same name with other content is refused. `alias`: stored under that name."""
     db = draft.env.db
-    name = key_digest(record.tenant, record.campaign)
+    name = key_digest(record.tenant, alias or record.campaign)
     value = bytes(
         pack(
             (
@@ -182,8 +186,10 @@ def put_campaign(draft: Draft, record: CampaignRecord) -> int:
     return draft.totals.campaigns
 
 
-def accept_chunk(draft: Draft, chunk: ChunkBatch, sender: str, campaign: str, now_ms: int) -> AcceptResult:
-    """Accept a numbered chunk of a campaign, once."""
+def accept_chunk(
+    draft: Draft, chunk: ChunkBatch, sender: str, campaign: str, now_ms: int, *, hold: bool = False
+) -> AcceptResult:
+    """Accept a numbered chunk of a campaign, once. `hold`: it is not due yet."""
     db = draft.env.db
     name = chunk.campaign_no.to_bytes(4, "big") + chunk.number.to_bytes(4, "big")
     stored = draft.txn.get(name, db=db["chunks"])
@@ -227,7 +233,7 @@ def accept_chunk(draft: Draft, chunk: ChunkBatch, sender: str, campaign: str, no
         )
         id_ += 1
     count = id_ - first
-    _put_new(draft, messages, due)
+    _put_new(draft, messages, [] if hold else due)
     totals.next_seq += count
     draft.accepted(first_seq, count)
     for one in stopped:

@@ -13,7 +13,7 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ from typing import Any
 import msgpack
 
 from engine.config.schema import SpoolConfig
+from engine.failover.messages import Copy
+from engine.failover.store import Accept, Apply, Durable, Operation
 from engine.spool import notices, operations, sent, suppressions
 from engine.spool.batches import (
     AcceptBatch,
@@ -33,16 +35,17 @@ from engine.spool.batches import (
     SettleResult,
 )
 from engine.spool.bodies import SegmentWriter, make_directory, segment_path, sync_directory
-from engine.spool.draft import META, PAGE_BYTES, PAGE_IDS, Draft, QueueNumbers, Totals, word_of
+from engine.spool.draft import LAST_WORDS, META, PAGE_BYTES, Draft, QueueNumbers, Totals, page_of, word_of
 from engine.spool.environment import Environment, Error, MapFull
 from engine.spool.errors import SpoolError, SpoolFull, SpoolInUse, SpoolSuperseded
 from engine.spool.notices import Notice
 from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, Record, decode_record, due_key
 from engine.spool.sent import Sent
+from engine.spool.standby import Exporter, Keeper, read_durable
 from engine.spool.writer import GroupWriter
 from engine.values.clock import Clock
-from engine.values.ids import SEQ_MASK, format_id, region_of
+from engine.values.ids import SEQ_MASK, format_id
 from engine.values.outcome import OutcomeKind
 from engine.values.suppression import Suppression
 
@@ -345,6 +348,35 @@ class Spool:
 
         return self._writer.submit(run)
 
+    # -- failover
+
+    def failover(self, operation: Operation, numbers: Mapping[str, int]) -> "Future[Any]":
+        """Do what the failover protocol asks (engine/failover/store.py). `numbers`: those of the regions, by name."""
+
+        def run(draft: Draft) -> Any:
+            keeper = Keeper(draft, numbers, self._clock.wall_ms(), self._append)
+            match operation:
+                case Accept(payload=AcceptBatch() as batch):
+                    segment, base = self._append(draft, batch.blob)
+                    return keeper.accept(operation, batch, segment, base)
+                case Accept(payload=ChunkBatch() as chunk):
+                    self._check_room(draft)
+                    campaign = self.campaign(chunk.campaign_no)
+                    return keeper.accept_chunk(operation, chunk, campaign)
+                case Apply(entry=Copy()):
+                    self._check_room(draft)
+            return keeper.apply(operation)
+
+        return self._writer.submit(run, has_bodies=isinstance(operation, Accept | Apply))
+
+    def durable(self, numbers: Mapping[str, int]) -> Durable:
+        """What the protocol needs when it starts."""
+        with self._env.read() as txn:
+            return read_durable(self._env, txn, numbers)
+
+    def exporter(self) -> Exporter:
+        return Exporter(self._env, self.reader(), self._queue_row)
+
     def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> "Future[list[int]]":
         """Make a batch's way out durable: the ids (8 bytes little endian each) and the counters they charge.
 
@@ -516,14 +548,10 @@ class Spool:
 
     def status(self, message_id: int) -> dict[str, object] | None:
         """The last word on an id, and what is waiting for it; None if it was never accepted here."""
-        seq = message_id & SEQ_MASK
-        if region_of(message_id) != self._totals.region:
-            return None
+        number = page_of(message_id, self._totals.region)
         with self._env.read() as txn:
-            page = txn.get((seq // PAGE_IDS).to_bytes(8, "big"), db=self._env.db["ledger"]) or bytes(
-                PAGE_BYTES
-            )
-            word = word_of(bytes(page), seq)
+            page = txn.get(number.to_bytes(8, "big"), db=self._env.db["ledger"]) or bytes(PAGE_BYTES)
+            word = word_of(bytes(page), message_id & SEQ_MASK)
             stored = txn.get(message_id.to_bytes(8, "big"), db=self._env.db["messages"])
         if word == 0:
             return None
@@ -627,7 +655,7 @@ class Spool:
     def counts(self) -> dict[str, int]:
         """Accepted, and the ids by their last word."""
         totals = self._totals
-        counts = {str(OutcomeKind(kind)): totals.counts[kind] for kind in range(1, 7)}
+        counts = {str(kind): totals.counts[kind] for kind in LAST_WORDS if kind < 7 or totals.counts[kind]}
         return {"accepted": totals.accepted, **counts}
 
     def sizes(self) -> dict[str, int]:

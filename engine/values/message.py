@@ -88,6 +88,7 @@ class Receipt:
 
     `repeated` is true when the batch had been accepted before under the same key: the ids are those of then.
     `suppressed` are those of the ids that are not sent, because their recipients are on a suppression list.
+    `degraded`: it is on one region's disk only, because no other was within reach (`fleet.degraded: accept_local`).
     """
 
     region: str
@@ -95,3 +96,4 @@ class Receipt:
     errors: tuple[ItemError, ...] = ()
     repeated: bool = False
     suppressed: tuple[int, ...] = ()
+    degraded: bool = False

@@ -81,7 +81,15 @@ def decode_submission(header: bytes, blob_size: int) -> Submission:
 
 def encode_receipt(receipt: Receipt) -> bytes:
     errors = [(e.index, e.field, e.value, e.message) for e in receipt.errors]
-    return bytes(msgpack.packb((receipt.region, receipt.ids, errors, receipt.repeated, receipt.suppressed)))
+    fields = (
+        receipt.region,
+        receipt.ids,
+        errors,
+        receipt.repeated,
+        receipt.suppressed,
+        receipt.degraded,
+    )
+    return bytes(msgpack.packb(fields))
 
 
 def decode_receipt(data: bytes) -> Receipt:
@@ -92,6 +100,7 @@ def decode_receipt(data: bytes) -> Receipt:
         errors=tuple(ItemError(*error) for error in errors),
         repeated=repeated,
         suppressed=later[0] if later else (),
+        degraded=len(later) > 1 and bool(later[1]),
     )
 
 

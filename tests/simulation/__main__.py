@@ -1,6 +1,6 @@
 """python -m tests.simulation: run many schedules, or one with its trace.
 
-python -m tests.simulation --seeds 100000 --json bench/results/failover_simulation.json
+python -m tests.simulation --schedules 100000 --json bench/results/failover_simulation.json
 python -m tests.simulation --seed 4711 --trace
 """
 
@@ -19,7 +19,7 @@ from tests.simulation.schedule import Result, run
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=2000, help="how many schedules")
+    parser.add_argument("--schedules", type=int, default=2000, help="how many schedules")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="this schedule alone")
     parser.add_argument("--trace", action="store_true", help="print what happens (with --seed)")
@@ -33,7 +33,7 @@ def main() -> int:
         print(result)
         return bool(result.violation)
     started = time.monotonic()
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    seeds = range(arguments.first, arguments.first + arguments.schedules)
     if arguments.jobs > 1:
         with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
             results = list(pool.imap_unordered(run, seeds, chunksize=200))

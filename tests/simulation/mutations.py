@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from engine.failover.effects import Answer, Effect, Hold, Release
+from engine.failover.effects import Answer, Effect, Write
 from engine.failover.fleet import FleetMachine
-from engine.failover.messages import Beat
+from engine.failover.messages import Beat, Standby
 from engine.failover.region import RegionMachine
-from engine.failover.spans import normal
-from engine.failover.store import Accept, Accepted, Moved, Operation, SaveEpoch
+from engine.failover.standby import StandbyRole
+from engine.failover.store import Accept, Accepted, GiveUp
 
 
 class NoLeaseCheck(RegionMachine):
@@ -17,66 +17,76 @@ class NoLeaseCheck(RegionMachine):
         return 1 << 62
 
 
-class NoFenceOnReturn(RegionMachine):
-    """Comes back with its new epoch and asks nobody what was adopted."""
+class NoFence(RegionMachine):
+    """Returns with its new epoch, and keeps what others say is theirs."""
 
-    def _epoch_saved(self, operation: SaveEpoch) -> list[Effect]:
-        return super()._epoch_saved(SaveEpoch(operation.epoch, frozenset()))
-
-    def _beat(self, beat: Beat, now: int) -> list[Effect]:
-        return super()._beat(Beat(beat.fleet, beat.life, beat.epoch, beat.stamp, (), beat.view), now)
+    def _conclude(self, round_: Any) -> list[Effect]:
+        return [
+            e
+            for e in super()._conclude(round_)
+            if not (isinstance(e, Write) and isinstance(e.operation, GiveUp))
+        ]
 
 
 class ReceiptBeforeCopy(RegionMachine):
     """Gives the receipt when the batch is on its own disk."""
 
     def _accepted(self, operation: Accept, result: Accepted, now: int) -> list[Effect]:
+        pending = self._pending.get(operation.key)
         effects = super()._accepted(operation, result, now)
-        if not result.known:
-            effects.append(Answer(operation.token, self.name, result.spans))
+        if not result.known and pending is not None:
+            effects += [Answer(token, result.spans) for token in pending.tokens]
         return effects
 
 
-class KeepsWhatMoved(RegionMachine):
-    """Hears what a peer adopted, and goes on as before."""
-
-    def committed(self, operation: Operation, result: object, now: int) -> list[Effect]:
-        if isinstance(operation, Moved):
-            operation = Moved(operation.peer, (), operation.session, operation.answered)
-        return super().committed(operation, result, now)
+class _Hasty(StandbyRole):
+    def obey(self, view: Any, name: str, epoch: int) -> list[Effect]:
+        suspects = [v for v in view if v.name != name and v.standing.name == "SUSPECT"]
+        early = [e for v in suspects for e in self.adopt(v.name, v.epoch + 1, epoch)]
+        return [*early, *super().obey(view, name, epoch)]
 
 
-class AdoptsWithoutWaiting(RegionMachine):
-    """Obeys an order to adopt although it has promised not to, or has no lease of Fleet's any more."""
+class AdoptsFromSuspects(RegionMachine):
+    """Does not wait until Fleet calls a region dead."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.standby = _Hasty(self.standby.fences, self.standby.held)
+
+
+class ForgetsPromises(RegionMachine):
+    """Adopts although it has promised not to."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.lease.may_adopt = lambda peer, now: True  # type: ignore[method-assign]
+        self.lease.given_until = lambda peer: 0  # type: ignore[method-assign]
 
 
-class DispatchesWhatIsHeld(RegionMachine):
-    """Ignores what must wait for a peer's word."""
+class KeepsStaleCopies(RegionMachine):
+    """Returns with copies whose owner has another standby by now."""
 
-    def receive(self, sender: str, message: Any, now: int) -> list[Effect]:
-        return _without_holds(super().receive(sender, message, now))
-
-    def committed(self, operation: Operation, result: object, now: int) -> list[Effect]:
-        effects = _without_holds(super().committed(operation, result, now))
-        if isinstance(operation, SaveEpoch):
-            effects.append(Release(normal(self.owner.batches.queued())))
-        return effects
+    def _verdict(self, peer: str, held: int, epoch: int) -> tuple[Standby, list[Effect]]:
+        return Standby.KEEP, []
 
 
-def _without_holds(effects: list[Effect]) -> list[Effect]:
-    return [effect for effect in effects if not isinstance(effect, Hold)]
+class AcceptsWithoutAsking(RegionMachine):
+    """Takes a batch that the client gave to another region before."""
+
+    def submit(
+        self, token: int, key: bytes, payload: object, now: int, *, again: bool = False
+    ) -> list[Effect]:
+        self._promises.clear()
+        return super().submit(token, key, payload, now)
 
 
 class HasteFleet(FleetMachine):
     """Calls a region dead as soon as it is suspect: its lease may still run."""
 
     def _judge(self, book: Any, now: int) -> None:
-        if now - book.heard_at >= self._timing.suspect and book.standing.name != "DEAD":
-            self._call_dead(book, now)
+        if now - book.heard_at >= self._timing.suspect:
+            book.heard_at -= self._timing.expiry
+        super()._judge(book, now)
 
 
 class ForgetfulFleet(FleetMachine):
@@ -87,26 +97,23 @@ class ForgetfulFleet(FleetMachine):
         super()._try_ready(now)
 
 
-class CopiesTwice(RegionMachine):
-    """Does not ask a peer again for a batch that it may have: copies it to another at once."""
+class CrowdedFleet(FleetMachine):
+    """Lets all regions return at once."""
 
-    def tick(self, now: int) -> list[Effect]:
-        for batch in self.owner.batches:
-            if batch.place.name == "SENT" and now - batch.sent_at >= self._timing.resend:
-                others = [peer for peer in self.owner.candidates(batch.key) if peer != batch.peer]
-                if others:
-                    batch.peer, batch.sent_at = others[0], 0
-        return super().tick(now)
+    def _beat(self, book: Any, view: Any) -> Beat:
+        self._slot = book.name
+        return super()._beat(book, view)
 
 
 MUTATIONS: dict[str, dict[str, Any]] = {
     "no-lease-check": {"machine": NoLeaseCheck},
-    "no-fence-on-return": {"machine": NoFenceOnReturn},
+    "no-fence": {"machine": NoFence},
     "receipt-before-copy": {"machine": ReceiptBeforeCopy},
-    "keeps-what-moved": {"machine": KeepsWhatMoved},
-    "adopts-without-waiting": {"machine": AdoptsWithoutWaiting},
-    "dispatches-what-is-held": {"machine": DispatchesWhatIsHeld},
+    "adopts-from-suspects": {"machine": AdoptsFromSuspects},
+    "forgets-promises": {"machine": ForgetsPromises},
+    "keeps-stale-copies": {"machine": KeepsStaleCopies},
+    "accepts-without-asking": {"machine": AcceptsWithoutAsking},
     "haste-fleet": {"fleet": HasteFleet},
     "forgetful-fleet": {"fleet": ForgetfulFleet},
-    "copy-to-another-at-once": {"machine": CopiesTwice},
+    "crowded-fleet": {"fleet": CrowdedFleet},
 }

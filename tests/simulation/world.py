@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.failover.effects import Answer, Effect, Forget, Hold, Release, Send, Write
+from engine.failover.effects import Answer, Effect, Export, Forget, Ready, Send, Write
 from engine.failover.fleet import FleetMachine
 from engine.failover.messages import Beat, BeatReply, Message, Standing
 from engine.failover.region import RegionMachine
@@ -40,21 +40,28 @@ class Network:
 
 
 class Node:
-    """One region: its process, its disk, its clock, and a pool that delivers what it may."""
+    """One region: its process, its disk, its clocks, and a pool in a process of its own that sends what it was given.
 
-    def __init__(self, world: "World", name: str, number: int, peers: tuple[str, ...]) -> None:
+    Due times are of the wall clock, which may jump; leases of the monotonic one, which may run at another rate.
+    """
+
+    def __init__(self, world: "World", name: str, number: int) -> None:
         self.world = world
         self.name = name
-        self.peers = peers
-        self.disk = Disk(name, number)
+        self.peers = tuple(peer for peer in world.names if peer != name)
+        self.disk = Disk(name, number, world.numbers)
         self.machine: RegionMachine | None = None
         self.life = 0
         self.clock = world.rng.randrange(1, 10**12)
         self.rate = 1.0 + world.rng.uniform(-0.01, 0.01)
+        self.wall_error = 0
         self.frozen = False
         self.thawed: list[Callable[[], None]] = []
         self.free: set[int] = set()
+        self.handed: set[int] = set()  # the pool has them
         self.on_wire: set[int] = set()
+        self.pool_until = -1
+        self.pool_epoch = 0
         self.writes: deque[tuple[Operation | tuple[int, ...], int]] = deque()
         self.writing = False
         self.stall_until = 0
@@ -62,26 +69,33 @@ class Node:
     def local(self) -> int:
         return self.clock + int(self.world.now * self.rate)
 
+    def wall(self) -> int:
+        return self.world.now + self.wall_error
+
     def start(self) -> None:
         world = self.world
         self.life += 1
         if world.rng.random() < 0.5:
             self.clock = world.rng.randrange(1, 10**12)  # the machine was booted: its clock begins anew
-        self.free.clear()
-        for id_ in self.on_wire:
+        for id_ in sorted(self.on_wire | self.handed):
             if id_ in self.disk.owned:
-                self.disk.owned[id_] = True
+                self.disk.owned[id_].maybe_sent = True
+        self.free = set(self.disk.safe())
+        self.handed.clear()
         self.on_wire.clear()
+        self.pool_until = -1
         self.writes.clear()
         self.writing = False
         self.frozen = False
         self.thawed.clear()
         self.machine = world.make_machine(self)
         world.at(world.rng.randrange(TICK), self.alive(self._tick))
+        world.at(world.rng.randrange(TICK), lambda life=self.life: self._send_some(life))
 
     def stop(self) -> None:
         self.machine = None
         self.life += 1
+        self.handed.clear() if self.world.rng.random() < 0.5 else None
 
     def alive(self, call: Callable[..., None], *args: Any) -> Callable[[], None]:
         """The call, if this process still lives then; put off while it is frozen."""
@@ -114,18 +128,32 @@ class Node:
         self.do(self.machine.receive(sender, message, self.local()))
 
     def do(self, effects: list[Effect]) -> None:
+        assert self.machine is not None
         for effect in effects:
             match effect:
                 case Send():
                     self.world.send(self.name, effect.to, effect.message)
                 case Write():
                     self.write(effect.operation)
-                case Release():
+                case Export():
+                    self.do(self.machine.exported(effect, *self.disk.export(effect), self.local()))
+                case Ready():
                     self.free.update(id_ for id_ in ids_of(effect.spans) if id_ in self.disk.owned)
-                case Hold() | Forget():
+                case Forget():
                     self.free.difference_update(ids_of(effect.spans))
+                    self.handed.difference_update(ids_of(effect.spans))
                 case Answer():
                     self.world.answer(self, effect)
+        self.publish()
+
+    def publish(self) -> None:
+        """Tell the pool how long it may send, and under which epoch: what it holds of another one it gives back."""
+        assert self.machine is not None
+        if self.machine.epoch != self.pool_epoch:
+            self.pool_epoch = self.machine.epoch
+            self.free |= {id_ for id_ in self.handed if id_ in self.disk.owned}
+            self.handed.clear()
+        self.pool_until = self.machine.lease_until()
 
     # -- the disk
 
@@ -148,7 +176,7 @@ class Node:
             if isinstance(operation, tuple):
                 results.append(self.disk.settle(list(operation)))
             else:
-                results.append(self.disk.apply(operation))  # type: ignore[arg-type]
+                results.append(self.disk.apply(operation, self.wall(), self.world.due_of))
         self.writing = False
         for operation, result in zip(group, results, strict=True):
             if isinstance(operation, tuple):
@@ -156,6 +184,7 @@ class Node:
                 self.machine.settled(result)  # type: ignore[arg-type]
             else:
                 self.do(self.machine.committed(operation, result, self.local()))
+        self.do(self.machine.flush(self.local()))
         if self.writes and not self.writing:
             self.writing = True
             self._next_write()
@@ -163,18 +192,33 @@ class Node:
     # -- the pool
 
     def dispatch(self) -> None:
-        """Send some of what may be sent."""
+        """Hand over to the pool some of what is due."""
         assert self.machine is not None
         if not self.free or not self.machine.may_dispatch(self.local()):
             return
-        rng = self.world.rng
-        for id_ in sorted(self.free)[: rng.randrange(1, 4)]:
+        due = [i for i in sorted(self.free) if i in self.disk.owned and self.disk.owned[i].due <= self.wall()]
+        for id_ in due[: self.world.rng.randrange(1, 4)]:
             self.free.discard(id_)
-            if id_ not in self.disk.owned or id_ in self.on_wire:
+            if id_ not in self.on_wire:
+                self.handed.add(id_)
+
+    def _send_some(self, life: int) -> None:
+        """The pool runs although its region may be frozen."""
+        if self.life != life:
+            return
+        rng = self.world.rng
+        for id_ in sorted(self.handed):
+            if self.local() >= self.pool_until:
+                break
+            if rng.random() < 0.5:
+                continue
+            self.handed.discard(id_)
+            if id_ not in self.disk.owned:
                 continue
             self.world.dispatched(self, id_)
             self.on_wire.add(id_)
             self.world.at(rng.randrange(2 * MS, 30 * MS), lambda id_=id_: self._arrive(id_))
+        self.world.at(rng.randrange(5 * MS, 20 * MS), lambda: self._send_some(life))
 
     def _arrive(self, id_: int) -> None:
         """The sink has it, whatever became of us; we learn it if we live."""
@@ -185,8 +229,8 @@ class Node:
         return (
             self.machine is not None
             and id_ in self.disk.owned
-            and (id_ in self.free or id_ in self.on_wire)
-            and self.machine.may_dispatch(self.local())
+            and (id_ in self.free or id_ in self.handed)
+            and self.local() < self.pool_until
         )
 
 
@@ -199,7 +243,8 @@ class Request:
     order: list[str]
     tries: int = 0
     token: int = 0
-    receipt: tuple[str, Spans] | None = None
+    due: int = 0
+    receipt: Spans | None = None
     repeat: bool = False
 
 
@@ -229,10 +274,8 @@ class World:
         self.events = 0
         names = tuple("abcd"[:regions])
         self.names = names
-        self.nodes = {
-            name: Node(self, name, number + 1, tuple(n for n in names if n != name))
-            for number, name in enumerate(names)
-        }
+        self.numbers = {name: number + 1 for number, name in enumerate(names)}
+        self.nodes = {name: Node(self, name, number) for name, number in self.numbers.items()}
         self.fleet: FleetMachine | None = None
         self.fleet_life = 0
         self.fleet_clock = 0
@@ -240,7 +283,8 @@ class World:
         self.tokens: dict[int, Request] = {}
         self.sent: dict[int, int] = {}  # id: dispatches
         self.at_sink: dict[int, int] = {}
-        self.acked: dict[bytes, tuple[str, Spans]] = {}
+        self.acked: dict[bytes, Spans] = {}
+        self.degraded: set[bytes] = set()
         for node in self.nodes.values():
             node.start()
         self.start_fleet()
@@ -294,6 +338,8 @@ class World:
     def _fleet_tick(self, life: int) -> None:
         if self.fleet is None or life != self.fleet_life:
             return
+        for change in self.fleet.take_changes():
+            self.log(f"fleet: {change.region} is {change.standing.name}, epoch {change.epoch}")
         for region, beat in self.fleet.tick(self.fleet_now()):
             self.send(FLEET, region, beat)
         self.at(TICK, lambda: self._fleet_tick(life))
@@ -324,11 +370,14 @@ class World:
 
     # -- clients
 
-    def submit(self, key: bytes, count: int, *, repeat: bool = False) -> None:
+    def due_of(self, key: bytes) -> int:
+        return self.requests[key].due
+
+    def submit(self, key: bytes, count: int, *, later: int = 0, repeat: bool = False) -> None:
         order = rank(key, self.names)
         if self.rng.random() < 0.2:
             self.rng.shuffle(order)
-        request = self.requests[key] = Request(key, count, order, repeat=repeat)
+        request = self.requests[key] = Request(key, count, order, due=self.now + later, repeat=repeat)
         self._try(request)
 
     def _try(self, request: Request) -> None:
@@ -350,12 +399,11 @@ class World:
             delay = self.rng.randrange(1 * MS, 8 * MS)
             if self.network.slow and self.rng.random() < self.network.slow:
                 delay += self.rng.randrange(self.network.slow_ms * MS)
-            payload = bytes((request.count,))
             self.at(
                 delay,
                 node.alive(
                     lambda: node.do(
-                        node.machine.submit(token, request.key, payload, node.local(), again=again)  # type: ignore[union-attr]
+                        node.machine.submit(token, request.key, request.count, node.local(), again=again)  # type: ignore[union-attr]
                     )
                 ),
             )
@@ -371,13 +419,16 @@ class World:
             return
         if answer.refusal:
             return  # the client asks elsewhere after its wait
-        self.log(f"{node.name} answers {request.key!r}: {answer.owner} {answer.spans}")
-        known = self.acked.setdefault(request.key, (answer.owner, answer.spans))
-        if set(ids_of(known[1])) != set(ids_of(answer.spans)):
-            raise Violation(f"key {request.key!r}: two receipts, {known} and {(answer.owner, answer.spans)}")
+        self.log(f"{node.name} answers {request.key!r}: {answer.spans} {'degraded' * answer.degraded}")
+        if answer.degraded:
+            self.degraded.add(request.key)
+        known = self.acked.setdefault(request.key, answer.spans)
+        # with accept_local, a receipt that only one region knows of may be given again elsewhere: it says so
+        if known != answer.spans and request.key not in self.degraded:
+            raise Violation(f"key {request.key!r}: two receipts, {known} and {answer.spans}")
         if self.rng.random() < self.network.loss + 0.02:
             return  # the answer is lost
-        request.receipt = (answer.owner, answer.spans)
+        request.receipt = answer.spans
 
     # -- what is promised
 
@@ -386,7 +437,8 @@ class World:
             if other is not node and other.can_send(id_):
                 raise Violation(f"{id_:x}: {node.name} sends it while {other.name} may")
         earlier = self.sent.get(id_, 0)
-        if earlier and not node.disk.owned[id_]:
+        owned = node.disk.owned[id_]
+        if earlier and not owned.maybe_sent:
             raise Violation(f"{id_:x}: sent again by {node.name} without a mark")
         self.sent[id_] = earlier + 1
         self.log(f"{node.name} sends {id_:x}")
@@ -399,13 +451,13 @@ class World:
         return (
             all(request.receipt is not None for request in self.requests.values())
             and all(not node.disk.owned and node.machine is not None for node in self.nodes.values())
-            and all(id_ in self.at_sink for _, spans in self.acked.values() for id_ in ids_of(spans))
+            and all(id_ in self.at_sink for spans in self.acked.values() for id_ in ids_of(spans))
         )
 
     def why_not_done(self) -> str:
         waiting = [r.key for r in self.requests.values() if r.receipt is None]
         lost = [
-            f"{id_:x}" for _, spans in self.acked.values() for id_ in ids_of(spans) if id_ not in self.at_sink
+            f"{id_:x}" for spans in self.acked.values() for id_ in ids_of(spans) if id_ not in self.at_sink
         ]
         left = {n.name: [f"{i:x}" for i in n.disk.owned] for n in self.nodes.values() if n.disk.owned}
         standing = (

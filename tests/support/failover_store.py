@@ -1,32 +1,46 @@
 """The store of engine/failover in memory: the reference for the real one, and the disk of the simulation."""
 
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engine.failover.messages import Verdict
-from engine.failover.spans import Spans, ids_of, normal, of_ids
+from engine.failover.effects import Export
+from engine.failover.messages import Copy, Drop, Entry
+from engine.failover.spans import Spans, ids_of, intersect, of_ids
+from engine.failover.standby import FENCED
 from engine.failover.store import (
+    Abandon,
     Accept,
     Accepted,
-    Acknowledge,
-    AddAsk,
     Adopt,
+    Adopted,
+    Apply,
     DropCopies,
     Durable,
-    Export,
-    Exported,
-    InventoryResult,
+    GiveUp,
+    Inspect,
+    Inspected,
     LookUp,
-    Moved,
+    Mark,
     OpenSession,
     Operation,
+    Release,
+    SaveClean,
     SaveEpoch,
-    SaveSeen,
-    StoreCopy,
-    StoreCopyResult,
-    TakeInventory,
-    TakeOver,
-    TakeOverResult,
+    SaveStandby,
+    TakeQueued,
 )
+
+ADOPTED_AT_ONCE = 5
+MARGIN = 7_000_000_000  # what is due within it may have been sent by a region with another clock
+
+
+@dataclass(slots=True)
+class Owned:
+    """A queued message: when it is due, and whether it may have been sent before."""
+
+    due: int
+    maybe_sent: bool = False
 
 
 @dataclass(slots=True)
@@ -35,30 +49,37 @@ class Disk:
 
     name: str
     number: int
+    numbers: dict[str, int]
     epoch: int = 0
-    next_id: int = 1
-    fences: dict[str, int] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)
-    asks: set[str] = field(default_factory=set)
-    owned: dict[int, bool] = field(default_factory=dict)  # id: maybe sent
-    unacked: dict[int, int] = field(default_factory=dict)  # first id: count
+    first: int = 0
+    clean: bool = False
+    standby: str = ""
+    next_seq: int = 1
+    fences: dict[str, tuple[int, bool]] = field(default_factory=dict)  # owner: epoch, by adoption
+    held: dict[str, int] = field(default_factory=dict)
+    owned: dict[int, Owned] = field(default_factory=dict)
+    unsafe: dict[bytes, Spans] = field(default_factory=dict)
     final: set[int] = field(default_factory=set)
-    moved: set[int] = field(default_factory=set)
-    keys: dict[bytes, tuple[str, Spans]] = field(default_factory=dict)
-    key_of: dict[int, bytes] = field(default_factory=dict)
-    copies: dict[str, dict[int, bytes]] = field(default_factory=dict)  # owner: id: key
-    sessions: dict[str, tuple[int, int]] = field(default_factory=dict)  # owner: session, own epoch then
-    adopted: dict[str, set[int]] = field(default_factory=dict)  # owner: ids to tell it of
+    given_up: set[int] = field(default_factory=set)
+    keys: dict[bytes, Spans] = field(default_factory=dict)
+    copies: dict[str, dict[int, int]] = field(default_factory=dict)  # owner: id: due
+    highest: dict[int, int] = field(default_factory=dict)
 
     def load(self) -> Durable:
         return Durable(
             self.epoch,
-            tuple(sorted(self.fences.items())),
-            tuple(sorted(self.seen.items())),
-            frozenset(self.asks),
-            of_ids(self.owned),
-            tuple((span, self.key_of[span[0]]) for span in sorted(self.unacked.items())),
+            self.first,
+            self.clean,
+            self.standby,
+            tuple(sorted((owner, epoch) for owner, (epoch, _) in self.fences.items())),
+            tuple(sorted(self.held.items())),
+            tuple(self.unsafe.items()),
         )
+
+    def safe(self) -> list[int]:
+        """Ids that are owned and due, or will be."""
+        unsafe = {id_ for spans in self.unsafe.values() for id_ in ids_of(spans)}
+        return [id_ for id_ in self.owned if id_ not in unsafe]
 
     def settle(self, ids: list[int]) -> list[int]:
         """Outcomes of our own messages; returns those that were queued."""
@@ -68,144 +89,124 @@ class Disk:
             self.final.add(id_)
         return done
 
+    def export(self, export: Export) -> tuple[Spans, bytes, bytes]:
+        """Spans that are still queued, payload, next cursor."""
+        if export.keys:
+            keys = {key: spans for key, spans in self.keys.items() if key not in self.unsafe}
+            return (), pickle.dumps((keys, {})), b""
+        ids = [id_ for id_ in ids_of(export.spans) if id_ in self.owned]
+        keys = {export.key: self.keys[export.key]} if export.key in self.keys and ids else {}
+        if not ids:
+            return (), b"", b""
+        return of_ids(ids), pickle.dumps((keys, {id_: self.owned[id_].due for id_ in ids})), b""
+
     def _writes(self, owner: str, epoch: int) -> bool:
-        return epoch >= self.fences.get(owner, 0)
+        return epoch >= self.fences.get(owner, (0, False))[0]
 
-    def _valid(self, owner: str) -> bool:
-        return owner in self.sessions and self.sessions[owner][1] == self.epoch
-
-    def apply(self, op: Operation) -> object:
+    def apply(self, op: Operation, now: int, due: Callable[[bytes], int]) -> object:
+        """`now` is this machine's wall clock, `due` the due time of a new batch by its key."""
         match op:
             case SaveEpoch():
-                self.epoch = max(self.epoch, op.epoch)
-                self.asks |= op.asks
-            case SaveSeen():
-                for name, epoch in op.epochs:
-                    self.seen[name] = max(self.seen.get(name, 0), epoch)
+                self.epoch, self.clean = max(self.epoch, op.epoch), False
+            case SaveClean():
+                self.clean = self.epoch == op.epoch
+                self.first = self.first or op.epoch
+                self.next_seq = max(self.next_seq, (op.highest & (1 << 48) - 1) + 1)
+            case SaveStandby():
+                self.standby = op.name
             case Accept():
-                return self._accept(op)
-            case Acknowledge():
-                self.unacked.pop(op.span[0], None)
-            case Export():
-                left = of_ids(id_ for id_ in ids_of((op.span,)) if id_ in self.owned)
-                key = self.key_of.get(op.span[0], b"")
-                if key and self.keys[key][1] != (op.span,):
-                    key = b""
-                return Exported(key, b"copy", left)
-            case StoreCopy():
-                return self._copy(op)
-            case DropCopies():
-                if self._writes(op.owner, op.epoch):
-                    for id_ in ids_of(op.ids):
-                        self.copies.get(op.owner, {}).pop(id_, None)
-            case TakeInventory():
+                return self._accept(op, due(op.key))
+            case Release():
+                self.unsafe.pop(op.key, None)
+            case Abandon():
+                for id_ in ids_of(op.spans):
+                    if self.owned.pop(id_, None) is not None:
+                        self.given_up.add(id_)
+                self.unsafe.pop(op.key, None)
+                self.keys[op.key] = op.instead
+            case TakeQueued():
+                return of_ids(self.owned if op.unsafe else self.safe())
+            case OpenSession():
                 if not self._writes(op.owner, op.epoch):
                     return None
-                self.fences[op.owner] = op.epoch
-                return InventoryResult(
-                    self._valid(op.owner),
-                    of_ids(self.copies.get(op.owner, ())),
-                    of_ids(self.adopted.get(op.owner, ())),
-                )
-            case OpenSession():
-                if not self._writes(op.owner, op.epoch) or self.sessions.get(op.owner, (-1,))[0] > op.session:
-                    return False
-                if self.sessions.get(op.owner, (-1,))[0] == op.session:
-                    return True
-                for id_ in ids_of(op.drop):
-                    self.copies.get(op.owner, {}).pop(id_, None)
-                self.adopted.pop(op.owner, None)
-                self.sessions[op.owner] = (op.session, self.epoch)
-                return True
+                self.held[op.owner] = op.epoch
+                return of_ids(self.copies.get(op.owner, ()))
+            case Apply():
+                if not self._writes(op.owner, op.epoch):
+                    return FENCED
+                self._apply(op.owner, op.entry)
+                return ""
             case Adopt():
-                return self._adopt(op)
-            case TakeOver():
-                return self._take_over(op)
-            case Moved():
-                for id_ in ids_of(op.ids):
-                    if self.owned.pop(id_, None) is not None:
-                        self.moved.add(id_)
-                        self.unacked.pop(id_, None)
-                if op.answered:
-                    self.asks.discard(op.peer)
-                if op.key:
-                    self.keys[op.key] = (op.peer, op.spans)
-            case AddAsk():
-                self.asks.add(op.peer)
+                return self._adopt(op, now)
+            case Inspect():
+                if not self._writes(op.owner, op.epoch):
+                    return None
+                self.fences[op.owner] = (op.epoch, False)
+                mine = [id_ for id_ in ids_of(op.queued) if id_ in self.owned or id_ in self.final]
+                return Inspected(of_ids(mine), self.highest.get(self.numbers[op.owner], 0))
+            case GiveUp():
+                self._give_up(op.spans)
+            case Mark():
+                for id_ in ids_of(op.spans):
+                    if id_ in self.owned and self.owned[id_].due <= now + MARGIN:
+                        self.owned[id_].maybe_sent = True
+            case DropCopies():
+                self.copies.pop(op.owner, None)
             case LookUp():
                 known = self.keys.get(op.key)
-                return None if known is None else Accepted(known[0], known[1], known=True)
+                return None if known is None else Accepted(known, known=True)
         return None
 
-    def _accept(self, op: Accept) -> Accepted:
+    def _accept(self, op: Accept, due: int) -> Accepted:
         known = self.keys.get(op.key)
         if known is not None:
-            return Accepted(known[0], known[1], known=True)
-        count = op.payload[0]
-        first = self.number << 48 | self.next_id
-        self.next_id += count
-        for id_ in range(first, first + count):
-            self.owned[id_] = False
+            return Accepted(known, known=True)
+        assert isinstance(op.payload, int)
+        first = self.number << 48 | self.next_seq
+        self.next_seq += op.payload
+        for id_ in range(first, first + op.payload):
+            self.owned[id_] = Owned(due)
+        spans = ((first, op.payload),)
         if op.guarded:
-            self.unacked[first] = count
-        spans = ((first, count),)
-        self.keys[op.key] = (self.name, spans)
-        self.key_of[first] = op.key
-        return Accepted(self.name, spans)
+            self.unsafe[op.key] = spans
+        self.keys[op.key] = spans
+        return Accepted(spans)
 
-    def _copy(self, op: StoreCopy) -> StoreCopyResult:
-        if not self._writes(op.owner, op.epoch):
-            return StoreCopyResult(Verdict.FENCED)
-        if not self._valid(op.owner) or self.sessions[op.owner][0] != op.session:
-            return StoreCopyResult(Verdict.NO_SESSION)
-        known = self.keys.get(op.key) if op.key else None
-        yielded: Spans = ()
-        if known is not None and known[0] == self.name and known[1][0][0] in self.unacked and op.yields:
-            yielded = known[1]
-            for id_ in ids_of(yielded):
-                del self.owned[id_]
-                self.moved.add(id_)
-            del self.unacked[yielded[0][0]]
-            del self.keys[op.key]
-        elif known is not None and not _overlap(known[1], (op.span,)):
-            return StoreCopyResult(Verdict.TAKEN, known[0], known[1])
-        if op.key:
-            self.keys.setdefault(op.key, (op.owner, (op.span,)))
-        copies = self.copies.setdefault(op.owner, {})
-        for id_ in ids_of((op.span,)):
-            copies[id_] = op.key
-        return StoreCopyResult(Verdict.STORED, yielded=yielded)
+    def _apply(self, owner: str, entry: Entry) -> None:
+        copies = self.copies.setdefault(owner, {})
+        match entry:
+            case Copy():
+                keys, dues = pickle.loads(entry.payload)
+                for key, spans in keys.items():
+                    self.keys.setdefault(key, spans)
+                for id_, due in dues.items():
+                    copies[id_] = due
+                    self.highest[id_ >> 48] = max(self.highest.get(id_ >> 48, 0), id_)
+            case Drop():
+                for id_ in ids_of(entry.spans):
+                    copies.pop(id_, None)
 
-    def _own(self, id_: int, key: bytes, *, maybe_sent: bool) -> None:
-        self.owned[id_] = maybe_sent
-        self.moved.discard(id_)
-        self.key_of[id_] = key
-
-    def _adopt(self, op: Adopt) -> Spans:
-        if op.fence <= self.fences.get(op.owner, 0):
-            return ()
-        self.fences[op.owner] = op.fence
-        if not self._valid(op.owner):
-            return ()
-        copies = self.copies.pop(op.owner, {})
-        for id_, key in copies.items():
-            self._own(id_, key, maybe_sent=True)
-        self.adopted.setdefault(op.owner, set()).update(copies)
-        return of_ids(copies)
-
-    def _take_over(self, op: TakeOver) -> TakeOverResult | None:
-        if not self._writes(op.owner, op.epoch) or self.sessions.get(op.owner, (-1,))[0] != op.session:
-            return None
-        if not self._valid(op.owner):
-            return None
+    def _adopt(self, op: Adopt, now: int) -> Adopted:
+        fence, by_adoption = self.fences.get(op.owner, (0, False))
+        if self.epoch != op.epoch:
+            return Adopted(())
+        if op.fence < fence or (op.fence == fence and not by_adoption and not op.forced):
+            return Adopted(())
+        self.fences[op.owner] = (op.fence, True)
         copies = self.copies.get(op.owner, {})
-        fresh = [id_ for id_ in ids_of(op.ids) if id_ in copies]
-        for id_ in fresh:
-            self._own(id_, copies.pop(id_), maybe_sent=False)
-        adopted = self.adopted.setdefault(op.owner, set())
-        adopted.update(fresh)
-        return TakeOverResult(of_ids(id_ for id_ in ids_of(op.ids) if id_ in adopted), of_ids(fresh))
+        ids = sorted(copies)[:ADOPTED_AT_ONCE]
+        for id_ in ids:
+            due = copies.pop(id_)
+            if id_ in self.final or id_ in self.owned:
+                continue
+            self.owned[id_] = Owned(due, maybe_sent=due <= now + MARGIN)
+            self.given_up.discard(id_)
+        return Adopted(of_ids(id_ for id_ in ids if id_ in self.owned), more=bool(copies))
 
-
-def _overlap(left: Spans, right: Spans) -> bool:
-    return bool(set(ids_of(normal(left))) & set(ids_of(normal(right))))
+    def _give_up(self, spans: Spans) -> None:
+        for id_ in ids_of(spans):
+            if self.owned.pop(id_, None) is not None:
+                self.given_up.add(id_)
+        for key, own in list(self.unsafe.items()):
+            if intersect(own, spans):
+                del self.unsafe[key]

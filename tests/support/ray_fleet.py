@@ -138,6 +138,7 @@ class ClusterFleet:
     def __init__(self, config: FleetConfig) -> None:
         self.config = config
         self.client: Any = None
+        self.nodes: dict[str, Any] = {}
         prepare_ray(config)
 
     def __enter__(self) -> Self:
@@ -149,7 +150,7 @@ class ClusterFleet:
 
         self._cluster = Cluster()
         for name in REGIONS:
-            self._cluster.add_node(
+            self.nodes[name] = self._cluster.add_node(
                 num_cpus=1,
                 resources={placement(name): 1},
                 object_store_memory=80 << 20,

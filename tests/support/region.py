@@ -16,6 +16,8 @@ from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
 from engine.dkim.signer import signer_of
 from engine.providers.profiles import load_profiles
+from engine.region.cover import PeerLink
+from engine.region.lease_file import LeaseView
 from engine.region.ports import PoolName
 from engine.region.region import Region, RegionPorts, deliver_on
 from engine.reputation.allowance import decode_summary, encode_answer
@@ -81,6 +83,7 @@ class LocalNode:
         self._spool = spool
         self.region_name = region
         self.region: Region | None = None
+        self.link: PeerLink | None = None
         self.pools: dict[PoolName, PoolEngine] = {}
         self.meters: dict[PoolName, Meter] = {}
         self._deaths: dict[PoolName, Callable[[PoolName], None]] = {}
@@ -118,6 +121,7 @@ class LocalNode:
             signer=signer_of(self.config.dkim, time.monotonic),
             signing=self.config.dkim,
             cpu_ns=self.meters.setdefault(name, Meter(0.0)),
+            lease=LeaseView(self._spool.path) if self.config.fleet.replicas else None,
         )
 
     def kill_pool(self, name: PoolName) -> None:
@@ -169,12 +173,15 @@ class LocalNode:
             await pool.stop(5.0)
 
 
-async def start_region(config: FleetConfig, name: str = "eu") -> tuple[Region, Spool, LocalNode]:
+async def start_region(
+    config: FleetConfig, name: str = "eu", *, link: PeerLink | None = None
+) -> tuple[Region, Spool, LocalNode]:
     clock = SteadyClock()
     number = next(region.number for region in config.regions if region.name == name)
     options = SpoolOptions.from_config(config.spool, deliver=deliver_on(asyncio.get_running_loop()))
     spool = Spool.open(config.spool.directory / name, region_number=number, clock=clock, options=options)
     node = LocalNode(config, name, spool)
+    node.link = link
     return await region_on(node, spool), spool, node
 
 
@@ -186,7 +193,7 @@ async def region_on(node: LocalNode, spool: Spool) -> Region:
         name=node.region_name,
         spool=spool,
         router=Router(config, load_profiles(config.providers), build_resolver(config.resolver), clock),
-        ports=RegionPorts(launcher=node, sources=node),
+        ports=RegionPorts(launcher=node, sources=node, link=node.link),
         clock=clock,
         seed=1,
         cores=CORES,

@@ -1,0 +1,90 @@
+"""Who knows this key? Asked when a client that lost its answer tries another region, and after a restart.
+
+Every region that may be alive is asked; each that does not know the key promises not to accept it from then on. Only
+when all have answered no, the batch is accepted here. If one has it in hand (accepted there, its copy not yet safe)
+the enquiry ends, and the client asks again.
+"""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from engine.failover.effects import Effect, Send
+from engine.failover.messages import Claim, ClaimReply, Known
+from engine.failover.spans import Spans
+from engine.failover.timing import Timing
+
+T = TypeVar("T")
+OPEN_ENQUIRIES = 1024
+
+
+@dataclass(slots=True)
+class Enquiry(Generic[T]):
+    """One key that is being asked for; `what` is the asker's."""
+
+    number: int
+    key: bytes
+    what: T
+    dead: tuple[tuple[str, int], ...]
+    waiting: set[str]
+    asked_at: int
+    known: Known = Known.NO
+    spans: Spans = ()
+
+    def claim(self) -> Claim:
+        return Claim(self.number, self.key, self.dead, self.what is None)
+
+
+class Enquiries(Generic[T]):
+    """Enquiries in progress, at most OPEN_ENQUIRIES. `number` is greater than any of an earlier process."""
+
+    def __init__(self, timing: Timing, *, number: int) -> None:
+        self._timing = timing
+        self._number = number
+        self._open: dict[bytes, Enquiry[T]] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._open
+
+    def get(self, key: bytes) -> Enquiry[T] | None:
+        return self._open.get(key)
+
+    def is_full(self) -> bool:
+        return len(self._open) >= OPEN_ENQUIRIES
+
+    def clear(self) -> list[Enquiry[T]]:
+        ended = list(self._open.values())
+        self._open.clear()
+        return ended
+
+    def begin(
+        self, key: bytes, what: T, peers: list[str], dead: tuple[tuple[str, int], ...], now: int
+    ) -> list[Effect]:
+        self._number += 1
+        enquiry = self._open[key] = Enquiry(self._number, key, what, dead, set(peers), now)
+        return [Send(peer, enquiry.claim()) for peer in peers]
+
+    def answered(self, peer: str, reply: ClaimReply) -> None:
+        enquiry = self._open.get(reply.key)
+        if enquiry is None or enquiry.number != reply.number or peer not in enquiry.waiting:
+            return
+        if reply.known is Known.YES or (reply.known is Known.PENDING and enquiry.known is Known.NO):
+            enquiry.known, enquiry.spans = reply.known, reply.spans
+        enquiry.waiting.discard(peer)
+
+    def tick(self, alive: set[str], now: int) -> tuple[list[Effect], list[Enquiry[T]]]:
+        """Ask again, and only those that are alive; returns also the enquiries that are decided."""
+        effects: list[Effect] = []
+        decided: list[Enquiry[T]] = []
+        for enquiry in list(self._open.values()):
+            if not enquiry.waiting <= alive:
+                # somebody has died since: what others may still take from it must end first, so ask all of them again
+                del self._open[enquiry.key]
+                enquiry.known = Known.PENDING
+                decided.append(enquiry)
+            elif not enquiry.waiting or enquiry.known is not Known.NO:
+                del self._open[enquiry.key]
+                decided.append(enquiry)
+            elif now - enquiry.asked_at >= self._timing.resend:
+                enquiry.asked_at = now
+                effects.extend(Send(peer, enquiry.claim()) for peer in sorted(enquiry.waiting))
+        return effects, decided

@@ -1,0 +1,273 @@
+"""An owner's stream of copies to its standby: numbered entries, applied there in order, acknowledged from its disk.
+
+A session begins with what the standby holds (Welcome) and what is queued here; the difference is dropped there or
+copied, and what happens meanwhile follows in the same stream. So the standby may restart, lose messages or be another
+one: a new session puts it right. Memory: at most WINDOW entries unacknowledged, the rest waits in the store; batches
+that wait for their receipt are bounded by who submits them, drops are gathered into one entry.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from engine.failover.effects import Effect, Export, Send, Write
+from engine.failover.messages import Ack, Closed, Copy, Data, Drop, Entry, Hello, Update, Welcome
+from engine.failover.spans import Span, Spans, ids_of, of_ids, size, subtract
+from engine.failover.store import TakeQueued
+from engine.failover.timing import Timing
+
+WINDOW = 32
+PIECE = 256  # messages per entry when a standby catches up
+STALE_LIMIT = 100_000
+
+
+class State(IntEnum):
+    DOWN = 1
+    GREETING = 2  # Hello is out
+    LISTING = 3  # welcomed; the store lists what is queued
+    OPEN = 4
+
+
+@dataclass(slots=True)
+class Sent:
+    """An entry that is not acknowledged. `keys`: batches whose copy it is."""
+
+    entry: Entry
+    key: bytes = b""
+    sent_at: int = 0
+
+
+@dataclass(slots=True)
+class Backlog:
+    """What the standby lacks: idempotency keys from a cursor on, and messages."""
+
+    keys: bool = True
+    cursor: bytes = b""
+    spans: deque[Span] = field(default_factory=deque)
+
+    def __bool__(self) -> bool:
+        return self.keys or bool(self.spans)
+
+    def take(self) -> Spans:
+        piece: list[Span] = []
+        room = PIECE
+        while self.spans and room:
+            first, count = self.spans.popleft()
+            if count > room:
+                self.spans.appendleft((first + room, count - room))
+                count = room
+            piece.append((first, count))
+            room -= count
+        return tuple(piece)
+
+
+class Link:
+    """See the module docstring. `life` makes this process's sessions greater than those of its predecessors."""
+
+    def __init__(self, timing: Timing, *, life: int) -> None:
+        self._timing = timing
+        self._session = life << 24
+        self.peer = ""
+        self.state = State.DOWN
+        self._epoch = 0
+        self._theirs: Spans = ()
+        self._late: list[Span] = []  # owned since the listing began
+        self._window: deque[Sent] = deque()
+        self._base = 0  # number of the first entry of the window
+        self._urgent: deque[tuple[Spans, bytes]] = deque()  # batches that wait for their receipt
+        self._gone: set[int] = set()
+        self._updates: set[int] = set()
+        self._stale: set[int] = set()  # changed while there was no session
+        self._backlog = Backlog(keys=False)
+        self._greeted_at = 0
+        self._heard_at = 0
+        self._resent_at = 0
+
+    # -- the session
+
+    def connect(self, peer: str, epoch: int, now: int) -> list[Effect]:
+        """Begin a session, with the standby of before or with another."""
+        if peer != self.peer:
+            self._heard_at = now
+        self._end()
+        self.peer, self._epoch = peer, epoch
+        if not peer:
+            return []
+        self._session += 1
+        self.state = State.GREETING
+        self._greeted_at = now
+        return [Send(peer, Hello(epoch, self._session))]
+
+    def _end(self) -> None:
+        for sent in self._window:
+            if isinstance(sent.entry, Update):
+                self._stale.update(ids_of(sent.entry.spans))
+        self._stale |= self._updates
+        while len(self._stale) > STALE_LIMIT:
+            self._stale.pop()
+        self._late.clear()
+        self._window.clear()
+        self._urgent.clear()
+        self._gone.clear()
+        self._updates.clear()
+        self._backlog = Backlog(keys=False)
+        self._base = 0
+        self.state = State.DOWN
+
+    def is_usable(self, now: int) -> bool:
+        """Whether a batch that is given to it now may expect its acknowledgement soon."""
+        if self.state is not State.OPEN:
+            return False
+        return not self._window or now - self._heard_at < self._timing.patience
+
+    def is_complete(self) -> bool:
+        """Whether the standby has everything."""
+        return self.state is State.OPEN and not self._backlog and not self._window and not self._urgent
+
+    def lag(self) -> int:
+        """Messages that the standby still lacks, of those that were queued when the session began."""
+        return size(self._backlog.spans)
+
+    def welcomed(self, peer: str, message: Welcome, now: int) -> list[Effect]:
+        if peer != self.peer or message.session != self._session or self.state is not State.GREETING:
+            return []
+        self.state = State.LISTING
+        self._heard_at = now
+        self._theirs = message.copies
+        return [Write(TakeQueued(unsafe=False, tag=self._session))]
+
+    def listed(
+        self, operation: TakeQueued, queued: Spans, waiting: list[tuple[Spans, bytes]], now: int
+    ) -> bool:
+        """The store says what is queued. `waiting`: batches without a receipt. False: of an earlier session."""
+        if operation.tag != self._session or self.state is not State.LISTING:
+            return False
+        self.state = State.OPEN
+        self._heard_at = now
+        held = subtract(self._theirs, of_ids(self._stale))
+        self._theirs, self._stale = (), set()
+        extra = subtract(held, queued)
+        if extra:
+            self._window.append(Sent(Drop(extra)))
+        self._backlog = Backlog(spans=deque([*subtract(queued, held), *self._late]))
+        self._late.clear()
+        self._urgent.extend(waiting)
+        return True
+
+    def closed(self, peer: str, message: Closed, now: int) -> list[Effect]:
+        if peer != self.peer or message.session != self._session or self.state is State.DOWN:
+            return []
+        self._end()
+        self._greeted_at = now
+        return []
+
+    # -- what happens here
+
+    def copy(self, spans: Spans, key: bytes) -> None:
+        """A batch that waits for its receipt; unless the session is open it comes with the next listing."""
+        if self.state is State.OPEN:
+            self._urgent.append((spans, key))
+
+    def owns(self, spans: Spans) -> None:
+        """These are owned now and have no copy yet."""
+        if self.state is State.OPEN:
+            self._backlog.spans.extend(spans)
+        elif self.state is State.LISTING:
+            self._late.extend(spans)
+
+    def settled(self, ids: list[int]) -> None:
+        if self.state in (State.OPEN, State.LISTING):
+            self._gone.update(ids)
+
+    def changed(self, ids: list[int]) -> None:
+        if self.state in (State.OPEN, State.LISTING):
+            self._updates.update(ids)
+        else:
+            self._stale.update(ids)
+            while len(self._stale) > STALE_LIMIT:
+                self._stale.pop()
+
+    # -- the stream
+
+    def pump(self, now: int) -> list[Effect]:
+        """Fill the window."""
+        effects: list[Effect] = []
+        if self.state is not State.OPEN:
+            return effects
+        for index, sent in enumerate(self._window):
+            if not sent.sent_at:
+                sent.sent_at = now
+                effects.append(Send(self.peer, Data(self._session, self._base + index, sent.entry)))
+        while len(self._window) < WINDOW:
+            if self._urgent:
+                effects.append(Export(*self._urgent.popleft()))
+            elif self._gone:
+                gone, self._gone = self._gone, set()
+                self._send(Drop(of_ids(gone)), b"", now, effects)
+            elif self._updates:
+                ids = sorted(self._updates)[:PIECE]
+                self._updates.difference_update(ids)
+                effects.append(Export(of_ids(ids), update=True))
+            elif self._backlog.keys:
+                effects.append(Export((), keys=True, cursor=self._backlog.cursor))
+                return effects  # the next cursor is not known yet
+            elif self._backlog:
+                effects.append(Export(self._backlog.take()))
+            else:
+                break
+            if isinstance(effects[-1], Export):
+                return effects  # one at a time: what was read goes out before anything that changes it
+        return effects
+
+    def exported(self, export: Export, spans: Spans, payload: bytes, cursor: bytes, now: int) -> list[Effect]:
+        """What an Export has read. Nothing if all of it was settled meanwhile."""
+        effects: list[Effect] = []
+        if self.state is not State.OPEN:
+            return effects
+        if export.keys:
+            self._backlog.cursor = cursor
+            self._backlog.keys = bool(cursor)
+        if export.update:
+            if spans:
+                self._send(Update(spans, payload), b"", now, effects)
+        elif spans or payload:
+            self._send(Copy(spans, payload, export.key), export.key, now, effects)
+        return [*effects, *self.pump(now)]
+
+    def _send(self, entry: Entry, key: bytes, now: int, effects: list[Effect]) -> None:
+        if not self._window:
+            self._heard_at = max(self._heard_at, now)  # nothing was expected of the standby until now
+        self._window.append(Sent(entry, key, now))
+        effects.append(Send(self.peer, Data(self._session, self._base + len(self._window) - 1, entry)))
+
+    def acknowledged(self, peer: str, message: Ack, now: int) -> list[bytes]:
+        """Returns the keys of batches whose copies are safe now."""
+        if peer != self.peer or message.session != self._session or self.state is not State.OPEN:
+            return []
+        safe = []
+        while self._window and self._base < message.upto:
+            sent = self._window.popleft()
+            self._base += 1
+            self._heard_at = now
+            if sent.key:
+                safe.append(sent.key)
+        return safe
+
+    def tick(self, now: int) -> list[Effect]:
+        """Send again what was not answered: only the first entry, the standby may have the others."""
+        if not self.peer:
+            return []
+        resend = self._timing.resend
+        if self.state in (State.DOWN, State.GREETING):
+            if now - self._greeted_at < resend:
+                return []
+            if self.state is State.DOWN:
+                return self.connect(self.peer, self._epoch, now)
+            self._greeted_at = now
+            return [Send(self.peer, Hello(self._epoch, self._session))]
+        effects: list[Effect] = []
+        if self._window and self._window[0].sent_at and now - self._window[0].sent_at >= resend:
+            first = self._window[0]
+            first.sent_at = now
+            effects.append(Send(self.peer, Data(self._session, self._base, first.entry)))
+        return [*effects, *self.pump(now)]

@@ -1,0 +1,308 @@
+"""What joins a region to the failover protocol: it runs the machine, and does what that wants done.
+
+The machine (engine/failover/region.py) decides; here its operations go to the spool, its messages to the peers, its
+answers to the waiting clients, and its lease to the pools. Without `replicas` a region has no Cover.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.config.schema import FleetConfig
+from engine.failover.effects import Answer, Effect, Export, Forget, Ready, Send, Write
+from engine.failover.messages import Beat, BeatReply, Message
+from engine.failover.region import FLEET, RegionMachine
+from engine.failover.spans import Spans, ids_of, of_ids
+from engine.failover.store import Accept, Accepted, Apply, LookUp, Operation, Release
+from engine.failover.timing import MS, Timing
+from engine.region.lease_file import LeaseFile
+from engine.region.ports import RegionAway
+from engine.spool.batches import AcceptBatch, AcceptResult, ChunkBatch
+from engine.spool.errors import SpoolError
+from engine.spool.operations import key_digest
+from engine.spool.store import Spool
+from engine.values.clock import Clock
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.05
+SENDS = 512  # messages to one peer that are on their way; more are dropped, the protocol repeats them
+
+
+class PeerLink(Protocol):
+    """Carries messages to other regions, in order, without a promise that they arrive."""
+
+    async def tell(self, region: str, sender: str, message: Message) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What became of a batch. `result` is None if the batch was accepted elsewhere: then `spans` has one per item."""
+
+    spans: Spans
+    result: AcceptResult | None
+    repeated: bool
+    degraded: bool
+
+
+class Cover:
+    """See the module docstring. All methods run on the region's loop."""
+
+    def __init__(
+        self,
+        *,
+        config: FleetConfig,
+        name: str,
+        spool: Spool,
+        clock: Clock,
+        link: PeerLink,
+        spawn: Callable[[Coroutine[Any, Any, None]], Any],
+        ready: Callable[[Sequence[bytes]], None],
+        forget: Callable[[Sequence[int]], None],
+        leased: Callable[[], None],
+    ) -> None:
+        self._spool = spool
+        self._clock = clock
+        self._link = link
+        self._spawn = spawn
+        self._ready = ready
+        self._forget = forget
+        self._leased = leased
+        self._numbers = {region.number: region.name for region in config.regions}
+        self._by_name = {name: number for number, name in self._numbers.items()}
+        self._exporter = spool.exporter()
+        self.machine = RegionMachine(
+            name,
+            tuple(region.name for region in config.regions if region.name != name),
+            durable=spool.durable(self._by_name),
+            incarnation=clock.wall_ms(),
+            now=clock.monotonic_ns(),
+            timing=Timing(),
+            accept_local=config.fleet.degraded == "accept_local",
+        )
+        self._name = name
+        self._lease = LeaseFile(spool.path)
+        self._had_lease = False
+        self._tokens: dict[int, asyncio.Future[Answer]] = {}
+        self._token = 0
+        self._callers: dict[bytes, int] = {}  # how many calls wait for a key
+        self._results: dict[bytes, AcceptResult] = {}
+        self._digests: dict[bytes, list[bytes]] = {}
+        self._sends: dict[str, int] = {}
+        self._due_keys: Sequence[bytes] | None = None
+        self._reply: BeatReply | None = None
+        self._flush = False
+        self._is_closed = False
+
+    # -- dispatch
+
+    def may_dispatch(self) -> bool:
+        return self.machine.may_dispatch(self._clock.monotonic_ns())
+
+    @property
+    def term(self) -> int:
+        """The epoch under which batches are handed to pools now."""
+        return self.machine.epoch
+
+    # -- clients
+
+    async def accept(self, key: bytes, batch: AcceptBatch | ChunkBatch, *, again: bool) -> Acceptance:
+        """Accept a batch; returns when its copy is safe, or the receipt is marked as degraded.
+
+        RegionAway: nothing was promised, ask again or another region.
+        """
+        self._token += 1
+        token = self._token
+        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._tokens[token] = waiter
+        self._callers[key] = self._callers.get(key, 0) + 1
+        if isinstance(batch, AcceptBatch):
+            self._digests[key] = [key_digest(item.tenant, item.key) for item in batch.items if item.key]
+        try:
+            self._do(self.machine.submit(token, key, batch, self._clock.monotonic_ns(), again=again))
+            answer = await waiter
+            result = self._results.get(key)
+        finally:
+            self._tokens.pop(token, None)
+            self._callers[key] -= 1
+            if not self._callers[key]:
+                del self._callers[key]
+                self._results.pop(key, None)
+                self._digests.pop(key, None)
+        if answer.refusal:
+            raise RegionAway(f"region {self._name}: {answer.refusal}")
+        return Acceptance(answer.spans, result, answer.repeated, answer.degraded)
+
+    def look_up(self, key: bytes) -> "Future[Accepted | None]":
+        """What a batch key stands for on this disk: one span per item."""
+        return self._spool.failover(LookUp(key, "", 0), self._by_name)
+
+    # -- outcomes
+
+    def settled(self, ids: list[int]) -> None:
+        self.machine.settled(ids)
+        self._soon()
+
+    def owns(self, ids: list[int]) -> None:
+        """The region has accepted these for itself: they are copied, but nobody waits for it."""
+        self.machine.link.owns(of_ids(ids))
+        self._soon()
+
+    def deferred(self, ids: list[int]) -> None:
+        self.machine.deferred(ids)
+        self._soon()
+
+    def _soon(self) -> None:
+        """What settles within one turn of the loop travels together."""
+        if not self._flush:
+            self._flush = True
+            asyncio.get_running_loop().call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush = False
+        self._do(self.machine.flush(self._clock.monotonic_ns()))
+
+    # -- messages
+
+    def beat(self, beat: Beat) -> BeatReply | None:
+        """Fleet's beat, and the answer to it; None if there is nothing true to say now."""
+        self._reply = None
+        self._do(self.machine.receive(FLEET, beat, self._clock.monotonic_ns()))
+        return self._reply
+
+    def receive(self, sender: str, message: Message) -> None:
+        self._do(self.machine.receive(sender, message, self._clock.monotonic_ns()))
+
+    async def run(self) -> None:
+        while True:
+            self._do(self.machine.tick(self._clock.monotonic_ns()))
+            await asyncio.sleep(TICK_S)
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._lease.close()
+
+    # -- effects
+
+    def _do(self, effects: list[Effect]) -> None:
+        if self._is_closed:
+            return
+        for effect in effects:
+            match effect:
+                case Send(to="", message=BeatReply() as reply):
+                    self._reply = reply
+                case Send():
+                    self._send(effect)
+                case Write():
+                    self._write(effect.operation)
+                case Export():
+                    self._export(effect)
+                case Answer():
+                    waiter = self._tokens.get(effect.token)
+                    if waiter is not None and not waiter.done():
+                        waiter.set_result(effect)
+                case Ready():
+                    self._make_ready(effect.spans)
+                case Forget():
+                    self._forget(ids_of(effect.spans))
+        until = self.machine.lease_until()
+        self._lease.write(self.machine.epoch, until)
+        has_lease = self._clock.monotonic_ns() < until
+        if has_lease and not self._had_lease:
+            self._leased()
+        self._had_lease = has_lease
+
+    def _send(self, send: Send) -> None:
+        waiting = self._sends.get(send.to, 0)
+        if waiting < SENDS:
+            self._sends[send.to] = waiting + 1
+            self._spawn(self._carry(send))
+
+    async def _carry(self, send: Send) -> None:
+        try:
+            await self._link.tell(send.to, self._name, send.message)
+        except (ConnectionError, TimeoutError) as error:
+            log.debug("region %s: %s did not hear: %s", self._name, send.to, error)
+        finally:
+            self._sends[send.to] -= 1
+
+    def _export(self, export: Export) -> None:
+        if export.keys:
+            payload, cursor = self._exporter.keys(export.cursor)
+            spans: Spans = ()
+        elif export.update:
+            (spans, payload), cursor = self._exporter.updates(export.spans), b""
+        else:
+            keys = [export.key, *self._digests.get(export.key, ())] if export.key else []
+            (spans, payload), cursor = self._exporter.messages(export.spans, keys), b""
+        self._do(self.machine.exported(export, spans, payload, cursor, self._clock.monotonic_ns()))
+
+    def _write(self, operation: Operation) -> None:
+        future = self._spool.failover(operation, self._by_name)
+        future.add_done_callback(lambda done: self._written(operation, done))
+
+    def _written(self, operation: Operation, done: "Future[Any]") -> None:
+        error = done.exception()
+        if error is not None:
+            self._refused(operation, error)
+            return
+        result = done.result()
+        self._due_keys = None
+        if isinstance(operation, Accept):
+            result, accepted = result
+            if operation.key in self._callers:
+                self._results[operation.key] = accepted
+            if not operation.guarded:
+                self._due_keys = accepted.due_keys
+        elif isinstance(operation, Release):
+            self._due_keys = result
+        self._do(self.machine.committed(operation, result, self._clock.monotonic_ns()))
+        self._due_keys = None
+
+    def _refused(self, operation: Operation, error: BaseException) -> None:
+        """The spool cannot do it now: only what adds to it may be refused."""
+        now = self._clock.monotonic_ns()
+        if isinstance(operation, Accept) and isinstance(error, SpoolError | ValueError):
+            for token in self.machine.refused(operation, now):
+                waiter = self._tokens.get(token)
+                if waiter is not None and not waiter.done():
+                    waiter.set_exception(error)
+        elif isinstance(operation, Apply) and isinstance(error, SpoolError):
+            log.warning("region %s: a copy for %s was refused: %s", self._name, operation.owner, error)
+            self._do(self.machine.committed(operation, f"{type(error).__name__}: {error}", now))
+        else:
+            self._spawn(_fail(error))
+
+    def _make_ready(self, spans: Spans) -> None:
+        keys = self._due_keys
+        if keys is None:
+            keys = [key for id_ in ids_of(spans) if (key := self._spool.due_key_of(id_)) is not None]
+        if keys:
+            self._ready(keys)
+
+    # -- looking in
+
+    def status(self) -> dict[str, object]:
+        machine = self.machine
+        now = self._clock.monotonic_ns()
+        return {
+            "epoch": machine.epoch,
+            "is_live": machine.clean,
+            "lease_ms": max(0, (machine.lease_until() - now) // MS),
+            "standby": machine.standby_name,
+            "standby_in_reach": machine.link.is_usable(now),
+            "standby_complete": machine.link.is_complete(),
+            "standby_lacks": machine.link.lag(),
+            "adopted": machine.counters.adopted,
+            "given_up": machine.counters.given_up,
+            "degraded_receipts": machine.counters.degraded,
+            "returns": machine.counters.returns,
+        }
+
+
+async def _fail(error: BaseException) -> None:
+    """In a task of the region: it fails, and is made again from its spool."""
+    raise error

@@ -1,0 +1,515 @@
+"""The spool's side of failover: copies for other regions, adoption, and what of our own is not safe yet.
+
+copies    owner's number (2, big endian) id (8) -> record as in messages; queue and content are this spool's own
+unsafe    batch key -> spans of ids that are queued and not due: their copy is not on the standby's disk yet
+failover  `self` -> [epoch, first, clean, standby]; `o` number (2) -> [fence, by adoption, held, highest id]
+
+A copy's body stands in the body segments like any other and counts as live there, so an adoption moves rows only.
+What travels between regions (the payload of a Copy) is msgpack [keys, campaigns, rows, blob].
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+
+from engine.failover.messages import Copy, Drop, Entry, Update
+from engine.failover.spans import Spans, ids_of, intersect, normal, of_ids
+from engine.failover.store import (
+    Abandon,
+    Accept,
+    Accepted,
+    Adopt,
+    Adopted,
+    Apply,
+    DropCopies,
+    Durable,
+    GiveUp,
+    Inspect,
+    Inspected,
+    LookUp,
+    Mark,
+    OpenSession,
+    Operation,
+    Release,
+    SaveClean,
+    SaveEpoch,
+    SaveStandby,
+    TakeQueued,
+)
+from engine.spool import operations
+from engine.spool.batches import AcceptBatch, AcceptResult, CampaignRecord, ChunkBatch
+from engine.spool.draft import PAGE_IDS, SKIPPED, Draft, page_of, skipped_sequences, word_of
+from engine.spool.environment import Environment
+from engine.spool.errors import CampaignConflict
+from engine.spool.reader import SpoolReader
+from engine.spool.records import MAYBE_SENT, Record, decode_record, due_key, pack, u48
+from engine.values.ids import SEQ_MASK, region_of
+from engine.values.options import unpack_options
+from engine.values.outcome import OutcomeKind
+
+SELF = b"self"
+FENCED = "superseded"
+ADOPTED_AT_ONCE = 2000
+KEYS_AT_ONCE = 2000
+# what is due so soon after an adoption may have been sent already, by a region whose clock was ahead
+CLOCKS_DIFFER_MS = 600_000
+
+Row = list[Any]
+Append = Callable[[Draft, bytes], tuple[int, int]]
+
+
+def read_durable(env: Environment, txn: Any, numbers: Mapping[str, int]) -> Durable:
+    stored = txn.get(SELF, db=env.db["failover"])
+    epoch, first, clean, standby = msgpack.unpackb(stored) if stored else (0, 0, False, "")
+    fences, held = [], []
+    for name, number in numbers.items():
+        row = txn.get(_owner_key(number), db=env.db["failover"])
+        if row is not None:
+            fence, _, epoch_held, _ = msgpack.unpackb(row)
+            fences.append((name, fence))
+            held.append((name, epoch_held))
+    unsafe = [(bytes(key), _spans(value)) for key, value in txn.cursor(db=env.db["unsafe"])]
+    return Durable(epoch, first, clean, standby, tuple(fences), tuple(held), tuple(unsafe))
+
+
+def _owner_key(number: int) -> bytes:
+    return b"o" + number.to_bytes(2, "big")
+
+
+def _spans(value: bytes) -> Spans:
+    return tuple((first, count) for first, count in msgpack.unpackb(value))
+
+
+def recalled_spans(stored: Any) -> Spans:
+    """The spans of a batch key, one per item."""
+    return tuple((first, count) for first, count in stored)
+
+
+class Keeper:
+    """One operation's work in one draft."""
+
+    def __init__(self, draft: Draft, numbers: Mapping[str, int], now_ms: int, append: Append) -> None:
+        self._draft = draft
+        self._numbers = numbers
+        self._now_ms = now_ms
+        self._append = append
+        self._db = draft.env.db
+        self._txn = draft.txn
+
+    # -- accepting
+
+    def accept(
+        self, op: Accept, batch: AcceptBatch, segment: int, base: int
+    ) -> tuple[Accepted, AcceptResult]:
+        result = operations.accept(self._draft, batch, segment, base, self._now_ms, hold=op.guarded)
+        return self._accepted(op, result)
+
+    def accept_chunk(
+        self, op: Accept, chunk: ChunkBatch, campaign: CampaignRecord
+    ) -> tuple[Accepted, AcceptResult]:
+        known = operations.recall(self._draft, op.key)
+        if known is not None:  # accepted here, or by another region that had us as its standby
+            ids = [(id_,) for id_ in ids_of(recalled_spans(known))]
+            return Accepted(recalled_spans(known), known=True), AcceptResult(ids, [], repeated=True)
+        result = operations.accept_chunk(
+            self._draft, chunk, campaign.sender, campaign.campaign, self._now_ms, hold=op.guarded
+        )
+        if not result.repeated:
+            spans = of_ids(item[0] for item in result.ids)
+            operations.remember(self._draft, op.key, pack(spans), self._now_ms)
+        return self._accepted(op, result)
+
+    def _accepted(self, op: Accept, result: AcceptResult) -> tuple[Accepted, AcceptResult]:
+        spans = of_ids(int.from_bytes(key[10:], "big") for key in result.due_keys)
+        if spans and op.guarded:
+            self._txn.put(op.key, pack(spans), db=self._db["unsafe"])
+        if not spans:  # seen before, or all of it suppressed: nothing is to be copied
+            return Accepted(normal((i[0], len(i)) for i in result.ids if len(i)), known=True), result
+        return Accepted(spans), result
+
+    def _release(self, spans: Spans) -> list[bytes]:
+        due_keys = []
+        for id_ in ids_of(spans):
+            record = self._message(id_)
+            if record is not None:
+                key = due_key(record.queue, record.due_ms, id_)
+                due_keys.append(key)
+                self._txn.put(key, u48(record.expires_ms), db=self._db["due"])
+        return due_keys
+
+    # -- everything else
+
+    def apply(self, op: Operation) -> Any:
+        match op:
+            case SaveEpoch():
+                epoch, first, _, standby = self._self()
+                self._save(max(epoch, op.epoch), first, False, standby)
+            case SaveClean():
+                self._clean(op)
+            case SaveStandby():
+                self._save(*self._self()[:3], op.name)
+            case Release():
+                self._txn.delete(op.key, db=self._db["unsafe"])
+                return self._release(op.spans)
+            case Abandon():
+                self._give_up(op.spans)
+                operations.remember(self._draft, op.key, pack(op.instead), self._now_ms)
+            case TakeQueued():
+                return self._queued(with_unsafe=op.unsafe)
+            case OpenSession():
+                fence, adopted, _, highest = self._owner(op.owner)
+                if op.epoch < fence:
+                    return None
+                self._save_owner(op.owner, fence, adopted, op.epoch, highest)
+                return self._copies_of(op.owner)
+            case Apply():
+                return self._apply(op)
+            case Adopt():
+                return self._adopt(op)
+            case Inspect():
+                return self._inspect(op)
+            case GiveUp():
+                self._give_up(op.spans)
+            case Mark():
+                self._mark(op.spans)
+            case DropCopies():
+                self._drop(op.owner, self._copies_of(op.owner))
+            case LookUp():
+                known = operations.recall(self._draft, op.key)
+                return None if known is None else Accepted(recalled_spans(known), known=True)
+        return None
+
+    def _self(self) -> tuple[int, int, bool, str]:
+        stored = self._txn.get(SELF, db=self._db["failover"])
+        return tuple(msgpack.unpackb(stored)) if stored else (0, 0, False, "")
+
+    def _save(self, epoch: int, first: int, clean: bool, standby: str) -> None:
+        self._txn.put(SELF, pack((epoch, first, clean, standby)), db=self._db["failover"])
+
+    def _owner(self, owner: str) -> tuple[int, bool, int, int]:
+        """Lowest epoch that may write, whether that came by adoption, epoch of its session, highest id seen."""
+        stored = self._txn.get(_owner_key(self._numbers[owner]), db=self._db["failover"])
+        return tuple(msgpack.unpackb(stored)) if stored else (0, False, 0, 0)
+
+    def _save_owner(self, owner: str, fence: int, adopted: bool, held: int, highest: int) -> None:
+        key = _owner_key(self._numbers[owner])
+        self._txn.put(key, pack((fence, adopted, held, highest)), db=self._db["failover"])
+
+    def _clean(self, op: SaveClean) -> None:
+        epoch, first, _, standby = self._self()
+        self._save(epoch, first or op.epoch, epoch == op.epoch, standby)
+        totals = self._draft.totals
+        wanted = (op.highest & SEQ_MASK) + 1
+        if op.highest and wanted > totals.next_seq:
+            skipped = skipped_sequences(self._txn.get(SKIPPED, db=self._db["failover"]))
+            skipped.append((totals.next_seq, wanted))
+            self._txn.put(SKIPPED, pack(skipped), db=self._db["failover"])
+            totals.next_seq = wanted
+
+    def _queued(self, *, with_unsafe: bool) -> Spans:
+        unsafe: set[int] = set()
+        if not with_unsafe:
+            for _, value in self._txn.cursor(db=self._db["unsafe"]):
+                unsafe.update(ids_of(_spans(value)))
+        with self._txn.cursor(db=self._db["messages"]) as cursor:
+            return of_sorted(
+                id_
+                for key in cursor.iternext(keys=True, values=False)
+                if (id_ := int.from_bytes(key, "big")) not in unsafe
+            )
+
+    def _message(self, id_: int) -> Record | None:
+        stored = self._txn.get(id_.to_bytes(8, "big"), db=self._db["messages"])
+        return None if stored is None else decode_record(id_, stored)
+
+    # -- copies
+
+    def _copy_key(self, owner: str, id_: int) -> bytes:
+        return self._numbers[owner].to_bytes(2, "big") + id_.to_bytes(8, "big")
+
+    def _copies_of(self, owner: str) -> Spans:
+        prefix = self._numbers[owner].to_bytes(2, "big")
+        with self._txn.cursor(db=self._db["copies"]) as cursor:
+            if not cursor.set_range(prefix):
+                return ()
+            return of_sorted(_ids_with(cursor, prefix))
+
+    def _apply(self, op: Apply) -> str:
+        fence, adopted, held, highest = self._owner(op.owner)
+        if op.epoch < fence:
+            return FENCED
+        highest = max(highest, self._entry(op.owner, op.entry))
+        self._save_owner(op.owner, fence, adopted, held, highest)
+        return ""
+
+    def _entry(self, owner: str, entry: Entry) -> int:
+        """Returns the highest of the owner's own ids in it."""
+        match entry:
+            case Copy():
+                return self._store(owner, entry.payload)
+            case Drop():
+                self._drop(owner, entry.spans)
+            case Update():
+                for id_, due_ms, attempts, flags, last in msgpack.unpackb(entry.payload):
+                    key = self._copy_key(owner, id_)
+                    stored = self._txn.get(key, db=self._db["copies"])
+                    if stored is not None:
+                        record = decode_record(id_, stored)
+                        changed = record._replace(due_ms=due_ms, attempts=attempts, flags=flags, last=last)
+                        self._txn.put(key, changed.encode(), db=self._db["copies"])
+        return 0
+
+    def _store(self, owner: str, payload: bytes) -> int:
+        keys, campaigns, rows, blob = msgpack.unpackb(payload)
+        for key, value in keys:
+            if self._txn.put(key, value, db=self._db["keys"], overwrite=False):
+                self._txn.put(value[:6] + key, b"", db=self._db["keys_expiry"])
+                self._draft.remembered += 1
+        numbers = [self._campaign(CampaignRecord(*fields)) for fields in campaigns]
+        segment, base = self._append(self._draft, blob) if blob else (0, 0)
+        highest = 0
+        for id_, domain, stream, tenant, campaign, *fields in rows:
+            due_ms, attempts, flags, accepted_ms, expires_ms, sender, recipient, content, last, options = (
+                fields
+            )
+            queue = self._draft.queue(domain, stream, tenant, campaign)
+            if len(content) == 3:
+                stored_content = [segment, base + content[0], content[1], content[2]]
+                self._draft.live(segment, 1)
+            else:
+                stored_content = [numbers[content[0]], content[1]]
+            record = Record(
+                id_,
+                queue,
+                due_ms,
+                attempts,
+                flags,
+                accepted_ms,
+                expires_ms,
+                sender,
+                recipient,
+                stored_content,
+                last,
+                None if options is None else unpack_options(options),
+            )
+            key = self._copy_key(owner, id_)
+            earlier = self._txn.replace(key, record.encode(), db=self._db["copies"])
+            if earlier is not None:
+                self._body_gone(decode_record(id_, earlier))
+            if region_of(id_) == self._numbers[owner]:
+                highest = max(highest, id_)
+        return highest
+
+    def _campaign(self, record: CampaignRecord) -> int:
+        """The number of a campaign here; if the name stands for another template, one of its own."""
+        try:
+            return operations.put_campaign(self._draft, record)
+        except CampaignConflict:
+            digest = zlib.crc32(pack((record.sender, list(record.field_names), record.template)))
+            return operations.put_campaign(self._draft, record, alias=f"{record.campaign}\0{digest:08x}")
+
+    def _body_gone(self, record: Record) -> None:
+        if len(record.content) == 4:
+            self._draft.live(record.content[0], -1)
+
+    def _drop(self, owner: str, spans: Spans) -> None:
+        for id_ in ids_of(spans):
+            stored = self._txn.pop(self._copy_key(owner, id_), db=self._db["copies"])
+            if stored is not None:
+                self._body_gone(decode_record(id_, stored))
+
+    # -- adoption and return
+
+    def _adopt(self, op: Adopt) -> Adopted:
+        fence, by_adoption, held, highest = self._owner(op.owner)
+        if self._self()[0] != op.epoch or op.fence < fence:
+            return Adopted(())
+        if op.fence == fence and not by_adoption and not op.forced:
+            return Adopted(())
+        self._save_owner(op.owner, op.fence, True, held, highest)
+        prefix = self._numbers[op.owner].to_bytes(2, "big")
+        rows: list[tuple[int, bytes]] = []
+        with self._txn.cursor(db=self._db["copies"]) as cursor:
+            found = cursor.set_range(prefix)
+            while found and bytes(cursor.key())[:2] == prefix and len(rows) < ADOPTED_AT_ONCE:
+                rows.append((int.from_bytes(cursor.key()[2:], "big"), bytes(cursor.value())))
+                found = cursor.delete()
+        adopted = []
+        for id_, stored in rows:
+            record = decode_record(id_, stored)
+            if self._draft.word(id_) not in (0, OutcomeKind.MOVED):
+                self._body_gone(record)
+                continue
+            if record.due_ms <= self._now_ms + CLOCKS_DIFFER_MS:
+                record = record._replace(flags=record.flags | MAYBE_SENT)
+            self._txn.put(id_.to_bytes(8, "big"), record.encode(), db=self._db["messages"])
+            self._txn.put(
+                due_key(record.queue, record.due_ms, id_), u48(record.expires_ms), db=self._db["due"]
+            )
+            self._draft.adopted(id_)
+            adopted.append(id_)
+        return Adopted(of_ids(adopted), more=len(rows) == ADOPTED_AT_ONCE)
+
+    def _inspect(self, op: Inspect) -> Inspected | None:
+        fence, _, held, highest = self._owner(op.owner)
+        if op.epoch < fence:
+            return None
+        self._save_owner(op.owner, op.epoch, False, held, highest)
+        mine = []
+        region = self._draft.totals.region
+        page_number, page = -1, b""
+        for first, count in op.queued:
+            id_ = first
+            while id_ < first + count:
+                number = page_of(id_, region)
+                if number != page_number:
+                    page_number = number
+                    page = bytes(self._txn.get(number.to_bytes(8, "big"), db=self._db["ledger"]) or b"")
+                if not page:
+                    id_ += PAGE_IDS - id_ % PAGE_IDS
+                    continue
+                if word_of(page, id_ & SEQ_MASK) not in (0, OutcomeKind.MOVED):
+                    mine.append(id_)
+                id_ += 1
+        return Inspected(of_ids(mine), highest)
+
+    def _give_up(self, spans: Spans) -> None:
+        for id_ in ids_of(spans):
+            stored = self._txn.pop(id_.to_bytes(8, "big"), db=self._db["messages"])
+            if stored is None:
+                continue
+            record = decode_record(id_, stored)
+            self._txn.delete(due_key(record.queue, record.due_ms, id_), db=self._db["due"])
+            self._body_gone(record)
+            self._draft.finish(id_, OutcomeKind.MOVED)
+        held = [(bytes(k), _spans(v)) for k, v in self._txn.cursor(db=self._db["unsafe"])]
+        for key, own in held:
+            if intersect(own, spans):
+                self._txn.delete(key, db=self._db["unsafe"])
+
+    def _mark(self, spans: Spans) -> None:
+        for id_ in ids_of(spans):
+            record = self._message(id_)
+            if record is not None and record.due_ms <= self._now_ms + CLOCKS_DIFFER_MS:
+                marked = record._replace(flags=record.flags | MAYBE_SENT)
+                self._txn.put(id_.to_bytes(8, "big"), marked.encode(), db=self._db["messages"])
+
+
+def _ids_with(cursor: Any, prefix: bytes) -> Any:
+    for key in cursor.iternext(keys=True, values=False):
+        if bytes(key[:2]) != prefix:
+            return
+        yield int.from_bytes(key[2:], "big")
+
+
+def of_sorted(ids: Any) -> Spans:
+    """Runs of ids that come in order."""
+    runs: list[tuple[int, int]] = []
+    first = count = 0
+    for id_ in ids:
+        if count and id_ == first + count:
+            count += 1
+            continue
+        if count:
+            runs.append((first, count))
+        first, count = id_, 1
+    if count:
+        runs.append((first, count))
+    return tuple(runs)
+
+
+class Exporter:
+    """Reads own messages for the standby: short read transactions."""
+
+    def __init__(self, env: Environment, reader: SpoolReader, queue_row: Any) -> None:
+        self._env = env
+        self._reader = reader
+        self._queue_row = queue_row
+
+    def messages(self, spans: Spans, keys: list[bytes]) -> tuple[Spans, bytes]:
+        """What is queued of these, with bodies, templates, and these idempotency keys."""
+        records = self._records(spans)
+        if not records:
+            return (), b""
+        blob = bytearray()
+        places: dict[tuple[int, int], list[int]] = {}
+        campaigns: dict[int, int] = {}
+        rows: list[Row] = []
+        for record in records:
+            content = record.content
+            if len(content) == 4:
+                place = places.get((content[0], content[1]))
+                if place is None:
+                    body = self._reader.body(content)
+                    place = places[content[0], content[1]] = [len(blob), content[2], content[3]]
+                    blob += body
+                exported = list(place)
+            else:
+                exported = [campaigns.setdefault(content[0], len(campaigns)), content[1]]
+            rows.append(self._row(record, exported))
+        found = []
+        with self._env.read() as txn:
+            for key in keys:
+                value = txn.get(key, db=self._env.db["keys"])
+                if value is not None:
+                    found.append((key, bytes(value)))
+        templates = [_fields_of(self._reader.campaign(number)) for number in campaigns]
+        return of_ids(record.id for record in records), bytes(pack((found, templates, rows, bytes(blob))))
+
+    def _row(self, record: Record, content: list[Any]) -> Row:
+        with self._env.read() as txn:
+            domain, stream, tenant, campaign = self._queue_row(txn, record.queue)
+        options = None if record.options is None else record.options.pack()
+        return [
+            record.id,
+            domain,
+            stream,
+            tenant,
+            campaign,
+            record.due_ms,
+            record.attempts,
+            record.flags,
+            record.accepted_ms,
+            record.expires_ms,
+            record.sender,
+            record.recipient,
+            content,
+            record.last,
+            options,
+        ]
+
+    def updates(self, spans: Spans) -> tuple[Spans, bytes]:
+        records = self._records(spans)
+        rows = [(r.id, r.due_ms, r.attempts, r.flags, r.last) for r in records]
+        return of_ids(r.id for r in records), bytes(pack(rows)) if rows else b""
+
+    def keys(self, cursor: bytes) -> tuple[bytes, bytes]:
+        """The idempotency keys after `cursor`, without those of unsafe batches; payload, next cursor (b"": the end)."""
+        found: list[tuple[bytes, bytes]] = []
+        last = b""
+        with self._env.read() as txn:
+            rows = txn.cursor(db=self._env.db["keys"])
+            going = rows.set_range(cursor + b"\0" if cursor else b"\0")
+            while going and len(found) < KEYS_AT_ONCE:
+                last = bytes(rows.key())
+                if txn.get(last, db=self._env.db["unsafe"]) is None:
+                    found.append((last, bytes(rows.value())))
+                going = rows.next()
+        return bytes(pack((found, [], [], b""))), last if going else b""
+
+    def _records(self, spans: Spans) -> list[Record]:
+        packed = b"".join(id_.to_bytes(8, "little") for id_ in ids_of(spans))
+        return [record for record in self._reader.fetch(packed) if record is not None]
+
+
+def _fields_of(record: CampaignRecord) -> list[Any]:
+    return [
+        record.campaign,
+        record.tenant,
+        record.stream,
+        record.sender,
+        list(record.field_names),
+        record.template,
+    ]

@@ -1,0 +1,156 @@
+"""A region's node is frozen, and then killed with its disk, under load: its peer covers for it.
+
+Every message that got a receipt arrives; what arrives twice is marked. Submissions go on meanwhile.
+SENDFLEET_FAILOVER_ROUNDS repeats the freezing; `make soak` sets it.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from engine.config.schema import FleetConfig
+from engine.sink.process import SinkProcess
+from engine.spool.audit import audit
+from tests.support.ray_fleet import ClusterFleet, messages, two_regions, until
+from tests.support.sinks import accepting_sink
+
+pytestmark = [pytest.mark.ray, pytest.mark.crash]
+
+ROUNDS = int(os.environ.get("SENDFLEET_FAILOVER_ROUNDS", "1"))
+BATCH = 20
+PAUSE_S = 0.05
+FROZEN_S = 2.0
+VICTIM, PEER = "us", "eu"
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[SinkProcess]:
+    with accepting_sink(tmp_path) as process:
+        yield process
+
+
+class Load:
+    """Submits small batches, one after the other, and remembers what got a receipt and how long that took."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.acknowledged: set[str] = set()
+        self.seconds: list[float] = []
+        self._going = True
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        first = 0
+        while self._going:
+            batch = messages(BATCH, first=first)
+            began = time.monotonic()
+            receipt = await self._client.submit(batch)
+            self.seconds.append(time.monotonic() - began)
+            assert not receipt.errors
+            self.acknowledged.update(message.recipients[0] for message in batch)
+            first += BATCH
+            await asyncio.sleep(PAUSE_S)
+
+    async def stop(self) -> None:
+        self._going = False
+        await self._task
+
+
+def processes_of(node: Any) -> list[psutil.Process]:
+    """The raylet of a node and all that it started: the region, its pools and sources."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return [*raylet.children(recursive=True), raylet]
+
+
+def send_signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def marked(config: FleetConfig) -> set[str]:
+    found = set()
+    for path in Path(config.events.directory).glob("*/events-*.jsonl"):
+        for line in path.read_text().splitlines():
+            event = json.loads(line)
+            if event["event"] == "delivered" and event["possible_duplicate"]:
+                found.add(event["recipient"])
+    return found
+
+
+def test_a_region_that_freezes_and_dies_is_covered(tmp_path: Path, sink: SinkProcess) -> None:
+    config = two_regions(
+        tmp_path,
+        sink.addresses["accept"][1],
+        fleet={"replicas": 1, "degraded": "accept_local"},  # with one region of two left, mail goes on
+    )
+
+    async def standing(fleet: ClusterFleet) -> str:
+        snapshot = await fleet.client.snapshot()
+        return str(snapshot["standing"][VICTIM]["standing"])
+
+    async def run(fleet: ClusterFleet) -> Load:
+        async def is_live() -> bool:
+            snapshot = await fleet.client.snapshot()
+            cover = snapshot["regions"][VICTIM].get("failover", {})
+            return snapshot["standing"][VICTIM]["standing"] == "live" and cover.get("standby_complete")
+
+        async def is_dead() -> bool:
+            return await standing(fleet) == "dead"
+
+        load = Load(fleet.client)
+        for _ in range(ROUNDS):
+            await asyncio.sleep(1.0)
+            victims = processes_of(fleet.nodes[VICTIM])
+            send_signal(victims, signal.SIGSTOP)
+            try:
+                await until(is_dead, "the frozen region was not called dead")
+                await asyncio.sleep(FROZEN_S)
+            finally:
+                send_signal(victims, signal.SIGCONT)
+            await until(is_live, "the region did not return")
+        await load.stop()
+        return load
+
+    async def kill(fleet: ClusterFleet) -> set[str]:
+        batch = messages(400, first=1_000_000)
+        for start in range(0, len(batch), 50):  # they spread over both regions
+            await fleet.client.submit(batch[start : start + 50])
+        send_signal(processes_of(fleet.nodes[VICTIM]), signal.SIGKILL)
+        shutil.move(Path(config.spool.directory) / VICTIM, tmp_path / "gone")
+        more = messages(100, first=2_000_000)
+        await fleet.client.submit(more)
+        return {message.recipients[0] for message in (*batch, *more)}
+
+    async def drained(fleet: ClusterFleet, wanted: set[str]) -> None:
+        async def all_arrived() -> bool:
+            return wanted <= set(await asyncio.to_thread(lambda: sink.log().recipients()))
+
+        await until(all_arrived, "acknowledged mail is missing at the sink")
+
+    async def everything(fleet: ClusterFleet) -> set[str]:
+        load = await run(fleet)
+        wanted = load.acknowledged | await kill(fleet)
+        await drained(fleet, wanted)
+        return wanted
+
+    with ClusterFleet(config) as fleet:
+        wanted = asyncio.run(everything(fleet))
+    report = audit(Path(config.spool.directory) / PEER)
+    assert report.is_clean, report.problems
+    arrived = Counter(sink.log().recipients())
+    assert wanted <= set(arrived)
+    twice = {recipient for recipient, count in arrived.items() if count > 1}
+    assert twice <= marked(config), f"sent twice without a mark: {sorted(twice - marked(config))[:10]}"

@@ -1,0 +1,40 @@
+"""The protocol keeps its promises in some hundred schedules, and the simulation would notice if it did not."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.schedule import run
+
+SCHEDULES = 120
+# how many schedules may be needed to notice that the rule is missing, and of what faults
+FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
+    "no-fence": (30, ()),
+    "receipt-before-copy": (60, ("disk", "loss")),
+    "no-lease-check": (30, ()),
+    "adopts-from-suspects": (30, ()),
+    "accepts-without-asking": (30, ()),
+}
+
+
+def test_schedules_of_faults_keep_every_promise() -> None:
+    failed = [result for result in map(run, range(SCHEDULES)) if result.violation]
+    assert not failed, f"replay: python -m tests.simulation --seed {failed[0].seed} --trace\n{failed[0]}"
+
+
+@pytest.mark.parametrize("name", FOUND_WITHIN)
+def test_a_broken_protocol_is_found(name: str) -> None:
+    schedules, faults = FOUND_WITHIN[name]
+    assert any(run(seed, only=faults, **MUTATIONS[name]).violation for seed in range(schedules))
+
+
+def test_a_seed_is_the_same_schedule_in_every_process() -> None:
+    seen = set()
+    for hash_seed in ("1", "2"):
+        command = [sys.executable, "-m", "tests.simulation", "--seed", "27", "--trace"]
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        seen.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(seen) == 1

@@ -1,0 +1,109 @@
+"""Regions that cover for each other, with their Fleet, in one process and without Ray."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Self
+
+from engine.config.schema import FleetConfig
+from engine.failover.fleet import FleetMachine
+from engine.failover.messages import Message, Standing
+from engine.failover.timing import Timing
+from engine.region.region import Region
+from engine.spool.store import Spool
+from engine.values.message import Message as Mail
+from engine.values.message import Receipt
+from engine.values.submission import decode_receipt, encode_submission
+from tests.support.region import LocalNode, start_region, until
+
+TICK_S = 0.02
+
+
+class CoveredFleet:
+    """An async context manager; `kill` ends a region and its pools as a power failure would."""
+
+    def __init__(self, config: FleetConfig) -> None:
+        self.config = config
+        self.regions: dict[str, Region] = {}
+        self.spools: dict[str, Spool] = {}
+        self.nodes: dict[str, LocalNode] = {}
+        self.cut: set[tuple[str, str]] = set()  # (sender, receiver) whose messages are lost; Fleet is ""
+        self.fleet = self._new_fleet()
+
+    def _new_fleet(self) -> FleetMachine:
+        names = tuple(region.name for region in self.config.regions)
+        return FleetMachine(names, incarnation=time.time_ns(), now=time.monotonic_ns(), timing=Timing())
+
+    def restart_fleet(self) -> None:
+        self.fleet = self._new_fleet()
+
+    async def __aenter__(self) -> Self:
+        for region in self.config.regions:
+            await self.start(region.name)
+        self._beating = asyncio.get_running_loop().create_task(self._beat())
+        await until(self.all_live)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._beating.cancel()
+        for name in list(self.regions):
+            await self.kill(name)
+
+    async def start(self, name: str) -> None:
+        self.regions[name], self.spools[name], self.nodes[name] = await start_region(
+            self.config, name, link=self
+        )
+
+    async def kill(self, name: str) -> None:
+        region, spool, node = self.regions.pop(name), self.spools.pop(name), self.nodes.pop(name)
+        await region.stop()
+        for pool in node.pools.values():
+            pool.stopping = True
+            for lane in pool._lanes.values():
+                for session in list(lane.sessions):
+                    session.machine.abort()
+            await pool.stop(0.0)
+        spool.close()
+
+    async def tell(self, region: str, sender: str, message: Message) -> None:
+        await asyncio.sleep(0)
+        if (sender, region) in self.cut or region not in self.regions:
+            raise ConnectionError(f"{region} is not there")
+        self.regions[region].hear(sender, message)
+
+    async def _beat(self) -> None:
+        while True:
+            for name, beat in self.fleet.tick(time.monotonic_ns()):
+                region = self.regions.get(name)
+                if region is not None and ("", name) not in self.cut:
+                    reply = region.beat(beat)
+                    if reply is not None:
+                        self.fleet.receive(name, reply, time.monotonic_ns())
+            await asyncio.sleep(TICK_S)
+
+    def standing(self, name: str) -> Standing:
+        return next(v.standing for v in self.fleet.view(time.monotonic_ns()) if v.name == name)
+
+    def all_live(self) -> bool:
+        return all(
+            self.standing(name) is Standing.LIVE
+            and (cover := region._cover) is not None
+            and cover.machine.link.is_complete()
+            for name, region in self.regions.items()
+        )
+
+    async def submit(self, region: str, mail: list[Mail], key: bytes, *, again: bool = False) -> Receipt:
+        header, blob = encode_submission(mail, key)
+        return decode_receipt(await self.regions[region].accept(header, blob, again=again))
+
+    async def submit_anywhere(self, mail: list[Mail], key: bytes) -> Receipt:
+        """As a client does: ask one region after the other until one gives a receipt."""
+        turn = 0
+        async with asyncio.timeout(20):
+            while True:
+                for name in list(self.regions):
+                    with suppress(ConnectionError, TimeoutError):
+                        async with asyncio.timeout(0.3):
+                            return await self.submit(name, mail, key, again=turn > 0)
+                    turn += 1
+                await asyncio.sleep(0.05)

@@ -1,0 +1,230 @@
+"""Copies for other regions on disk: kept, changed, dropped, adopted, and what the owner does when it returns."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.failover.effects import Export
+from engine.failover.messages import Copy, Drop, Update
+from engine.failover.spans import Spans
+from engine.failover.standby import FENCED
+from engine.failover.store import (
+    Accept,
+    Adopt,
+    Apply,
+    GiveUp,
+    Inspect,
+    LookUp,
+    OpenSession,
+    Operation,
+    Release,
+    SaveClean,
+    SaveEpoch,
+    TakeQueued,
+)
+from engine.spool.audit import audit
+from engine.spool.batches import AcceptBatch, AcceptItem, Settlement
+from engine.spool.records import MAYBE_SENT
+from engine.spool.store import Spool, SpoolOptions
+from engine.values.outcome import Outcome, OutcomeKind, Scope
+from engine.values.reply import Reply
+from tests.support.clock import ManualClock
+
+NUMBERS = {"a": 5, "b": 2}
+KEY = b"k" * 16
+
+
+def batch(key: bytes = KEY, *, due_ms: int = 1, count: int = 3) -> AcceptBatch:
+    body = b"Subject: x\r\n\r\nhello\r\n"
+    recipients = tuple(f"r{n}@example.org" for n in range(count))
+    item = AcceptItem(
+        "s@example.com", recipients, ("example.org",) * count, 1, "t", "", 0, len(body), due_ms, 10**12
+    )
+    return AcceptBatch(key, [item], body)
+
+
+class Pair:
+    """Region a (number 5) with its standby b (number 2): adopted ids lie behind those of b."""
+
+    def __init__(self, path: Path) -> None:
+        self.clock = ManualClock()
+        self.path = path
+        self.spools: dict[str, Spool] = {}
+        for name in NUMBERS:
+            self.open(name)
+        self.do("b", SaveEpoch(3))
+        self.do("a", SaveEpoch(1))
+
+    def open(self, name: str) -> None:
+        options = SpoolOptions(map_size=64 << 20, min_free=0)
+        self.spools[name] = Spool.open(
+            self.path / name, region_number=NUMBERS[name], clock=self.clock, options=options
+        )
+
+    def close(self) -> None:
+        for spool in self.spools.values():
+            spool.close()
+
+    def do(self, name: str, operation: Operation) -> Any:
+        return self.spools[name].failover(operation, NUMBERS).result(10)
+
+    def accept(self, key: bytes = KEY, *, guarded: bool = True, due_ms: int = 1) -> Spans:
+        accepted, _ = self.do("a", Accept(key, batch(key, due_ms=due_ms), guarded))
+        spans: Spans = accepted.spans
+        return spans
+
+    def copy(self, spans: Spans, key: bytes = KEY) -> str:
+        found, payload = self.spools["a"].exporter().messages(spans, [key])
+        return str(self.do("b", Apply("a", 1, 1, 0, Copy(found, payload, key))))
+
+    def assert_clean(self) -> None:
+        for name in NUMBERS:
+            self.spools[name].close()
+            report = audit(self.path / name)
+            self.open(name)
+            assert report.is_clean, report.problems
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    pair = Pair(tmp_path)
+    yield pair
+    pair.close()
+
+
+def test_a_guarded_batch_is_not_due_before_its_release(pair: Pair) -> None:
+    spans = pair.accept()
+    assert [first for *_, first in pair.spools["a"].queues()] == [None]
+    assert pair.do("a", TakeQueued(unsafe=False, tag=0)) == ()
+    assert pair.do("a", TakeQueued(unsafe=True, tag=0)) == spans
+    assert pair.spools["a"].durable(NUMBERS).unsafe == ((KEY, spans),)
+    pair.assert_clean()
+    assert len(pair.do("a", Release(KEY, spans))) == 3
+    spool = pair.spools["a"]
+    assert [first for *_, first in spool.queues()] == [1]
+    assert spool.durable(NUMBERS).unsafe == ()
+    pair.assert_clean()
+
+
+def test_copies_are_adopted_with_their_ids_and_bodies_and_marked(pair: Pair) -> None:
+    spans = pair.accept()
+    later = pair.accept(b"l" * 16, due_ms=pair.clock.wall_ms() + 10**9)
+    assert pair.copy(spans) == pair.copy(later, b"l" * 16) == ""
+    pair.spools["b"].accept(batch(b"own" + bytes(13))).result(10)
+    adopted = pair.do("b", Adopt("a", 2, 3))
+    assert adopted.spans == (*spans[:0], (spans[0][0], 6))
+    spool = pair.spools["b"]
+    first = spool.message(spans[0][0])
+    assert first is not None
+    assert first.flags & MAYBE_SENT
+    assert spool.reader().body(first.content) == b"Subject: x\r\n\r\nhello\r\n"
+    scheduled = spool.message(later[0][0])
+    assert scheduled is not None
+    assert not scheduled.flags & MAYBE_SENT
+    status = spool.status(spans[0][0])
+    assert status is not None
+    assert status["state"] == "queued"
+    pair.spools["b"].accept(batch(b"after" + bytes(11))).result(10)  # below the adopted ids
+    assert pair.do("b", LookUp(KEY, "", 0)).spans == spans
+    pair.assert_clean()
+
+
+def test_a_superseded_owner_writes_no_more(pair: Pair) -> None:
+    spans = pair.accept()
+    pair.do("b", Adopt("a", 2, 3))
+    assert pair.copy(spans) == FENCED
+    assert pair.do("b", OpenSession("a", 1, 1)) is None
+    assert pair.do("b", OpenSession("a", 2, 1)) == ()
+
+
+def test_an_adopter_that_has_a_new_epoch_itself_adopts_nothing(pair: Pair) -> None:
+    pair.copy(pair.accept())
+    pair.do("b", SaveEpoch(4))
+    assert pair.do("b", Adopt("a", 2, 3)).spans == ()
+
+
+def test_what_is_dropped_or_changed_before_is_adopted_so(pair: Pair) -> None:
+    spans = pair.accept()
+    pair.copy(spans)
+    first = spans[0][0]
+    pair.do("b", Apply("a", 1, 1, 1, Drop(((first, 1),))))
+    pair.do("a", Release(KEY, spans))
+    key = pair.spools["a"].due_key_of(first + 1)
+    assert key is not None
+    outcome = Outcome(
+        first + 1, OutcomeKind.DEFERRED, Scope.RECIPIENT, Reply(450, "4.2.1", "later"), 0, "", 5
+    )
+    pair.spools["a"].settle([Settlement(key, outcome, 0, next_due_ms=77)]).result(10)
+    found, payload = pair.spools["a"].exporter().updates(((first + 1, 1),))
+    pair.do("b", Apply("a", 1, 1, 2, Update(found, payload)))
+    assert pair.do("b", Adopt("a", 2, 3)).spans == ((first + 1, 2),)
+    changed = pair.spools["b"].message(first + 1)
+    assert changed is not None
+    assert (changed.attempts, changed.due_ms) == (1, 77)
+    pair.assert_clean()
+
+
+def test_a_returning_owner_gives_up_what_others_own(pair: Pair) -> None:
+    spans = pair.accept()
+    pair.copy(spans)
+    pair.do("a", Release(KEY, spans))
+    pair.do("b", Adopt("a", 2, 3))
+    pair.do("a", SaveEpoch(2))
+    inspected = pair.do("b", Inspect("a", 2, 0, pair.do("a", TakeQueued(unsafe=True, tag=0))))
+    assert inspected.mine == spans
+    assert inspected.highest == spans[0][0] + 2
+    pair.do("a", GiveUp(inspected.mine))
+    assert pair.do("a", TakeQueued(unsafe=True, tag=0)) == ()
+    status = pair.spools["a"].status(spans[0][0])
+    assert status is not None
+    assert status["state"] == "moved"
+    pair.assert_clean()
+    again = pair.do("b", Inspect("b", 9, 0, ()))
+    assert again.mine == ()
+
+
+def test_after_a_return_the_same_fence_adopts_nothing(pair: Pair) -> None:
+    pair.copy(pair.accept())
+    pair.do("b", Inspect("a", 2, 0, ()))
+    assert pair.do("b", Adopt("a", 2, 3)).spans == ()
+    assert pair.do("b", Adopt("a", 2, 3, forced=True)).spans != ()
+
+
+def test_a_region_on_an_empty_disk_does_not_give_old_ids_again(pair: Pair) -> None:
+    pair.do("a", SaveClean(1, (5 << 48) + 5000))
+    spans = pair.accept()
+    assert spans[0][0] == (5 << 48) + 5001
+    pair.assert_clean()
+
+
+def test_everything_survives_a_restart(pair: Pair) -> None:
+    spans = pair.accept()
+    pair.copy(spans)
+    pair.do("b", OpenSession("a", 1, 1))
+    for name in NUMBERS:
+        pair.spools[name].close()
+        pair.open(name)
+    durable = pair.spools["a"].durable(NUMBERS)
+    assert (durable.epoch, durable.clean, durable.unsafe) == (1, False, ((KEY, spans),))
+    assert dict(pair.spools["b"].durable(NUMBERS).held)["a"] == 1
+    assert pair.do("b", OpenSession("a", 1, 2)) == spans
+    payload, cursor = pair.spools["a"].exporter().keys(b"")
+    assert cursor == b""
+    assert KEY not in payload
+    assert pair.do("b", Adopt("a", 2, 3)).spans == spans
+    pair.assert_clean()
+
+
+def test_a_copy_that_comes_twice_counts_once(pair: Pair) -> None:
+    spans = pair.accept()
+    pair.copy(spans)
+    pair.copy(spans)
+    pair.do("b", Apply("a", 1, 1, 1, Drop(spans)))
+    assert pair.do("b", OpenSession("a", 1, 1)) == ()
+
+
+def test_an_export_of_what_is_settled_is_empty(pair: Pair) -> None:
+    assert pair.spools["a"].exporter().messages(((1, 5),), [])[0] == ()
+    assert Export(()).keys is False
