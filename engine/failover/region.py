@@ -161,6 +161,10 @@ class RegionMachine:
         """Nothing may be dispatched from then on."""
         return self.lease.until() if self.clean and not self._new_epoch else -1
 
+    def is_covered(self, now: int) -> bool:
+        """Whether a copy that is sent now may be expected to be safe soon."""
+        return self.link.is_usable(now) and self.standby_name in self._present()
+
     def _standings(self) -> dict[str, RegionView]:
         return {v.name: v for v in self.view if v.name != self.name}
 
@@ -231,7 +235,7 @@ class RegionMachine:
         return effects
 
     def _accept(self, tokens: list[int], key: bytes, payload: object, now: int) -> list[Effect]:
-        usable = self.link.is_usable(now)
+        usable = self.is_covered(now)
         if not usable and not self._accept_local:  # but what was accepted before has its receipt
             is_asked = key in self._lookups
             self._lookups.setdefault(key, []).extend(tokens)
@@ -689,7 +693,7 @@ class RegionMachine:
                 effects += self._recover(now)
             effects += self._enquire(now)
             effects += self.link.tick(now)
-            if self._accept_local and self.link.state is not State.LISTING and not self.link.is_usable(now):
+            if self._accept_local and self.link.state is not State.LISTING and not self.is_covered(now):
                 for key, pending in list(self._pending.items()):
                     if pending.guarded and pending.spans and now - pending.since >= self._timing.patience:
                         self.link.owns(pending.spans)

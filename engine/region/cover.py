@@ -293,7 +293,7 @@ class Cover:
             "is_live": machine.clean,
             "lease_ms": max(0, (machine.lease_until() - now) // MS),
             "standby": machine.standby_name,
-            "standby_in_reach": machine.link.is_usable(now),
+            "standby_in_reach": machine.is_covered(now),
             "standby_complete": machine.link.is_complete(),
             "standby_lacks": machine.link.lag(),
             "adopted": machine.counters.adopted,

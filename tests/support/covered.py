@@ -56,13 +56,10 @@ class CoveredFleet:
 
     async def kill(self, name: str) -> None:
         region, spool, node = self.regions.pop(name), self.spools.pop(name), self.nodes.pop(name)
-        await region.stop()
-        for pool in node.pools.values():
-            pool.stopping = True
-            for lane in pool._lanes.values():
-                for session in list(lane.sessions):
-                    session.machine.abort()
-            await pool.stop(0.0)
+        for pool in list(node.pools):
+            node.kill_pool(pool)
+        async with asyncio.timeout(10):
+            await region.stop()
         spool.close()
 
     async def tell(self, region: str, sender: str, message: Message) -> None:
