@@ -39,6 +39,7 @@ from engine.region.ports import PoolName, PoolPort
 log = logging.getLogger(__name__)
 
 RESOURCE_SHARE = 0.001
+HEAD = "node:__internal_head__"  # Ray's own name: Fleet does not die with a region that is elsewhere
 NODE_START_TIMEOUT_S = 60
 LAUNCH_TRIES = 50
 LAUNCH_RETRY_S = 0.1
@@ -313,7 +314,7 @@ def start_fleet(config: FleetConfig, address: str) -> None:
     _wait_for_nodes(config)
     fleet: Any = (
         ray.remote(FleetActor)
-        .options(**_options(FLEET, None, restarts=-1))
+        .options(**_options(FLEET, None, restarts=-1), resources={HEAD: RESOURCE_SHARE})
         .remote(config_json, RayFleetServices(config_json))
     )
     ray.get(fleet.start.remote(), timeout=180)
