@@ -51,7 +51,7 @@ class FleetSection(Section):
     replicas: Literal[0, 1] = Field(
         0,
         description="Copies of each message in another region (docs/failover.md). With 1, a receipt waits for the "
-        "copy, and a region that dies is covered by its peers.",
+        "copy, and a region that dies is covered by its peers. On trial: see there what is not mended.",
     )
     degraded: Literal["refuse", "accept_local"] = Field(
         "refuse",
