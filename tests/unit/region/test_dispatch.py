@@ -50,6 +50,7 @@ class World:
         self.launch_errors: list[Exception] = []
         self.deliver_errors: list[Exception] = []
         self.takes = 0
+        self.term: int | None = 7  # of the lease
         self.dispatcher = Dispatcher(
             scheduler=self.scheduler,
             windows=Nothing(),  # type: ignore[arg-type]
@@ -62,6 +63,7 @@ class World:
             spawn=self._spawn,
             lost=self._lost,
             cores=1,
+            term=lambda: self.term,
         )
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -93,6 +95,7 @@ class World:
 
     async def deliver(self, header: bytes, entries: bytes) -> None:
         batch = decode_header(header).batch
+        assert decode_header(header).term == 7
         self.log.append(("deliver", (batch, [entry[0] for entry in ENTRY.iter_unpack(entries)])))
         if self.deliver_errors:
             raise self.deliver_errors.pop(0)
@@ -165,6 +168,19 @@ def test_a_pool_starts_on_first_use_and_is_told_before_it_is_fed() -> None:
         world.add(1, 3)
         await world.until(lambda: len(world.delivered()) == 3)
         assert [what for what, _ in world.log] == ["launch", "assign", "durable", "deliver"]
+
+    run(go)
+
+
+def test_without_a_lease_nothing_is_taken_and_with_one_it_goes_on() -> None:
+    async def go(world: World) -> None:
+        world.term = None
+        world.add(1, 3)
+        await world.rest()
+        assert not {"durable", "deliver"} & {what for what, _ in world.log}
+        world.term = 7
+        world.dispatcher.wake(0)
+        await world.until(lambda: len(world.delivered()) == 3)
 
     run(go)
 
