@@ -215,7 +215,8 @@ def test_every_table_is_in_the_golden_index(tmp_path: Path) -> None:
     with env.read() as txn:
         empty = [name for name, db in env.db.items() if txn.stat(db)["entries"] == 0]
     env.close()
-    assert empty == []
+    # what regions keep for each other is filled by a peer: tests/unit/spool/test_standby.py
+    assert set(empty) <= {"copies", "unsafe", "failover"}
 
 
 if __name__ == "__main__":
