@@ -189,9 +189,10 @@ class RegionActor:
         return self._spool.get_state(key)
 
     async def put_state(self, key: str, value: bytes) -> None:
+        """Returns when the value is on disk; raises what the spool does if it could not be written."""
         await self._engine()
         assert self._spool is not None
-        self._spool.put_state(key, value)
+        await asyncio.wrap_future(self._spool.put_state(key, value))
 
     async def stop(self) -> None:
         """Stop sending and close the spool; everything unsent stays on disk."""
