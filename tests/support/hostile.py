@@ -7,6 +7,7 @@ recipients it is about, so an answer that a client ties to the wrong message can
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from dataclasses import dataclass
 
@@ -101,7 +102,10 @@ class HostileServer:
         self.after_fault: list[str] = []  # recipients committed on a connection after its fault
 
     async def __aenter__(self) -> "HostileServer":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=LARGEST)
+        listener = socket.create_server(("127.0.0.1", 0))
+        # a buffer that the kernel does not let grow: a large message is on its way for as long as it is not read
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 << 10)
+        self._server = await asyncio.start_server(self._serve, sock=listener, limit=LARGEST)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
