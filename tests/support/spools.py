@@ -19,11 +19,14 @@ PATIENCE_S = 20.0
 PATTERN = bytes(range(251))
 
 
-def open_spool(path: Path, clock: ManualClock | None = None, **options: Any) -> Spool:
-    """A spool of region 1 that needs little room."""
+def open_spool(path: Path, clock: ManualClock | None = None, *, region: int = 1, **options: Any) -> Spool:
+    """A spool that needs little room."""
     defaults: dict[str, Any] = {"map_size": 64 << 20, "min_free": 0, "segment_size": 1 << 20}
     return Spool.open(
-        path, region_number=1, clock=clock or ManualClock(), options=SpoolOptions(**{**defaults, **options})
+        path,
+        region_number=region,
+        clock=clock or ManualClock(),
+        options=SpoolOptions(**{**defaults, **options}),
     )
 
 
