@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ BALLAST_PIECE = 1 << 20
 RETURN_S = 60.0
 
 
-class Fault:
+class Fault(ABC):
     """What is common: the fleet, the load, and marks on the timeline."""
 
     def __init__(self, fleet: TemporaryFleet | LiveFleet, load: Load | None, scenario: Scenario) -> None:
@@ -40,17 +41,19 @@ class Fault:
         """Names of the sources whose deliveries are hit."""
         return [source.name for source in self.fleet.config.sources if source.region == self.region]
 
+    @abstractmethod
     async def make(self) -> None:
-        raise NotImplementedError
+        """Do it now; sets `made_s`. DrillRefused if it cannot be done to this fleet."""
 
+    @abstractmethod
     async def is_detected(self) -> bool:
-        raise NotImplementedError
+        """Whether the fleet has noticed."""
 
     def noticed_s(self, seen_s: float) -> float:
         """When the fleet noticed, at most `seen_s`, when the drill saw that."""
         return seen_s
 
-    async def heal(self) -> None:
+    async def heal(self) -> None:  # noqa: B027 - many faults need none
         """Undo it, if it does not pass by itself."""
 
     def mark(self, text: str) -> None:

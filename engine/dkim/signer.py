@@ -157,14 +157,14 @@ class Signer:
     # -- what is signed
 
     def _body_hashes(self, bodies: list[bytes]) -> list[str]:
+        # Hashed under the lock: another thread that meets the same body waits, and finds it.
         with self._lock:
             known = [self._hashes.get(body) for body in bodies]
-        missing = {body: "" for body, found in zip(bodies, known, strict=True) if found is None}
-        if missing:
-            unique = list(missing)
-            for body, canonical in zip(unique, relaxed_bodies(unique), strict=True):
-                missing[body] = base64.b64encode(sha256(canonical).digest()).decode()
-            with self._lock:
+            missing = {body: "" for body, found in zip(bodies, known, strict=True) if found is None}
+            if missing:
+                unique = list(missing)
+                for body, canonical in zip(unique, relaxed_bodies(unique), strict=True):
+                    missing[body] = base64.b64encode(sha256(canonical).digest()).decode()
                 self.hashed_bodies += len(unique)
                 self._hashes.update((body, missing[body]) for body in unique if len(body) <= KEPT_BYTES)
                 while len(self._hashes) > KEPT_HASHES:

@@ -6,6 +6,7 @@ that shows tokens that are none of ours is told to slow down; an authentic one i
 mailbox provider sends its users' requests from few addresses.
 """
 
+import logging
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,8 @@ from engine.config.unsubscribe import UnsubscribeConfig
 from engine.spool.errors import SpoolError
 from engine.values.clock import Clock
 from engine.values.suppression import Reason, Suppression, compared_text, encode_rows, list_of
+
+log = logging.getLogger(__name__)
 
 MAX_CLIENTS = 10_000
 BAD_TOKENS = 20
@@ -104,7 +107,8 @@ class UnsubscribeDesk:
         for region in self._regions:  # any of them will do: it passes the entry on
             try:
                 changed = await self._port.unsubscribe(region, encode_rows([row]))
-            except (ConnectionError, TimeoutError, SpoolError):
+            except (ConnectionError, TimeoutError, SpoolError) as error:
+                log.warning("unsubscription: region %s does not take it: %s", region, error)
                 continue
             self.counts["unsubscribed" if changed else "repeated"] += 1
             return Answer.DONE
