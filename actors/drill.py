@@ -38,8 +38,7 @@ def run_temporary(
     say("waiting until everything is sent")
     if not asyncio.run(wait_drained(fleet.running, DRAIN_S)):
         record.notes.append(f"not everything was sent within {DRAIN_S:.0f} s")
-    time.sleep(SETTLE_S)  # the last events are on their way to the log
-    fleet.stop_actors()
+    fleet.stop_actors()  # the last events are in the log then
     return _conclude(scenario, fleet, record, fault, watch)
 
 
@@ -48,7 +47,7 @@ def run_live(
 ) -> DrillRecord:
     """On the fleet that runs, with its own traffic."""
     record, fault, watch = asyncio.run(_measure(scenario, fleet, options, say))
-    time.sleep(SETTLE_S)
+    time.sleep(SETTLE_S)  # the fleet goes on, and ships its events several times a second
     return _conclude(scenario, fleet, record, fault, watch)
 
 

@@ -47,19 +47,24 @@ class EventLog:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
+        """Ship what is left, and end."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            while self._try_to_ship():
+                pass
 
     async def _run(self) -> None:
         while True:
-            try:
-                shipped = self.ship()
-            except OSError as error:
-                # mail goes on; the events stay in the outbox until there is room for them again
-                log.error("events log %s: %s", self._directory, error)
-                shipped = 0
-            await asyncio.sleep(BUSY_S if shipped else IDLE_S)
+            await asyncio.sleep(BUSY_S if self._try_to_ship() else IDLE_S)
+
+    def _try_to_ship(self) -> int:
+        try:
+            return self.ship()
+        except OSError as error:
+            # mail goes on; the events stay in the outbox until there is room for them again
+            log.error("events log %s: %s", self._directory, error)
+            return 0
 
     def ship(self) -> int:
         """Move one chunk of the outbox into the log; returns how many events."""
@@ -86,7 +91,7 @@ class EventLog:
 
 
 def event_line(sequence: int, event: list[Any]) -> bytes:
-    """One event as a JSON line; the fields are those of docs/events.md.
+    """One event as a JSON line; the fields of one about a message are named below.
 
     An event that is not about a message has three fields: time, kind, and what it says.
     """

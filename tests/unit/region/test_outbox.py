@@ -1,5 +1,6 @@
 """Events go into the log at least once, in order, and leave the outbox only then."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,31 @@ def test_an_outcome_as_a_line() -> None:
     }
     # an event of the first release says nothing of what the reply meant
     assert orjson.loads(event_line(7, event[:-3]))["category"] == ""
+
+
+def test_what_happened_last_is_logged_before_the_log_ends(tmp_path: Path) -> None:
+    async def go() -> None:
+        outbox = Outbox()
+        log = EventLog(outbox, tmp_path, 1 << 20)
+        log.start()
+        await asyncio.sleep(0)  # it has looked, found nothing, and rests
+        outbox.add(1, "last")
+        await log.stop()
+        assert outbox.trimmed == 1
+
+    asyncio.run(go())
+    assert [line["event"] for line in lines(tmp_path)] == ["last"]
+
+
+def test_a_log_that_cannot_be_written_at_the_end_leaves_the_events_in_the_outbox(tmp_path: Path) -> None:
+    async def go() -> None:
+        outbox = Outbox()
+        log = EventLog(outbox, tmp_path / "log", 1 << 20)
+        log.start()
+        await asyncio.sleep(0)
+        outbox.add(1, "last")
+        (tmp_path / "log").rmdir()
+        await log.stop()
+        assert outbox.trimmed == 0
+
+    asyncio.run(go())
