@@ -39,19 +39,18 @@ from engine.region.notices import Notices
 from engine.region.observer import Observer
 from engine.region.paths import Paths
 from engine.region.ports import PoolLauncher, PoolName, RegionFailed, SourcePort
-from engine.region.retry import RetrySchedule
+from engine.region.retry import schedule_of
+from engine.region.settling import POOL_DIED, Settling
 from engine.region.sites import Site, Sites
 from engine.region.suspensions import Suspensions
 from engine.region.windows import Windows
 from engine.routing.route import Failure, Route
 from engine.routing.router import Router
-from engine.smtp.policy import TLS_STATUSES
 from engine.spool.batches import (
     AcceptBatch,
     AcceptResult,
     CampaignRecord,
     ChunkBatch,
-    Remember,
     Settlement,
 )
 from engine.spool.store import Spool
@@ -157,6 +156,15 @@ class Region:
         )
         self.tls = TlsLedger(spool, clock)
         self._judge = Judge(shipped_classifier(), UnknownReplies(spool.get_state(UNKNOWN_REPLIES)))
+        self._settling = Settling(
+            config=config,
+            spool=spool,
+            windows=self._windows,
+            site_name=self._site_name,
+            judge=self._judge,
+            retry=self._retry,
+            rng=self._rng,
+        )
         self._suspensions = Suspensions(
             scheduler=self._scheduler, sites=self._sites, spool=spool, clock=clock
         )
@@ -184,7 +192,6 @@ class Region:
             config=config.suppression,
             observer=self._observer,
         )
-        self._keep_sent_ms = round(config.bounces.expire * 1000)
         self._notices = Notices(
             spool,
             submit=self._accept_own,
@@ -518,7 +525,7 @@ class Region:
         settlements = []
         for key in keys:
             outcome = Outcome(int.from_bytes(key[10:], "big"), kind, scope, reply, 0xFFFF, "", now_ms)
-            settlements.append(self._settlement(key, outcome, 0, now_ms))
+            settlements.append(self._settling.settlement(key, outcome, 0, now_ms))
         await self._commit(settlements)
 
     def _expire(self, keys: list[bytes]) -> None:
@@ -578,13 +585,16 @@ class Region:
             else:
                 done.append(id_)
                 rerouted = self._observer.note(outcome, site)
-            settlements.append(self._settlement(key, outcome, number, now_ms, rerouted=rerouted))
+            settlements.append(self._settling.settlement(key, outcome, number, now_ms, rerouted=rerouted))
         if returned:
             self._scheduler.give_back(struct.pack(f"<{len(returned)}Q", *returned))
         self._scheduler.settle(struct.pack(f"<{len(done)}Q", *done))
         for pool, count in finished.items():
             self._dispatcher.finished(pool, count)
         await self._commit(settlements)
+
+    def _site_name(self, flow: int) -> str:
+        return self._sites.site(self._scheduler.site_of(flow)).name
 
     def _place_of(self, key: bytes) -> tuple[int, int]:
         """The pool and the site of a due key's queue, -1 for what is not known."""
@@ -593,55 +603,10 @@ class Region:
             return -1, -1
         return queue.pool, -1 if queue.flow < 0 else self._scheduler.site_of(queue.flow)
 
-    def _settlement(
-        self, key: bytes, outcome: Outcome, batch_no: int, now_ms: int, *, rerouted: bool = False
-    ) -> Settlement:
-        """`rerouted`: its source is suspended now, so it goes out at once over another, or waits for free."""
-        if outcome.kind is not OutcomeKind.DEFERRED:
-            return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
-        record = self._spool.message(outcome.id)
-        if record is None:
-            return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
-        queue = self._windows.get(int.from_bytes(key[:4], "big"))
-        stream = queue.stream if queue is not None else int(Stream.MARKETING)
-        free = (
-            rerouted
-            or outcome.scope is Scope.PROVIDER
-            or (outcome.possible_duplicate and outcome.reply.code == 0)
-        )
-        next_due_ms: int | None
-        if now_ms >= record.expires_ms:
-            next_due_ms = None
-        elif rerouted or outcome.reply.text == POOL_DIED:
-            next_due_ms = now_ms
-        else:
-            next_due_ms = self._retry[stream].next_due_ms(
-                now_ms=now_ms, attempts=record.attempts + 1, expires_ms=record.expires_ms, rng=self._rng
-            )
-        give_up_ms = self._tls_give_up_ms(outcome.reply, record.expires_ms, stream)
-        if give_up_ms is not None and now_ms >= give_up_ms:
-            return Settlement(due_key=key, outcome=_bounced_for_tls(outcome), batch_no=batch_no)
-        if next_due_ms is None:
-            outcome = outcome._replace(kind=OutcomeKind.EXPIRED)
-            return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
-        if give_up_ms is not None:
-            next_due_ms = min(next_due_ms, give_up_ms)
-        return Settlement(due_key=key, outcome=outcome, batch_no=batch_no, next_due_ms=next_due_ms, free=free)
-
-    def _tls_give_up_ms(self, reply: Reply, expires_ms: int, stream: int) -> int | None:
-        """When a message that TLS keeps back is bounced; None if that is not why, or only at its expiry."""
-        deadline_s = self._config.tls.deadline
-        if deadline_s is None or reply.code or reply.enhanced not in TLS_STATUSES:
-            return None
-        return expires_ms - self._retry[stream].expire_ms + round(deadline_s * 1000)
-
     async def _commit(self, settlements: list[Settlement]) -> None:
         if not settlements:
             return
-        classified = [
-            self._remembered(one) if one.outcome.kind is OutcomeKind.DELIVERED else self._classified(one)
-            for one in settlements
-        ]
+        classified = [self._settling.completed(one) for one in settlements]
         result = await _wrap(self._spool.settle(classified))
         if self._cover is not None:
             outcomes = [one.outcome for one in classified if one.outcome.kind is not OutcomeKind.RETURNED]
@@ -653,33 +618,6 @@ class Region:
                 self._windows.offer((key,), now_ms)
             else:
                 self._windows.redue(key)
-
-    def _remembered(self, settlement: Settlement) -> Settlement:
-        """A delivery whose bounce or complaint could come back is kept for it."""
-        if not self._config.bounces.return_paths:
-            return settlement
-        number = int.from_bytes(settlement.due_key[:4], "big")
-        _, stream, tenant, _ = self._spool.queue(number)
-        if self._config.bounces.return_path(tenant, str(Stream(stream))) is None:
-            return settlement
-        queue = self._windows.get(number)
-        is_routed = queue is not None and queue.flow >= 0
-        site = self._sites.site(self._scheduler.site_of(queue.flow)).name if queue and is_routed else ""
-        until_ms = settlement.outcome.at_ms + self._keep_sent_ms
-        return settlement._replace(remember=Remember(until_ms, site))
-
-    def _classified(self, settlement: Settlement) -> Settlement:
-        outcome = settlement.outcome
-        if outcome.kind is OutcomeKind.RETURNED:
-            return settlement
-        found = self._judge.classify(outcome)
-        is_gone = outcome.kind is OutcomeKind.BOUNCED and found.hard and found.scope is Scope.RECIPIENT
-        return settlement._replace(
-            category=str(found.category),
-            hard=found.hard,
-            scope=str(found.scope),
-            suppress=self._config.suppression.level("hard_bounce") if is_gone else None,
-        )
 
     def _keep_unknown_replies(self) -> None:
         if self._judge.unknown.is_dirty:
@@ -703,7 +641,7 @@ class Region:
                     now_ms,
                     possible_duplicate=True,
                 )
-                settlements.append(self._settlement(key, outcome, 0, now_ms))
+                settlements.append(self._settling.settlement(key, outcome, 0, now_ms))
         self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
         await self._commit(settlements)
         self._windows.release_all(str(name))
@@ -824,16 +762,6 @@ class Region:
 EXPIRED_UNTRIED = Reply(0, "4.4.7", "message expired before it could be sent")
 
 
-def _bounced_for_tls(outcome: Outcome) -> Outcome:
-    """The same answer, now final: 4.7.10 becomes 5.7.10."""
-    reply = outcome.reply
-    final = Reply(0, f"5{reply.enhanced[1:]}", reply.text)
-    return outcome._replace(kind=OutcomeKind.BOUNCED, scope=Scope.DOMAIN, reply=final)
-
-
-POOL_DIED = "the delivering process ended before it could report"
-
-
 class _AwaitedSpool:
     """The dispatch log as awaitables."""
 
@@ -846,18 +774,6 @@ class _AwaitedSpool:
         if stopped:
             self._stopped(stopped)
         return stopped
-
-
-def schedule_of(config: FleetConfig, stream: Stream) -> RetrySchedule:
-    retry = getattr(config.retry, str(stream))
-    return RetrySchedule(
-        first_ms=round(retry.first * 1000),
-        factor=retry.factor,
-        max_ms=round(retry.max * 1000),
-        jitter=retry.jitter,
-        expire_ms=round(retry.expire * 1000),
-        schedule_ms=tuple(round(delay * 1000) for delay in retry.schedule),
-    )
 
 
 def deliver_on(loop: asyncio.AbstractEventLoop) -> Callable[[list[Callable[[], None]]], None]:

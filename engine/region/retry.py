@@ -8,6 +8,9 @@ message is never given up without a try in its last interval.
 import random
 from dataclasses import dataclass
 
+from engine.config.schema import FleetConfig
+from engine.values.stream import Stream
+
 
 @dataclass(frozen=True, slots=True)
 class RetrySchedule:
@@ -34,3 +37,15 @@ class RetrySchedule:
         if now_ms >= expires_ms:
             return None
         return min(now_ms + self.delay_ms(attempts, rng), expires_ms)
+
+
+def schedule_of(config: FleetConfig, stream: Stream) -> RetrySchedule:
+    retry = getattr(config.retry, str(stream))
+    return RetrySchedule(
+        first_ms=round(retry.first * 1000),
+        factor=retry.factor,
+        max_ms=round(retry.max * 1000),
+        jitter=retry.jitter,
+        expire_ms=round(retry.expire * 1000),
+        schedule_ms=tuple(round(delay * 1000) for delay in retry.schedule),
+    )

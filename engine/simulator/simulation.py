@@ -19,8 +19,7 @@ from typing import Any, Protocol
 
 from engine.config.schema import FleetConfig
 from engine.providers.profiles import load_profiles
-from engine.region.region import schedule_of
-from engine.region.retry import RetrySchedule
+from engine.region.retry import RetrySchedule, schedule_of
 from engine.region.sites import Site
 from engine.simulator.clock import VirtualClock
 from engine.simulator.models import BUILT_IN, PLENTY, Listing, Mailboxes, ModelConfig

@@ -168,7 +168,8 @@ def test_a_removal_survives_a_restart_of_the_region(tmp_path: Path) -> None:
 def test_the_last_source_of_a_stream_never_leaves_silently(
     tmp_path: Path, floor: str, moves: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with sink(tmp_path, "300ms") as server:
+    # held mail must wait beyond the block, and the block must outlast the removal, also on a busy machine
+    with sink(tmp_path, "300ms" if moves else "2s") as server:
         config = outlook_fleet(
             tmp_path,
             server.addresses["outlook"][1],
@@ -191,7 +192,7 @@ def test_the_last_source_of_a_stream_never_leaves_silently(
             if moves:
                 await until(lambda: spool.counts()["delivered"] > 40)
             else:
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(3.0)
             assert (spool.counts()["delivered"] > 40) == moves
             assert moves or spool.counts()["queued"] == 20
             await node.stop()
