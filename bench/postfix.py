@@ -106,6 +106,23 @@ in_flow_delay = 0
 """
 
 
+def make_folders(folder: Path) -> None:
+    """`etc`, `queue` and `data` of an instance, with the owners and modes that Postfix demands. Only root can."""
+    etc, queue, data = (folder / name for name in ("etc", "queue", "data"))
+    owner, group = pwd.getpwnam(OWNER).pw_uid, grp.getgrnam(GROUP).gr_gid
+    for each in (etc, queue, data):
+        each.mkdir(mode=0o755)
+    os.chown(data, owner, -1)
+    for name in _PRIVATE:
+        (queue / name).mkdir(mode=0o700)
+        os.chown(queue / name, owner, -1)
+    for name, mode in (("public", 0o710), ("maildrop", 0o730)):
+        (queue / name).mkdir()
+        os.chown(queue / name, owner, group)
+        (queue / name).chmod(mode)
+    (queue / "pid").mkdir(mode=0o755)
+
+
 class PostfixRelay:
     """A running Postfix that relays everything to a port on loopback; a context manager."""
 
@@ -149,19 +166,8 @@ class PostfixRelay:
         return self
 
     def _write_files(self) -> None:
-        etc, queue, data = (self._folder / name for name in ("etc", "queue", "data"))
-        owner, group = pwd.getpwnam(OWNER).pw_uid, grp.getgrnam(GROUP).gr_gid
-        for folder in (etc, queue, data):
-            folder.mkdir(mode=0o755)
-        os.chown(data, owner, -1)
-        for name in _PRIVATE:
-            (queue / name).mkdir(mode=0o700)
-            os.chown(queue / name, owner, -1)
-        for name, mode in (("public", 0o710), ("maildrop", 0o730)):
-            (queue / name).mkdir()
-            os.chown(queue / name, owner, group)
-            (queue / name).chmod(mode)
-        (queue / "pid").mkdir(mode=0o755)
+        make_folders(self._folder)
+        etc = self._folder / "etc"
         (etc / "master.cf").write_text(_MASTER.format(port=self.port))
         (etc / "main.cf").write_text(
             _MAIN.format(

@@ -7,7 +7,6 @@ OpenSMTPD has its paths compiled in: it runs in a mount namespace in which these
 """
 
 import datetime
-import grp
 import os
 import pwd
 import shutil
@@ -16,6 +15,7 @@ import ssl
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from bench.postfix import GROUP, OWNER, make_folders
 from bench.servers import TOOLS, environment, free_port
 from bench.smtp_sink import is_listening
 
@@ -57,7 +58,7 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
     return files
 
 
-class _Daemon:
+class _Daemon(ABC):
     """What the two unpacked servers share."""
 
     def __init__(self, *, tls: bool) -> None:
@@ -99,9 +100,9 @@ class _Daemon:
     def environment(self) -> dict[str, str]:
         return environment()
 
+    @abstractmethod
     def prepare(self) -> list[str]:
         """Write the files; returns the command."""
-        raise NotImplementedError
 
     def stored(self) -> list[bytes]:
         return [
@@ -121,29 +122,10 @@ class Postfix(_Daemon):
 
     def prepare(self) -> list[str]:
         folder = self.folder
-        owner, group = pwd.getpwnam("mail").pw_uid, grp.getgrnam("daemon").gr_gid
+        make_folders(folder)
+        (folder / "mail").mkdir(mode=0o755)
         nobody = pwd.getpwnam("nobody")
-        for name in ("etc", "queue", "data", "mail", "queue/pid"):
-            (folder / name).mkdir(mode=0o755)
-        os.chown(folder / "data", owner, -1)
         os.chown(folder / "mail", nobody.pw_uid, nobody.pw_gid)
-        for name in (
-            "active",
-            "bounce",
-            "corrupt",
-            "defer",
-            "deferred",
-            "flush",
-            "hold",
-            "incoming",
-            "private",
-        ):
-            (folder / "queue" / name).mkdir(mode=0o700)
-            os.chown(folder / "queue" / name, owner, -1)
-        for name, mode in (("public", 0o710), ("maildrop", 0o730)):
-            (folder / "queue" / name).mkdir()
-            os.chown(folder / "queue" / name, owner, group)
-            (folder / "queue" / name).chmod(mode)
         services = f"127.0.0.1:{self.port} inet n - n - 100 smtpd\n" + "".join(
             f"{name} unix {private} - n {wake} {limit} {program}\n"
             for name, private, wake, limit, program in (
@@ -170,8 +152,8 @@ class Postfix(_Daemon):
             "command_directory": TOOLS / "usr/sbin",
             "shlib_directory": TOOLS / "usr/lib/postfix",
             "import_environment": "MAIL_CONFIG LD_LIBRARY_PATH TZ LANG=C",
-            "mail_owner": "mail",
-            "setgid_group": "daemon",
+            "mail_owner": OWNER,
+            "setgid_group": GROUP,
             "default_privs": "nobody",
             "myhostname": f"mx.{DOMAIN}",
             "mydestination": "",
