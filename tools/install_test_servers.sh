@@ -1,14 +1,19 @@
 #!/bin/sh
 # Unpack the real servers that some tests and benches use into .tools/: knot (authoritative DNS), unbound (validating
-# resolver), postfix and opensmtpd (receivers) and opendkim (a verifier). Debian packages, unpacked and not installed:
-# nothing is configured or started. Done once per list of packages, a second run does nothing.
+# resolver), postfix, exim and opensmtpd (receivers) and opendkim (a verifier). Debian packages, unpacked and not
+# installed: nothing is configured or started. Done once per list of packages, a second run does nothing.
 #
 #   .tools/usr/sbin/knotd, unbound   want LD_LIBRARY_PATH=.tools/usr/lib/<machine>-linux-gnu
 #   .tools/usr/sbin/opendkim         wants LD_LIBRARY_PATH=.tools/usr/lib/<machine>-linux-gnu:.tools/usr/lib
 #   .tools/usr/sbin/smtp-sink        wants LD_LIBRARY_PATH=.tools/usr/lib/postfix:.tools/usr/lib/<machine>-linux-gnu
+#   .tools/usr/sbin/exim4            wants LD_LIBRARY_PATH=.tools/usr/lib/<machine>-linux-gnu:.tools/lib/<machine>-linux-gnu
 set -eu
 
-packages="knot unbound postfix opensmtpd opendkim opendkim-tools"
+# Each line is what can be installed together: two mail servers exclude each other.
+together="knot unbound postfix opendkim opendkim-tools
+opensmtpd
+exim4-daemon-light"
+packages=$(echo $together)
 tools=$(cd "$(dirname "$0")/.." && pwd)/.tools
 [ "$(cat "$tools/.complete" 2>/dev/null || true)" = "$packages" ] && exit 0
 
@@ -20,15 +25,15 @@ download="$tools/download.$$"
 mkdir -p "$download"
 trap 'rm -rf "$download"' EXIT INT TERM
 
-# What this machine would have to install for each (two mail servers exclude each other); they themselves also if it
-# has them.
-missing=$(for package in $packages; do
-    apt-get install --simulate --no-install-recommends "$package" | awk '$1 == "Inst" { print $2 }'
+# What this machine would have to install for them; they themselves also if it has them.
+missing=$(echo "$together" | while read -r group; do
+    apt-get install --simulate --no-install-recommends $group | awk '$1 == "Inst" { print $2 }'
 done)
-for package in $(printf '%s\n' $packages $missing | sort -u); do
-    (cd "$download" && apt-get -qq download -o APT::Sandbox::User=root "$package" >/dev/null)
-done
+(cd "$download" &&
+    apt-get -qq download -o APT::Sandbox::User=root $(printf '%s\n' $packages $missing | sort -u) >/dev/null)
 for package in "$download"/*.deb; do
     dpkg -x "$package" "$tools"
 done
+# What Debian gives another user's or group's rights runs with those of the test.
+find "$tools" -type f -perm /6000 -exec chmod ug-s {} +
 echo "$packages" >"$tools/.complete"

@@ -1,9 +1,9 @@
-"""Real receiving MTAs on loopback that keep what they get: Debian's Postfix and OpenSMTPD, and aiosmtpd.
+"""Real receiving MTAs on loopback that keep what they get: Debian's Postfix, Exim and OpenSMTPD, and aiosmtpd.
 
 Each is a context manager with `port`, and `stored()`, the messages as they lie in its mailbox, with CRLF (mailboxes on
-disk have LF). `tls` makes it offer STARTTLS, with a certificate of its own making. The two Debian servers are unpacked,
-not installed (tools/install_test_servers.sh), and run with files of their own in a temporary folder; both want root.
-OpenSMTPD has its paths compiled in: it runs in a mount namespace in which these are its own.
+disk have LF). `tls` makes it offer STARTTLS, with a certificate of its own making. The Debian servers are unpacked,
+not installed (tools/install_test_servers.sh), and run with files of their own in a temporary folder; they want root to
+be started. OpenSMTPD and Exim have paths and users compiled in, and run in a mount namespace where these are their own.
 """
 
 import datetime
@@ -59,7 +59,7 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
 
 
 class _Daemon(ABC):
-    """What the two unpacked servers share."""
+    """What the unpacked servers share."""
 
     def __init__(self, *, tls: bool) -> None:
         self.tls = tls
@@ -188,34 +188,41 @@ mount --make-rprivate /
 mount -t tmpfs tmpfs /var/lib
 mount -t tmpfs tmpfs /var/spool
 mount -t tmpfs tmpfs /run
-mkdir -p -m 755 /var/lib/opensmtpd/empty
-mount --bind {tools}/usr/libexec /usr/libexec
 mount --bind {folder}/passwd /etc/passwd
 mount --bind {folder}/group /etc/group
-exec {tools}/usr/sbin/smtpd -d -f {folder}/smtpd.conf
+{start}
 """
-_USERS = (("opensmtpd", 64001), ("opensmtpq", 64002), ("vmail", 64003))
+_USERS = (("opensmtpd", 64001), ("opensmtpq", 64002), ("vmail", 64003), ("Debian-exim", 64004))
 
 
-class OpenSmtpd(_Daemon):
+class _Compiled(_Daemon):
+    """A server with paths and users that were compiled in."""
+
+    def environment(self) -> dict[str, str]:
+        machine = next((TOOLS / "usr/lib").glob("*-linux-gnu"))
+        return os.environ | {"LD_LIBRARY_PATH": f"{machine}:{TOOLS}/lib/{machine.name}"}
+
+    def in_namespace(self, start: str, *, owner: str) -> list[str]:
+        """The command that runs the shell lines `start` where /var/lib, /var/spool, /run and the users are its own."""
+        folder, users = self.folder, dict(_USERS)
+        (folder / "mail").mkdir()
+        os.chown(folder / "mail", users[owner], users[owner])
+        lines = "".join(f"{n}:x:{i}:{i}::/var/lib/opensmtpd/empty:/bin/sh\n" for n, i in _USERS)
+        groups = "".join(f"{name}:x:{number}:\n" for name, number in _USERS)
+        (folder / "passwd").write_text(Path("/etc/passwd").read_text() + lines)
+        (folder / "group").write_text(Path("/etc/group").read_text() + groups)
+        return ["unshare", "--mount", "sh", "-c", _NAMESPACE.format(folder=folder, start=start)]
+
+
+class OpenSmtpd(_Compiled):
     """8BITMIME and DSN; neither PIPELINING, CHUNKING nor SMTPUTF8.
 
     Debian 12's OpenSMTPD 6.8 offers STARTTLS and then fails every handshake: it cannot use its key with OpenSSL 3
     (OpenSMTPD issue 1171). So with `tls` it is a real server whose TLS is broken.
     """
 
-    def environment(self) -> dict[str, str]:
-        machine = next((TOOLS / "usr/lib").glob("*-linux-gnu"))
-        return os.environ | {"LD_LIBRARY_PATH": f"{machine}:{TOOLS}/lib/{machine.name}"}
-
     def prepare(self) -> list[str]:
-        folder = self.folder
-        (folder / "mail").mkdir()
-        os.chown(folder / "mail", _USERS[2][1], _USERS[2][1])
-        users = "".join(f"{n}:x:{i}:{i}::/var/lib/opensmtpd/empty:/bin/sh\n" for n, i in _USERS)
-        groups = "".join(f"{name}:x:{number}:\n" for name, number in _USERS)
-        (folder / "passwd").write_text(Path("/etc/passwd").read_text() + users)
-        (folder / "group").write_text(Path("/etc/group").read_text() + groups)
+        folder, tools = self.folder, TOOLS.resolve()
         listen = f"listen on 127.0.0.1 port {self.port}"
         pki = ""
         if self.tls:
@@ -226,8 +233,90 @@ class OpenSmtpd(_Daemon):
             f'{pki}{listen}\naction store maildir "{folder}/mail" virtual {{ "@" = vmail }}\n'
             f'match from any for domain "{DOMAIN}" action store\n'
         )
-        script = _NAMESPACE.format(tools=TOOLS.resolve(), folder=folder)
-        return ["unshare", "--mount", "sh", "-c", script]
+        start = (
+            "mkdir -p -m 755 /var/lib/opensmtpd/empty\n"
+            f"mount --bind {tools}/usr/libexec /usr/libexec\n"
+            f"exec {tools}/usr/sbin/smtpd -d -f {folder}/smtpd.conf"
+        )
+        return self.in_namespace(start, owner="vmail")
+
+
+_EXIM = """\
+exim_path = {tools}/usr/sbin/exim4
+keep_environment = LD_LIBRARY_PATH
+primary_hostname = mx.{domain}
+daemon_smtp_ports = {port}
+local_interfaces = 127.0.0.1
+spool_directory = {folder}/spool
+log_file_path = {folder}/exim-%slog
+deliver_drop_privilege = true
+host_lookup =
+rfc1413_hosts =
+smtp_accept_queue_per_connection = 0
+smtp_accept_max_per_connection = 0
+smtputf8_advertise_hosts = *
+chunking_advertise_hosts = {chunking}
+accept_8bitmime = true
+dsn_advertise_hosts = *
+tls_advertise_hosts = {tls}
+{certificate}
+acl_smtp_rcpt = take
+begin acl
+take:
+  accept domains = {domain}
+  deny
+begin routers
+box:
+  driver = accept
+  domains = {domain}
+  transport = box
+begin transports
+box:
+  driver = appendfile
+  maildir_format
+  directory = {folder}/mail
+  create_directory
+  user = Debian-exim
+"""
+
+
+class Exim(_Compiled):
+    """PIPELINING, 8BITMIME, SMTPUTF8, DSN, and CHUNKING unless it is hidden; TLS by GnuTLS. Runs without privileges."""
+
+    def __init__(self, *, tls: bool = False, chunking: bool = True) -> None:
+        super().__init__(tls=tls)
+        self._chunking = chunking
+
+    def prepare(self) -> list[str]:
+        folder, user = self.folder, dict(_USERS)["Debian-exim"]
+        certificate = ""
+        os.chown(folder, user, user)
+        if self.tls:
+            files = make_certificate(folder)
+            for file in files:
+                os.chown(file, user, user)
+            certificate = f"tls_certificate = {files[0]}\ntls_privatekey = {files[1]}"
+        (folder / "exim.conf").write_text(
+            _EXIM.format(
+                tools=TOOLS.resolve(),
+                domain=DOMAIN,
+                port=self.port,
+                folder=folder,
+                chunking="*" if self._chunking else "",
+                tls="*" if self.tls else "",
+                certificate=certificate,
+            )
+        )
+        start = (
+            f"install -D -m 644 {folder}/exim.conf /var/lib/exim4/config.autogenerated\n"
+            f"exec setpriv --reuid {user} --regid {user} --clear-groups {TOOLS.resolve()}/usr/sbin/exim4 -bdf"
+        )
+        return self.in_namespace(start, owner="Debian-exim")
+
+    def chunked(self) -> int:
+        """How many messages came by BDAT: the field K of exim's log."""
+        lines = (self.folder / "exim-mainlog").read_text(errors="replace").splitlines()
+        return sum(" <= " in line and " K " in line for line in lines)
 
 
 class Aiosmtpd:
