@@ -30,19 +30,14 @@ from engine.failover.messages import Beat, BeatReply
 from engine.failover.messages import Message as PeerMessage
 from engine.providers.profiles import load_profiles
 from engine.region.admission import Admission
-from engine.region.allowances import Allowances
 from engine.region.cover import Cover, PeerLink
-from engine.region.daily import used_today
 from engine.region.dispatch import Dispatcher
+from engine.region.enforcement import Enforcement
 from engine.region.late import LateReports
 from engine.region.notices import Notices
-from engine.region.observer import Observer
-from engine.region.paths import Paths
 from engine.region.ports import PoolLauncher, PoolName, RegionFailed, SourcePort
 from engine.region.retry import schedule_of
 from engine.region.settling import POOL_DIED, Settling
-from engine.region.sites import Site, Sites
-from engine.region.suspensions import Suspensions
 from engine.region.windows import Windows
 from engine.routing.route import Failure, Route
 from engine.routing.router import Router
@@ -111,12 +106,18 @@ class Region:
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
         self._scheduler = Scheduler(seed=seed)
-        self._sites = Sites(
+        self._enforcement = Enforcement(
             config=config,
             region=name,
             profiles=load_profiles(config.providers),
             scheduler=self._scheduler,
+            store=spool,
+            clock=clock,
+            sources=ports.sources,
+            wake=self._wake_pools,
         )
+        self._sites = self._enforcement.sites
+        self._observer = self._enforcement.observer
         streams = frozenset(
             int(Stream.parse(str(stream)))
             for source in self._sites.sources.values()
@@ -165,26 +166,6 @@ class Region:
             retry=self._retry,
             rng=self._rng,
         )
-        self._suspensions = Suspensions(
-            scheduler=self._scheduler, sites=self._sites, spool=spool, clock=clock
-        )
-        self._allowances = Allowances(sites=self._sites, spool=spool, config=config.reputation)
-        self._observer = Observer(
-            region=name,
-            sites=self._sites,
-            suspensions=self._suspensions,
-            allowances=self._allowances,
-            events=spool,
-            clock=clock,
-            sources=ports.sources,
-            wake=self._dispatcher.wake_all,
-        )
-        self._paths = Paths(
-            sites=self._sites,
-            suspensions=self._suspensions,
-            allowances=self._allowances,
-            scheduler=self._scheduler,
-        )
         self._late = LateReports(
             store=spool,
             act=lambda id_, flag, event, rows: _wrap(spool.report_sent(id_, flag, event, rows)),
@@ -223,8 +204,7 @@ class Region:
         for number, domain, stream, tenant, campaign, first_due_ms in self._spool.queues():
             if first_due_ms is not None:
                 self._windows.learn(number, domain, stream, tenant, campaign, first_due_ms)
-        self._suspensions.restore()
-        self._allowances.restore()
+        self._enforcement.restore()
         for name in await self._ports.launcher.survivors():
             try:
                 await self._attach(name)
@@ -474,6 +454,9 @@ class Region:
     def _wake_pool(self, pool: int) -> None:
         self._dispatcher.wake(pool)
 
+    def _wake_pools(self) -> None:
+        self._dispatcher.wake_all()
+
     def _want_route(self, domain: str) -> None:
         cached = self._router.cached(domain)
         if isinstance(cached, Route):
@@ -490,27 +473,7 @@ class Region:
             self._routed(domain, found)
 
     def _routed(self, domain: str, route: Route) -> None:
-        self._windows.routed(domain, route, self._open_site(route))
-
-    def _open_site(self, route: Route) -> Site:
-        now_ms = self._clock.wall_ms()
-        is_new = not self._sites.known(route.site)
-        day, used = (
-            used_today(self._sites, route.site, route.provider, self._spool.get_state, now_ms)
-            if is_new
-            else (0, {})
-        )
-        site = self._sites.open(
-            route.site,
-            route.provider,
-            now_ns=self._clock.monotonic_ns(),
-            day=day,
-            used=used,
-            terms=self._allowances.terms_for(route.site) if is_new else {},
-        )
-        if is_new:
-            self._suspensions.apply_to(site)
-        return site
+        self._windows.routed(domain, route, self._enforcement.open(route.site, route.provider))
 
     async def _settle_unroutable(self, domain: str, failure: Failure) -> None:
         kind = OutcomeKind.BOUNCED if failure.kind == "bounced" else OutcomeKind.DEFERRED
@@ -717,7 +680,7 @@ class Region:
         route = await self._router.route(recipient.rpartition("@")[2])
         if isinstance(route, Failure):
             return {**found, "route": str(route.reply)}
-        paths = self._paths.explain(route.site, stream, tenant, self._clock.wall_ms())
+        paths = self._enforcement.paths.explain(route.site, stream, tenant, self._clock.wall_ms())
         return {**found, "site": route.site, "provider": route.provider, "paths": paths}
 
     async def cancel(self, ids: Sequence[int]) -> int:
@@ -751,8 +714,8 @@ class Region:
             "backlogged_queues": self._windows.backlogged(),
             "unrouted_domains": self._windows.unrouted_domains(),
             "scheduler": self._scheduler.stats(),
-            "suspensions": self._suspensions.listing(),
-            "allowances": self._allowances.listing(),
+            "suspensions": self._enforcement.suspensions.listing(),
+            "allowances": self._enforcement.allowances.listing(),
             "granted": self._sites.granted(),
             "remembered": self._spool.remembered(),
             "suppression": {"rows": self._spool.suppression_rows(), "waiting": self._spread.waiting()},

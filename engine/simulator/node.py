@@ -12,12 +12,9 @@ import msgpack
 
 from engine.config.schema import FleetConfig
 from engine.providers.profiles import Profile
-from engine.region.allowances import Allowances
-from engine.region.daily import counts_of, used_today
-from engine.region.observer import Observer
-from engine.region.paths import Paths
-from engine.region.sites import Site, Sites
-from engine.region.suspensions import Suspensions
+from engine.region.daily import counts_of
+from engine.region.enforcement import Enforcement
+from engine.region.sites import Site
 from engine.reputation.allowance import decode_summary, encode_answer
 from engine.reputation.source import SourceOwner
 from engine.values.clock import Clock
@@ -78,31 +75,22 @@ class Node:
         """As Region.__init__ and Region.start do it."""
         self.starts += 1
         self.scheduler = Scheduler(seed=self._seed + self.starts, horizon_ns=self._horizon_ns)
-        self.sites = Sites(
-            config=self._config, region=self.region, profiles=self._profiles, scheduler=self.scheduler
-        )
-        self.suspensions = Suspensions(
-            scheduler=self.scheduler, sites=self.sites, spool=self.store, clock=self._clock
-        )
-        self.allowances = Allowances(sites=self.sites, spool=self.store, config=self._config.reputation)
-        self.observer = Observer(
+        self.enforcement = Enforcement(
+            config=self._config,
             region=self.region,
-            sites=self.sites,
-            suspensions=self.suspensions,
-            allowances=self.allowances,
-            events=self.store,
+            profiles=self._profiles,
+            scheduler=self.scheduler,
+            store=self.store,
             clock=self._clock,
             sources=self,
             wake=lambda: None,
         )
-        self.paths = Paths(
-            sites=self.sites,
-            suspensions=self.suspensions,
-            allowances=self.allowances,
-            scheduler=self.scheduler,
-        )
-        self.suspensions.restore()
-        self.allowances.restore()
+        self.sites = self.enforcement.sites
+        self.suspensions = self.enforcement.suspensions
+        self.allowances = self.enforcement.allowances
+        self.observer = self.enforcement.observer
+        self.paths = self.enforcement.paths
+        self.enforcement.restore()
 
     def restart(self) -> None:
         """The region's process has died and starts again from what is stored. Its sources' owners live on."""
@@ -114,27 +102,8 @@ class Node:
 
     def open(self, name: str) -> Site:
         """The site of that name, as Region opens it at the first message for it."""
-        if self.sites.known(name):
-            return self.sites.site(self.sites.number(name))
         provider = provider_of(name)
-        now_ms = self._clock.wall_ms()
-        day, used = used_today(
-            self.sites,
-            name,
-            provider if provider in self._profiles else LONG_TAIL,
-            self.store.get_state,
-            now_ms,
-        )
-        site = self.sites.open(
-            name,
-            provider,
-            now_ns=self._clock.monotonic_ns(),
-            day=day,
-            used=used,
-            terms=self.allowances.terms_for(name),
-        )
-        self.suspensions.apply_to(site)
-        return site
+        return self.enforcement.open(name, provider if provider in self._profiles else LONG_TAIL)
 
     def keep_counts(self, cells: list[tuple[Site, int]]) -> None:
         """As a dispatch does before its batch is handed over."""

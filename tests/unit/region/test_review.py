@@ -7,12 +7,9 @@ import pytest
 
 from engine.config.schema import FleetConfig
 from engine.providers.profiles import load_profiles
-from engine.region.allowances import Allowances
 from engine.region.daily import counts_of, used_today
-from engine.region.observer import Observer
-from engine.region.paths import Paths
-from engine.region.sites import DAY_MS, Site, Sites
-from engine.region.suspensions import Suspensions
+from engine.region.enforcement import Enforcement
+from engine.region.sites import DAY_MS, Site
 from engine.reputation.allowance import decode_summary, encode_answer
 from engine.reputation.source import SourceOwner
 from engine.values.outcome import Outcome, OutcomeKind, Scope
@@ -57,33 +54,22 @@ class Node:
         self.clock = ManualClock()
         self.store = Store()
         self.scheduler = Scheduler(seed=1)
-        self.sites = Sites(
+        self.owners = {s.name: SourceOwner(self.config, s.name) for s in self.config.sources}
+        self.enforcement = Enforcement(
             config=self.config,
             region="eu",
             profiles=load_profiles(self.config.providers),
             scheduler=self.scheduler,
-        )
-        self.suspensions = Suspensions(
-            scheduler=self.scheduler, sites=self.sites, spool=self.store, clock=self.clock
-        )
-        self.allowances = Allowances(sites=self.sites, spool=self.store, config=self.config.reputation)
-        self.owners = {s.name: SourceOwner(self.config, s.name) for s in self.config.sources}
-        self.observer = Observer(
-            region="eu",
-            sites=self.sites,
-            suspensions=self.suspensions,
-            allowances=self.allowances,
-            events=self.store,
+            store=self.store,
             clock=self.clock,
             sources=self,
             wake=lambda: None,
         )
-        self.paths = Paths(
-            sites=self.sites,
-            suspensions=self.suspensions,
-            allowances=self.allowances,
-            scheduler=self.scheduler,
-        )
+        self.sites = self.enforcement.sites
+        self.suspensions = self.enforcement.suspensions
+        self.allowances = self.enforcement.allowances
+        self.observer = self.enforcement.observer
+        self.paths = self.enforcement.paths
 
     async def observe(self, source: str, summary: bytes) -> bytes:
         return encode_answer(self.owners[source].observe(decode_summary(summary)))
@@ -92,9 +78,7 @@ class Node:
         asyncio.run(self.observer.exchange())
 
     def open(self, name: str) -> Site:
-        terms = self.allowances.terms_for(name)
-        now_ns = self.clock.monotonic_ns()
-        return self.sites.open(name, name, now_ns=now_ns, day=0, used={}, terms=terms)
+        return self.enforcement.open(name, name)
 
     def reply(self, site: Site, reply: Reply, scope: Scope = Scope.SOURCE) -> None:
         outcome = Outcome(1, OutcomeKind.DEFERRED, scope, reply, 0, "mx", self.clock.wall_ms())
@@ -201,8 +185,9 @@ def test_the_daily_count_belongs_to_the_source_not_to_its_place_in_the_file() ->
     state = {key: value.to_bytes(8, "big") for key, value in written.items()}
     moved = Node(warmup="standard")
     moved.sites.sources = {0: moved.sites.sources[1]}  # eu-1 is gone from the file: eu-2 is the first now
-    assert used_today(moved.sites, "yahoo", "yahoo", state.get, 0) == (0, {0: 50})
-    assert used_today(moved.sites, "yahoo", "yahoo", state.get, DAY_MS) == (1, {})
+    today = site.day
+    assert used_today(moved.sites, "yahoo", "yahoo", state.get, today * DAY_MS) == (today, {0: 50})
+    assert used_today(moved.sites, "yahoo", "yahoo", state.get, (today + 1) * DAY_MS) == (today + 1, {})
 
 
 def test_outcomes_that_are_alike_count_together() -> None:

@@ -1,0 +1,81 @@
+"""What is enforced at the sites of a region, joined in one place: the limits of the profiles, the words of the sources'
+owners, suspensions, today's counts; and the observer that tells the owners what happened.
+
+A region has one, and so has each node of the simulator and whatever test wants the real thing.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from engine.config.schema import FleetConfig
+from engine.providers.profiles import Profile
+from engine.region.allowances import Allowances
+from engine.region.daily import used_today
+from engine.region.observer import EventStore, Observer
+from engine.region.paths import Paths
+from engine.region.ports import SourcePort
+from engine.region.sites import Site, Sites
+from engine.region.suspensions import StateStore, Suspensions
+from engine.values.clock import Clock
+from native.scheduler import Scheduler
+
+
+class Store(StateStore, EventStore, Protocol):
+    """The part of the spool that is used here."""
+
+
+class Enforcement:
+    """See the module docstring. `wake`: something that was parked may go now."""
+
+    def __init__(
+        self,
+        *,
+        config: FleetConfig,
+        region: str,
+        profiles: dict[str, Profile],
+        scheduler: Scheduler,
+        store: Store,
+        clock: Clock,
+        sources: SourcePort,
+        wake: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self.sites = Sites(config=config, region=region, profiles=profiles, scheduler=scheduler)
+        self.suspensions = Suspensions(scheduler=scheduler, sites=self.sites, spool=store, clock=clock)
+        self.allowances = Allowances(sites=self.sites, spool=store, config=config.reputation)
+        self.observer = Observer(
+            region=region,
+            sites=self.sites,
+            suspensions=self.suspensions,
+            allowances=self.allowances,
+            events=store,
+            clock=clock,
+            sources=sources,
+            wake=wake,
+        )
+        self.paths = Paths(
+            sites=self.sites, suspensions=self.suspensions, allowances=self.allowances, scheduler=scheduler
+        )
+
+    def restore(self) -> None:
+        """Load what was in force before the restart; it is applied as the sites come up."""
+        self.suspensions.restore()
+        self.allowances.restore()
+
+    def open(self, name: str, provider: str) -> Site:
+        """The site of that name. If it is new, everything that holds there is put into the scheduler."""
+        if self.sites.known(name):
+            return self.sites.site(self.sites.number(name))
+        now_ms = self._clock.wall_ms()
+        day, used = used_today(self.sites, name, provider, self._store.get_state, now_ms)
+        site = self.sites.open(
+            name,
+            provider,
+            now_ns=self._clock.monotonic_ns(),
+            day=day,
+            used=used,
+            terms=self.allowances.terms_for(name),
+        )
+        self.suspensions.apply_to(site)
+        return site
