@@ -15,10 +15,9 @@ class Lease:
 
     def __init__(self, peers: Iterable[str], *, now: int, timing: Timing) -> None:
         self._timing = timing
-        self._peers = tuple(peers)
         self._granted_until = -1
         self._promised: dict[str, int] = {}  # by peers, to us
-        self._given = dict.fromkeys(self._peers, now + timing.expiry)  # by us, perhaps in an earlier life
+        self._given = dict.fromkeys(peers, now + timing.expiry)  # by us, perhaps in an earlier life
 
     def granted(self, stamp: int) -> None:
         """Fleet has answered what this region said at `stamp`."""
@@ -26,7 +25,8 @@ class Lease:
             self._granted_until = max(self._granted_until, stamp + self._timing.lease)
 
     def promised(self, peer: str, stamp: int) -> None:
-        self._promised[peer] = max(self._promised.get(peer, -1), stamp + self._timing.lease)
+        if peer in self._given:
+            self._promised[peer] = max(self._promised.get(peer, -1), stamp + self._timing.lease)
 
     def give(self, peer: str, now: int) -> None:
         """Promise a peer not to adopt its copies for a lease."""
@@ -42,8 +42,9 @@ class Lease:
 
     def until(self) -> int:
         """Nothing may be dispatched from then on."""
-        by_peers = min((self._promised.get(peer, -1) for peer in self._peers), default=-1)
-        return max(self._granted_until, by_peers)
+        if not self._given or len(self._promised) < len(self._given):
+            return self._granted_until
+        return max(self._granted_until, min(self._promised.values()))
 
     def holds(self, now: int) -> bool:
         return now < self.until()

@@ -197,7 +197,7 @@ class Link:
         for index, sent in enumerate(self._window):
             if not sent.sent_at:
                 sent.sent_at = now
-                effects.append(Send(self.peer, Data(self._session, self._base + index, sent.entry)))
+                effects.append(self._data(index))
         while len(self._window) < WINDOW:
             if self._urgent:
                 effects.append(Export(*self._urgent.popleft()))
@@ -238,7 +238,11 @@ class Link:
         if not self._window:
             self._heard_at = max(self._heard_at, now)  # nothing was expected of the standby until now
         self._window.append(Sent(entry, key, now))
-        effects.append(Send(self.peer, Data(self._session, self._base + len(self._window) - 1, entry)))
+        effects.append(self._data(len(self._window) - 1))
+
+    def _data(self, index: int) -> Send:
+        entry = self._window[index].entry
+        return Send(self.peer, Data(self._session, self._base + index, entry, self._base))
 
     def acknowledged(self, peer: str, message: Ack, now: int) -> list[bytes]:
         """Returns the keys of batches whose copies are safe now."""
@@ -269,5 +273,5 @@ class Link:
         if self._window and self._window[0].sent_at and now - self._window[0].sent_at >= resend:
             first = self._window[0]
             first.sent_at = now
-            effects.append(Send(self.peer, Data(self._session, self._base, first.entry)))
+            effects.append(self._data(0))
         return [*effects, *self.pump(now)]

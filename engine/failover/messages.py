@@ -83,7 +83,9 @@ class Ask:
     """A returning region to every live one: which of these messages are yours now, or were?
 
     `fresh`: its disk is a new one, so what it had is to be adopted. `held`: the owner's epoch under which the asker was
-    given copies of the other's messages, 0 for never.
+    given copies of the other's messages, 0 for never. `dead`: regions that are not asked, with their epochs: what the
+    answering region holds of theirs is adopted first, and nothing more is taken from them under an older epoch. Or
+    it would be adopted later, after the asker has found nobody who has it.
     """
 
     epoch: int
@@ -91,6 +93,7 @@ class Ask:
     queued: Spans
     fresh: bool = False
     held: int = 0
+    dead: tuple[tuple[str, int], ...] = ()
 
 
 class Standby(IntEnum):
@@ -157,11 +160,12 @@ Entry = Copy | Drop | Update
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Entry number `number` of a session; the standby applies them in order."""
+    """Entry number `number` of a session; the standby applies them in order. Those below `base` are acknowledged."""
 
     session: int
     number: int
     entry: Entry
+    base: int = 0
 
 
 @dataclass(frozen=True, slots=True)

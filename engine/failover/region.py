@@ -128,10 +128,9 @@ class RegionMachine:
         self.standby = StandbyRole(dict(durable.fences), dict(durable.held))
         self.standby_name = durable.standby
         self._choosing = ""
-        self._asked: dict[str, int] = {}  # peers that have asked us on their return, by their epoch
-        self._kept: dict[
-            str, int
-        ] = {}  # returning standbys that were told to keep our copies, by their epoch
+        self._asked = dict(durable.asked)  # peers that have asked us on their return, by their epoch
+        # returning standbys that were told to keep our copies, by their epoch; or that may have been told so
+        self._kept = {n: epoch for n, epoch in durable.asked if n == durable.standby}
         self._unsafe = dict(durable.unsafe)
         self._pending: dict[bytes, Pending] = {}
         self._lookups: dict[bytes, list[int]] = {}  # who asks for a key that cannot be accepted now
@@ -226,13 +225,10 @@ class RegionMachine:
 
     def _close(self, away: dict[str, int], now: int) -> list[Effect] | None:
         """Take nothing more from these under an older epoch; None if a promise of ours forbids it still."""
-        effects: list[Effect] = []
-        for name, epoch in away.items():
-            if self.standby.fences.get(name, 0) < epoch:
-                if not self.lease.may_adopt(name, now):
-                    return None
-                effects += self.standby.adopt(name, epoch, self.epoch)
-        return effects
+        open_ = {name: epoch for name, epoch in away.items() if self.standby.fences.get(name, 0) < epoch}
+        if not all(self.lease.may_adopt(name, now) for name in open_):
+            return None
+        return [e for name, epoch in open_.items() for e in self.standby.adopt(name, epoch, self.epoch)]
 
     def _accept(self, tokens: list[int], key: bytes, payload: object, now: int) -> list[Effect]:
         usable = self.is_covered(now)
@@ -324,9 +320,7 @@ class RegionMachine:
             case Closed():
                 return self.link.closed(sender, message, now)
             case Ask():
-                if self.clean and not self._new_epoch:
-                    self._asked[sender] = max(self._asked.get(sender, -1), message.epoch)
-                    return self.standby.asked(sender, message, self.epoch)
+                return self._asked_by(sender, message, now)
             case Told():
                 if self._round is not None and self._round.nonce == message.nonce:
                     self._round.told[sender] = message
@@ -441,6 +435,16 @@ class RegionMachine:
         self._choosing = ""
         return self._connect()
 
+    def _asked_by(self, peer: str, ask: Ask, now: int) -> list[Effect]:
+        """A region returns and asks what is ours; what we hold of the dead comes first."""
+        if not self.clean or self._new_epoch:
+            return []
+        closing = self._close({name: epoch for name, epoch in ask.dead if name != self.name}, now)
+        if closing is None or self.standby.is_adopting():
+            return closing or []  # it asks again
+        self._asked[peer] = max(self._asked.get(peer, -1), ask.epoch)
+        return self.standby.asked(peer, ask, self.epoch)
+
     def _verdict(self, peer: str, held: int, epoch: int) -> tuple[Standby, list[Effect]]:
         """What a returning peer shall do with the copies of our messages that it holds."""
         if held and held < self.first:
@@ -484,8 +488,11 @@ class RegionMachine:
                 round_.asked_at = now
                 fresh = not self.first
                 for peer in round_.open():
-                    ask = Ask(self.epoch, round_.nonce, round_.queued, fresh, self.standby.held.get(peer, 0))
-                    effects.append(Send(peer, ask))
+                    held = self.standby.held.get(peer, 0)
+                    dead = tuple(round_.away().items())
+                    effects.append(
+                        Send(peer, Ask(self.epoch, round_.nonce, round_.queued, fresh, held, dead))
+                    )
             if not round_.open():
                 effects += self._conclude(round_)
         return effects

@@ -70,7 +70,9 @@ class StandbyRole:
 
     def data(self, owner: str, message: Data) -> list[Effect]:
         session = self._sessions.get(owner)
-        if session is None or session.number != message.session or not session.is_open:
+        is_known = session is not None and session.number == message.session and session.is_open
+        # a session that was lost here (a new epoch), and opened once more by a greeting that came late, has a gap
+        if session is None or not is_known or message.base > session.taken:
             return [Send(owner, Closed(message.session, NO_SESSION))]
         if message.number < session.taken:
             return [Send(owner, Ack(message.session, session.stored))]

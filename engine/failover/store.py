@@ -17,8 +17,8 @@ from engine.failover.spans import Spans
 class Durable:
     """What a region reads back when it starts. `unsafe`: batch keys and ids without a receipt.
 
-    `first`: the first epoch in which it was clean on this disk. `held`: by
-    owner, its epoch when it last opened a session here.
+    `first`: the first epoch in which it was clean on this disk. `held`: by owner, its epoch when it last opened a
+    session here. `asked`: by owner, the epoch under which it asked what is ours, unless it was called dead since.
     """
 
     epoch: int = 0
@@ -27,6 +27,7 @@ class Durable:
     standby: str = ""
     fences: tuple[tuple[str, int], ...] = ()
     held: tuple[tuple[str, int], ...] = ()
+    asked: tuple[tuple[str, int], ...] = ()
     unsafe: tuple[tuple[bytes, Spans], ...] = ()
 
 

@@ -63,15 +63,17 @@ Append = Callable[[Draft, bytes], tuple[int, int]]
 def read_durable(env: Environment, txn: Any, numbers: Mapping[str, int]) -> Durable:
     stored = txn.get(SELF, db=env.db["failover"])
     epoch, first, clean, standby = msgpack.unpackb(stored) if stored else (0, 0, False, "")
-    fences, held = [], []
+    fences, held, asked = [], [], []
     for name, number in numbers.items():
         row = txn.get(_owner_key(number), db=env.db["failover"])
         if row is not None:
-            fence, _, epoch_held, _ = msgpack.unpackb(row)
+            fence, adopted, epoch_held, _ = msgpack.unpackb(row)
             fences.append((name, fence))
             held.append((name, epoch_held))
+            if fence and not adopted:
+                asked.append((name, fence))
     unsafe = [(bytes(key), _spans(value)) for key, value in txn.cursor(db=env.db["unsafe"])]
-    return Durable(epoch, first, clean, standby, tuple(fences), tuple(held), tuple(unsafe))
+    return Durable(epoch, first, clean, standby, tuple(fences), tuple(held), tuple(asked), tuple(unsafe))
 
 
 def _owner_key(number: int) -> bytes:

@@ -1,13 +1,14 @@
 """Broken protocols: each leaves out one rule, and the simulation has to find it (test_simulation.py)."""
 
+from dataclasses import replace
 from typing import Any
 
 from engine.failover.effects import Answer, Effect, Write
 from engine.failover.fleet import FleetMachine
-from engine.failover.messages import Beat, Standby
+from engine.failover.messages import Ask, Beat, Data, Message, Standby
 from engine.failover.region import RegionMachine
 from engine.failover.standby import StandbyRole
-from engine.failover.store import Accept, Accepted, GiveUp
+from engine.failover.store import Accept, Accepted, Durable, GiveUp
 
 
 class NoLeaseCheck(RegionMachine):
@@ -80,6 +81,42 @@ class AcceptsWithoutAsking(RegionMachine):
         return super().submit(token, key, payload, now)
 
 
+class LeavesTheDeadOpen(RegionMachine):
+    """Tells a returning region what it owns before it has adopted from those whom that one does not ask."""
+
+    def _asked_by(self, peer: str, ask: Ask, now: int) -> list[Effect]:
+        return super()._asked_by(peer, replace(ask, dead=()), now)
+
+
+class ForgetsWhoAsked(RegionMachine):
+    """After a restart, does not know any more which regions have asked on their return."""
+
+    def __init__(self, *args: Any, durable: Durable, **options: Any) -> None:
+        super().__init__(*args, durable=replace(durable, asked=()), **options)
+
+
+class BeginsWithoutEnd(RegionMachine):
+    """Begins an adoption and forgets it, because a promise forbids the next one."""
+
+    def _close(self, away: dict[str, int], now: int) -> list[Effect] | None:
+        effects: list[Effect] = []
+        for name, epoch in away.items():
+            closing = super()._close({name: epoch}, now)
+            if closing is None:
+                return None
+            effects += closing
+        return effects
+
+
+class SeesNoGap(RegionMachine):
+    """Goes on with a session that it has lost, as if nothing of it had been acknowledged."""
+
+    def receive(self, sender: str, message: Message, now: int) -> list[Effect]:
+        if isinstance(message, Data):
+            message = replace(message, base=0)
+        return super().receive(sender, message, now)
+
+
 class HasteFleet(FleetMachine):
     """Calls a region dead as soon as it is suspect: its lease may still run."""
 
@@ -113,6 +150,10 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "forgets-promises": {"machine": ForgetsPromises},
     "keeps-stale-copies": {"machine": KeepsStaleCopies},
     "accepts-without-asking": {"machine": AcceptsWithoutAsking},
+    "leaves-the-dead-open": {"machine": LeavesTheDeadOpen},
+    "forgets-who-asked": {"machine": ForgetsWhoAsked},
+    "begins-without-end": {"machine": BeginsWithoutEnd},
+    "sees-no-gap": {"machine": SeesNoGap},
     "haste-fleet": {"fleet": HasteFleet},
     "forgetful-fleet": {"fleet": ForgetfulFleet},
     "crowded-fleet": {"fleet": CrowdedFleet},

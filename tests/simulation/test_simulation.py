@@ -19,6 +19,25 @@ FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
 }
 
 
+# Schedules that broke a promise once, each with what was wrong then (None: that would break nothing in it any more).
+# A change of what is sent makes other schedules of these seeds: then look for others with `--mutation`.
+ONCE_BROKEN: dict[int, str | None] = {
+    105722: "leaves-the-dead-open",
+    108243: None,
+    111942: "forgets-who-asked",
+    116925: "begins-without-end",
+    200897: "sees-no-gap",
+}
+
+
+@pytest.mark.parametrize("seed", ONCE_BROKEN)
+def test_a_schedule_that_broke_a_promise_once_breaks_none(seed: int) -> None:
+    assert run(seed).violation == ""
+    mutation = ONCE_BROKEN[seed]
+    if mutation is not None:
+        assert run(seed, **MUTATIONS[mutation]).violation
+
+
 def test_schedules_of_faults_keep_every_promise() -> None:
     failed = [result for result in map(run, range(SCHEDULES)) if result.violation]
     assert not failed, f"replay: python -m tests.simulation --seed {failed[0].seed} --trace\n{failed[0]}"

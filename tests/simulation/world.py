@@ -29,6 +29,17 @@ class Violation(AssertionError):
     """A promise of the protocol was broken."""
 
 
+class Dice(random.Random):
+    """Its `below` is `randrange` without the checks, which took a tenth of the simulation's time."""
+
+    def below(self, limit: int) -> int:
+        bits = limit.bit_length()
+        number = self.getrandbits(bits)
+        while number >= limit:
+            number = self.getrandbits(bits)
+        return number
+
+
 @dataclass(slots=True)
 class Network:
     """What may happen to a message now."""
@@ -89,8 +100,8 @@ class Node:
         self.frozen = False
         self.thawed.clear()
         self.machine = world.make_machine(self)
-        world.at(world.rng.randrange(TICK), self.alive(self._tick))
-        world.at(world.rng.randrange(TICK), lambda life=self.life: self._send_some(life))
+        world.at(world.rng.below(TICK), self.alive(self._tick))
+        world.at(world.rng.below(TICK), lambda life=self.life: self._send_some(life))
 
     def stop(self) -> None:
         self.machine = None
@@ -164,7 +175,7 @@ class Node:
             self._next_write()
 
     def _next_write(self) -> None:
-        delay = self.world.rng.randrange(1 * MS, 4 * MS)
+        delay = MS + self.world.rng.below(3 * MS)
         delay += max(0, self.stall_until - self.world.now)
         self.world.at(delay, self.alive(self._commit))
 
@@ -206,8 +217,9 @@ class Node:
         """The pool runs although its region may be frozen."""
         if self.life != life:
             return
-        rng = self.world.rng
-        for id_ in sorted(self.handed):
+        world = self.world
+        rng = world.rng
+        for id_ in sorted(self.handed) if self.handed else ():
             if self.local() >= self.pool_until:
                 break
             if rng.random() < 0.5:
@@ -215,10 +227,10 @@ class Node:
             self.handed.discard(id_)
             if id_ not in self.disk.owned:
                 continue
-            self.world.dispatched(self, id_)
+            world.dispatched(self, id_)
             self.on_wire.add(id_)
-            self.world.at(rng.randrange(2 * MS, 30 * MS), lambda id_=id_: self._arrive(id_))
-        self.world.at(rng.randrange(5 * MS, 20 * MS), lambda: self._send_some(life))
+            world.at(2 * MS + rng.below(28 * MS), lambda id_=id_: self._arrive(id_))
+        world.at(5 * MS + rng.below(15 * MS), lambda: self._send_some(life))
 
     def _arrive(self, id_: int) -> None:
         """The sink has it, whatever became of us; we learn it if we live."""
@@ -261,7 +273,7 @@ class World:
         fleet: type[FleetMachine] = FleetMachine,
         trace: Callable[[str], None] | None = None,
     ) -> None:
-        self.rng = random.Random(seed)
+        self.rng = Dice(seed)
         self.now = 0
         self.timing = Timing()
         self.network = Network()
@@ -350,9 +362,9 @@ class World:
         network = self.network
         if (source, target) in network.cuts or self.rng.random() < network.loss:
             return
-        delay = self.rng.randrange(1 * MS, 8 * MS)
+        delay = MS + self.rng.below(7 * MS)
         if network.slow and self.rng.random() < network.slow:
-            delay += self.rng.randrange(network.slow_ms * MS)
+            delay += self.rng.below(network.slow_ms * MS)
         if self.trace is not None and not isinstance(message, Beat | BeatReply):
             self.log(f"{source or 'fleet'} -> {target or 'fleet'} {message}")
         if target == FLEET:
@@ -396,9 +408,9 @@ class World:
             "client",
             region,
         ) not in self.network.cuts and self.rng.random() >= self.network.loss:
-            delay = self.rng.randrange(1 * MS, 8 * MS)
+            delay = MS + self.rng.below(7 * MS)
             if self.network.slow and self.rng.random() < self.network.slow:
-                delay += self.rng.randrange(self.network.slow_ms * MS)
+                delay += self.rng.below(self.network.slow_ms * MS)
             self.at(
                 delay,
                 node.alive(

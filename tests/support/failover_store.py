@@ -73,6 +73,7 @@ class Disk:
             self.standby,
             tuple(sorted((owner, epoch) for owner, (epoch, _) in self.fences.items())),
             tuple(sorted(self.held.items())),
+            tuple(sorted((owner, epoch) for owner, (epoch, adopted) in self.fences.items() if not adopted)),
             tuple(self.unsafe.items()),
         )
 

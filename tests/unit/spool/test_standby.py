@@ -192,6 +192,13 @@ def test_after_a_return_the_same_fence_adopts_nothing(pair: Pair) -> None:
     assert pair.do("b", Adopt("a", 2, 3, forced=True)).spans != ()
 
 
+def test_who_asked_on_its_return_is_remembered_until_it_is_called_dead_again(pair: Pair) -> None:
+    pair.do("b", Inspect("a", 2, 1, ()))
+    assert pair.spools["b"].durable(NUMBERS).asked == (("a", 2),)
+    pair.do("b", Adopt("a", 3, 3))
+    assert pair.spools["b"].durable(NUMBERS).asked == ()
+
+
 def test_a_region_on_an_empty_disk_does_not_give_old_ids_again(pair: Pair) -> None:
     pair.do("a", SaveClean(1, (5 << 48) + 5000))
     spans = pair.accept()

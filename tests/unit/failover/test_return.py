@@ -1,0 +1,110 @@
+"""A region that returns, and one that is asked meanwhile: who may hold a dead region's messages, and who asked whom."""
+
+from engine.failover.effects import Effect, Send, Write
+from engine.failover.messages import Ask, Beat, Claim, RegionView, Standby, Standing, Told
+from engine.failover.region import RegionMachine
+from engine.failover.store import Adopt, Adopted, Durable, Inspect, Inspected, Operation
+from engine.failover.timing import MS, Timing
+
+NUMBERS = {"a": 1, "b": 2, "c": 3}
+LIVE, DEAD, RETURNING = Standing.LIVE, Standing.DEAD, Standing.RETURNING
+DURABLE = Durable(epoch=3, first=3, clean=True, standby="b")
+
+
+def machine(
+    name: str = "c", *, durable: Durable = DURABLE, peers: tuple[str, ...] = ("a", "b")
+) -> RegionMachine:
+    return RegionMachine(
+        name, peers, durable=durable, incarnation=1, now=0, timing=Timing(), accept_local=False
+    )
+
+
+def beat(region: RegionMachine, now: int, *view: RegionView) -> list[Effect]:
+    """A lease from now on, and what Fleet sees."""
+    own = RegionView(region.name, LIVE, region.epoch)
+    message = Beat(1, now, 1, region.epoch, now, False, (*view, own))
+    return region.receive("", message, now)
+
+
+def writes(effects: list[Effect]) -> list[Operation]:
+    return [e.operation for e in effects if isinstance(e, Write)]
+
+
+def sent(effects: list[Effect], kind: type) -> list[object]:
+    return [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, kind)]
+
+
+A_DEAD, B_RETURNS = RegionView("a", DEAD, 5), RegionView("b", RETURNING, 4)
+
+
+def test_what_is_held_of_a_dead_region_is_adopted_before_a_returning_one_gets_its_answer() -> None:
+    c = machine()
+    beat(c, 1000 * MS)  # the view does not tell yet that a is dead: b knows it first
+    ask = Ask(4, 1, ((7, 1),), dead=(("a", 5),))
+    effects = c.receive("b", ask, 1010 * MS)
+    (adopt,) = writes(effects)
+    assert adopt == Adopt("a", 5, 3)
+    assert writes(c.receive("b", ask, 1160 * MS)) == []  # it asks again while that is on its way to the disk
+    c.committed(adopt, Adopted(()), 1170 * MS)
+    (inspect,) = writes(c.receive("b", ask, 1310 * MS))
+    assert isinstance(inspect, Inspect)
+    (told,) = sent(c.committed(inspect, Inspected((), 0), 1320 * MS), Told)
+    assert isinstance(told, Told)
+    assert told.standby is Standby.KEEP
+
+
+def test_a_returning_region_waits_while_the_asked_one_has_promised_a_dead_one_to_adopt_nothing() -> None:
+    c = machine()
+    beat(c, 1000 * MS)
+    c.lease.give("a", 1000 * MS)
+    ask = Ask(4, 1, ((7, 1),), dead=(("a", 5),))
+    assert c.receive("b", ask, 1010 * MS) == []
+    beat(c, 1800 * MS)
+    assert writes(c.receive("b", ask, 1810 * MS)) == [Adopt("a", 5, 3)]
+
+
+def test_a_returning_region_says_whom_it_does_not_ask() -> None:
+    b = machine("b", durable=Durable(epoch=4, first=2, standby="c"), peers=("a", "c"))
+    message = Beat(1, 1, 1, 4, 900 * MS, True, (A_DEAD, B_RETURNS, RegionView("c", LIVE, 3)))
+    (adopt,) = writes(b.receive("", message, 900 * MS))
+    (listing,) = writes(b.committed(adopt, Adopted(()), 901 * MS))
+    (ask,) = sent(b.committed(listing, ((7, 1),), 902 * MS), Ask)
+    assert isinstance(ask, Ask)
+    assert ask.dead == (("a", 5),)
+
+
+def test_of_two_dead_regions_none_is_adopted_from_while_one_holds_a_promise() -> None:
+    """Or the adoption that was begun is forgotten, and no question is answered any more."""
+    c = machine(peers=("a", "b", "d"))
+    beat(c, 1000 * MS)
+    c.lease.give("b", 1000 * MS)
+    claim = Claim(1, b"k" * 16, dead=(("a", 5), ("b", 6)))
+    assert c.receive("d", claim, 1010 * MS) == []
+    assert not c.standby.is_adopting()
+    beat(c, 1800 * MS)
+    adoptions = writes(c.receive("d", claim, 1810 * MS))
+    assert adoptions == [Adopt("a", 5, 3), Adopt("b", 6, 3)]
+    for adoption in adoptions:
+        c.committed(adoption, Adopted(()), 1820 * MS)
+    assert writes(c.receive("d", claim, 1830 * MS))  # it looks for the key now
+
+
+def test_after_a_restart_a_region_that_had_asked_counts_as_one_that_may_be_live() -> None:
+    """It may have returned since; so it is asked who has a batch, although the view says that it is on its way."""
+    asked = Durable(epoch=3, first=3, clean=True, standby="a", asked=(("b", 4),))
+    for durable, is_asked in ((asked, True), (DURABLE, False)):
+        c = machine(durable=durable)
+        beat(c, 1000 * MS, RegionView("a", LIVE, 1), B_RETURNS)
+        effects = c.submit(1, b"k" * 16, "batch", 1010 * MS, again=True)
+        peers = [e.to for e in effects if isinstance(e, Send) and isinstance(e.message, Claim)]
+        assert ("b" in peers) is is_asked
+
+
+def test_after_a_restart_a_standby_that_may_have_been_told_to_keep_its_copies_stays_the_standby() -> None:
+    asked = Durable(epoch=3, first=3, clean=True, standby="b", asked=(("b", 4),))
+    for durable, stays in ((asked, True), (DURABLE, False)):
+        c = machine(durable=durable)
+        effects = beat(c, 1000 * MS, RegionView("a", LIVE, 1), B_RETURNS)
+        assert (writes(effects) == []) is stays
+    c = machine(durable=asked)
+    assert writes(beat(c, 1000 * MS, RegionView("a", LIVE, 1), RegionView("b", DEAD, 6)))  # dead again since
