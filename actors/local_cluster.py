@@ -17,6 +17,7 @@ import psutil
 from actors.environment import run_directory
 from actors.names import placement
 from engine.config.schema import FleetConfig
+from engine.ops.free_port import free_port
 
 NODE_START_TIMEOUT_S = 60
 STOP_GRACE_S = 15
@@ -40,7 +41,7 @@ class LocalCluster:
         """Start the nodes; returns the address. Ports are chosen free, so several fleets can share a machine."""
         if self.running():
             return self.address()
-        port = _free_port()
+        port = free_port()
         pids = []
         for index, region in enumerate(self._config.regions):
             pids.append(self._start_node(index, region.name, port))
@@ -119,12 +120,6 @@ def _is_alive(pid: int) -> bool:
             return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_for_port(port: int, timeout_s: float) -> None:

@@ -30,6 +30,7 @@ import uvloop
 
 from engine.delivery.pool import PoolEngine
 from engine.delivery.wire import ENTRY, Header, decode_report, encode_header
+from engine.ops.free_port import free_port
 from engine.routing.route import HostAnswer, HostStatus
 from engine.tls.policy import PLAIN, HostPolicy
 from engine.values.clock import SystemClock
@@ -134,9 +135,7 @@ class Sink:
     """smtp-sink as a child process; it must come from a postfix package."""
 
     def __init__(self, path: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         libraries = path.parent.parent / "lib" / "postfix"
         # a file, not a pipe: the sink prints its counters at every message and would block on a full pipe
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()

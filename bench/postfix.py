@@ -35,9 +35,10 @@ from bench.harness import (
     print_results,
     write_result,
 )
-from bench.servers import TOOLS, environment, free_port, program
+from bench.servers import TOOLS, environment, program
 from bench.smtp_sink import SmtpSink, is_listening
 from bench.smtp_source import end_source, start_source
+from engine.ops.free_port import free_port
 
 SIZES = (2048, 10240)
 TIMEOUT_S = 300.0

@@ -7,7 +7,6 @@ package, with its own libraries.
 
 import os
 import platform
-import socket
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent.parent / ".tools"
@@ -37,12 +36,6 @@ def program(name: str) -> str:
 def environment() -> dict[str, str]:
     """The environment in which the unpacked programs find their libraries."""
     return os.environ | {"LD_LIBRARY_PATH": ":".join(map(str, _LIBRARIES))}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def switch_user(name: str = "nobody") -> list[str]:

@@ -25,7 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench.servers import environment, free_port, program, switch_user
+from bench.servers import environment, program, switch_user
+from engine.ops.free_port import free_port
 
 BACKLOG = 1000
 _COUNT = re.compile(rb"mesg=(\d+)")

@@ -74,8 +74,9 @@ class Lane:
         self._failures = 0
         self._failure: NotFound | None = None
         self._retry_ns = 0
+        self._ended_ns = 0  # when a session last ended here
         self._wake: asyncio.TimerHandle | None = None
-        gate.users.add(self)
+        gate.join(self)
         self.settle = pool.settle
         self.delivered = pool.delivered
         self.now_ns = pool.clock.monotonic_ns
@@ -133,7 +134,7 @@ class Lane:
         return not (self.pending or self.sessions or self.opening or now_ns < self._retry_ns)
 
     def close(self) -> None:
-        self.gate.users.discard(self)
+        self.gate.leave(self)
         if self._wake is not None:
             self._wake.cancel()
 
@@ -246,6 +247,7 @@ class Lane:
 
     def ended(self, session: Session, *, useful: bool) -> None:
         self.sessions.discard(session)
+        self._ended_ns = self.now_ns()
         self.gate.release()
         if not useful:
             self._back_off(None)
@@ -254,11 +256,11 @@ class Lane:
     # -- within
 
     def _pump_gate(self) -> None:
-        """Room was made: this lane first, then those that share its limits."""
-        self.pump()
-        for lane in list(self.gate.users):
-            if lane is not self and isinstance(lane, Lane):
-                lane.pump()
+        """Room was made: for lanes that share its limits, first those without a session, who lacked one longest."""
+        shared = self.gate.total.users if self.gate.total.limit else self.gate.users
+        lanes = [lane for lane in shared if isinstance(lane, Lane) and lane.pending]
+        for lane in sorted(lanes, key=lambda lane: (bool(lane.sessions), lane._ended_ns)):
+            lane.pump()
 
     def _wake_at(self, when_ns: int) -> None:
         if self._wake is not None:
@@ -271,7 +273,7 @@ class Lane:
 
     def _claim_idle(self) -> None:
         """All connections are taken: end an idle one of a lane that has no use for it."""
-        for lane in self.gate.users:
+        for lane in self.gate.rivals():
             if lane is self or not isinstance(lane, Lane) or lane.pending:
                 continue
             for session in lane.sessions:

@@ -14,6 +14,7 @@ class Connections:
 
     limit: int
     open: int = 0
+    users: set[object] = field(default_factory=set)
 
     def has_room(self) -> bool:
         return self.limit == 0 or self.open < self.limit
@@ -44,6 +45,18 @@ class Gate:
     open: int = 0
     next_ns: int = 0
     users: set[object] = field(default_factory=set)
+
+    def join(self, user: object) -> None:
+        self.users.add(user)
+        self.total.users.add(user)
+
+    def leave(self, user: object) -> None:
+        self.users.discard(user)
+        self.total.users.discard(user)
+
+    def rivals(self) -> set[object]:
+        """Those that hold what we wait for when there is no room: all of the site if only its limit is reached."""
+        return self.users if self.open >= self.limit else self.total.users
 
     def has_room(self) -> bool:
         return self.open < self.limit and self.total.has_room()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.drill.scenarios import DrillRefused
+from engine.ops.free_port import free_port
 
 ZONE = "drill.test"
 NAME = "submit.drill.test"
@@ -32,7 +33,7 @@ class Nameserver:
         if program is None:
             raise DrillRefused("dns: the name server knotd is not installed (Debian package knot)")
         self._directory.mkdir(parents=True, mode=0o700)
-        port = _free_port()
+        port = free_port()
         secret = b64encode(secrets.token_bytes(32)).decode()
         key = self._directory / "tsig.key"
         key.touch(0o600)
@@ -89,9 +90,3 @@ class Nameserver:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(10)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

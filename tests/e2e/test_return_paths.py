@@ -84,7 +84,7 @@ class Running:
 
     async def mail(self, recipient: str, text: str, sender: str = "") -> int:
         def run() -> int:
-            with smtplib.SMTP("127.0.0.1", self.gateway.mail_port, timeout=20) as client:
+            with smtplib.SMTP("127.0.0.1", self.gateway.mail_port, timeout=60) as client:
                 client.ehlo()
                 client.mail(sender)
                 code, _ = client.rcpt(recipient)

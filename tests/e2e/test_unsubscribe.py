@@ -16,13 +16,14 @@ import pytest
 from engine.bounces.tokens import write_key
 from engine.bounces.unsubscribe import UnsubscribeLinks
 from engine.ingress.gateway import Gateway
+from engine.ops.free_port import free_port
 from engine.values.clock import SteadyClock
 from engine.values.message import Message
 from engine.values.stream import Stream
 from engine.values.submission import decode_receipt, encode_submission
 from engine.values.suppression import Reason, Suppression, encode_rows
 from tests.e2e.test_region_in_process import BODY
-from tests.support.host import Host, free_port
+from tests.support.host import Host
 from tests.support.region import fleet, start_region, until
 
 TEMPLATE = {
@@ -46,7 +47,7 @@ def link_of(data: bytes) -> str:
 
 def ask(method: str, url: str, body: str | None = None) -> tuple[int, str]:
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=20)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
     connection.request(method, parts.path, body)
     response = connection.getresponse()
     return response.status, response.read().decode()

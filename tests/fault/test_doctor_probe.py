@@ -30,9 +30,9 @@ from engine.doctor.check_transport import check_mta_sts
 from engine.doctor.finding import Level
 from engine.doctor.probe import Probe
 from engine.doctor.questions import Questions
+from engine.ops.free_port import free_port
 from engine.tls.sts import MAX_POLICY
 from tests.support.fleets import fleet
-from tests.support.nameservers import free_port
 from tests.support.zones import ZoneResolver
 
 ZONE = """

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.delivery.hosts import Found, NotFound, find_host
+from engine.ops.free_port import free_port
 from engine.providers.profiles import load_profiles
 from engine.routing.resolver import build_resolver
 from engine.routing.route import Failure, HostAnswer, Route
@@ -19,7 +20,7 @@ from engine.values.clock import SystemClock
 from engine.values.outcome import OutcomeKind
 from tests.support.certificates import make, server_context, tlsa
 from tests.support.fleets import fleet
-from tests.support.nameservers import free_port, knot, needs_unbound, unbound
+from tests.support.nameservers import knot, needs_unbound, unbound
 from tests.support.pools import Source
 from tests.support.tls_server import TlsServer
 

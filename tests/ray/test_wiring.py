@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import smtplib
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -19,6 +18,7 @@ import pytest
 from engine.bounces.tokens import TokenKeys, write_key
 from engine.bounces.unsubscribe import make_token
 from engine.config.types import split_host
+from engine.ops.free_port import free_port
 from engine.sink.process import SinkProcess
 from engine.values.ids import region_of
 from engine.values.message import Message
@@ -31,11 +31,6 @@ pytestmark = pytest.mark.ray
 HOUR_MS = 3_600_000
 BOUNCES = "bounce.example.com"
 REPORTS = Path(__file__).parents[1] / "unit" / "bounces" / "reports"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

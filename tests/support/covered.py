@@ -58,7 +58,7 @@ class CoveredFleet:
         region, spool, node = self.regions.pop(name), self.spools.pop(name), self.nodes.pop(name)
         for pool in list(node.pools):
             node.kill_pool(pool)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await region.stop()
         spool.close()
 
@@ -96,7 +96,7 @@ class CoveredFleet:
     async def submit_anywhere(self, mail: list[Mail], key: bytes) -> Receipt:
         """As a client does: ask one region after the other until one gives a receipt."""
         turn = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 for name in list(self.regions):
                     with suppress(ConnectionError, TimeoutError):

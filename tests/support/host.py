@@ -1,15 +1,11 @@
 """A receiving server that accepts everything and keeps envelopes and contents, in a thread of its own."""
 
-import socket
 from collections import Counter
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import Envelope
 
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+from engine.ops.free_port import free_port
 
 
 class Host:

@@ -7,7 +7,6 @@ with nothing of the system's configuration.
 import asyncio
 import os
 import platform
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 import pytest
+
+from engine.ops.free_port import free_port
 
 TOOLS = Path(__file__).parents[2] / ".tools"
 
@@ -35,19 +36,6 @@ needs_unbound = pytest.mark.skipif(
     KNOTD is None or UNBOUND is None,
     reason="knot or unbound is not installed: run tools/install_test_servers.sh",
 )
-
-
-def free_port() -> int:
-    """A port that is free for UDP and TCP now."""
-    while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            udp.bind(("127.0.0.1", 0))
-            port = int(udp.getsockname()[1])
-            try:
-                tcp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 @contextmanager

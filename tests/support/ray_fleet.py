@@ -149,24 +149,31 @@ class ClusterFleet:
         from actors.names import placement
 
         self._cluster = Cluster()
-        for name in REGIONS:
-            self.nodes[name] = self._cluster.add_node(
-                num_cpus=1,
-                resources={placement(name): 1},
-                object_store_memory=80 << 20,
-                include_dashboard=False,
-            )
-        start_fleet(self.config, self._cluster.address)
+        try:
+            for name in REGIONS:
+                self.nodes[name] = self._cluster.add_node(
+                    num_cpus=1,
+                    resources={placement(name): 1},
+                    object_store_memory=80 << 20,
+                    include_dashboard=False,
+                )
+            start_fleet(self.config, self._cluster.address)
+        except BaseException:
+            self._end()  # or it would go on beside all tests that follow
+            raise
         self.client = AsyncClient(self.config)
         return self
 
     def __exit__(self, *_: object) -> None:
-        import ray
-
         from actors.deploy import stop_fleet
 
         try:
             stop_fleet(self.config)
         finally:
-            ray.shutdown()
-            self._cluster.shutdown()
+            self._end()
+
+    def _end(self) -> None:
+        import ray
+
+        ray.shutdown()
+        self._cluster.shutdown()

@@ -28,8 +28,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from bench.postfix import GROUP, OWNER, make_folders
-from bench.servers import TOOLS, environment, free_port
+from bench.servers import TOOLS, environment
 from bench.smtp_sink import is_listening
+from engine.ops.free_port import free_port
 
 DOMAIN = "example.org"
 START_S = 15.0

@@ -131,7 +131,7 @@ def sender(fleet: FakeFleet, **options: object) -> CampaignSender:
 
 def run(work: Awaitable[T]) -> T:
     async def bounded() -> T:
-        return await asyncio.wait_for(work, 20)
+        return await asyncio.wait_for(work, 120)
 
     return asyncio.run(bounded())
 

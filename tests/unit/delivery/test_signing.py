@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from engine.config.signing import DkimConfig
-from engine.delivery.pool import PoolEngine
 from engine.delivery.preparation import AHEAD, Preparation
 from engine.dkim.keys import KeyRing
 from engine.dkim.signer import Signer, SigningError, Unsigned
@@ -24,20 +23,13 @@ LATER_MS = 4_000_000_000_000  # the verifiers look at the clock
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 30))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 120))  # type: ignore[arg-type]
 
 
 def world_of(server: HostileServer, **options: Any) -> World:
     world = World({"example.net": Route("test", (Host("127.0.0.1", server.port),))}, **options)
     world.expires_ms = LATER_MS
     return world
-
-
-def signing_pool(world: World, profile: Profile | None = None, **options: Any) -> PoolEngine:
-    """With deadlines that a busy machine keeps too."""
-    return make_pool(
-        world, profile, **{"timeouts_s": (0.0, *[20.0] * 7), "open_timeout_s": 20.0, "hold_s": 20.0} | options
-    )
 
 
 class Keys:
@@ -61,7 +53,7 @@ def test_what_arrives_has_good_signatures(tmp_path: Path, chunking: bool, pipeli
         keys = Keys(tmp_path)
         async with HostileServer(chunking=chunking, pipelining=pipelining) as server:
             world = world_of(server, body_bytes=RAW)
-            pool = signing_pool(world, signer=keys.signer, signing=keys.config)
+            pool = make_pool(world, signer=keys.signer, signing=keys.config)
             await hand_over(pool, range(1, 101))
             await settled(world, 100)
             assert {outcome.kind for outcome in world.outcomes} == {OutcomeKind.DELIVERED}
@@ -89,7 +81,7 @@ def test_the_signature_covers_the_octets_after_every_change(tmp_path: Path) -> N
         for extensions in ((), ("8BITMIME",), ("8BITMIME", "SMTPUTF8")):
             async with HostileServer(extensions=extensions) as server:
                 world = world_of(server, body_bytes=raw)
-                pool = signing_pool(world, signer=keys.signer, signing=keys.config)
+                pool = make_pool(world, signer=keys.signer, signing=keys.config)
                 await hand_over(pool, [1, 2, 3])
                 await settled(world, 3)
                 assert {o.kind for o in world.outcomes} == {OutcomeKind.DELIVERED}, world.outcomes
@@ -109,7 +101,7 @@ def test_recipients_of_one_message_share_its_signature(tmp_path: Path) -> None:
         async with HostileServer() as server:
             world = world_of(server, body_bytes=RAW, same_body=True)
             profile = Profile(max_connections=1, max_recipients=10)
-            pool = signing_pool(world, profile, signer=keys.signer, signing=keys.config)
+            pool = make_pool(world, profile, signer=keys.signer, signing=keys.config)
             await hand_over(pool, range(1, 21))
             await settled(world, 20)
             assert [len(names) for _, names in server.transactions] == [10, 10]
@@ -125,7 +117,7 @@ def test_mail_of_other_domains_goes_unsigned(tmp_path: Path) -> None:
         async with HostileServer() as server:
             raw = RAW.replace(b"example.com>\r\nTo", b"example.org>\r\nTo")
             world = world_of(server, body_bytes=raw)
-            pool = signing_pool(world, signer=keys.signer, signing=keys.config)
+            pool = make_pool(world, signer=keys.signer, signing=keys.config)
             await hand_over(pool, [1])
             await settled(world, 1)
             assert server.bodies == [raw.replace(b"\r\n.hi", b"\r\n..hi")]
@@ -141,7 +133,7 @@ def test_without_its_key_mail_waits_and_goes_signed_when_the_key_is_back(tmp_pat
         keys.files[0].rename(tmp_path / "away")
         async with HostileServer() as server:
             world = world_of(server, body_bytes=RAW)
-            pool = signing_pool(world, signer=keys.signer, signing=keys.config)
+            pool = make_pool(world, signer=keys.signer, signing=keys.config)
             await hand_over(pool, [1, 2])
             await settled(world, 2)
             for id_ in (1, 2):
@@ -179,7 +171,7 @@ def test_a_tenant_may_not_use_the_domain_of_another(tmp_path: Path) -> None:
         config = DkimConfig.model_validate(section)
         async with HostileServer() as server:
             world = world_of(server, body_bytes=RAW, tenant="other")
-            pool = signing_pool(world, signer=Signer(KeyRing(config, time.monotonic)), signing=config)
+            pool = make_pool(world, signer=Signer(KeyRing(config, time.monotonic)), signing=config)
             await hand_over(pool, [1])
             await settled(world, 1)
             assert (world.of(1).kind, world.of(1).reply.enhanced) == (OutcomeKind.BOUNCED, "5.7.1")
@@ -205,7 +197,7 @@ def test_who_sent_it_must_be_clear(tmp_path: Path, raw: bytes, text: str) -> Non
         keys = Keys(tmp_path)
         async with HostileServer() as server:
             world = world_of(server, body_bytes=raw)
-            pool = signing_pool(world, signer=keys.signer, signing=keys.config)
+            pool = make_pool(world, signer=keys.signer, signing=keys.config)
             await hand_over(pool, [1])
             await settled(world, 1)
             assert (world.of(1).kind, world.of(1).reply.enhanced) == (OutcomeKind.BOUNCED, "5.6.0")
@@ -244,7 +236,7 @@ def test_whatever_goes_wrong_on_a_thread_is_no_unsigned_mail() -> None:
         signer.gate.set()
         async with HostileServer() as server:
             world = world_of(server, body_bytes=RAW)
-            pool = signing_pool(world, signer=signer, signing=DkimConfig())
+            pool = make_pool(world, signer=signer, signing=DkimConfig())
             await hand_over(pool, range(1, 40))
             await settled(world, 39)
             assert {(o.kind, o.scope) for o in world.outcomes} == {(OutcomeKind.DEFERRED, Scope.MESSAGE)}
@@ -260,7 +252,7 @@ def test_the_loop_goes_on_and_what_is_prepared_is_bounded_while_a_signature_take
         signer = Scripted()
         async with HostileServer() as server:
             world = world_of(server, body_bytes=RAW)
-            pool = signing_pool(world, signer=signer, signing=DkimConfig(threads=1))
+            pool = make_pool(world, signer=signer, signing=DkimConfig(threads=1))
             await hand_over(pool, range(1, 501))
             await asyncio.to_thread(signer.entered.wait, 10)
             begun = sum(job.form is not None for job in pool._jobs.values())
@@ -285,7 +277,7 @@ def test_large_messages_are_prepared_one_at_a_time_beyond_the_bound(monkeypatch:
         signer = Scripted()
         async with HostileServer() as server:
             world = world_of(server, body_bytes=RAW + (b"x" * 70 + b"\r\n") * 1400)
-            pool = signing_pool(world, signer=signer, signing=DkimConfig(threads=1))
+            pool = make_pool(world, signer=signer, signing=DkimConfig(threads=1))
             await hand_over(pool, range(1, 21))
             await asyncio.to_thread(signer.entered.wait, 10)
             assert sum(job.form is not None for job in pool._jobs.values()) == 3
@@ -301,7 +293,7 @@ def test_a_stop_while_signing_gives_everything_back() -> None:
         signer = Scripted()
         async with HostileServer() as server:
             world = world_of(server, body_bytes=RAW)
-            pool = signing_pool(world, signer=signer, signing=DkimConfig())
+            pool = make_pool(world, signer=signer, signing=DkimConfig())
             await hand_over(pool, range(1, 101))
             await asyncio.to_thread(signer.entered.wait, 10)
             await pool.stop(1)
@@ -321,7 +313,7 @@ def test_what_was_held_too_long_for_a_signature_is_given_back_and_not_sent() -> 
         signer = Scripted()
         async with HostileServer() as server:
             world = world_of(server, body_bytes=RAW)
-            pool = signing_pool(world, signer=signer, signing=DkimConfig(), hold_s=0.05)
+            pool = make_pool(world, signer=signer, signing=DkimConfig(), hold_s=0.05)
             await hand_over(pool, [1, 2, 3])
             await settled(world, 3)
             assert {o.kind for o in world.outcomes} == {OutcomeKind.RETURNED}
@@ -339,7 +331,7 @@ def test_a_new_epoch_while_signing_sends_nothing_of_the_old_one() -> None:
         signer = Scripted()
         async with HostileServer() as server:
             world = world_of(server, body_bytes=RAW)
-            pool = signing_pool(world, signer=signer, signing=DkimConfig())
+            pool = make_pool(world, signer=signer, signing=DkimConfig())
             await hand_over(pool, [1, 2, 3])
             await asyncio.to_thread(signer.entered.wait, 10)
             await pool.resume(2)
@@ -358,7 +350,7 @@ def test_a_retry_after_a_lost_session_sends_the_same_bytes(tmp_path: Path) -> No
         keys = Keys(tmp_path)
         async with HostileServer(Fault("mail", "close"), Fault("dot", "close")) as server:
             world = world_of(server, body_bytes=RAW)
-            pool = signing_pool(world, Profile(max_connections=1), signer=keys.signer, signing=keys.config)
+            pool = make_pool(world, Profile(max_connections=1), signer=keys.signer, signing=keys.config)
             await hand_over(pool, [1])
             await settled(world, 1)
             assert world.of(1).possible_duplicate

@@ -28,7 +28,7 @@ def world_of(server: HostileServer) -> World:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 120))  # type: ignore[arg-type]
 
 
 async def assign(
@@ -91,7 +91,7 @@ def test_a_source_is_given_up_without_loss_and_its_sessions_end() -> None:
                 world, Profile(max_connections=1), timeouts_s=(0.0, *[30.0] * 5, 0.05, 30.0), hold_s=60.0
             )
             await hand_over(pool, range(1, 6))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while not any(s.machine.is_body_sent for lane in pool._lanes.values() for s in lane.sessions):
                     await asyncio.sleep(0.005)
             assert (await assign(pool, [1])).left == (0,)
@@ -101,7 +101,7 @@ def test_a_source_is_given_up_without_loss_and_its_sessions_end() -> None:
             for lane in pool._lanes.values():
                 for session in list(lane.sessions):
                     session.machine.data_received(b"250 2.0.0 Ok\r\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while (await assign(pool, [1])).left:
                     await asyncio.sleep(0.01)
             assert not any(lane.sessions for lane in pool._lanes.values())
@@ -138,7 +138,7 @@ def test_its_part_of_the_connections_is_kept_from_when_it_is_told() -> None:
                 await hand_over(pool, range(batch * 80, batch * 80 + 80), batch=batch, source=batch % 2)
                 await asyncio.sleep(0.002)
             held = await assign(pool, [0, 1], shard=1, of=2)
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(60):
                 while held.is_over:
                     await asyncio.sleep(0.005)
                     held = await assign(pool, [0, 1], shard=1, of=2)

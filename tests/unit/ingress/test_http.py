@@ -71,7 +71,7 @@ class Running:
         self, method: str, path: str, body: str | None = None, **headers: str
     ) -> tuple[int, str, Any]:
         def run() -> tuple[int, str, Any]:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
             try:
                 connection.request(method, path, body, headers)
                 response = connection.getresponse()
@@ -203,7 +203,7 @@ def test_requests_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
         async with listening() as it:
             it.regions.hold = asyncio.Event()
             waiting = [asyncio.create_task(it.ask("POST", it.path())) for _ in range(2)]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while it.desk._under_way < 2:
                     await asyncio.sleep(0.01)
             assert (await it.ask("POST", it.path()))[0] == 503

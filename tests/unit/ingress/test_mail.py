@@ -59,14 +59,14 @@ class Running:
 
     async def client(self, work: Callable[[smtplib.SMTP], Any]) -> Any:
         def run() -> Any:
-            with smtplib.SMTP("127.0.0.1", self.port, timeout=20) as client:
+            with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
                 return work(client)
 
         return await asyncio.to_thread(run)
 
     async def all_closed(self) -> None:
         """The last session's end is on its way."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.listener._open:
                 await asyncio.sleep(0.01)
 

@@ -128,7 +128,7 @@ class World:
         self.dispatcher.finished(0, len(ids))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 self.clock.advance(0.01)
                 await asyncio.sleep(0)

@@ -178,7 +178,7 @@ async def _meet(folder: Path, policy: str, server: str, expected: str) -> None:
         route = await routes.route(DOMAIN)
         refused = await routes.policy(route, route.hosts[0], await routes.addresses(MX))
         found = await find_host(
-            route, Source(), routes=routes, opener=watched, rng=random.Random(1), timeout_s=2.0
+            route, Source(), routes=routes, opener=watched, rng=random.Random(1), timeout_s=20.0
         )
         if expected.startswith("-"):
             assert isinstance(found, NotFound), found
@@ -241,7 +241,7 @@ def test_requiretls(
             route = routes.strict(await routes.route(DOMAIN))
             opener = SessionOpener(write_authorities(tmp_path / "ca.pem", authority()))
             found = await find_host(
-                route, Source(), routes=routes, opener=opener, rng=random.Random(1), timeout_s=2.0
+                route, Source(), routes=routes, opener=opener, rng=random.Random(1), timeout_s=20.0
             )
             if isinstance(found, Found):
                 found.opened.transport.abort()
