@@ -63,11 +63,12 @@ def up(fleet_path: Path) -> None:
     """Start the fleet: on the cluster at ray.address, or on Ray nodes of this machine."""
     config = _prepared(fleet_path)
     deploy = importlib.import_module("actors.deploy")
-    address = config.ray.address
-    if address is None:
+    if config.ray.address is None:
         console.print(f"starting {len(config.regions)} Ray nodes on this machine")
-        address = LocalCluster(config).start()
-    deploy.start_fleet(config, address)
+        cluster = LocalCluster(config)
+        deploy.start_fleet(config, cluster.start(), cluster.check_nodes)
+    else:
+        deploy.start_fleet(config, config.ray.address)
     console.print(f"fleet [b]{config.fleet.name}[/b] is up: {', '.join(r.name for r in config.regions)}")
 
 

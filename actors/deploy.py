@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import ray
@@ -307,11 +307,14 @@ def leave_ray() -> None:
     ray.shutdown()
 
 
-def start_fleet(config: FleetConfig, address: str) -> None:
-    """Start the Fleet actor on the cluster; returns when every region answers."""
+def start_fleet(config: FleetConfig, address: str, check: Callable[[], None] = lambda: None) -> None:
+    """Start the Fleet actor on the cluster; returns when every region answers.
+
+    ConnectionError: a region has no node, within 60 s or as soon as `check` raises it because that node has ended.
+    """
     connect_ray(address)
     config_json = config.model_dump_json()
-    _wait_for_nodes(config)
+    _wait_for_nodes(config, address, check)
     fleet: Any = (
         ray.remote(FleetActor)
         .options(**_options(FLEET, None, restarts=-1), resources={HEAD: RESOURCE_SHARE})
@@ -320,15 +323,32 @@ def start_fleet(config: FleetConfig, address: str) -> None:
     ray.get(fleet.start.remote(), timeout=180)
 
 
-def _wait_for_nodes(config: FleetConfig) -> None:
+def _wait_for_nodes(config: FleetConfig, address: str, check: Callable[[], None]) -> None:
     wanted = {placement(region.name) for region in config.regions}
     deadline = time.monotonic() + NODE_START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        missing = wanted - set(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    while True:
+        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        missing = wanted - {resource for node in nodes for resource in node["Resources"]}
         if not missing:
             return
+        check()
+        if time.monotonic() > deadline:
+            raise ConnectionError(_without_a_node(missing, nodes, address))
         time.sleep(0.1)
-    raise ConnectionError(f"no node of the cluster carries the resources {', '.join(sorted(missing))}")
+
+
+def _without_a_node(missing: Set[str], nodes: Sequence[dict[str, Any]], address: str) -> str:
+    """What is missing, what is there, and what to do about it."""
+    there = "; ".join(
+        f"{node['NodeManagerAddress']} has "
+        + ", ".join(sorted(name for name in node["Resources"] if not name.startswith("node:")))
+        for node in nodes
+    )
+    start = f"ray start --address={address} --resources='{{\"{min(missing)}\": 1}}'"
+    return (
+        f"after {NODE_START_TIMEOUT_S} s no node of the cluster at {address} carries {', '.join(sorted(missing))} "
+        f"(names are those of regions in fleet.yaml). Nodes: {there or 'none'}. On the machine of that region: {start}"
+    )
 
 
 def stop_fleet(config: FleetConfig) -> None:

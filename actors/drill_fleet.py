@@ -176,7 +176,7 @@ class TemporaryFleet:
     def start_actors(self) -> None:
         """Nodes and actors; also again, after their end."""
         deploy = importlib.import_module("actors.deploy")
-        deploy.start_fleet(self.config, self._cluster.start())
+        deploy.start_fleet(self.config, self._cluster.start(), self._cluster.check_nodes)
         self.running = RunningFleet(self.config)
 
     def stop_actors(self) -> None:

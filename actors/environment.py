@@ -6,11 +6,15 @@ they stay on the node's own address and demand the fleet's token (Ray's token au
 
 import os
 import secrets
+import site
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from engine.config.schema import FleetConfig
 
 TOKEN_FILE = "ray-token"
+ONLY_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray stays on 127.0.0.1; see actors/local_node.py
 
 
 def run_directory(config: FleetConfig) -> Path:
@@ -24,16 +28,15 @@ def prepare(config: FleetConfig) -> None:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     token = directory / TOKEN_FILE
     if not token.exists():
-        descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
+        _make_token(token)
     root = str(Path(__file__).resolve().parent.parent)
-    path = os.environ.get("PYTHONPATH", "")
-    if root not in path.split(os.pathsep):
-        path = os.pathsep.join(part for part in (root, path) if part)
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if root not in (*path, *site.getsitepackages()):  # a source tree: Ray's processes must find it, too
+        os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (root, *path) if part)
+    if config.ray.address is None:
+        os.environ[ONLY_LOOPBACK] = "0"
     os.environ.update(
         {
-            "PYTHONPATH": path,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -44,3 +47,13 @@ def prepare(config: FleetConfig) -> None:
             "RAY_DEDUP_LOGS": "0",
         }
     )
+
+
+def _make_token(path: Path) -> None:
+    """Whole or not at all; of several commands that make it at once the first wins."""
+    descriptor, draft = tempfile.mkstemp(prefix=TOKEN_FILE, dir=path.parent)  # readable by its owner only
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    with suppress(FileExistsError):
+        os.link(draft, path)
+    os.unlink(draft)

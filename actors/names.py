@@ -4,6 +4,7 @@ from engine.region.ports import PoolName
 
 NAMESPACE = "sendfleet"
 FLEET = "fleet"
+LOOPBACK = "127.0.0.1"  # Ray binds to nothing else only if a node has exactly this address
 
 
 def region_actor(region: str) -> str:

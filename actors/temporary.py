@@ -56,7 +56,7 @@ class TemporaryFleet:
             stack.callback(cluster.stop)
             address = cluster.start()
             stack.callback(self._leave, deploy)
-            deploy.start_fleet(self.config, address)
+            deploy.start_fleet(self.config, address, cluster.check_nodes)
             self.client = client.AsyncClient(self.config)
             self._stack = stack.pop_all()
         return self
