@@ -224,6 +224,10 @@ class RayNodeServices:
         """Have another region take suppressions: on its disk when this answers."""
         return int(await self._peer(region).call("suppress", rows, False))
 
+    async def accept(self, region: str, header: bytes, blob: bytes, again: bool) -> bytes:
+        """Have a region accept a batch: what its receipt names is on its disk."""
+        return bytes(await self._peer(region).call("accept", header, blob, again))
+
     async def report(self, region: str, signal: bytes) -> str:
         """Tell a region of a bounce or complaint: on its disk when this answers."""
         return str(await self._peer(region).call("report", signal))

@@ -20,6 +20,7 @@ from engine.config.types import (
     Size,
     StreamName,
 )
+from engine.values.address import AddressError, parse_address
 
 
 class TokenKey(Section):
@@ -63,6 +64,27 @@ class ReturnPath(Section):
         return self
 
 
+class PostmasterConfig(Section):
+    """Mail to postmaster@ and abuse@ of the bounce and feedback domains, and of the listener's host name."""
+
+    forward: str = Field(
+        "",
+        description="Address that it is passed on to, enclosed in a message with the null sender. Default: it is kept "
+        "in `directory`.",
+    )
+    directory: Path = Field(
+        Path("var/postmaster"),
+        description="Where it is kept if it is not passed on, one file each, on the node of the gateway. Whoever reads "
+        "them removes them.",
+    )
+    max_stored: Size = Field(
+        64 * 2**20, description="Size of all files in `directory`, above which it is refused for the moment."
+    )
+    max_per_hour: Count = Field(
+        100, description="Messages per hour, above which it is refused for the moment."
+    )
+
+
 class BouncesConfig(Section):
     """Bounces and complaints that come as mail. See docs/bounces.md."""
 
@@ -76,6 +98,10 @@ class BouncesConfig(Section):
         (),
         description="Addresses that feedback loops of mailbox providers send complaints to (ARF).",
     )
+    postmaster: PostmasterConfig = Field(
+        PostmasterConfig(),
+        description="Mail to postmaster and abuse, which is never refused for good (RFC 5321 section 4.5.1).",
+    )
     expire: Duration = Field(
         14 * 86400.0,
         description="So long after dispatch a return path is good, and it is known to whom the message was sent.",
@@ -87,7 +113,23 @@ class BouncesConfig(Section):
             local, at, domain = address.rpartition("@")
             if not at or not local or "." not in domain or not address.isascii() or not address.isprintable():
                 raise ValueError(f"feedback: {address!r}: allowed are addresses, as in fbl@example.com")
+        if self.postmaster.forward:
+            try:
+                forward = parse_address(self.postmaster.forward)
+            except AddressError as error:
+                raise ValueError(f"postmaster.forward: {error}") from None
+            if forward.domain in {entry.domain for entry in self.return_paths}:
+                raise ValueError(
+                    f"postmaster.forward: {self.postmaster.forward!r}: allowed is an address outside of the bounce "
+                    "domains, whose mail comes in here"
+                )
         return self
+
+    def domains(self) -> set[str]:
+        """The domains whose mail comes in here."""
+        return {entry.domain for entry in self.return_paths} | {
+            address.rpartition("@")[2].lower() for address in self.feedback
+        }
 
     def return_path(self, tenant: str, stream: str) -> ReturnPath | None:
         """The entry for mail of a tenant and stream."""
@@ -104,7 +146,8 @@ class IngressConfig(Section):
 
     mail: dict[Name, HostPort] = Field(
         {},
-        description="Address and port for bounces and complaints, by region. Mail for anybody else is refused.",
+        description="Address and port for bounces and complaints, by region. Mail for anybody else but postmaster and "
+        "abuse is refused.",
     )
     http: dict[Name, HostPort] = Field(
         {},

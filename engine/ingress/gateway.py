@@ -9,11 +9,14 @@ from engine.config.schema import FleetConfig
 from engine.config.types import split_host
 from engine.ingress.http import HttpListener
 from engine.ingress.mail import MailListener
+from engine.ingress.postmaster import Postmaster
+from engine.ingress.postmaster import RegionsPort as PostmasterPort
 from engine.ingress.reports import RegionsPort as ReportsPort
 from engine.ingress.reports import ReportDesk
 from engine.ingress.unsubscribe import RegionsPort as UnsubscribePort
 from engine.ingress.unsubscribe import UnsubscribeDesk
 from engine.values.clock import Clock
+from engine.values.stream import Stream
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,7 @@ def has_gateway(config: FleetConfig, region: str) -> bool:
     return region in config.ingress.mail or region in config.ingress.http
 
 
-class RegionsPort(ReportsPort, UnsubscribePort, Protocol):
+class RegionsPort(ReportsPort, UnsubscribePort, PostmasterPort, Protocol):
     """The regions of the fleet, by name."""
 
 
@@ -38,12 +41,17 @@ class Gateway:
         ingress = config.ingress
         self._mail_at = ingress.mail.get(region)
         self._http_at = ingress.http.get(region)
+        name = ingress.name or next(s.ehlo for s in config.sources if s.region == region)
+        self.postmaster = Postmaster(
+            config.bounces, name=name, streams=_most_urgent(config, region), port=port, clock=clock
+        )
         self.reports = ReportDesk(
             config.bounces,
             keys,
             regions={entry.number: entry.name for entry in own_first},
             port=port,
             clock=clock,
+            postmaster=self.postmaster,
         )
         self.unsubscribe = UnsubscribeDesk(
             config.unsubscribe,
@@ -53,7 +61,6 @@ class Gateway:
             port=port,
             clock=clock,
         )
-        name = ingress.name or next(s.ehlo for s in config.sources if s.region == region)
         self._mail = MailListener(self.reports, ingress, name=name)
         paths = [urlsplit(link.url).path for link in config.unsubscribe.links]
         self._http = HttpListener(self.unsubscribe, ingress, paths)
@@ -78,6 +85,17 @@ class Gateway:
             "region": self._region,
             "mail": {"port": self.mail_port, **self._mail.counts},
             "reports": dict(self.reports.counts),
+            "postmaster": dict(self.postmaster.counts),
             "http": {"port": self.http_port},
             "unsubscribe": dict(self.unsubscribe.counts),
         }
+
+
+def _most_urgent(config: FleetConfig, own: str) -> dict[str, Stream]:
+    """The most urgent stream of every region that has one for everybody, `own` first."""
+    streams: dict[str, list[Stream]] = {own: []}
+    for source in config.sources:
+        if source.tenancy.kind == "dedicated":
+            continue
+        streams.setdefault(source.region, []).extend(Stream.parse(name) for name in source.streams)
+    return {region: min(served) for region, served in streams.items() if served}

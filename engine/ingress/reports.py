@@ -1,10 +1,11 @@
 """Mail to the bounce and feedback addresses: whom it may be for, and what is done about it.
 
-Accepted are only return paths with an authentic token (bounces) and the configured feedback addresses; anything else is
-refused at RCPT, so this relays for nobody and answers nobody: no notification is ever made here, so no bounce is
-bounced. A message acts only through a token of ours: the return path that it was sent to, or for a complaint one that
-it encloses. What is forged, expired, repeated or says nothing is accepted, counted and forgotten; its sender learns
-nothing from that. A 250 is given when the region has the effect on disk, a 451 if it does not answer.
+Accepted are only return paths with an authentic token (bounces), the configured feedback addresses, and postmaster and
+abuse (engine/ingress/postmaster.py); anything else is refused at RCPT, so this relays for nobody and answers nobody: no
+notification is ever made here, so no bounce is bounced. A message acts only through a token of ours: the return path
+that it was sent to, or for a complaint one that it encloses. What is forged, expired, repeated or says nothing is
+accepted, counted and forgotten; its sender learns nothing from that. A 250 is given when the region has the effect on
+disk, a 451 if it does not answer.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from engine.bounces.report import Report, ReportKind, read_report
 from engine.bounces.signal import Effect, Signal, SignalKind, encode_signal
 from engine.bounces.tokens import ReturnToken, TokenKeys, verify_return_path
 from engine.config.bounces import BouncesConfig
+from engine.ingress.postmaster import Postmaster
 from engine.values.clock import Clock
 from engine.values.ids import region_of
 from engine.values.reply import Reply
@@ -44,12 +46,14 @@ class ReportDesk:
         regions: dict[int, str],
         port: RegionsPort,
         clock: Clock,
+        postmaster: Postmaster,
     ) -> None:
         self._config = config
         self._keys = keys
         self._regions = regions
         self._port = port
         self._clock = clock
+        self._postmaster = postmaster
         self._domains = {entry.domain for entry in config.return_paths}
         self._feedback = {address.lower() for address in config.feedback}
         self.counts: Counter[str] = Counter()
@@ -59,18 +63,31 @@ class ReportDesk:
         local, _, domain = address.rpartition("@")
         if self._token(local, domain) is not None or address.lower() in self._feedback:
             return RCPT_OK
+        if self._postmaster.is_for(address):
+            return RCPT_OK
         self.counts["forged" if domain.lower() in self._domains else "refused"] += 1
         return NO_SUCH
 
     async def message(self, sender: str, recipients: list[str], data: bytes) -> Reply:
         """The answer to the end of DATA."""
+        to_people = [
+            one
+            for one in dict.fromkeys(recipients)
+            if self._postmaster.is_for(one) and one.lower() not in self._feedback
+        ]
+        to_us = [one for one in dict.fromkeys(recipients) if one not in to_people]
+        if to_us and (reply := await self._read(sender, to_us, data)).code != OK.code:
+            return reply
+        return await self._postmaster.take(sender, to_people, data) if to_people else OK
+
+    async def _read(self, sender: str, recipients: list[str], data: bytes) -> Reply:
         if len(data) > SMALL:  # a few milliseconds at most below that
             report = await asyncio.to_thread(read_report, data, sender=sender)
         else:
             report = read_report(data, sender=sender)
         self.counts[str(report.kind)] += 1
         try:
-            for recipient in dict.fromkeys(recipients):
+            for recipient in recipients:
                 await self._act(recipient, report)
         except (ConnectionError, TimeoutError):
             self.counts["no-answer"] += 1

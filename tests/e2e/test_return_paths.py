@@ -1,11 +1,14 @@
 """A message goes out with a return path of its own; its bounce and the complaint about it come back as mail."""
 
 import asyncio
+import email
+import email.policy
 import smtplib
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +82,13 @@ class Running:
     async def report(self, region: str, signal: bytes) -> str:
         return await self.region.report(signal)
 
+    async def accept(self, region: str, header: bytes, blob: bytes, again: bool) -> bytes:
+        return await self.region.accept(header, blob, again=again)
+
     async def unsubscribe(self, region: str, rows: bytes) -> int:
         raise AssertionError("nobody unsubscribes here")
 
-    async def mail(self, recipient: str, text: str, sender: str = "") -> int:
+    async def mail(self, recipient: str, text: str | bytes, sender: str = "") -> int:
         def run() -> int:
             with smtplib.SMTP("127.0.0.1", self.gateway.mail_port, timeout=60) as client:
                 client.ehlo()
@@ -100,7 +106,9 @@ class Running:
         return {row.address: row.reason for row in self.spool.suppressions(b"", 100)[1]}
 
 
-def config_of(tmp_path: Path, host: Host, **sections: Any) -> FleetConfig:
+def config_of(
+    tmp_path: Path, host: Host, postmaster: dict[str, str] | None = None, **sections: Any
+) -> FleetConfig:
     key = tmp_path / "key"
     if not key.exists():
         write_key(key)
@@ -108,7 +116,11 @@ def config_of(tmp_path: Path, host: Host, **sections: Any) -> FleetConfig:
         tmp_path,
         host.port,
         tokens={"keys": [{"id": 1, "file": str(key)}]},
-        bounces={"return_paths": [{"domain": DOMAIN, "streams": ["marketing"]}], "feedback": [FEEDBACK]},
+        bounces={
+            "return_paths": [{"domain": DOMAIN, "streams": ["marketing"]}],
+            "feedback": [FEEDBACK],
+            "postmaster": postmaster or {},
+        },
         ingress={"mail": {"eu": "127.0.0.1:1"}},
         **sections,
     )
@@ -244,3 +256,43 @@ def test_a_report_after_a_restart(tmp_path: Path, host: Host, restart: bool) -> 
 
     counts = asyncio.run(second(asyncio.run(first())))
     assert counts["repeated" if restart else "acted"] == 1
+
+
+def test_mail_to_postmaster_is_passed_on_once_and_never_bounced(tmp_path: Path, host: Host) -> None:
+    raw = b"From: Eve <eve@provider.example>\r\nSubject: your mail loops\r\n\r\n.\r\nhelp: \xc3\xa4\r\n"
+    folder = tmp_path / "kept"
+
+    async def run() -> None:
+        forward = {"forward": "ops@example.com", "directory": str(folder)}
+        async with running(config_of(tmp_path, host, forward)) as it:
+
+            def work() -> None:
+                with smtplib.SMTP("127.0.0.1", it.gateway.mail_port, timeout=20) as client:
+                    client.sendmail("eve@provider.example", [f"postmaster@{DOMAIN}"], raw, ["BODY=8BITMIME"])
+
+            for _ in range(2):  # the other host has not seen the answer, and repeats
+                await asyncio.to_thread(work)
+            await until(lambda: it.spool.counts()["queued"] == 0)
+            assert it.gateway.postmaster.counts == {"forwarded": 2}
+            ((to, sender, data),) = host.envelopes
+            assert (to, sender) == ("ops@example.com", "")
+            # an automatic answer to it, and it itself as a bounce, are kept; a person's answer is passed on
+            id_ = data.partition(b"Message-ID: ")[2].split(b"\r\n")[0].decode()
+            answer = f"From: ops@example.com\nIn-Reply-To: {id_}\nSubject: Re\n"
+            assert (
+                await it.mail(f"postmaster@{DOMAIN}", f"{answer}Auto-Submitted: auto-replied\n\naway") == 250
+            )
+            assert await it.mail(f"postmaster@{DOMAIN}", data, "list@example.com") == 250
+            assert it.gateway.postmaster.counts == {"forwarded": 2, "stored": 2}
+            assert await it.mail(f"postmaster@{DOMAIN}", f"{answer}\nthanks", "ops@example.com") == 250
+            await until(lambda: len(host.envelopes) == 2)
+
+    asyncio.run(run())
+    message = email.message_from_bytes(host.envelopes[0][2], policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    assert message["subject"] == "Mail to postmaster: your mail loops"
+    letter, enclosed = message.iter_parts()
+    assert "eve@provider.example" in letter.get_content()
+    assert enclosed.get_content()["from"] == "Eve <eve@provider.example>"
+    assert raw in host.envelopes[0][2]
+    assert len(list(folder.iterdir())) == 2

@@ -47,7 +47,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, sink: SinkProcess) -> Iterat
         directory,
         sink.addresses["accept"][1],
         tokens={"keys": [{"id": 1, "file": str(directory / "key")}]},
-        bounces={"return_paths": [{"domain": BOUNCES, "streams": ["notification"]}]},
+        bounces={
+            "return_paths": [{"domain": BOUNCES, "streams": ["notification"]}],
+            "postmaster": {"forward": "ops@postmaster.example.org"},
+        },
         unsubscribe={"links": [{"url": "https://news.example.com/u", "streams": ["notification"]}]},
         ingress={
             kind: {region: f"127.0.0.1:{free_port()}" for region in REGIONS} for kind in ("mail", "http")
@@ -304,11 +307,12 @@ def test_a_bounce_that_comes_to_any_gateway_finds_its_region(
             path = f"{keys.sign_return_path(id_, round(time.time() * 1000))}@{BOUNCES}"
             _, port = split_host(fleet.config.ingress.mail[other])
             with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
-                await asyncio.to_thread(client.sendmail, "", [path], report)
+                await asyncio.to_thread(client.sendmail, "", [path, f"postmaster@{BOUNCES}"], report)
             data = await fleet.client._regions[receipt.region].call("suppressions_of", recipient)
             assert [(row.message_id, row.reason) for row in decode_rows(data)] == [(id_, Reason.HARD_BOUNCE)]
         gateways = (await fleet.client.snapshot())["gateways"]
         assert {gateway["reports"]["acted"] for gateway in gateways.values()} == {1}
+        assert {gateway["postmaster"]["forwarded"] for gateway in gateways.values()} == {1}
 
     run(scenario())
 

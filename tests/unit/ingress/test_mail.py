@@ -17,8 +17,9 @@ from cryptography.x509.oid import NameOID
 
 from engine.bounces.signal import Effect, Signal, SignalKind, decode_signal
 from engine.bounces.tokens import DAY_MS, TokenKeys
-from engine.config.bounces import BouncesConfig, IngressConfig, ReturnPath
+from engine.config.bounces import BouncesConfig, IngressConfig, PostmasterConfig, ReturnPath
 from engine.ingress.mail import MailListener
+from engine.ingress.postmaster import Postmaster
 from engine.ingress.reports import ReportDesk
 from engine.values.ids import make_id
 from tests.support.clock import ManualClock
@@ -45,12 +46,23 @@ class Regions:
             raise effect
         return str(effect)
 
+    async def accept(self, region: str, header: bytes, blob: bytes, again: bool) -> bytes:
+        raise AssertionError("nothing is passed on here")
+
 
 class Running:
-    def __init__(self, regions: Regions, **ingress: Any) -> None:
+    def __init__(self, regions: Regions, folder: Path, **ingress: Any) -> None:
         self.clock = ManualClock()
         self.regions = regions
-        self.desk = ReportDesk(CONFIG, KEYS, regions={1: "eu", 2: "us"}, port=regions, clock=self.clock)
+        config = CONFIG.model_copy(update={"postmaster": PostmasterConfig(directory=folder)})
+        self.desk = ReportDesk(
+            config,
+            KEYS,
+            regions={1: "eu", 2: "us"},
+            port=regions,
+            clock=self.clock,
+            postmaster=Postmaster(config, name="mx.example.com", streams={}, port=regions, clock=self.clock),
+        )
         self.listener = MailListener(self.desk, IngressConfig(**ingress), name="mx.example.com")
         self.port = 0
 
@@ -86,8 +98,10 @@ class Running:
 
 
 @asynccontextmanager
-async def listening(regions: Regions, **ingress: Any) -> AsyncIterator[Running]:
-    running = Running(regions, **ingress)
+async def listening(
+    regions: Regions, folder: Path = Path("/nowhere"), **ingress: Any
+) -> AsyncIterator[Running]:
+    running = Running(regions, folder, **ingress)
     running.port = await running.listener.start("127.0.0.1", 0)
     try:
         yield running
@@ -149,7 +163,9 @@ def test_a_complaint_is_tied_by_the_return_path_that_it_encloses() -> None:
     [
         ("somebody@example.org", "refused"),
         ("other@feedback.example.com", "refused"),
-        (f"postmaster@{DOMAIN}", "forged"),
+        (f"root@{DOMAIN}", "forged"),
+        ("postmaster@example.org", "refused"),
+        ("abuse", "refused"),
         (f"b+{'a' * 34}@{DOMAIN}", "forged"),
     ],
 )
@@ -159,6 +175,46 @@ def test_mail_for_others_is_refused(recipient: str, count: str) -> None:
             code, _ = await running.send(recipient, report("postfix-failed"))
             assert code == 550
             assert running.desk.counts == {count: 1}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        "postmaster",
+        "PostMaster",
+        f"postmaster@{DOMAIN}",
+        f"Abuse@{DOMAIN.upper()}",
+        "postmaster@mx.example.com",
+        "abuse@feedback.example.com",
+    ],
+)
+def test_postmaster_and_abuse_are_there(tmp_path: Path, recipient: str) -> None:
+    async def run() -> None:
+        async with listening(Regions(), tmp_path) as running:
+            code, _ = await running.send(recipient, b"Subject: hello\r\n\r\nhelp\r\n", "a@example.org")
+            assert code == 250
+            (file,) = tmp_path.iterdir()
+            assert file.read_bytes() == b"Subject: hello\r\n\r\nhelp\r\n"
+            assert file.stat().st_mode & 0o777 == 0o600
+
+    asyncio.run(run())
+
+
+def test_a_bounce_to_postmaster_too_acts_and_is_kept(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with listening(Regions(us=Effect.ACTED), tmp_path) as running:
+
+            def work(client: smtplib.SMTP) -> int:
+                refused = client.sendmail(
+                    "", [running.verp(), f"postmaster@{DOMAIN}", "x@example.org"], report("qmail")
+                )
+                return len(refused)
+
+            assert await running.client(work) == 1
+            assert [signal.kind for _, signal in running.regions.signals] == [SignalKind.BOUNCE]
+            assert len(list(tmp_path.iterdir())) == 1
 
     asyncio.run(run())
 
