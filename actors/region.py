@@ -89,7 +89,7 @@ class RegionActor:
     async def _start(self) -> Region:
         config = self._config
         if config.tokens.keys:
-            TokenKeys.read(config.tokens.keys)  # what its pools will need: said now, not when mail is due
+            TokenKeys.read(config.tokens)  # what its pools will need: said now, not when mail is due
         self._spool = await self._open_spool()
         profiles = load_profiles(config.providers)
         region = Region(

@@ -29,7 +29,7 @@ class ReturnPaths:
         self._bounces = bounces
         self._queues = queues
         self._clock = clock
-        self._keys = TokenKeys.read(tokens.keys) if bounces.return_paths else None
+        self._keys = TokenKeys.read(tokens) if bounces.return_paths else None
         self._domains: dict[tuple[str, int], str] = {}
 
     def __call__(self, record: Any) -> str:

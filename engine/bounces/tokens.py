@@ -5,29 +5,26 @@ network round trip. The number of the key stands in the token, so keys can be ch
 A return path's token has key, message id, day of dispatch and tag: 21 bytes, 34 characters of base32, which survive
 hosts that change the case of a local part; with its prefix 36 of the 64 octets that RFC 5321 section 4.5.3.1.1 allows.
 
-Keys are read from files once, at the start. They are never in a log, an error or a pickle.
+Keys come from files that are looked at again every few seconds (engine/bounces/key_files.py).
 """
 
 import base64
 import binascii
 import hmac
-import os
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn, Protocol
 
-KEY_BYTES = 32
+from engine.bounces.key_files import KeyFile, KeyFileError
+
 TAG = 10
 DAY_MS = 86_400_000
 PREFIX = "b+"
 RETURN_PATH = b"sendfleet return path"
 LOCAL_PART = re.compile(r"b\+([a-z2-7]{34})", re.ASCII)
 _PAYLOAD = 10  # message id (8), day (2)
-
-
-class KeyFileError(ValueError):
-    """A key file cannot be used; says which and why, never what is in it."""
 
 
 class KeyEntry(Protocol):
@@ -39,45 +36,89 @@ class KeyEntry(Protocol):
     def file(self) -> Path: ...
 
 
+class TokensSection(Protocol):
+    """engine/config/bounces.py: TokensConfig."""
+
+    @property
+    def keys(self) -> Sequence[KeyEntry]: ...
+    @property
+    def reload(self) -> float: ...
+
+
 class TokenKeys:
-    """See the module docstring. The first key signs."""
+    """See the module docstring. The first key signs. Used from any thread."""
 
     def __init__(self, keys: Sequence[tuple[int, bytes]]) -> None:
-        if not keys:
-            raise KeyFileError("tokens.keys: at least one key is needed")
-        self._first = keys[0][0]
-        self._keys = dict(keys)
+        """Keys that stay as they are; several may have one number."""
+        self._set(keys)
+        self._files: list[tuple[int, KeyFile]] = []
+        self._now: Callable[[], float] = time.monotonic
+        self._reload_s = self._due = 0.0
 
     @classmethod
-    def read(cls, entries: Sequence[KeyEntry]) -> "TokenKeys":
-        """Read the key files; KeyFileError."""
-        return cls([(entry.id, _read_key(entry.file)) for entry in entries])
+    def read(cls, config: TokensSection, now: Callable[[], float] = time.monotonic) -> "TokenKeys":
+        """Read the key files, now and whenever they change; KeyFileError. `now`: monotonic time in seconds."""
+        files = [(entry.id, KeyFile(entry.file)) for entry in config.keys]
+        keys = cls(_in_order(files))
+        keys._files = files
+        keys._now = now
+        keys._reload_s = config.reload
+        keys._due = now() + config.reload
+        return keys
+
+    def _set(self, keys: Sequence[tuple[int, bytes]]) -> None:
+        if not keys:
+            raise KeyFileError("tokens.keys: at least one key is needed")
+        good: dict[int, list[bytes]] = {}
+        for number, key in keys:
+            good.setdefault(number, []).append(key)
+        self._keys = keys[0], good  # at once: another thread may be signing
+
+    def _refresh(self) -> None:
+        now = self._now()
+        if now < self._due:
+            return
+        self._due = now + self._reload_s
+        changed = [file.refresh() for _, file in self._files]
+        if any(changed):
+            self._set(_in_order(self._files))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("keys are not pickled: every process reads them from their files")
 
     def sign(self, purpose: bytes, payload: bytes) -> bytes:
         """The number of the key (1 byte), the payload and its tag."""
-        signed = bytes((self._first,)) + payload
-        return signed + self._tag(self._first, purpose, signed)
+        if self._files:
+            self._refresh()
+        (number, key), _ = self._keys
+        signed = bytes((number,)) + payload
+        return signed + _tag(key, purpose, signed)
 
     def verify(self, purpose: bytes, token: bytes) -> bytes | None:
         """The payload of a token that `sign` made, None for any other."""
+        if self._files:
+            self._refresh()
         signed, tag = token[:-TAG], token[-TAG:]
-        if len(signed) < 2 or signed[0] not in self._keys:
+        if len(signed) < 2:
             return None
-        if not hmac.compare_digest(tag, self._tag(signed[0], purpose, signed)):
-            return None
-        return signed[1:]
-
-    def _tag(self, key: int, purpose: bytes, signed: bytes) -> bytes:
-        return hmac.digest(self._keys[key], purpose + b"\0" + signed, "sha256")[:TAG]
+        for key in self._keys[1].get(signed[0], ()):
+            if hmac.compare_digest(tag, _tag(key, purpose, signed)):
+                return signed[1:]
+        return None
 
     def sign_return_path(self, message_id: int, now_ms: int) -> str:
         """The local part of a message's return path."""
         day = now_ms // DAY_MS & 0xFFFF
         token = self.sign(RETURN_PATH, message_id.to_bytes(8, "big") + day.to_bytes(2, "big"))
         return PREFIX + base64.b32encode(token).decode().rstrip("=").lower()
+
+
+def _in_order(files: Sequence[tuple[int, KeyFile]]) -> list[tuple[int, bytes]]:
+    return [(number, key) for number, file in files for key in file.keys]
+
+
+def _tag(key: bytes, purpose: bytes, signed: bytes) -> bytes:
+    return hmac.digest(key, purpose + b"\0" + signed, "sha256")[:TAG]
 
 
 class ReturnToken(NamedTuple):
@@ -106,27 +147,3 @@ def verify_return_path(keys: TokenKeys, local: str, *, now_ms: int, expire_ms: i
     # a token of tomorrow is one of a node whose clock is ahead
     age_ms = now_ms - int.from_bytes(payload[8:10], "big") * DAY_MS
     return ReturnToken(message_id, not -DAY_MS <= age_ms <= expire_ms + DAY_MS)
-
-
-def _read_key(path: Path) -> bytes:
-    try:
-        text = path.read_text(encoding="ascii").strip()
-        key = bytes.fromhex(text)
-    except OSError as error:
-        raise KeyFileError(f"token key {path}: {error.strerror}") from None
-    except ValueError:
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise KeyFileError(
-            f"token key {path}: allowed are {2 * KEY_BYTES} hexadecimal digits, and nothing else"
-        )
-    return key
-
-
-def write_key(path: Path) -> None:
-    """Make a new key file, readable by its owner only. FileExistsError rather than replacing one."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(os.urandom(KEY_BYTES).hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())

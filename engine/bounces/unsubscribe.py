@@ -66,7 +66,7 @@ class UnsubscribeLinks:
         """Reads the key files if they are needed; KeyFileError."""
         self._config = config
         self._queues = queues
-        self._keys = TokenKeys.read(tokens.keys) if config.links else None
+        self._keys = TokenKeys.read(tokens) if config.links else None
         self._urls: dict[tuple[str, int], str] = {}
 
     def url(self, record: Any) -> str:

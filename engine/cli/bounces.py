@@ -5,6 +5,7 @@ seconds old.
 """
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import click
 from rich.table import Table
 
 from engine.bounces.classifier import shipped_classifier
+from engine.bounces.key_files import KeyFileError, add_key, drop_last_key, use_last_key, write_key
 from engine.bounces.rules import parse_sample
-from engine.bounces.tokens import write_key
 from engine.bounces.unknown import STATE_KEY, UnknownReplies
 from engine.cli.terminal import Failure, fleet_option, notes, output, read_fleet
 from engine.spool.reader import SpoolReader
@@ -81,6 +82,37 @@ def new_key_command(path: Path) -> None:
     except FileExistsError:
         raise Failure(f"{path} exists: a key is never replaced, make another beside it") from None
     output().print(f"{path}: copy it to every node, and name it in tokens.keys with a number of its own")
+
+
+@bounces_group.command("add-key")
+@click.argument("path", type=click.Path(path_type=Path))
+def add_key_command(path: Path) -> None:
+    """Put a new key into a key file, at its end: it is good, and does not sign yet."""
+    _change(add_key, path, "copy it to every node; when all have read it (tokens.reload), `use-key`")
+
+
+@bounces_group.command("use-key")
+@click.argument("path", type=click.Path(path_type=Path))
+def use_key_command(path: Path) -> None:
+    """Have the last key of a key file sign."""
+    _change(use_last_key, path, "copy it to every node; `drop-key` when the old key's tokens have expired")
+
+
+@bounces_group.command("drop-key")
+@click.argument("path", type=click.Path(path_type=Path))
+def drop_key_command(path: Path) -> None:
+    """Take the last key out of a key file: what it signed is not known any more."""
+    _change(drop_last_key, path, "copy it to every node")
+
+
+def _change(change: Callable[[Path], None], path: Path, then: str) -> None:
+    try:
+        change(path)
+    except KeyFileError as error:
+        raise Failure(str(error)) from None
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
+    output().print(f"{path}: {then}")
 
 
 @bounces_group.command("explain")

@@ -29,7 +29,7 @@ class TokenKey(Section):
     )
     file: Path = Field(
         description="File with the key: 64 hexadecimal digits, as `sendfleet bounces new-key FILE` writes it. "
-        "The same on every node."
+        "The same on every node. Further lines are further keys, which are good and do not sign."
     )
 
 
@@ -41,6 +41,7 @@ class TokensConfig(Section):
         description="The first one signs, all of them are good. A new key goes to the front; an old one may go "
         "when its tokens have expired.",
     )
+    reload: Duration = Field(10.0, description="How often key files are looked at for changes.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -37,7 +37,7 @@ class Gateway:
         """KeyFileError, OSError: a key or certificate cannot be read."""
         self._region = region
         own_first = sorted(config.regions, key=lambda entry: entry.name != region)
-        keys = TokenKeys.read(config.tokens.keys)
+        keys = TokenKeys.read(config.tokens)
         ingress = config.ingress
         self._mail_at = ingress.mail.get(region)
         self._http_at = ingress.http.get(region)

@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 import pytest
 
-from engine.bounces.tokens import LOCAL_PART, write_key
+from engine.bounces.key_files import add_key, use_last_key, write_key
+from engine.bounces.tokens import LOCAL_PART, TokenKeys, verify_return_path
 from engine.config.schema import FleetConfig
 from engine.ingress.gateway import Gateway
 from engine.region.outbox import event_line
@@ -208,6 +209,39 @@ def test_a_late_bounce_lists_its_recipient_once(tmp_path: Path, host: Host) -> N
     report = audit(tmp_path / "spool" / "eu")
     assert report.is_clean, report.problems
     assert (report.counts["delivered"], report.counts["suppressed"]) == (6, 2)
+
+
+def test_a_key_is_changed_while_it_runs(tmp_path: Path, host: Host) -> None:
+    """What was signed before the change comes back after it; a region and a gateway never start anew."""
+    config = config_of(tmp_path, host)
+    config = config.model_copy(update={"tokens": config.tokens.model_copy(update={"reload": 0.05})})
+
+    async def run() -> None:
+        async with running(config) as it:
+            await send(it, messages(1))
+            add_key(tmp_path / "key")
+            use_last_key(tmp_path / "key")
+            await asyncio.sleep(0.1)
+            await send(it, messages(2), b"2" * 16)
+            before, *_ = host.envelopes
+            paths = [before[1], host.senders()["user1@example.org"]]
+            for path in paths:
+                text = DSN.format(recipient="x@y.example", status="5.1.1", text="")
+                assert await it.mail(path, text) == 250
+            assert it.gateway.reports.counts["acted"] == 2
+            first, second = (tmp_path / "key").read_text().split()
+            now_ms = SteadyClock().wall_ms()
+            for path, key, other in ((paths[0], second, first), (paths[1], first, second)):
+                local = path.partition("@")[0]
+                assert [
+                    verify_return_path(
+                        TokenKeys([(1, bytes.fromhex(k))]), local, now_ms=now_ms, expire_ms=10**9
+                    )
+                    is not None
+                    for k in (key, other)
+                ] == [True, False]
+
+    asyncio.run(run())
 
 
 def test_a_complaint_lists_its_recipient_and_counts_for_the_source(tmp_path: Path, host: Host) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgpack
 import pytest
 
-from engine.bounces.tokens import write_key
+from engine.bounces.key_files import write_key
 from engine.bounces.unsubscribe import UnsubscribeLinks
 from engine.ingress.gateway import Gateway
 from engine.ops.free_port import free_port

@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.bounces.tokens import TokenKeys, write_key
+from engine.bounces.key_files import write_key
+from engine.bounces.tokens import TokenKeys
 from engine.bounces.unsubscribe import make_token
 from engine.config.types import split_host
 from engine.ops.free_port import free_port
@@ -293,7 +294,7 @@ def test_a_bounce_that_comes_to_any_gateway_finds_its_region(
     fleet: ClusterFleet, run: Callable[..., Any]
 ) -> None:
     """Through real gateways: a report comes to the gateway of the region that did not send the message."""
-    keys = TokenKeys.read(fleet.config.tokens.keys)
+    keys = TokenKeys.read(fleet.config.tokens)
     report = (REPORTS / "qmail.eml").read_bytes()
 
     async def scenario() -> None:
@@ -318,7 +319,7 @@ def test_a_bounce_that_comes_to_any_gateway_finds_its_region(
 
 
 def test_a_killed_gateway_comes_back_and_takes_requests(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
-    keys = TokenKeys.read(fleet.config.tokens.keys)
+    keys = TokenKeys.read(fleet.config.tokens)
     token = make_token(
         keys,
         tenant="default",

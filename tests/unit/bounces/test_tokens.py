@@ -1,17 +1,11 @@
-import pickle
-from pathlib import Path
-
 import pytest
 
 from engine.bounces.tokens import (
     DAY_MS,
     RETURN_PATH,
-    KeyFileError,
     TokenKeys,
     verify_return_path,
-    write_key,
 )
-from engine.config.bounces import TokenKey
 
 NOW_MS = 20_000 * DAY_MS + 5
 EXPIRE_MS = 14 * DAY_MS
@@ -68,20 +62,3 @@ def test_a_token_for_one_purpose_is_none_for_another() -> None:
     token = keys.sign(b"something else", b"payload")
     assert keys.verify(b"something else", token) == b"payload"
     assert keys.verify(RETURN_PATH, token) is None
-
-
-def test_key_files(tmp_path: Path) -> None:
-    path = tmp_path / "key"
-    write_key(path)
-    assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(FileExistsError):
-        write_key(path)
-    keys = TokenKeys.read([TokenKey(id=1, file=path)])
-    with pytest.raises(TypeError, match="not pickled"):
-        pickle.dumps(keys)
-    secret = path.read_text().strip()
-    path.write_text(secret[:-2])
-    for broken in (path, tmp_path / "missing"):
-        with pytest.raises(KeyFileError, match=str(broken)) as raised:
-            TokenKeys.read([TokenKey(id=1, file=broken)])
-        assert secret[:16] not in str(raised.value)
