@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from engine.config.units import (
+    MAX_SECONDS,
     Rate,
     format_duration,
     format_size,
@@ -129,6 +130,8 @@ def _positive_seconds(value: object) -> float:
     seconds = parse_duration(value)
     if seconds <= 0:
         raise ValueError("allowed is a duration above zero")
+    if seconds > MAX_SECONDS:
+        raise ValueError(f"allowed is at most {format_duration(MAX_SECONDS)}")
     return seconds
 
 

@@ -33,6 +33,7 @@ _BYTES = {
 _NUMBER_UNIT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)", re.ASCII)
 _RATE = re.compile(r"([0-9]{1,12})\s*/\s*([0-9]{0,9})([a-z]+)", re.ASCII)
 
+MAX_SECONDS = 3650 * 86400.0  # times and intervals are nanoseconds in 64 bits inside
 DURATION_FORM = "a number with a unit: ms, s, m, h or d, as in 5m"
 SIZE_FORM = "a number with a unit: B, KiB, MiB, GiB or TiB, as in 25MiB"
 RATE_FORM = "a count per period: s, min, h or day, as in 100/min"
@@ -97,6 +98,8 @@ def parse_rate(text: object) -> Rate:
     rate = Rate(count=int(match[1]), period_s=int(match[2] or 1) * _PERIODS[match[3]])
     if rate.count < 1 or rate.period_s <= 0:
         raise ValueError(f"allowed is {RATE_FORM}, both above zero")
+    if rate.period_s > MAX_SECONDS:
+        raise ValueError(f"allowed is a period of at most {format_duration(MAX_SECONDS)}")
     return rate
 
 

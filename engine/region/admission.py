@@ -18,6 +18,7 @@ from engine.values.submission import Submission
 STREAMS = {int(stream) for stream in Stream}
 MAX_NAME = 128
 MAX_KEY = 256
+MAX_AHEAD_MS = 3653 * 86_400_000  # ten years: what is later has a wrong unit
 SHOWN = 80
 
 
@@ -71,6 +72,8 @@ class Admission:
             raise Refused("body", size, f"1 to {self._limits.max_message_size} bytes")
         if not isinstance(send_at_ms, int) or send_at_ms < 0:
             raise Refused("send_at_ms", send_at_ms, "expected unix milliseconds, or 0 for now")
+        if send_at_ms > now_ms + MAX_AHEAD_MS:
+            raise Refused("send_at_ms", send_at_ms, "expected unix milliseconds at most ten years ahead")
         due_ms = max(now_ms, send_at_ms)
         parsed = [_address("recipients", recipient) for recipient in recipients]
         return AcceptItem(

@@ -23,6 +23,7 @@ from native.wheel import Wheel
 
 KEY_SIZE = 18
 REFILL_CHECKS = 32
+FAR_MS = 1 << 43  # the year 2248: later ones are looked at then; the wheel counts nanoseconds in 64 bits
 
 
 class DueIndex(Protocol):
@@ -314,7 +315,7 @@ class Windows:
         if queue.armed_ms:
             self._wheel.cancel(queue.timer)
         queue.armed_ms = due_ms
-        queue.timer = self._wheel.add(due_ms * 1_000_000, queue.number)
+        queue.timer = self._wheel.add(min(due_ms, FAR_MS) * 1_000_000, queue.number)
 
     def tick(self) -> None:
         """Let the queues whose time has come load what is due."""

@@ -144,6 +144,8 @@ def test_all_problems_at_once_schema_and_references() -> None:
         ({"limits": {"ready_window": 0}}, "limits.ready_window"),
         ({"retry": {"transactional": {"factor": float("nan")}}}, "retry.transactional.factor"),
         ({"retry": {"transactional": {"first": "0s"}}}, "retry.transactional.first"),
+        ({"retry": {"transactional": {"expire": "999999999d"}}}, "retry.transactional.expire"),
+        ({"providers": {"google": {"rate": "1/999999999d"}}}, "providers.google.rate"),
         ({"resolver": {"min_ttl": "2d"}}, "resolver.min_ttl"),
         ({"resolver": {"dnssec": "trust"}}, "resolver.dnssec"),
         ({"tenants": {"acme": {"weight": 0}}}, "tenants.acme.weight"),

@@ -47,3 +47,15 @@ def test_refused_with_the_field(options: tuple[Options, ...], field: str) -> Non
     items, errors = admit(options)
     assert items is None
     assert [error.field for error in errors] == [field]
+
+
+@pytest.mark.parametrize("send_at_ms", [NOW_MS * 1000, NOW_MS + 11 * 365 * 86_400_000, 1 << 60])
+def test_a_send_time_in_a_wrong_unit_is_refused_by_itself(send_at_ms: int) -> None:
+    def message(send_at_ms: int) -> Message:
+        return Message("a@example.com", ("b@example.org",), b"Subject: x\r\n\r\n", send_at_ms=send_at_ms)
+
+    header, blob = encode_submission([message(send_at_ms), message(NOW_MS + 1000)], bytes(16))
+    admission = Admission(limits=LimitsConfig(), streams=frozenset({0}), expire_ms={0: 9000})
+    admitted = admission.admit(decode_submission(header, len(blob)), NOW_MS)
+    assert [(error.index, error.field) for error in admitted.errors] == [(0, "send_at_ms")]
+    assert admitted.positions == [1]

@@ -276,6 +276,19 @@ def test_after_a_restart_what_is_on_disk_is_loaded_from_its_first_due_time_on() 
     assert world.all_taken() == [3]
 
 
+def test_a_due_time_beyond_every_clock_does_not_stop_the_others() -> None:
+    """Older releases have accepted such times, so they may stand on disk: a restart must get over them."""
+    world = World()
+    now_ms = world.clock.wall_ms()
+    world.windows.learn(7, DOMAIN, 1, "tenant", "far", NEVER_MS - 1)
+    world.put(2, NEVER_MS - 1)
+    world.put(1, now_ms)
+    world.windows.offer(sorted(world.disk.rows), now_ms)
+    assert world.taken() == [1]
+    world.clock.advance(5 * 365 * 86_400)
+    assert world.taken() == []
+
+
 def test_who_has_something_to_take_is_woken() -> None:
     world = World()
     world.woken = 0
