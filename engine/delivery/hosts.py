@@ -113,13 +113,10 @@ def in_order(hosts: Sequence[Any], rng: random.Random) -> list[Any]:
     return sorted(shuffled, key=lambda host: host.preference)
 
 
-def unreachable(host: str, error: OSError) -> NotFound:
+def unreachable(host: str, error: Exception) -> NotFound:
     """The search itself failed, e.g. the credentials could not be read."""
-    return NotFound(
-        host,
-        Verdict(OutcomeKind.DEFERRED, Scope.HOST),
-        Reply(0, "4.3.0", f"{host}: {error.strerror or error}"),
-    )
+    text = f"{host}: {getattr(error, 'strerror', None) or error}"
+    return NotFound(host, Verdict(OutcomeKind.DEFERRED, Scope.HOST), Reply(0, "4.3.0", text[:1024]))
 
 
 def _named(failure: OpenFailure, target: Target) -> Reply:

@@ -11,6 +11,7 @@ lane prepare everything 7-bit from then on.
 """
 
 import asyncio
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -28,6 +29,8 @@ from engine.tls.tally import Tally
 from engine.values.clock import Clock
 from engine.values.options import Options
 from engine.values.reply import Reply
+
+log = logging.getLogger(__name__)
 
 MAX_TRIES = 3
 BACKOFF_FIRST_S = 1.0
@@ -308,7 +311,11 @@ class Lane:
                     tally=pool.tally,
                 )
             except OSError as error:
-                found = unreachable(self.route.hosts[0].name if self.route.hosts else "", error)
+                found = unreachable(self._first_host(), error)
+            except Exception as error:
+                # whatever a peer or its DNS can provoke that nobody thought of: theirs alone, not the pool's
+                log.exception("no session to %s can be opened", self._first_host())
+                found = unreachable(self._first_host(), error)
         except BaseException:
             self.opening = False
             self.gate.release()
@@ -321,6 +328,9 @@ class Lane:
                 self._defer_all(found)
             return
         self._opened(found)
+
+    def _first_host(self) -> str:
+        return self.route.hosts[0].name if self.route.hosts else ""
 
     def _opened(self, found: Found) -> None:
         self._failures = 0

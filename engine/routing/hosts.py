@@ -16,7 +16,7 @@ import ipaddress
 import socket
 
 from engine.config.schema import FleetConfig
-from engine.config.types import split_host
+from engine.config.types import is_host_name, split_host
 from engine.routing.answers import AddressAnswer, Resolver, Status
 from engine.routing.cache import ExpiringCache
 from engine.routing.route import HostAnswer, HostStatus
@@ -49,11 +49,12 @@ class Hosts:
         return name in self._own_names and name not in self._static
 
     def may_be_mx(self, name: str) -> bool:
-        """An address in place of a name is not allowed in an MX record, but seen; it must be a usable one."""
+        """An address in place of a name is not allowed in an MX record, but seen; it must be a usable one. Octets that
+        make no host name are nobody's host (RFC 1123 section 2.1, with the underscores that are seen)."""
         try:
             return self.is_allowed(ipaddress.ip_address(name))
         except ValueError:
-            return name != "localhost" or self._options.private_addresses == "allow"
+            return is_host_name(name) and (name != "localhost" or self._options.private_addresses == "allow")
 
     def is_allowed(self, address: IpAddress) -> bool:
         """Whether strangers' DNS may name the address."""

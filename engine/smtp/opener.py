@@ -220,6 +220,8 @@ class _Opening:
             return self.failed(FailureReason.UNTRUSTED, error.verify_message, fault_of(error))
         except OSError as error:  # also ssl.SSLError, and a connection that ends in the middle
             return self.failed(FailureReason.TLS_FAILED, getattr(error, "reason", None) or str(error))
+        except ValueError as error:  # a name that has no form in TLS: the DNS allows any octets
+            return self.failed(FailureReason.TLS_FAILED, f"host name: {error}")
         if isinstance(found, Reply):
             return self._declined(found)
         assert self._client.protocol is not None

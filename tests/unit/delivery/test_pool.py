@@ -266,6 +266,30 @@ def test_the_next_host_after_a_greeting_of_5yz() -> None:
     run(go)
 
 
+def test_what_nobody_thought_of_in_an_opening_concerns_its_own_host() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+
+            async def opener(target: Target, *, timeout_s: float) -> Opened | OpenFailure:
+                if target.host == "odd":
+                    raise UnicodeError("label empty or too long")
+                return await open_session(target, timeout_s=timeout_s)
+
+            world = world_of(server, domain_of={1: "odd.test"})
+            world.routes["odd.test"] = Route("odd", (Host("odd", 25),))
+            failed: list[str] = []
+            pool = make_pool(world, opener=opener, on_failure=lambda: failed.append("pool"))
+            await hand_over(pool, [1, 2])
+            await settled(world, 2)
+            assert (world.of(1).kind, world.of(1).scope) == (OutcomeKind.DEFERRED, Scope.HOST)
+            assert "too long" in world.of(1).reply.text
+            assert world.of(2).kind is OutcomeKind.DELIVERED
+            assert not failed
+            await pool.stop(1)
+
+    run(go)
+
+
 def test_a_greeting_about_our_ip_is_not_tried_elsewhere() -> None:
     async def go() -> None:
         opened: list[str] = []

@@ -350,3 +350,13 @@ def test_a_host_is_authentic_only_if_all_of_it_is() -> None:
     answer = answer_of(bed, "mx.test")
     assert (answer.is_authenticated, answer.canonical) == (True, "real.test")
     assert not answer_of(bed, "half.test").is_authenticated
+
+
+def test_an_mx_record_whose_host_is_no_host_name_is_passed_over() -> None:
+    """The DNS allows any octets in a name; TLS and logs do not."""
+    bed = Bed()
+    odd = "\\000" * 16 + ".example.net"
+    bed.dns.set_mx("example.org", (5, odd), (7, "mx\\032a.example.net"), (10, "mx_1.example.net"))
+    bed.dns.set_mx("odd.test", (5, odd))
+    assert [host.name for host in found(bed.route("example.org")).hosts] == ["mx_1.example.net"]
+    assert failed(bed.route("odd.test")) == ("bounced", "5.4.4")

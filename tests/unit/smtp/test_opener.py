@@ -13,6 +13,7 @@ from engine.smtp.opener import Opened, OpenFailure, SessionOpener, Target, open_
 from engine.smtp.policy import FailureReason, Phase, classify
 from engine.tls.policy import ENCRYPT, PLAIN, VERIFIED, Fault, HostPolicy
 from engine.values.outcome import OutcomeKind
+from tests.support.tls_server import TlsServer
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -228,6 +229,20 @@ def test_helo_where_ehlo_is_not_known() -> None:
     result = asyncio.run(opened(script, tls=PLAIN))
     assert isinstance(result, Opened)
     assert not result.extensions
+
+
+@pytest.mark.parametrize("name", ["\\000" * 16 + ".test", ".mx.test", "a..test"])
+def test_a_host_name_that_has_no_form_in_tls(name: str, server_context: ssl.SSLContext) -> None:
+    """The DNS allows any octets in the name of an MX host."""
+
+    async def go() -> Opened | OpenFailure:
+        async with TlsServer(server_context) as server:
+            target = Target(name, "127.0.0.1", server.port, "127.0.0.2", "mta.example.com", ENCRYPT)
+            return await open_session(target, timeout_s=20)
+
+    result = asyncio.run(go())
+    assert isinstance(result, OpenFailure)
+    assert (result.phase, result.answer) == (Phase.STARTTLS, FailureReason.TLS_FAILED)
 
 
 def test_nobody_listens() -> None:
