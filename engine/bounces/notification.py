@@ -15,13 +15,17 @@ from engine.values.ids import format_id
 MAX_RETURNED = 1 << 20
 MAX_HEADER = 64 << 10
 MAX_TEXT = 600
+_SUBJECTS = {
+    Action.FAILED: "Undelivered mail",
+    Action.DELAYED: "Mail is delayed",
+    Action.RELAYED: "Mail was passed on",
+}
 _LINE = re.compile(rb"\r\n|\r|\n")
 
 
 def compose(notice: Notice, body: bytes | None, *, reporter: str, now_ms: int) -> bytes:
     """The notification. `body`: the message it is about, None if that cannot be read. `reporter`: our host name."""
     boundary = f"=_{format_id(notice.message_id)}.{notice.at_ms:x}.{notice.action:d}"
-    subject = "Undelivered mail" if notice.action is Action.FAILED else "Mail is delayed"
     parts = [
         ("text/plain; charset=us-ascii", _letter(notice, reporter)),
         ("message/delivery-status", _status(notice, reporter)),
@@ -29,7 +33,7 @@ def compose(notice: Notice, body: bytes | None, *, reporter: str, now_ms: int) -
     head = (
         f"From: Mail Delivery System <MAILER-DAEMON@{reporter}>\r\n"
         f"To: <{notice.sender}>\r\n"
-        f"Subject: {subject}\r\n"
+        f"Subject: {_SUBJECTS[notice.action]}\r\n"
         f"Date: {_date(now_ms)}\r\n"
         f"Message-ID: <{boundary[2:]}@{reporter}>\r\n"
         "Auto-Submitted: auto-replied\r\n"
@@ -50,6 +54,11 @@ def _letter(notice: Notice, reporter: str) -> bytes:
     to = _plain(notice.recipient)
     if notice.action is Action.FAILED:
         told = [f"Your message could not be delivered to <{to}>.", "It will not be tried again."]
+    elif notice.action is Action.RELAYED:
+        told = [
+            f"Your message for <{to}> was passed on.",
+            "The host that took it does not report deliveries: you will hear only of a failure.",
+        ]
     else:
         told = [
             f"Your message could not be delivered to <{to}> yet.",
@@ -78,7 +87,9 @@ def _status(notice: Notice, reporter: str) -> bytes:
     ]
     if notice.host:
         recipient.append(f"Remote-MTA: dns; {_plain(notice.host)}")
-    if notice.reply.code:
+    if notice.action is Action.RELAYED:
+        pass  # a diagnostic is of a failure or a delay (RFC 3464 section 2.3.6)
+    elif notice.reply.code:
         recipient.append(f"Diagnostic-Code: smtp; {_said(notice)}")
     elif notice.reply.text:
         recipient.append(f"Diagnostic-Code: x-sendfleet; {_said(notice)}")
@@ -93,6 +104,8 @@ def status_of(notice: Notice) -> str:
     enhanced, code = notice.reply.enhanced, notice.reply.code
     if notice.action is Action.DELAYED:
         return enhanced if enhanced.startswith("4.") else "4.0.0"
+    if notice.action is Action.RELAYED:
+        return enhanced if enhanced.startswith("2.") else "2.0.0"
     if enhanced.startswith(("4.", "5.")):
         return enhanced
     return "4.4.7" if 400 <= code < 500 else "5.0.0"

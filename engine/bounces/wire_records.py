@@ -1,16 +1,21 @@
 """The spool's records as they go out: with the return paths and unsubscribe links that the configuration asks for.
 
+A return path of ours gets the notifications that hosts make. So a host is asked for those of failures, whatever the
+submitter wants to hear: what he hears is the region's matter (engine/spool/notices.py).
+
 A pool (engine/delivery) reads through this, so it knows of neither, and both come before the signature. A stored
 message that gets header fields has its link behind its content's place, as a fifth element: no other recipient's is
 equal.
 """
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 from engine.bounces.return_path import ReturnPaths
 from engine.bounces.unsubscribe import UnsubscribeLinks, has_own_field, header_fields
 from engine.config.schema import FleetConfig
 from engine.values.clock import Clock
+from engine.values.options import Notify, Options
 
 STORED = 4  # elements of the content of a stored message: segment, offset, length, crc32
 
@@ -45,7 +50,11 @@ class WireRecords:
         content = record.content
         if len(content) == STORED and (url := self.links.url(record)):
             content = [*content, url]
-        return record._replace(sender=self._sender_of(record), content=content)
+        sender = self._sender_of(record)
+        options = record.options
+        if options is not None and sender != record.sender:
+            options = _of_return_path(options)
+        return record._replace(sender=sender, content=content, options=options)
 
     def body(self, content: Any) -> bytes:
         """The bytes of a stored message, with its link if it has none of its own."""
@@ -53,3 +62,7 @@ class WireRecords:
         if len(content) == STORED or has_own_field(body):
             return body
         return header_fields(content[STORED]) + body
+
+
+def _of_return_path(options: Options) -> Options:
+    return replace(options, notify=Notify.FAILURE) if options.notify else options

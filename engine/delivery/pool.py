@@ -48,6 +48,8 @@ from engine.delivery.tenure import Tenure, give_up, holding
 from engine.delivery.wire import (
     ENTRY,
     ID,
+    POSSIBLE_DUPLICATE,
+    RELAYED,
     Header,
     OutcomeRow,
     decode_assignment,
@@ -405,7 +407,7 @@ class PoolEngine:
         body = self._reader.body(content)
         return body if type(body) is bytes else bytes(body)
 
-    def delivered(self, job: Job, code: int, enhanced: str, text: str, host: str) -> None:
+    def delivered(self, job: Job, code: int, enhanced: str, text: str, host: str, is_relayed: bool) -> None:
         self._finish(
             job,
             (
@@ -418,7 +420,7 @@ class PoolEngine:
                 host,
                 job.source,
                 self.clock.wall_ms(),
-                False,
+                RELAYED if is_relayed else 0,
                 job.batch,
             ),
         )
@@ -438,7 +440,7 @@ class PoolEngine:
                 host,
                 job.source,
                 self.clock.wall_ms(),
-                possible_duplicate,
+                POSSIBLE_DUPLICATE if possible_duplicate else 0,
                 job.batch,
             ),
         )
@@ -457,7 +459,7 @@ class PoolEngine:
         """No attempt was made: the region gets the id and its charge back."""
         self._finish(
             job,
-            (job.id, _RETURNED, _SESSION, 0, "", "", "", job.source, self.clock.wall_ms(), False, job.batch),
+            (job.id, _RETURNED, _SESSION, 0, "", "", "", job.source, self.clock.wall_ms(), 0, job.batch),
         )
 
     def _finish(self, job: Job, row: OutcomeRow) -> None:

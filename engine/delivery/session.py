@@ -22,7 +22,7 @@ from engine.smtp.policy import (
     Verdict,
     classify,
 )
-from engine.values.options import MAX_ORCPT, Options, format_notify, xtext
+from engine.values.options import MAX_ORCPT, Notify, Options, format_notify, xtext
 from engine.values.reply import Reply
 from native.mime import canonicalise
 from native.transaction import DOT, QUITTED, Transaction, TransactionMachine
@@ -38,7 +38,9 @@ class SessionLane(Protocol):
     def settle(
         self, job: Job, verdict: Verdict, reply: Reply, host: str, possible_duplicate: bool
     ) -> None: ...
-    def delivered(self, job: Job, code: int, enhanced: str, text: str, host: str) -> None: ...
+    def delivered(
+        self, job: Job, code: int, enhanced: str, text: str, host: str, is_relayed: bool
+    ) -> None: ...
     def put_back(self, jobs: list[Job], *, tried: bool) -> None: ...
     def limit_recipients(self, count: int) -> None: ...
     def ended(self, session: "Session", *, useful: bool) -> None: ...
@@ -185,7 +187,7 @@ class Session:
         if len(jobs) == 1:  # the usual case, and the one that costs
             answer = transaction.answers[0]
             if answer is not None and answer[0] == DOT and 200 <= answer[1] < 300:
-                lane.delivered(jobs[0], answer[1], answer[2], answer[3], self.host)
+                lane.delivered(jobs[0], answer[1], answer[2], answer[3], self.host, self._is_relayed(jobs[0]))
                 return
         refused: list[Job] = []
         for job, answer in zip(jobs, transaction.answers, strict=True):
@@ -193,7 +195,7 @@ class Session:
                 raise AssertionError(f"message {job.id:016x}: transaction ended without an answer")
             phase, code, enhanced, text = answer
             if phase == DOT and code // 100 == 2:
-                lane.delivered(job, code, enhanced, text, self.host)
+                lane.delivered(job, code, enhanced, text, self.host, self._is_relayed(job))
                 continue
             reply = Reply(code, enhanced, text)
             verdict = classify(Phase(phase), reply if code else FailureReason(text))
@@ -206,6 +208,11 @@ class Session:
             lane.settle(job, verdict, reply, self.host, transaction.possible_duplicate and code in (0, 421))
         if refused and len(jobs) > 1:
             self._split(jobs, refused, transaction)
+
+    def _is_relayed(self, job: Job) -> bool:
+        """The submitter has wishes, and the host was not asked to report a delivery: it cannot, or it was not to."""
+        options = job.record.options
+        return options is not None and not (self._has_dsn and options.notify & Notify.SUCCESS)
 
     def _split(self, jobs: list[Job], refused: list[Job], transaction: Transaction) -> None:
         """Too many recipients: those refused go again at once in a smaller transaction, if that can help."""

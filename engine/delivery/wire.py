@@ -5,8 +5,9 @@ interval_ns, connections], ...]}; entries are the 40 byte records of the schedul
 [sequence, epoch, outcomes, notices, findings], where a notice is [what it is about, text], for whoever operates the
 fleet, and findings are those of engine/tls/tally.py; the answer to resume is msgpack [sequence, outcomes, ids in
 progress (8 bytes each, little endian), sources]. An outcome is [id, kind, scope, code, enhanced, text, host, source,
-at_ms, possible_duplicate, batch number]. assign is told msgpack [epoch, number, sources, shard, of] and answers
-[sources it still has, whether it has too many connections, [[source, site, next_ns], ...]].
+at_ms, flags, batch number], where flags are POSSIBLE_DUPLICATE and RELAYED. assign is told msgpack [epoch, number,
+sources, shard, of] and answers [sources it still has, whether it has too many connections, [[source, site, next_ns],
+...]].
 """
 
 import struct
@@ -21,12 +22,14 @@ from engine.values.reply import Reply
 
 ENTRY = struct.Struct("<QqIHHIIQ")
 ID = struct.Struct("<Q")
+POSSIBLE_DUPLICATE = 1
+RELAYED = 2
 
 # by value: looking up costs a tenth of calling the enumeration
 _KINDS = {int(kind): kind for kind in OutcomeKind}
 _SCOPES = {str(scope): scope for scope in Scope}
 
-OutcomeRow: TypeAlias = tuple[int, int, str, int, str, str, str, int, int, bool, int]
+OutcomeRow: TypeAlias = tuple[int, int, str, int, str, str, str, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,9 @@ def decode_holding(data: bytes) -> Holding:
 
 
 def _outcome(row: Sequence[Any]) -> Outcome:
-    id_, kind, scope, code, enhanced, text, host, source, at_ms, duplicate, _ = row
+    id_, kind, scope, code, enhanced, text, host, source, at_ms, flags, _ = row
     reply = Reply(code, enhanced, text)
-    return Outcome(id_, _KINDS[kind], _SCOPES[scope], reply, source, host, at_ms, duplicate)
+    if not flags:
+        return Outcome(id_, _KINDS[kind], _SCOPES[scope], reply, source, host, at_ms)
+    duplicate, relayed = bool(flags & POSSIBLE_DUPLICATE), bool(flags & RELAYED)
+    return Outcome(id_, _KINDS[kind], _SCOPES[scope], reply, source, host, at_ms, duplicate, relayed)

@@ -31,6 +31,7 @@ class Action(IntEnum):
 
     FAILED = 1
     DELAYED = 2
+    RELAYED = 3
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -62,13 +63,18 @@ class Notice(NamedTuple):
         return hashlib.blake2b(self.key, digest_size=16, person=b"dsn").digest()
 
 
-def owed(record: Record, kind: OutcomeKind, at_ms: int) -> Action | None:
-    """The notification that an outcome owes to the sender: what its options ask for, and never to the null sender."""
+def owed(record: Record, kind: OutcomeKind, at_ms: int, *, is_relayed: bool = False) -> Action | None:
+    """The notification that an outcome owes to the sender: what its options ask for, and never to the null sender.
+
+    A delivery owes none if the host reports it itself (RFC 3461 section 5.2.1).
+    """
     options = record.options
     if options is None or not options.notify or not record.sender or len(record.content) != STORED:
         return None
     if kind in _FAILURES and options.notify & Notify.FAILURE:
         return Action.FAILED
+    if kind is OutcomeKind.DELIVERED:
+        return Action.RELAYED if is_relayed and options.notify & Notify.SUCCESS else None
     is_late = at_ms - record.accepted_ms >= DELAY_MS and not record.flags & DELAY_TOLD
     if kind is OutcomeKind.DEFERRED and options.notify & Notify.DELAY and is_late:
         return Action.DELAYED

@@ -283,7 +283,7 @@ def settle(
         reply = outcome.reply
         flags = record.flags | (MAYBE_SENT if outcome.possible_duplicate else 0)
         attempts = record.attempts + (0 if settlement.free else 1)
-        action = notices.owed(record, outcome.kind, outcome.at_ms)
+        action = notices.owed(record, outcome.kind, outcome.at_ms, is_relayed=outcome.is_relayed)
         if action is notices.Action.DELAYED:
             flags |= notices.DELAY_TOLD
         if is_final:

@@ -52,7 +52,8 @@ class Outcome(NamedTuple):
 
     `source` is the source's number (index in the fleet configuration), `host` the MX host or "" if none was reached,
     `at_ms` the time of the reply. `possible_duplicate`: the peer may have accepted this attempt although we did not
-    see its answer (contract, promise 3).
+    see its answer (contract, promise 3). `is_relayed`: a delivery that the host was not asked to report, though the
+    submitter had wishes (RFC 3461 section 5.2.2).
     """
 
     id: int
@@ -63,3 +64,4 @@ class Outcome(NamedTuple):
     host: str
     at_ms: int
     possible_duplicate: bool = False
+    is_relayed: bool = False

@@ -14,6 +14,7 @@ import pytest
 from engine.dkim.keys import KeyRing
 from engine.spool.audit import audit
 from engine.values.message import Message
+from engine.values.options import Notify, Options
 from engine.values.stream import Stream
 from engine.values.submission import decode_receipt, encode_submission
 from tests.support.dkim import dkim_section, opendkim_results, records_of, verified
@@ -161,6 +162,43 @@ def test_addresses_that_are_not_ascii(tmp_path: Path, name: str) -> None:
         assert parsed["subject"] == "Grüße"
         assert parsed.get_payload(decode=True) == "ä\r\n".encode()
         assert verified(message, records, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [
+        ("postfix", b"delivered"),
+        ("exim", b"delivered"),
+        ("aiosmtpd", b"relayed"),
+    ],
+)
+def test_a_wished_report_of_a_delivery_comes_once(tmp_path: Path, name: str, action: bytes) -> None:
+    """From the host if it offers DSN, else from us: that it was relayed (RFC 3461 section 5.2).
+
+    OpenSMTPD's is a text without the fields of RFC 3464.
+    """
+    wish = (Options(notify=Notify.SUCCESS, envid="order-17", orcpt="rfc822;old@example.org"),)
+    raw = b"From: Ann <ann@example.org>\r\nSubject: x\r\n\r\nx\r\n"
+
+    async def run(server: Any) -> None:
+        region, spool, node = await start_region(fleet(tmp_path, server.port))
+        batch = [Message("ann@example.org", ("b@example.org",), raw, Stream.TRANSACTIONAL, options=wish)]
+        await region.accept(*encode_submission(batch, bytes(16)))
+        await until(lambda: len(server.stored()) >= 2, 40)
+        await until(lambda: spool.counts()["queued"] == 0 and not spool.notices(10))
+        assert spool.counts()["delivered"] == (2 if action == b"relayed" else 1)
+        await node.stop()
+        await region.stop()
+        spool.close()
+
+    with RECEIVERS[name](False) as server:
+        asyncio.run(run(server))
+        stored = server.stored()
+    (report,) = [message for message in stored if b"report-type=delivery-status" in message]
+    assert len(stored) == 2
+    assert re.findall(rb"(?im)^Action: (\S+)", report) == [action]
+    assert re.search(rb"(?im)^Original-Envelope-Id: order-17", report)
+    assert re.search(rb"(?im)^Original-Recipient: rfc822; ?old@example.org", report)
 
 
 def test_a_handshake_that_fails_is_never_followed_by_plain_text(tmp_path: Path) -> None:

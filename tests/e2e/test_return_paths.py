@@ -26,11 +26,13 @@ from engine.spool.audit import audit
 from engine.spool.store import Spool
 from engine.values.clock import SteadyClock
 from engine.values.message import Message
+from engine.values.options import Notify, Options
 from engine.values.stream import Stream
 from engine.values.submission import encode_submission
 from engine.values.suppression import Reason
 from tests.e2e.test_region_in_process import BODY, messages
 from tests.support.host import Host
+from tests.support.hostile import HostileServer
 from tests.support.region import LocalNode, fleet, start_region, until
 
 DOMAIN = "bounce.example.com"
@@ -209,6 +211,46 @@ def test_a_late_bounce_lists_its_recipient_once(tmp_path: Path, host: Host) -> N
     report = audit(tmp_path / "spool" / "eu")
     assert report.is_clean, report.problems
     assert (report.counts["delivered"], report.counts["suppressed"]) == (6, 2)
+
+
+def test_a_return_path_is_not_asked_for_deliveries(tmp_path: Path) -> None:
+    """The host's report would come to us: instead the submitter is told that the message was relayed."""
+
+    async def run() -> None:
+        with Host() as host:
+            async with (
+                HostileServer(extensions=("DSN",)) as server,
+                running(
+                    config_of(
+                        tmp_path,
+                        host,
+                        routes=[
+                            {"domains": ["sender.example"], "hosts": [f"127.0.0.1:{host.port}"]},
+                            {"domains": ["*"], "hosts": [f"127.0.0.1:{server.port}"]},
+                        ],
+                    )
+                ) as it,
+            ):
+                wishes = [
+                    Options(notify=n, orcpt="rfc822;x@y.example") for n in (Notify.SUCCESS, Notify.NEVER, 0)
+                ]
+                batch = [
+                    Message(
+                        "a@sender.example", (f"u{i}@example.org",), BODY % i, Stream.MARKETING, options=(w,)
+                    )
+                    for i, w in enumerate(wishes)
+                ]
+                await send(it, batch)
+                await until(lambda: len(host.envelopes) == 1)
+                asked = sorted(c.partition(b"> ")[2] for c in server.commands if c.startswith(b"RCPT"))
+                orcpt = b"ORCPT=rfc822;x@y.example"
+                assert asked == [b"NOTIFY=FAILURE " + orcpt, b"NOTIFY=FAILURE " + orcpt, orcpt]
+                ((to, sender, data),) = host.envelopes
+                assert (to, sender) == ("a@sender.example", "")
+                assert b"Action: relayed" in data
+                assert b"rfc822; u0@example.org" in data
+
+    asyncio.run(run())
 
 
 def test_a_key_is_changed_while_it_runs(tmp_path: Path, host: Host) -> None:

@@ -116,6 +116,7 @@ def settlement(
     code: int = 250,
     free: bool = False,
     possible_duplicate: bool = False,
+    is_relayed: bool = False,
 ) -> Settlement:
     """An outcome for a due key; a deferral is due again after an hour unless `next_due_ms` says otherwise."""
     if kind is OutcomeKind.DEFERRED:
@@ -130,6 +131,7 @@ def settlement(
         host="mx.example.net",
         at_ms=at_ms,
         possible_duplicate=possible_duplicate,
+        is_relayed=is_relayed,
     )
     return Settlement(due_key, outcome, batch_no, next_due_ms, free)
 

@@ -133,3 +133,24 @@ def test_we_read_what_we_write() -> None:
     assert report.kind is ReportKind.FAILED
     assert report.failures[0].addresses == ("B@example.org", "b@example.org")
     assert report.failures[0].reply == Reply(550, "5.1.1", "no such user")
+
+
+def test_what_was_passed_on() -> None:
+    reply = Reply(250, "2.1.5", "ok")
+    message, parts, groups = parsed(notice(action=Action.RELAYED, reply=reply))
+    assert message["Subject"] == "Mail was passed on"
+    assert "was passed on" in parts[0].get_content()
+    fields = dict(groups[1].items())
+    assert (fields["Action"], fields["Status"], fields["Remote-MTA"]) == (
+        "relayed",
+        "2.1.5",
+        "dns; mx.example.org",
+    )
+    assert fields.keys().isdisjoint({"Diagnostic-Code", "Will-Retry-Until"})
+    assert parts[2].get_content_type() == "text/rfc822-headers", (
+        "RET is about failures (RFC 3461 section 4.3)"
+    )
+    data = compose(notice(action=Action.RELAYED, reply=reply), BODY, reporter="m.example.com", now_ms=NOW_MS)
+    assert read_report(data, sender="").kind is ReportKind.DELIVERED
+    _, _, groups = parsed(notice(action=Action.RELAYED, reply=Reply(250, "", "ok")))
+    assert groups[1]["Status"] == "2.0.0"

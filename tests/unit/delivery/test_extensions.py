@@ -59,6 +59,27 @@ def test_wishes_for_notifications_are_passed_on() -> None:
     run(go)
 
 
+@pytest.mark.parametrize(
+    ("extensions", "notify", "is_relayed"),
+    [
+        (("DSN",), Notify.SUCCESS, False),
+        (("DSN",), Notify.FAILURE, True),
+        ((), Notify.SUCCESS, True),
+    ],
+)
+def test_who_reports_a_delivery(extensions: tuple[str, ...], notify: int, is_relayed: bool) -> None:
+    async def go() -> None:
+        async with HostileServer(extensions=extensions) as server:
+            world = world_of(
+                server, same_body=True, options={1: Options(notify=notify), 3: Options(notify=notify)}
+            )
+            await send(server, world, [1, 2, 3], max_recipients=10)
+            outcomes = {outcome.id: outcome for outcome in world.outcomes}
+            assert [outcomes[id_].is_relayed for id_ in (1, 2, 3)] == [is_relayed, False, is_relayed]
+
+    run(go)
+
+
 def test_an_original_recipient_that_encoding_makes_too_long_is_left_out() -> None:
     async def go() -> None:
         async with HostileServer(extensions=("DSN",)) as server:

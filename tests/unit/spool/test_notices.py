@@ -40,6 +40,7 @@ def settle(spool: Spool, key: bytes, kind: OutcomeKind, **fields: Any) -> bytes:
 @pytest.mark.parametrize(
     ("notify", "kind", "late", "action"),
     [
+        (Notify.SUCCESS | Notify.DELAY, OutcomeKind.DELIVERED, True, None),
         (Notify.FAILURE, OutcomeKind.BOUNCED, False, Action.FAILED),
         (Notify.FAILURE | Notify.DELAY, OutcomeKind.EXPIRED, False, Action.FAILED),
         (Notify.FAILURE, OutcomeKind.DELIVERED, False, None),
@@ -59,6 +60,26 @@ def test_which_outcome_owes_a_notification(
     settle(spool, key, kind, code=550, at_ms=NOW_MS + (DELAY_MS if late else 0))
     assert [notice.action for notice in spool.notices(10)] == ([] if action is None else [action])
     spool.close()
+
+
+@pytest.mark.parametrize(
+    ("notify", "sender", "action"),
+    [
+        (Notify.SUCCESS, "a@example.com", Action.RELAYED),
+        (Notify.SUCCESS | Notify.FAILURE | Notify.DELAY, "a@example.com", Action.RELAYED),
+        (Notify.SUCCESS, "", None),
+        (Notify.FAILURE | Notify.DELAY, "a@example.com", None),
+        (Notify.NEVER, "a@example.com", None),
+        (0, "a@example.com", None),
+    ],
+)
+def test_what_was_relayed_is_told(tmp_path: Path, notify: int, sender: str, action: Action | None) -> None:
+    spool = open_spool(tmp_path)
+    key = send(spool, notify, sender)
+    settle(spool, key, OutcomeKind.DELIVERED, code=250, is_relayed=True)
+    assert [notice.action for notice in spool.notices(10)] == ([] if action is None else [action])
+    spool.close()
+    assert_conserved(tmp_path, delivered=1)
 
 
 def test_the_null_sender_is_owed_nothing(tmp_path: Path) -> None:
