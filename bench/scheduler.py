@@ -6,6 +6,12 @@ and as many new messages are added; each step is timed by itself, and the figure
   open      every source has room at once: the cost of order and choice
   rates     each (source, site) has a rate and a daily cap that are seldom met
   tenants   as `rates`, with 20 tenants at each site, half of them with a dedicated source
+  crowded   as `tenants`, but all messages are for 500 of the destinations: their sources' rates are mostly used up
+  all       as `tenants`, a dedicated, a hybrid or no source of its own for each tenant; reputation weights from 50 to
+            1,000; a warm-up cap at half of the pairs, used up at a tenth; a pair in 20, a source in 40 and a netblock
+            suspended; a site in 50 suspended for a moment
+
+The messages are spread evenly: one tenant's 1,000,000 are 100 at each destination, 20 tenants' 5 for each at each.
 """
 
 import argparse
@@ -23,22 +29,29 @@ S = 1_000_000_000
 ENTRY = struct.Struct("<QqIHHIIQ")
 ID = struct.Struct("<Q")
 KEY = struct.Struct(">IHIQ")
+START = 10 * S
+STEP_NS = 200_000  # how far time goes on with each batch
+NEVER = 1 << 62
+WARM_UP_CAPS = (50, 200, 1000, 5000)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`step_ns` is how far time goes on with each batch."""
+    """`sites`: how many of them the messages are for, None for all."""
 
     interval_ns: int
     daily: int
     tenants: int
-    step_ns: int
+    sites: int | None = None
+    is_all_on: bool = False
 
 
 LOADS = {
-    "open": Load(interval_ns=0, daily=-1, tenants=1, step_ns=200_000),
-    "rates": Load(interval_ns=S, daily=1_000_000, tenants=1, step_ns=200_000),
-    "tenants": Load(interval_ns=S, daily=1_000_000, tenants=20, step_ns=200_000),
+    "open": Load(interval_ns=0, daily=-1, tenants=1),
+    "rates": Load(interval_ns=S, daily=1_000_000, tenants=1),
+    "tenants": Load(interval_ns=S, daily=1_000_000, tenants=20),
+    "crowded": Load(interval_ns=S, daily=1_000_000, tenants=20, sites=500),
+    "all": Load(interval_ns=S, daily=-1, tenants=20, is_all_on=True),
 }
 
 
@@ -52,22 +65,43 @@ class Size:
 
 
 def build(load: Load, size: Size) -> tuple[Scheduler, list[int]]:
-    """A scheduler with its topology and one flow per (site, tenant)."""
+    """A scheduler with its topology and one flow per (site, tenant) that gets messages."""
     scheduler = Scheduler(seed=1)
+    rng = random.Random(2)
     for source in range(size.sources):
-        dedicated = load.tenants > 1 and source < load.tenants // 2
+        tenancy = tenancy_of(load, source)
         scheduler.set_source(
-            source, netblock=source // 8, streams=7, tenancy=int(dedicated), tenant=source if dedicated else 0
+            source, netblock=source // 8, streams=7, tenancy=tenancy, tenant=source if tenancy else 0
         )
     flows = []
     for site in range(size.sites):
         scheduler.add_site(site, 0)
         for source in range(size.sources):
+            daily, weight = load.daily, 1000
+            if load.is_all_on:
+                daily = rng.choice((-1, -1, -1, -1, -1, 0, *WARM_UP_CAPS))
+                weight = rng.randint(50, 1000)
             scheduler.set_limit(
-                source, site, interval_ns=load.interval_ns, daily_left=load.daily, window=100_000
+                source, site, interval_ns=load.interval_ns, daily_left=daily, weight=weight, window=100_000
             )
-        flows += [scheduler.flow(site, 2, tenant, 0) for tenant in range(load.tenants)]
+            if load.is_all_on and rng.random() < 0.05:
+                scheduler.suspend(source, site, NEVER)
+        if load.is_all_on and site % 50 == 0:
+            scheduler.suspend_site(site, START + rng.randrange(S // 2))
+        if load.sites is None or site < load.sites:
+            flows += [scheduler.flow(site, 2, tenant, 0) for tenant in range(load.tenants)]
+    if load.is_all_on:
+        for source in range(7, size.sources, 40):
+            scheduler.suspend(source, -1, NEVER)
+        scheduler.suspend_netblock(3, -1, NEVER)
     return scheduler, flows
+
+
+def tenancy_of(load: Load, source: int) -> int:
+    """0 shared, 1 dedicated, 2 hybrid: the first sources belong to the tenant of the same number."""
+    if load.is_all_on:
+        return source % 3 if source < load.tenants else 0
+    return int(load.tenants > 1 and source < load.tenants // 2)
 
 
 def run(load: Load, size: Size) -> Measurement:
@@ -75,15 +109,13 @@ def run(load: Load, size: Size) -> Measurement:
     scheduler, flows = build(load, size)
     rng = random.Random(1)
     next_id = 1
-    for number in range(size.ready // 100):
-        scheduler.add(
-            flows[number % len(flows)],
-            b"".join(KEY.pack(1, 0, 1000, n) for n in range(next_id, next_id + 100)),
-        )
-        next_id += 100
+    each = size.ready // len(flows)
+    for flow in flows:
+        scheduler.add(flow, b"".join(KEY.pack(1, 0, 1000, n) for n in range(next_id, next_id + each)))
+        next_id += each
     ready = next_id - 1
     earlier: deque[bytes] = deque()
-    now = 10 * S
+    now = START
     spent = {"take": 0, "settle": 0, "add": 0}
     counted = {"take": 0, "settle": 0, "add": 0}
     decided = 0
@@ -92,7 +124,7 @@ def run(load: Load, size: Size) -> Measurement:
     while decided < size.decisions:
         if decided < size.decisions // 10:
             spent, counted = dict.fromkeys(spent, 0), dict.fromkeys(counted, 0)
-        now += load.step_ns
+        now += STEP_NS
         begin = clock()
         taken = scheduler.take(0, now, size.batch)
         spent["take"] += clock() - begin

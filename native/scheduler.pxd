@@ -36,9 +36,13 @@ cdef struct Share:               # one tenant in one lane of one site
     uint32_t next                # in its lane's ring, in the site's parked list, or in the free list
     uint32_t served              # in its present turn, which goes on after it was parked
     uint32_t flows               # how many belong to it
-    uint32_t candidates          # generation at which `first` was computed
-    uint32_t* list               # candidate sources, by class
-    uint32_t[3] count            # of dedicated, hybrid, shared candidates
+    uint32_t generation          # of the topology at which `roster` was looked up
+    uint32_t roster
+
+cdef struct Roster:              # sources that may ever carry a stream's mail of some tenants
+    uint32_t generation          # of the topology at which it was made
+    uint32_t* list               # by class
+    uint32_t[3] count            # of dedicated, hybrid, shared ones
 
 cdef struct Cell:                # one source at one site
     int64_t tat                  # GCRA: theoretical arrival time of the next message
@@ -64,6 +68,9 @@ cdef struct Site:
     uint32_t[3] head             # lanes: ring of shares
     uint32_t[3] tail
     int64_t suspended_until
+    int64_t[3] spent_until       # by lane: before that time no source that all tenants share has room
+    uint32_t[3] spent_why        # and what it waits for
+    uint32_t spent_generation    # of the topology at which that was found
     Cell* cells                  # one per source
     uint32_t cell_count
 
@@ -119,7 +126,12 @@ cdef class Scheduler:
     cdef uint32_t _pool_capacity
     cdef uint32_t* _tenant_weight
     cdef uint32_t _tenant_capacity
-    cdef uint32_t _generation
+    cdef uint32_t* _owner            # by tenant: 0, or its number among those with sources of their own
+    cdef uint32_t _owner_capacity
+    cdef uint32_t _owner_count
+    cdef Roster* _rosters            # three, one per lane, for every owner; the first three for all others
+    cdef uint32_t _roster_capacity
+    cdef uint32_t _generation        # of the topology: sources, and whose they are
     cdef uint64_t _random
     cdef int64_t _horizon
     cdef uint32_t _quantum
@@ -141,8 +153,11 @@ cdef class Scheduler:
     cdef Pool* _pool(self, uint32_t pool) except NULL
     cdef Seat* _seat(self, uint32_t pool, uint32_t source) except NULL
     cdef int _park(self, uint32_t share, int64_t wake) except -1
-    cdef int _build_candidates(self, Share* share) except -1
+    cdef int _find_roster(self, Share* share) except -1
+    cdef int _make_roster(self, Roster* roster, int lane, uint32_t tenant) except -1
     cdef int32_t _choose(self, Share* share, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil
+    cdef int32_t _choose_among(self, uint32_t* list_, uint32_t count, Site* site, int64_t now, int64_t* wake,
+                               int64_t* send_at) noexcept nogil
     cdef bint _is_eligible(self, uint32_t source, Site* site, int64_t now, int64_t* wake,
                            int64_t* send_at) noexcept nogil
     cdef uint32_t _next_random(self) noexcept nogil

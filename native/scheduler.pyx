@@ -139,8 +139,8 @@ cdef class Scheduler:
 
     def __dealloc__(self):
         cdef uint32_t i
-        for i in range(self._share_count):
-            release(self._shares[i].list)
+        for i in range(self._roster_capacity):
+            release(self._rosters[i].list)
         for i in range(self._site_capacity):
             release(self._sites[i].cells)
         release(self._slots)
@@ -153,6 +153,8 @@ cdef class Scheduler:
             release(self._pools[i].seats)
         release(self._pools)
         release(self._tenant_weight)
+        release(self._owner)
+        release(self._rosters)
 
     # -- topology
 
@@ -162,8 +164,13 @@ cdef class Scheduler:
             raise ValueError(f"source {source}: allowed are 0 to 65534")
         if not 0 <= tenancy <= 2:
             raise ValueError(f"tenancy {tenancy}: allowed are 0, 1 and 2")
+        if tenancy and tenant >= self._owner_capacity:
+            self._owner = <uint32_t*>_extended(self._owner, &self._owner_capacity, tenant, sizeof(uint32_t))
         if source >= self._source_capacity:
             self._sources = <Source*>_extended(self._sources, &self._source_capacity, source, sizeof(Source))
+        if tenancy and not self._owner[tenant]:
+            self._owner_count += 1
+            self._owner[tenant] = self._owner_count
         self._sources[source].netblock = netblock
         self._sources[source].streams = <uint8_t>streams
         self._sources[source].tenancy = <uint8_t>tenancy
@@ -489,8 +496,6 @@ cdef class Scheduler:
         share.flows -= 1
         if share.flows == 0:
             del self._share_numbers[share.site, share.stream, share.tenant]
-            release(share.list)
-            share.list = NULL
             share.next = self._free_share
             self._free_share = at.share
         return True
@@ -690,10 +695,12 @@ cdef class Scheduler:
         return 0
 
     cdef void _unpark_site(self, uint32_t number) noexcept:
-        """Back into their lanes, in the order in which they were parked."""
+        """Back into their lanes, in the order in which they were parked. Whatever gives a source room at the site
+        comes by here while a share is parked, so what was found about spent sources holds until then."""
         cdef Site* site = &self._sites[number]
         cdef uint32_t share = site.parked
         cdef uint32_t following
+        memset(site.spent_until, 0, sizeof(site.spent_until))
         if site.timer >= 0:
             (<Wheel>self._wheels[site.pool]).cancel_c(site.timer)
             site.timer = -1
@@ -713,37 +720,50 @@ cdef class Scheduler:
         self._random = x
         return <uint32_t>(x >> 32)
 
-    cdef int _build_candidates(self, Share* share) except -1:
-        """Sources that may ever carry this share's messages, by class: dedicated, hybrid of its own,
+    cdef int _find_roster(self, Share* share) except -1:
+        """The roster of the share's tenant and lane, made if the topology has changed. Tenants without a source
+        of their own have one in common, so that it stays in the processor's cache however many they are."""
+        cdef uint32_t owner = self._owner[share.tenant] if share.tenant < self._owner_capacity else 0
+        cdef uint32_t number = owner * LANES + share.stream
+        if number >= self._roster_capacity:
+            self._rosters = <Roster*>_extended(self._rosters, &self._roster_capacity, number, sizeof(Roster))
+        if self._rosters[number].generation != self._generation:
+            self._make_roster(&self._rosters[number], share.stream, share.tenant)
+        share.roster = number
+        share.generation = self._generation
+        return 0
+
+    cdef int _make_roster(self, Roster* roster, int lane, uint32_t tenant) except -1:
+        """Sources that may ever carry the tenant's messages of the lane, by class: dedicated, hybrid of its own,
         shared."""
-        cdef uint32_t source, place
+        cdef uint32_t source
+        cdef uint32_t place = 0
         cdef Source* at
         cdef int kind, wanted
         cdef size_t size = (self._source_capacity + 1) * sizeof(uint32_t)
-        cdef uint32_t* grown = <uint32_t*>reallocate(share.list, size)
+        cdef uint32_t* grown = <uint32_t*>reallocate(roster.list, size)
         if grown == NULL:
             raise MemoryError
-        share.list = grown
-        place = 0
+        roster.list = grown
         for wanted in range(3):
-            share.count[wanted] = 0
+            roster.count[wanted] = 0
             for source in range(self._source_capacity):
                 at = &self._sources[source]
-                if not (at.streams >> share.stream) & 1:
+                if not (at.streams >> lane) & 1:
                     continue
                 if at.tenancy == 1:
-                    if at.tenant != share.tenant:
+                    if at.tenant != tenant:
                         continue
                     kind = 0
-                elif at.tenancy == 2 and at.tenant == share.tenant:
+                elif at.tenancy == 2 and at.tenant == tenant:
                     kind = 1
                 else:
                     kind = 2
                 if kind == wanted:
                     grown[place] = source
                     place += 1
-                    share.count[wanted] += 1
-        share.candidates = self._generation
+                    roster.count[wanted] += 1
+        roster.generation = self._generation
         return 0
 
     cdef bint _is_eligible(self, uint32_t number, Site* site, int64_t now, int64_t* wake,
@@ -792,10 +812,12 @@ cdef class Scheduler:
     cdef int32_t _choose(self, Share* share, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil:
         """The source for the share's next message, or -1 with the earliest time at which there may be one."""
         cdef Site* site = &self._sites[share.site]
-        cdef uint32_t* list_ = share.list
-        cdef uint32_t count, i, start, first, second
-        cdef int64_t first_at, second_at
-        cdef bint is_first, is_second
+        cdef Roster* roster = &self._rosters[share.roster]
+        cdef uint32_t* list_ = roster.list
+        cdef int lane = share.stream
+        cdef int32_t source
+        cdef int64_t own_wake
+        cdef uint32_t own_why
         cdef int kind
         wake[0] = NEVER
         self._why = 0
@@ -803,33 +825,68 @@ cdef class Scheduler:
             self._why = WAITS_SUSPENDED
             wake[0] = site.suspended_until
             return -1
-        for kind in range(3):
-            count = share.count[kind]
-            if count == 0:
-                continue
-            first = list_[self._next_random() % count]
-            second = list_[self._next_random() % count]
-            is_first = self._is_eligible(first, site, now, wake, &first_at)
-            is_second = second != first and self._is_eligible(second, site, now, wake, &second_at)
-            if is_first and is_second:
-                # (outstanding + 1) / weight, compared without division
-                if (<uint64_t>(site.cells[second].outstanding + 1) * site.cells[first].weight
-                        < <uint64_t>(site.cells[first].outstanding + 1) * site.cells[second].weight):
-                    send_at[0] = second_at
-                    return <int32_t>second
-            if is_first:
-                send_at[0] = first_at
-                return <int32_t>first
-            if is_second:
+        for kind in range(2):
+            if roster.count[kind]:
+                source = self._choose_among(list_, roster.count[kind], site, now, wake, send_at)
+                if source >= 0:
+                    return source
+                list_ += roster.count[kind]
+        if roster.count[2] == 0:
+            return -1
+        if site.spent_generation == self._generation and site.spent_until[lane] > now:
+            if site.spent_until[lane] < wake[0]:
+                wake[0] = site.spent_until[lane]
+            self._why |= site.spent_why[lane]
+            return -1
+        own_wake = wake[0]
+        own_why = self._why
+        wake[0] = NEVER
+        self._why = 0
+        source = self._choose_among(list_, roster.count[2], site, now, wake, send_at)
+        if source >= 0:
+            return source
+        if roster.count[1] == 0:  # so these were all that any tenant may use besides its own
+            if site.spent_generation != self._generation:
+                site.spent_generation = self._generation
+                memset(site.spent_until, 0, sizeof(site.spent_until))
+            site.spent_until[lane] = wake[0]
+            site.spent_why[lane] = self._why
+        if own_wake < wake[0]:
+            wake[0] = own_wake
+        self._why |= own_why
+        return -1
+
+    cdef int32_t _choose_among(self, uint32_t* list_, uint32_t count, Site* site, int64_t now, int64_t* wake,
+                               int64_t* send_at) noexcept nogil:
+        """One of these sources that may carry a message now: the less loaded of two picked at random, else any;
+        -1 if there is none, and `wake` is lowered to the time at which there may be one."""
+        cdef uint32_t i, start, first, second
+        cdef int64_t first_at, second_at
+        cdef bint is_first, is_second
+        if count == 1:
+            return <int32_t>list_[0] if self._is_eligible(list_[0], site, now, wake, send_at) else -1
+        first = list_[self._next_random() % count]
+        second = list_[self._next_random() % count]
+        is_first = self._is_eligible(first, site, now, wake, &first_at)
+        is_second = second != first and self._is_eligible(second, site, now, wake, &second_at)
+        if is_first and is_second:
+            # (outstanding + 1) / weight, compared without division
+            if (<uint64_t>(site.cells[second].outstanding + 1) * site.cells[first].weight
+                    < <uint64_t>(site.cells[first].outstanding + 1) * site.cells[second].weight):
                 send_at[0] = second_at
                 return <int32_t>second
-            start = self._next_random() % count
-            for i in range(count):
-                first = list_[(start + i) % count]
-                if self._is_eligible(first, site, now, wake, &first_at):
-                    send_at[0] = first_at
-                    return <int32_t>first
-            list_ += count
+        if is_first:
+            send_at[0] = first_at
+            return <int32_t>first
+        if is_second:
+            send_at[0] = second_at
+            return <int32_t>second
+        start = self._next_random() % count
+        for i in range(count):
+            first = list_[(start + i) % count]
+            if self._is_eligible(first, site, now, wake, &first_at):
+                send_at[0] = first_at
+                return <int32_t>first
         return -1
 
     # -- taking
@@ -883,8 +940,8 @@ cdef class Scheduler:
                     share.state = IDLE
                     share.served = 0
                 continue
-            if share.candidates != self._generation:
-                self._build_candidates(share)
+            if share.generation != self._generation:
+                self._find_roster(share)
             source = self._choose(share, now, &wake, &send_at)
             if source < 0:
                 self._pop_share(site, lane)

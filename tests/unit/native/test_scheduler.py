@@ -405,6 +405,32 @@ def test_a_new_source_is_used_from_then_on() -> None:
 # -- waking
 
 
+def test_a_tenant_that_gets_a_source_of_its_own_uses_it_from_then_on() -> None:
+    made = scheduler()
+    flows = [made.flow(0, 0, tenant, 0) for tenant in range(2)]
+    for tenant, flow in enumerate(flows):
+        made.add(flow, due_keys(range(1 + tenant * 10, 5 + tenant * 10)))
+    assert {decision.source for decision in take(made, limit=2)} == {0}
+    made.set_source(1, netblock=0, streams=ALL, tenancy=1, tenant=1)
+    made.set_limit(1, 0, interval_ns=0, window=100)
+    assert {(decision.flow, decision.source) for decision in take(made)} == {(flows[0], 0), (flows[1], 1)}
+
+
+def test_sources_that_one_tenant_found_used_up_serve_the_others_when_they_have_room_again() -> None:
+    made = scheduler(2, window=1)
+    made.set_source(2, netblock=1, streams=ALL, tenancy=2, tenant=4)
+    made.set_limit(2, 0, interval_ns=10 * MS, window=100)
+    for tenant in range(5):
+        made.add(made.flow(0, 0, tenant, 0), due_keys(range(1 + tenant * 10, 6 + tenant * 10)))
+    first = take(made)
+    assert sorted(decision.source for decision in first) == [0, 1, 2]
+    assert take(made) == []
+    made.settle(packed(decision.id for decision in first if decision.source == 1))
+    assert [decision.source for decision in take(made)] == [1]
+    assert take(made) == []
+    assert [decision.source for decision in take(made, 10 * MS + TICK)] == [2]
+
+
 def test_one_pool_does_not_wake_for_another() -> None:
     made = Scheduler(seed=1, horizon_ns=0)
     made.set_source(0, netblock=0, streams=ALL, tenancy=0, tenant=0)
