@@ -695,8 +695,8 @@ cdef class Scheduler:
         return 0
 
     cdef void _unpark_site(self, uint32_t number) noexcept:
-        """Back into their lanes, in the order in which they were parked. Whatever gives a source room at the site
-        comes by here while a share is parked, so what was found about spent sources holds until then."""
+        """Back into their lanes, in the order in which they were parked. Whatever gives a source room at the
+        site comes by here while a share is parked, so what was found about spent sources holds until then."""
         cdef Site* site = &self._sites[number]
         cdef uint32_t share = site.parked
         cdef uint32_t following
@@ -721,8 +721,8 @@ cdef class Scheduler:
         return <uint32_t>(x >> 32)
 
     cdef int _find_roster(self, Share* share) except -1:
-        """The roster of the share's tenant and lane, made if the topology has changed. Tenants without a source
-        of their own have one in common, so that it stays in the processor's cache however many they are."""
+        """The roster of the share's tenant and lane, made if the topology has changed. Tenants without a
+        source of their own have one in common: it stays in the processor's cache however many they are."""
         cdef uint32_t owner = self._owner[share.tenant] if share.tenant < self._owner_capacity else 0
         cdef uint32_t number = owner * LANES + share.stream
         if number >= self._roster_capacity:
@@ -734,8 +734,8 @@ cdef class Scheduler:
         return 0
 
     cdef int _make_roster(self, Roster* roster, int lane, uint32_t tenant) except -1:
-        """Sources that may ever carry the tenant's messages of the lane, by class: dedicated, hybrid of its own,
-        shared."""
+        """Sources that may ever carry the tenant's messages of the lane, by class: dedicated, hybrid of its
+        own, shared."""
         cdef uint32_t source
         cdef uint32_t place = 0
         cdef Source* at
@@ -858,8 +858,8 @@ cdef class Scheduler:
 
     cdef int32_t _choose_among(self, uint32_t* list_, uint32_t count, Site* site, int64_t now, int64_t* wake,
                                int64_t* send_at) noexcept nogil:
-        """One of these sources that may carry a message now: the less loaded of two picked at random, else any;
-        -1 if there is none, and `wake` is lowered to the time at which there may be one."""
+        """One of these sources that may carry a message now: the less loaded of two picked at random, else
+        any; -1 if there is none, and `wake` is lowered to the time at which there may be one."""
         cdef uint32_t i, start, first, second
         cdef int64_t first_at, second_at
         cdef bint is_first, is_second
