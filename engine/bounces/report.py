@@ -6,8 +6,9 @@ Exchange's, Yahoo's and the like. `read_report` is pure and raises nothing, what
 believed: who acts on a report checks its token first (engine/bounces/tokens.py).
 """
 
+import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from engine.bounces.parts import Part, leaves, read_fields, split_message
@@ -16,6 +17,7 @@ from engine.values.reply import Reply
 MAX_RECIPIENTS = 50
 MAX_TOKENS = 8
 MAX_REPLY = 1000
+MAX_REPLIES = 100  # of a text, that are looked at
 
 
 class ReportKind(StrEnum):
@@ -42,7 +44,8 @@ class Failure:
 class Report:
     """`failures` for FAILED. `is_partial`: other recipients in the same report did not fail.
 
-    `feedback`: the Feedback-Type. `senders`: addresses in a complaint that may be our return path.
+    `feedback`: the Feedback-Type. `senders`, `links`: addresses and links in a complaint, or in a message that a message
+    of kind UNKNOWN encloses, that may be a return path and an unsubscribe link of ours.
     """
 
     kind: ReportKind
@@ -57,6 +60,8 @@ class Report:
 COMPLAINTS = frozenset({"abuse", "fraud", "opt-out", "opt-out-list"})
 _ENHANCED = r"([245]\.\d{1,3}\.\d{1,3})"
 _REPLY = re.compile(rf"(?<![\d.])([45]\d\d)(?:[ -]+#?{_ENHANCED})?(?![\d.])[ :-]*", re.ASCII)
+# qmail adds a line of its own behind what the host said
+_REPLY_END = re.compile(r"\n\n|\ngiving up on ", re.IGNORECASE)
 _STATUS_ONLY = re.compile(rf"#?\b{_ENHANCED}\b", re.ASCII)
 _ADDRESS = re.compile(r"[^\s<>@,;:\"()]{1,64}@[A-Za-z0-9.-]{1,255}")
 _VERP = re.compile(r"b\+[a-z2-7]{34}@[a-z0-9.-]{1,253}", re.IGNORECASE | re.ASCII)
@@ -80,13 +85,20 @@ _FINAL = re.compile(
     r"permanent|giving up|given up|i've given up|fatal|has been (?:returned|rejected)|will not be retried",
     re.IGNORECASE,
 )
+# "Hi. This is the qmail-send program at example.com.", "This is the mail system at host mx.example.com."
+_PROGRAM = re.compile(
+    r"\bthis is (?:the|an?) [^.\n]{0,40}?(?:\bprogram|\bmail(?:er)? (?:system|server|daemon|delivery))\b",
+    re.IGNORECASE,
+)
+_ANSWER = re.compile(r"^(?:re|aw|antw|sv|vs|rv|odp|fwd?|wg|tr)(?:\[\d+\])?\s*:", re.IGNORECASE)
 _AUTO_SUBJECT = re.compile(
-    r"^(?:auto(?:matic|mated)?[ -:]|out of (?:the )?office|abwesenheit|vacation|away from|absence|r.ponse automatique)",
+    r"^(?:auto(?:matic|mated)?[ :-]|auto(?:reply|response|answer)|out of (?:the )?office|abwesenheit|vacation"
+    r"|away from|absence|r.ponse automatique)",
     re.IGNORECASE,
 )
 # where a returned copy of our own message begins: what it says is not the server's word
 _COPY = re.compile(
-    r"^-{2,}.*(?:below this line|copy of (?:the|your) message|original message|returned message|message header"
+    r"^--.*?(?:below this line|copy of (?:the|your) message|original message|returned message|message header"
     r"|headers? follow|enclosed is a copy).*$|^(?:return-path|received):\s",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -104,7 +116,11 @@ def read_report(data: bytes, *, sender: str) -> Report:
             report = _delivery_status(part.body if _is_plain(part) else part.text().encode(), parts)
             if report is not None:
                 return report
-    return _text(message, parts, sender)
+    report = _text(message, parts, sender)
+    if report.kind is ReportKind.UNKNOWN:
+        senders, links = _ties([_head_of(part) for part in parts if part.kind == "message/rfc822"])
+        report = replace(report, senders=senders, links=links)
+    return report
 
 
 def _is_plain(part: Part) -> bool:
@@ -189,16 +205,22 @@ def _feedback(report: Part, parts: list[Part]) -> Report:
     kind = fields.get("feedback-type", "abuse").split("(")[0].strip().lower()
     original = fields.get("original-mail-from", "")
     places = [original, *(_head_of(part) for part in parts if part is not report)]
-    senders = [found[0] for place in places for found in _VERP.finditer(place)]
-    links = [
-        found[0] for place in places for found in _LINK.finditer(_header_value(place, "list-unsubscribe"))
-    ]
+    senders, links = _ties(places)
     return Report(
         ReportKind.COMPLAINT if kind in COMPLAINTS else ReportKind.OTHER_FEEDBACK,
         feedback=kind[:40],
-        senders=tuple(dict.fromkeys(senders))[:MAX_TOKENS],
-        links=tuple(dict.fromkeys(links))[:MAX_TOKENS],
+        senders=senders,
+        links=links,
     )
+
+
+def _ties(places: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What may be return paths and unsubscribe links of ours."""
+    senders = dict.fromkeys(found[0] for place in places for found in _VERP.finditer(place))
+    links = dict.fromkeys(
+        found[0] for place in places for found in _LINK.finditer(_header_value(place, "list-unsubscribe"))
+    )
+    return tuple(senders)[:MAX_TOKENS], tuple(links)[:MAX_TOKENS]
 
 
 def _head_of(part: Part) -> str:
@@ -219,23 +241,29 @@ def _header_value(head: str, name: str) -> str:
 def _text(message: Part, parts: list[Part], sender: str) -> Report:
     headers = message.headers
     subject = headers.get("subject", "")
+    if any(part.kind == "message/disposition-notification" for part in parts):
+        return Report(ReportKind.AUTO_REPLY)  # RFC 8098: its recipient has got the message
     told = next((part.text() for part in parts if part.kind == "text/plain"), "") or next(
         (_without_tags(part.text()) for part in parts if part.kind == "text/html"), ""
     )
     words = _own_words(told)
     failed = tuple(_ADDRESS.findall(headers.get("x-failed-recipients", "")))[:MAX_RECIPIENTS]
-    is_qmail = "this is the" in words[:200].lower() and "mail" in words[:200].lower()
-    is_server = bool(failed) or is_qmail or bool(_DAEMONS.search(headers.get("from", "")))
+    if not failed and _AUTO_SUBJECT.search(subject):
+        return Report(ReportKind.AUTO_REPLY)
+    is_program = not sender and bool(_PROGRAM.search(words[:300]))
+    is_server = bool(failed) or is_program or bool(_DAEMONS.search(headers.get("from", "")))
     if not is_server and _is_automatic(headers, subject):
         return Report(ReportKind.AUTO_REPLY)
+    if not failed and _ANSWER.search(subject):
+        return Report(ReportKind.UNKNOWN)
     if not (is_server or (not sender and _BOUNCE_SUBJECT.search(subject))):
         return Report(ReportKind.UNKNOWN)
     reply = _find_reply(words)
     is_permanent = (reply is not None and _class(reply) == "5") or bool(_FINAL.search(words))
     if not is_permanent and (_DELAY.search(subject) or _DELAY.search(words)):
         return Report(ReportKind.DELAYED)
-    if not (failed or is_qmail or reply is not None or _BOUNCE_SUBJECT.search(subject)):
-        return Report(ReportKind.UNKNOWN)
+    if reply is None and not (failed or is_program or (is_server and _BOUNCE_SUBJECT.search(subject))):
+        return Report(ReportKind.UNKNOWN)  # nobody's word but that of whoever has written this
     if reply is None:
         reply = Reply(0, "", _one_line(words)[:MAX_REPLY])
     named = failed or tuple(_ADDRESS.findall(words))[:1]
@@ -264,10 +292,10 @@ def _own_words(text: str) -> str:
 def _find_reply(text: str) -> Reply | None:
     """The first permanent SMTP reply in a text, else the first temporary one, else the first status."""
     best: Reply | None = None
-    for found in _REPLY.finditer(text):
+    for found in itertools.islice(_REPLY.finditer(text), MAX_REPLIES):
         start, stop = found.start(), found.start() + 4 * MAX_REPLY
-        end = text.find("\n\n", start, stop)
-        reply = parse_reply(text[start : stop if end < 0 else end])
+        end = _REPLY_END.search(text, start, stop)
+        reply = parse_reply(text[start : stop if end is None else end.start()])
         if not (reply.enhanced or reply.text):
             continue
         if _class(reply) == "5":

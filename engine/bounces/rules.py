@@ -38,6 +38,7 @@ ORDER = (
     "microsoft",
     "apple",
     "providers",
+    "sender",
     "gateways",
     "blocklists",
     "servers",

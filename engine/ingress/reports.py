@@ -3,9 +3,9 @@
 Accepted are only return paths with an authentic token (bounces), the configured feedback addresses, and postmaster and
 abuse (engine/ingress/postmaster.py); anything else is refused at RCPT, so this relays for nobody and answers nobody: no
 notification is ever made here, so no bounce is bounced. A message acts only through a token of ours: the return path
-that it was sent to, or for a complaint one that it encloses. What is forged, expired, repeated or says nothing is
-accepted, counted and forgotten; its sender learns nothing from that. A 250 is given when the region has the effect on
-disk, a 451 if it does not answer.
+that it was sent to, or for a complaint one that it encloses, there or in an unsubscribe link. What is forged, expired,
+repeated or says nothing is accepted, counted and forgotten; its sender learns nothing from that. A 250 is given when the
+region has the effect on disk, a 451 if it does not answer.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Protocol
 from engine.bounces.report import Report, ReportKind, read_report
 from engine.bounces.signal import Effect, Signal, SignalKind, encode_signal
 from engine.bounces.tokens import ReturnToken, TokenKeys, verify_return_path
+from engine.bounces.unsubscribe import verify_token
 from engine.config.bounces import BouncesConfig
 from engine.ingress.postmaster import Postmaster
 from engine.values.clock import Clock
@@ -95,20 +96,25 @@ class ReportDesk:
         return OK
 
     async def _act(self, recipient: str, report: Report) -> None:
-        if report.kind is ReportKind.COMPLAINT:
+        is_feedback = recipient.lower() in self._feedback
+        if is_feedback and report.kind is ReportKind.UNKNOWN and (report.senders or report.links):
+            # Microsoft's programme (JMRP) sends the message that was complained of, and no report with it
+            await self._complain(report.senders, report)
+        elif report.kind is ReportKind.COMPLAINT:
             # a provider may send complaints to the return path as well
-            senders = report.senders if recipient.lower() in self._feedback else (*report.senders, recipient)
+            senders = report.senders if is_feedback else (*report.senders, recipient)
             await self._complain(senders, report)
-        elif report.kind is ReportKind.FAILED and recipient.lower() not in self._feedback:
+        elif report.kind is ReportKind.FAILED and not is_feedback:
             token = self._checked(recipient)
             if token is not None:
                 await self._signal(SignalKind.BOUNCE, token.message_id, report)
 
     async def _complain(self, senders: tuple[str, ...], report: Report) -> None:
-        tokens = {token.message_id for sender in senders if (token := self._checked(sender)) is not None}
-        if not senders:
+        ids = {token.message_id for sender in senders if (token := self._checked(sender)) is not None}
+        ids.update(message_id for link in report.links if (message_id := self._linked(link)))
+        if not (senders or ids):
             self.counts["untied"] += 1
-        for message_id in sorted(tokens):
+        for message_id in sorted(ids):
             await self._signal(SignalKind.COMPLAINT, message_id, report)
 
     def _token(self, local: str, domain: str) -> ReturnToken | None:
@@ -128,6 +134,16 @@ class ReportDesk:
         else:
             return token
         return None
+
+    def _linked(self, link: str) -> int:
+        """The message whose unsubscribe link this is, 0 for a link that is none of ours or too old."""
+        found = verify_token(
+            self._keys,
+            link.rpartition("/")[2],
+            now_ms=self._clock.wall_ms(),
+            expire_ms=round(self._config.expire * 1000),
+        )
+        return 0 if found is None or found.is_expired else found.message_id
 
     async def _signal(self, kind: SignalKind, message_id: int, report: Report) -> None:
         """Tell the region that has sent the message: the one that accepted it, or one that took its mail over."""

@@ -4,7 +4,7 @@ import pytest
 
 from engine.bounces.category import Category
 from engine.bounces.classifier import CACHED, Classifier, shipped_classifier
-from engine.bounces.rules import shipped_rules
+from engine.bounces.rules import parse_sample, shipped_rules
 from engine.values.outcome import OutcomeKind, Scope
 from engine.values.reply import Reply
 
@@ -39,6 +39,32 @@ def test_what_the_policy_holds_for_not_the_recipients_never_becomes_so(
 def test_a_refusal_of_our_address_is_about_the_source_wherever_it_comes(scope: Scope) -> None:
     found = classify(OutcomeKind.BOUNCED, scope, BLOCKED)
     assert (found.scope, found.hard, found.category) == (Scope.SOURCE, False, Category.POLICY_RELATED)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "550 5.1.0 <b@x.example>: Sender address rejected: User unknown in virtual mailbox table",
+        "550 5.1.0 <b@x.example>: Sender address rejected: undeliverable address: host mx said: 550 5.1.1 User unknown",
+        "550 Verification failed for <b@x.example> Called: 192.0.2.1 Sent: RCPT TO:<b@x.example> Response: 550 5.1.1 "
+        "<b@x.example>: User unknown Sender verify failed",
+        "550 5.1.7 Sender address does not exist",
+        "550 5.1.8 user unknown",
+        "550 5.7.1 Sender account disabled",
+        "554 5.7.1 <u@d.example>: Recipient address rejected: Access denied",
+        "550 5.7.1 <u@d.example>: Recipient address rejected: Policy Rejection",
+        "550 5.7.1 <u@d.example>: Recipient address rejected: Please see http://www.openspf.net/Why",
+        "554 5.7.1 <u@d.example>: Recipient address rejected: Improper use of SMTP command pipelining",
+        "550 Requested action not taken: mailbox unavailable invalid DNS MX or A/AAAA resource record",
+        "550 Requested action not taken: mailbox unavailable Sender address is not allowed.",
+        "550 Requested mail action not taken: mailbox unavailable Reject due to policy restrictions.",
+        "550 5.1.1 <u@d.example> Recipient not accepted. Reputation of 192.0.2.1 too low",
+        "554 5.7.1 You may not send to users who do not exist: harvest attack detected, user unknown",
+    ],
+)
+@pytest.mark.parametrize("scope", [Scope.RECIPIENT, Scope.MESSAGE])
+def test_what_is_about_us_in_words_about_a_recipient_is_not_hard(scope: Scope, text: str) -> None:
+    assert not classify(OutcomeKind.BOUNCED, scope, parse_sample(text)).hard
 
 
 @pytest.mark.parametrize("kind", [OutcomeKind.DEFERRED, OutcomeKind.EXPIRED, OutcomeKind.CANCELLED])

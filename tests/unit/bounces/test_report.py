@@ -1,6 +1,8 @@
 """Reports in the shapes that servers send; the samples in reports/ were written for these tests."""
 
 import random
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,70 @@ def test_a_person_who_quotes_a_bounce_is_no_bounce() -> None:
     assert read_report(data, sender="anna@example.org").kind is ReportKind.UNKNOWN
 
 
+GONE = "\r\n\r\nThis is the mailbox of Anna, who has left. User unknown, account disabled, write to <bob@d.example>.\r\n"
+AUTOMATIC = "\r\nAuto-Submitted: auto-replied"
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        ("From: Anna <anna@d.example>\r\nSubject: I have left" + AUTOMATIC, ReportKind.AUTO_REPLY),
+        (
+            "From: Postmaster <postmaster@d.example>\r\nSubject: Out of office" + AUTOMATIC,
+            ReportKind.AUTO_REPLY,
+        ),
+        ("From: postmaster@d.example\r\nSubject: Automatic reply: Rejected", ReportKind.AUTO_REPLY),
+        ("From: postmaster@d.example\r\nSubject: Autoreply: bounce", ReportKind.AUTO_REPLY),
+        ("From: Anna <anna@d.example>\r\nSubject: Re: Delivery status of your parcel", ReportKind.UNKNOWN),
+        ("From: Anna <anna@d.example>\r\nSubject: AW: undeliverable", ReportKind.UNKNOWN),
+        (
+            "From: Anna <anna@d.example>\r\nSubject: your mail was rejected until you confirm",
+            ReportKind.UNKNOWN,
+        ),
+    ],
+)
+def test_whoever_answers_by_himself_is_no_bounce(head: str, kind: ReportKind) -> None:
+    assert read_report((head + GONE).encode(), sender="").kind is kind
+
+
+def test_a_disposition_notification_is_no_bounce() -> None:
+    """RFC 8098: whoever sends one has got the message, even one that says `failed`."""
+    data = (
+        b"From: anna@d.example\r\nSubject: Rejected: hello\r\n"
+        b"Content-Type: multipart/report; report-type=disposition-notification; boundary=b\r\n\r\n"
+        b"--b\r\n\r\nuser unknown\r\n--b\r\nContent-Type: message/disposition-notification\r\n\r\n"
+        b"Final-Recipient: rfc822; anna@d.example\r\nDisposition: automatic-action/MDN-sent-automatically; failed\r\n"
+        b"--b--\r\n"
+    )
+    assert read_report(data, sender="").kind is ReportKind.AUTO_REPLY
+
+
+def test_what_qmail_adds_is_not_what_the_host_said() -> None:
+    data = (
+        b"From: MAILER-DAEMON@d.example\r\nSubject: failure notice\r\n\r\nHi. This is the qmail-send program at "
+        b"d.example.\r\nI'm afraid I wasn't able to deliver your message to the following addresses.\r\n\r\n"
+        b"<anna@d.example>:\r\n192.0.2.1 does not like recipient.\r\n"
+        b"Remote host said: 550 5.1.1 <anna@d.example>... User unknown\r\nGiving up on 192.0.2.1.\r\n"
+    )
+    (failure,) = read_report(data, sender="").failures
+    assert failure.reply == Reply(550, "5.1.1", "<anna@d.example>... User unknown")
+    assert shipped_classifier().classify(OutcomeKind.BOUNCED, Scope.RECIPIENT, failure.reply).hard
+
+
+def test_a_message_enclosed_without_a_report() -> None:
+    """As Microsoft's complaint programme sends it."""
+    path = f"b+{'a' * 34}@bounce.example.com"
+    data = (
+        "From: staff@hotmail.com\r\nSubject: complaint about message from 192.0.2.1\r\n"
+        "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n"
+        f"Return-Path: {path}\r\nList-Unsubscribe: <https://news.example.com/u/T>\r\n\r\n<b+{'c' * 34}@x.example>\r\n"
+        "--b--\r\n"
+    )
+    report = read_report(data.encode(), sender="staff@hotmail.com")
+    assert report.kind is ReportKind.UNKNOWN
+    assert (report.senders, report.links) == ((path,), ("https://news.example.com/u/T",))
+
+
 @pytest.mark.parametrize(
     ("text", "reply"),
     [
@@ -167,8 +233,23 @@ def test_damaged_reports_are_read() -> None:
         read_report(b"".join(rng.choices(pieces, k=size)), sender=rng.choice(["", "a@example.org"]))
 
 
+@pytest.fixture
+def deadline() -> Iterator[None]:
+    """What takes minutes instead of milliseconds does not end by itself: regular expressions see signals."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("still at it after a minute")
+
+    former = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, former)
+
+
+@pytest.mark.usefixtures("deadline")
 def test_hostile_sizes_are_bounded() -> None:
-    """Many parts, deep nesting, huge headers, texts that are all codes: work stays linear, results bounded."""
+    """Many parts, deep nesting, huge headers, one endless line, all codes: work stays linear, results bounded."""
     head = b"From: mailer-daemon@x.example\r\nSubject: failure notice\r\n"
     many = head + b"Content-Type: multipart/report; boundary=b\r\n\r\n" + b"--b\r\n\r\n" * 100_000
     deep = head
@@ -181,6 +262,7 @@ def test_hostile_sizes_are_bounded() -> None:
         + b"Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\n"
         + b"Final-Recipient: rfc822; a@b.example\r\nAction: failed\r\nStatus: 5.1.1\r\n\r\n" * 10_000
     )
-    for data in (many, deep, fields, codes, groups):
+    dashes = head + b"\r\n" + b"-" * 64_000
+    for data in (many, deep, fields, codes, groups, dashes, dashes.replace(b"-", b"450 ")):
         report = read_report(data, sender="")
         assert len(report.failures) <= 50

@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from engine.bounces.signal import Effect, Signal, SignalKind, decode_signal
 from engine.bounces.tokens import DAY_MS, TokenKeys
+from engine.bounces.unsubscribe import make_token
 from engine.config.bounces import BouncesConfig, IngressConfig, PostmasterConfig, ReturnPath
 from engine.ingress.mail import MailListener
 from engine.ingress.postmaster import Postmaster
@@ -154,6 +155,58 @@ def test_a_complaint_is_tied_by_the_return_path_that_it_encloses() -> None:
             # the second return path in it is the sample's own, in capitals: nobody's token
             assert [signal.kind for _, signal in running.regions.signals] == [SignalKind.COMPLAINT]
             assert running.desk.counts == {"complaint": 1, "acted": 1, "forged": 1}
+
+    asyncio.run(run())
+
+
+ENCLOSING = (
+    "From: staff@hotmail.example\r\nSubject: complaint about message from 192.0.2.1\r\n"
+    "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n"
+    "%s\r\nFrom: news@example.com\r\n\r\nhello\r\n--b--\r\n"
+)
+
+
+def link(message_id: int, at_ms: int) -> str:
+    token = make_token(
+        KEYS, tenant="t", stream=1, address="a@d.example", message_id=message_id, accepted_ms=at_ms
+    )
+    return f"List-Unsubscribe: <https://news.example.com/u/{token}>"
+
+
+@pytest.mark.parametrize("tie", ["return path", "link"])
+@pytest.mark.parametrize("has_report", [True, False])
+def test_a_complaint_is_tied_by_whatever_the_provider_leaves(tie: str, has_report: bool) -> None:
+    """The link where it takes return paths out; a message without a report from Microsoft's programme."""
+
+    async def run() -> None:
+        async with listening(Regions(us=Effect.ACTED)) as running:
+            field = f"Return-Path: {running.verp()}" if tie != "link" else link(ID, running.clock.wall_ms())
+            data = ENCLOSING % field
+            if has_report:
+                report = (
+                    "--b\r\nContent-Type: message/feedback-report\r\n\r\nFeedback-Type: abuse\r\n\r\n--b\r\n"
+                )
+                data = data.replace("--b\r\n", report, 1)
+            assert (await running.send(FEEDBACK, data.encode(), "staff@hotmail.example"))[0] == 250
+            assert [(s.kind, s.message_id) for _, s in running.regions.signals] == [
+                (SignalKind.COMPLAINT, ID)
+            ]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("wrong", ["forged", "old", "to a return path"])
+def test_an_enclosed_link_that_proves_nothing(wrong: str) -> None:
+    async def run() -> None:
+        async with listening(Regions(us=Effect.ACTED)) as running:
+            field = link(ID, running.clock.wall_ms())
+            if wrong == "forged":
+                field = field[:-2] + ("A>" if field[-2] != "A" else "B>")
+            if wrong == "old":
+                running.clock.advance(40 * DAY_MS / 1000)
+            recipient = running.verp() if wrong == "to a return path" else FEEDBACK
+            assert (await running.send(recipient, (ENCLOSING % field).encode(), "a@d.example"))[0] == 250
+            assert running.regions.signals == []
 
     asyncio.run(run())
 
