@@ -44,8 +44,8 @@ class Failure:
 class Report:
     """`failures` for FAILED. `is_partial`: other recipients in the same report did not fail.
 
-    `feedback`: the Feedback-Type. `senders`, `links`: addresses and links in a complaint, or in a message that a message
-    of kind UNKNOWN encloses, that may be a return path and an unsubscribe link of ours.
+    `feedback`: the Feedback-Type. `senders`, `links`: addresses and links in a complaint, or in a message that one of
+    kind UNKNOWN encloses, that may be a return path and an unsubscribe link of ours.
     """
 
     kind: ReportKind

@@ -4,8 +4,8 @@ Accepted are only return paths with an authentic token (bounces), the configured
 abuse (engine/ingress/postmaster.py); anything else is refused at RCPT, so this relays for nobody and answers nobody: no
 notification is ever made here, so no bounce is bounced. A message acts only through a token of ours: the return path
 that it was sent to, or for a complaint one that it encloses, there or in an unsubscribe link. What is forged, expired,
-repeated or says nothing is accepted, counted and forgotten; its sender learns nothing from that. A 250 is given when the
-region has the effect on disk, a 451 if it does not answer.
+repeated or says nothing is accepted, counted and forgotten; its sender learns nothing from that. A 250 is given when
+the region has the effect on disk, a 451 if it does not answer.
 """
 
 import asyncio

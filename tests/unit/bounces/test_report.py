@@ -137,7 +137,9 @@ def test_a_person_who_quotes_a_bounce_is_no_bounce() -> None:
     assert read_report(data, sender="anna@example.org").kind is ReportKind.UNKNOWN
 
 
-GONE = "\r\n\r\nThis is the mailbox of Anna, who has left. User unknown, account disabled: <bob@d.example>.\r\n"
+GONE = (
+    "\r\n\r\nThis is the mailbox of Anna, who has left. User unknown, account disabled: <bob@d.example>.\r\n"
+)
 AUTOMATIC = "\r\nAuto-Submitted: auto-replied"
 
 
