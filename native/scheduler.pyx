@@ -962,7 +962,8 @@ cdef class Scheduler:
         cell.outstanding += 1
         self._pools[site.pool].seats[source].outstanding += 1
         self._pools[site.pool].seats[source].granted += 1
-        cell.daily_left -= 1
+        if cell.daily_left <= UNCAPPED:
+            cell.daily_left -= 1
         cell.grants += 1
         slot.grant = cell.grants
         slot.tat_before = cell.tat
@@ -1144,7 +1145,8 @@ cdef class Scheduler:
         for i in range(count):
             slot = &self._slots[found[i].slot]
             cell = &self._sites[self._flows[slot.flow].site].cells[slot.source]
-            cell.daily_left += 1
+            if cell.daily_left <= UNCAPPED:
+                cell.daily_left += 1
             if slot.grant == cell.grants:
                 cell.grants -= 1
                 cell.tat = slot.tat_before

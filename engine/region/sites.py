@@ -197,7 +197,8 @@ class Sites:
             self._scheduler.set_daily_left(source, site.number, -1)
         elif before is None:
             site.caps[source] = cap
-            self._scheduler.set_daily_left(source, site.number, max(0, cap - terms.daily_used))
+            used = terms.daily_used + self._scheduler.outstanding(source, site.number)
+            self._scheduler.set_daily_left(source, site.number, max(0, cap - used))
         else:
             site.caps[source] = cap
             self._scheduler.change_daily(source, site.number, cap - before)

@@ -579,6 +579,17 @@ def test_a_smaller_daily_cap_may_be_used_up_already() -> None:
 # -- errors
 
 
+def test_a_source_whose_cap_ends_goes_on_when_what_it_had_comes_back() -> None:
+    """A warm-up that is over, and a message that was charged to it returned unsent."""
+    made = scheduler(daily_left=5)
+    made.add(made.flow(0, 0, 0, 0), due_keys([1, 2]))
+    assert ids(take(made)) == [1, 2]
+    made.set_daily_left(0, 0, -1)
+    made.give_back(packed([1, 2]))
+    assert ids(take(made)) == [1, 2]
+    assert made.daily_left(0, 0) is None
+
+
 def test_what_is_not_known_is_refused_with_its_name() -> None:
     made = scheduler()
     with pytest.raises(KeyError, match="flow 7"):
