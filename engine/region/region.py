@@ -33,6 +33,7 @@ from engine.region.admission import Admission
 from engine.region.cover import Cover, PeerLink
 from engine.region.dispatch import Dispatcher
 from engine.region.enforcement import Enforcement
+from engine.region.expiry import Expiry
 from engine.region.late import LateReports
 from engine.region.notices import Notices
 from engine.region.ports import PoolLauncher, PoolName, RegionFailed, SourcePort
@@ -155,6 +156,9 @@ class Region:
             cores=cores,
             term=self._term,
         )
+        self._expiry = Expiry(
+            index=spool, scheduler=self._scheduler, expire=self._expire, freed=self._wake_pools
+        )
         self.tls = TlsLedger(spool, clock)
         self._judge = Judge(shipped_classifier(), UnknownReplies(spool.get_state(UNKNOWN_REPLIES)))
         self._settling = Settling(
@@ -273,6 +277,7 @@ class Region:
         while True:
             self._sites.new_day(self._clock.wall_ms())
             self._windows.tick()
+            self._expiry.tick(self._clock.wall_ms(), self._clock.monotonic_ns())
             await asyncio.sleep(TICK_S)
 
     async def _keep_books(self) -> None:

@@ -526,6 +526,20 @@ class Spool:
                     found.append((key, int.from_bytes(value, "big")))
         return found
 
+    def due_rows(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
+        """Due keys of all queues behind `after` (b"": from the start) in their order, with their expiry."""
+        found: list[tuple[bytes, int]] = []
+        with self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as cursor:
+            if not (cursor.set_range(after) if after else cursor.first()):
+                return found
+            if cursor.key() == after and not cursor.next():
+                return found
+            for key, value in cursor:
+                found.append((bytes(key), int.from_bytes(value, "big")))
+                if len(found) == limit:
+                    break
+        return found
+
     def first_due_after(self, queue: int, after: bytes | None) -> int | None:
         """Due time of the first message of a queue behind a due key."""
         prefix = queue.to_bytes(4, "big")

@@ -1,6 +1,7 @@
 """A region, its spool, scheduler and pools in one process against a real sink: every message is accounted for."""
 
 import asyncio
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -263,3 +264,29 @@ def test_no_connection_carries_more_messages_than_the_provider_takes(tmp_path: P
         assert len(log.connections()) >= 200 // 7
         for client, _ in log.clients():
             assert log.max_connections(client=client) <= 2
+
+
+def test_mail_that_no_source_may_carry_expires_in_its_time(tmp_path: Path, accepting: SinkProcess) -> None:
+    """All sources of the stream are suspended: the messages are ready, in memory, and never go."""
+    config = fleet(
+        tmp_path, accepting.addresses["accept"][1], retry={"marketing": {"first": "500ms", "expire": "2s"}}
+    )
+
+    async def run() -> None:
+        region, spool, node = await start_region(config)
+        site = f"mx:127.0.0.1:{accepting.addresses['accept'][1]}"
+        for source in ("eu-1", "eu-2"):
+            until_ms = round(time.time() * 1000) + 3_600_000
+            region._enforcement.suspensions.order(source, site, until_ms, "a test")
+        receipt = decode_receipt(await region.accept(*encode_submission(messages(20), bytes(16))))
+        assert not receipt.errors
+        await until(lambda: spool.counts()["queued"] == 0)
+        assert spool.counts()["expired"] == 20
+        region.check()
+        await node.stop()
+        await region.stop()
+        spool.close()
+
+    asyncio.run(run())
+    assert audit(tmp_path / "spool" / "eu").is_clean
+    assert not accepting.log().recipients()
