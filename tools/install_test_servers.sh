@@ -1,16 +1,18 @@
 #!/bin/sh
 # Unpack the real servers that some tests and benches use into .tools/: knot (authoritative DNS), unbound (validating
-# resolver), postfix, exim and opensmtpd (receivers) and opendkim (a verifier). Debian packages, unpacked and not
-# installed: nothing is configured or started. Done once per list of packages, a second run does nothing.
+# resolver), postfix, exim and opensmtpd (receivers), opendkim (a verifier), and chromium (a browser). Debian packages,
+# unpacked and not installed: nothing is configured or started. Done once per list of packages, a second run does
+# nothing.
 #
 #   .tools/usr/sbin/knotd, unbound   want LD_LIBRARY_PATH=.tools/usr/lib/<machine>-linux-gnu
 #   .tools/usr/sbin/opendkim         wants LD_LIBRARY_PATH=.tools/usr/lib/<machine>-linux-gnu:.tools/usr/lib
 #   .tools/usr/sbin/smtp-sink        wants LD_LIBRARY_PATH=.tools/usr/lib/postfix:.tools/usr/lib/<machine>-linux-gnu
+#   .tools/usr/lib/chromium/chromium is started by tests/support/browser.py
 #   .tools/usr/sbin/exim4            wants LD_LIBRARY_PATH=.tools/usr/lib/<machine>-linux-gnu:.tools/lib/<machine>-linux-gnu
 set -eu
 
 # Each line is what can be installed together: two mail servers exclude each other.
-together="knot unbound postfix opendkim opendkim-tools
+together="knot unbound postfix opendkim opendkim-tools chromium chromium-driver
 opensmtpd
 exim4-daemon-light"
 packages=$(echo $together)
@@ -31,9 +33,7 @@ missing=$(echo "$together" | while read -r group; do
 done)
 (cd "$download" &&
     apt-get -qq download -o APT::Sandbox::User=root $(printf '%s\n' $packages $missing | sort -u) >/dev/null)
-for package in "$download"/*.deb; do
-    dpkg -x "$package" "$tools"
-done
+printf '%s\n' "$download"/*.deb | xargs -P 2 -I {} dpkg -x {} "$tools"
 # What Debian gives another user's or group's rights runs with those of the test.
 find "$tools" -type f -perm /6000 -exec chmod ug-s {} +
 echo "$packages" >"$tools/.complete"

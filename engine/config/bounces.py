@@ -152,9 +152,14 @@ class IngressConfig(Section):
     )
     http: dict[Name, HostPort] = Field(
         {},
-        description="Address and port for unsubscribe links, by region. Plain HTTP: a reverse proxy in front of it "
-        "speaks TLS.",
+        description="Address and port for unsubscribe links, by region. HTTPS with `http_certificate`; without it "
+        "plain HTTP, for a reverse proxy that speaks TLS.",
     )
+    http_certificate: Path | None = Field(
+        None,
+        description="PEM file with the certificate chain for `http`. Read again when it has changed, as is the key.",
+    )
+    http_key: Path | None = Field(None, description="PEM file with its private key.")
     proxies: tuple[Netblock, ...] = Field(
         (), description="Addresses of reverse proxies whose X-Forwarded-For names the client."
     )
@@ -180,4 +185,6 @@ class IngressConfig(Section):
     def _check(self) -> Self:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate: allowed only together with key")
+        if (self.http_certificate is None) != (self.http_key is None):
+            raise ValueError("http_certificate: allowed only together with http_key")
         return self

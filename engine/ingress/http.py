@@ -1,7 +1,8 @@
 """The HTTP listener. The only importer of fastapi.
 
-For strangers, behind a reverse proxy that speaks TLS (RFC 8058 wants https). Bounds: connections at once, the life of a
-connection, the size of a request's head; no content is read, because no request needs any.
+For strangers. It speaks TLS if it has a certificate; without one a reverse proxy in front of it does (RFC 8058 wants
+https). Bounds: connections at once, the life of a connection, the size of a request's head; no content is read, because
+no request needs any.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from fastapi.responses import HTMLResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from engine.config.bounces import IngressConfig
+from engine.ingress.certificate import Certificate
 from engine.ingress.pages import HEADERS, STATUS, page
 from engine.ingress.unsubscribe import Answer
 
@@ -78,17 +80,29 @@ def _response(answer: Answer, address: str) -> HTMLResponse:
 
 
 class _Protocol(H11Protocol):
-    """No connection lives longer than CONNECTION_S, so that slow ones cannot take all the room."""
+    """Beyond the limit connections are closed at once, and none lives longer than CONNECTION_S: slow ones cannot take
+    all the room for ever."""
 
     _end: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
+        if len(self.connections) >= (self.config.limit_concurrency or 0):
+            transport.abort()
+            return
         super().connection_made(transport)
         self._end = asyncio.get_running_loop().call_later(CONNECTION_S, transport.abort)
 
+    def shutdown(self) -> None:
+        """An idle connection is not waited for: a client that speaks TLS may take its time to say goodbye."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        super().shutdown()
+        if is_idle and not self.transport.get_write_buffer_size():
+            self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._end is not None:
-            self._end.cancel()
+        if self._end is None:  # it was not let in
+            return
+        self._end.cancel()
         super().connection_lost(exc)
 
 
@@ -104,23 +118,26 @@ class HttpListener:
     """See the module docstring."""
 
     def __init__(self, desk: Desk, config: IngressConfig, paths: list[str]) -> None:
-        self._server = _Server(
-            uvicorn.Config(
-                build_app(desk, paths),
-                http=_Protocol,
-                ws="none",
-                lifespan="off",
-                loop="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=bool(config.proxies),
-                forwarded_allow_ips=list(config.proxies),
-                limit_concurrency=config.max_connections,
-                timeout_graceful_shutdown=STOP_S,
-                h11_max_incomplete_event_size=MAX_HEAD,
-            )
+        """OSError: the certificate cannot be read."""
+        settings = uvicorn.Config(
+            build_app(desk, paths),
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            loop="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=bool(config.proxies),
+            forwarded_allow_ips=list(config.proxies),
+            limit_concurrency=config.max_connections,
+            timeout_graceful_shutdown=STOP_S,
+            h11_max_incomplete_event_size=MAX_HEAD,
         )
+        settings.load()
+        if config.http_certificate is not None and config.http_key is not None:
+            settings.ssl = Certificate(config.http_certificate, config.http_key).watching()
+        self._server = _Server(settings)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:

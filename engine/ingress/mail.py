@@ -7,15 +7,14 @@ on: the desk (engine/ingress/reports.py) says which addresses there are and what
 
 import asyncio
 import logging
-import ssl
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from engine.config.bounces import IngressConfig
+from engine.ingress.certificate import Certificate
 from engine.values.reply import Reply
 
 log = logging.getLogger(__name__)
@@ -34,35 +33,6 @@ class Desk(Protocol):
 
     def recipient(self, address: str) -> Reply: ...
     async def message(self, sender: str, recipients: list[str], data: bytes) -> Reply: ...
-
-
-class Certificate:
-    """A TLS context whose files are read again when they have changed."""
-
-    def __init__(self, certificate: Path, key: Path) -> None:
-        """OSError, ssl.SSLError: the files cannot be used."""
-        self._files = certificate, key
-        self._seen = self._stamp()
-        self._context = self._load()
-
-    def _stamp(self) -> tuple[int, ...]:
-        return tuple(path.stat().st_mtime_ns for path in self._files)
-
-    def _load(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(*self._files)
-        return context
-
-    def context(self) -> ssl.SSLContext:
-        try:
-            stamp = self._stamp()
-            if stamp != self._seen:
-                self._context = self._load()
-                self._seen = stamp
-        except OSError as error:  # ssl.SSLError is one; half-written files are whole a moment later
-            log.error("certificate %s: the former one stays in use: %s", self._files[0], error)
-        return self._context
 
 
 class MailListener:

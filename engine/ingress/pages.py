@@ -50,4 +50,6 @@ _FORM = '<form method="post"><button type="submit">Unsubscribe</button></form>'
 def page(answer: Answer, address: str) -> str:
     title, text = _TEXTS[answer]
     form = _FORM if answer in (Answer.ASK, Answer.LATER) else ""
-    return _PAGE.format(title=title, text=text.format(address=html.escape(address)), form=form)
+    return _PAGE.format(
+        title=title, text=text.format(address=f"<bdi>{html.escape(address)}</bdi>"), form=form
+    )

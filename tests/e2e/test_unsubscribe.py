@@ -71,6 +71,9 @@ def test_one_click(tmp_path: Path, host: Host) -> None:
             async def report(self, name: str, signal: bytes) -> str:
                 raise AssertionError
 
+            async def accept(self, name: str, header: bytes, blob: bytes, again: bool) -> bytes:
+                raise AssertionError
+
             async def unsubscribe(self, name: str, rows: bytes) -> int:
                 return await region.unsubscribe(rows)
 

@@ -99,6 +99,12 @@ def server_context(identity: Identity, **versions: ssl.TLSVersion) -> ssl.SSLCon
     return context
 
 
+def write_pair(identity: Identity, certificate: Path, key: Path) -> None:
+    """As a server's two files."""
+    key.write_bytes(identity.key_pem())
+    certificate.write_bytes(identity.pem())
+
+
 def write_authorities(path: Path, *identities: Identity) -> Path:
     path.write_bytes(b"".join(one.certificate.public_bytes(Encoding.PEM) for one in identities))
     return path

@@ -2,8 +2,12 @@
 
 import asyncio
 import http.client
+import socket
+import ssl
+import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from engine.ingress.http import HttpListener
 from engine.ingress.unsubscribe import UnsubscribeDesk
 from engine.spool.errors import SpoolFull
 from engine.values.suppression import Reason, Suppression, decode_rows
+from tests.support.certificates import authority, make, write_authorities, write_pair
 from tests.support.clock import ManualClock
 
 KEYS = TokenKeys([(1, b"k" * 32)])
@@ -237,6 +242,62 @@ def test_a_bug_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
     asyncio.run(run())
     assert any(record.exc_info for record in caplog.records)
+
+
+def test_it_speaks_tls_and_takes_a_new_certificate(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "news.pem", tmp_path / "news.key"
+    write_pair(make("news.example.com", issuer=authority()), certificate, key)
+    trusting = ssl.create_default_context(cafile=write_authorities(tmp_path / "ca.pem", authority()))
+
+    async def run() -> None:
+        async with listening(http_certificate=certificate, http_key=key) as it:
+
+            def ask(method: str) -> tuple[int, bytes]:
+                plain = socket.create_connection(("127.0.0.1", it.port), timeout=60)
+                with trusting.wrap_socket(plain, server_hostname="news.example.com") as wrapped:
+                    head = f"{method} {it.path()} HTTP/1.1\r\nHost: news.example.com\r\n"
+                    wrapped.sendall(f"{head}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
+                    answer = b"".join(iter(lambda: wrapped.recv(4096), b""))
+                    shown = wrapped.getpeercert(True)
+                    assert shown is not None
+                    return int(answer.split()[1]), shown
+
+            status, first = await asyncio.to_thread(ask, "GET")
+            assert status == 200
+            certificate.write_bytes(b"half")
+            assert await asyncio.to_thread(ask, "GET") == (200, first)
+            write_pair(make("news.example.com", issuer=authority()), certificate, key)
+            status, second = await asyncio.to_thread(ask, "POST")
+            assert (status, len(it.regions.rows)) == (200, 1)
+            assert second != first
+            old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                old.maximum_version = ssl.TLSVersion.TLSv1_1
+            with pytest.raises(OSError):  # noqa: PT011 - whatever the machine's OpenSSL makes of it
+                await asyncio.open_connection("127.0.0.1", it.port, ssl=old)
+
+    asyncio.run(run())
+
+
+def test_connections_above_the_limit_are_closed() -> None:
+    async def run() -> None:
+        async with listening(max_connections=3) as it:
+            pairs = [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(3)]
+            await asyncio.sleep(0)
+            reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
+            for _, other in pairs:
+                other.close()
+            async with asyncio.timeout(60):
+                while not it.regions.rows:  # the others' ends are on their way
+                    with suppress(ConnectionError):
+                        await it.ask("POST", it.path())
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(("proxies", "client"), [(["127.0.0.1"], "203.0.113.5"), ([], "127.0.0.1")])

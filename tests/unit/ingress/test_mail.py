@@ -5,15 +5,10 @@ import smtplib
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from engine.bounces.signal import Effect, Signal, SignalKind, decode_signal
 from engine.bounces.tokens import DAY_MS, TokenKeys
@@ -23,6 +18,7 @@ from engine.ingress.mail import MailListener
 from engine.ingress.postmaster import Postmaster
 from engine.ingress.reports import ReportDesk
 from engine.values.ids import make_id
+from tests.support.certificates import make, write_pair
 from tests.support.clock import ManualClock
 
 REPORTS = Path(__file__).parents[1] / "bounces" / "reports"
@@ -108,25 +104,6 @@ async def listening(
         yield running
     finally:
         await running.listener.stop()
-
-
-def write_certificate(certificate: Path, key: Path) -> None:
-    """A new self-signed pair."""
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mx.example.com")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(private, hashes.SHA256())
-    )
-    key.write_bytes(
-        private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
 
 def report(name: str) -> bytes:
@@ -382,7 +359,7 @@ def test_what_a_stranger_says_is_not_logged(caplog: pytest.LogCaptureFixture) ->
 
 def test_starttls_and_a_new_certificate(tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    write_certificate(certificate, key)
+    write_pair(make("mx.example.com"), certificate, key)
 
     async def run() -> None:
         async with listening(Regions(us=Effect.ACTED), certificate=certificate, key=key) as running:
@@ -402,7 +379,7 @@ def test_starttls_and_a_new_certificate(tmp_path: Path) -> None:
                 return serial
 
             first = await running.client(work)
-            write_certificate(certificate, key)
+            write_pair(make("mx.example.com"), certificate, key)
             assert await running.client(work) != first
             certificate.write_bytes(b"half")
             await running.client(work)
