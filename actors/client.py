@@ -212,6 +212,15 @@ class AsyncClient:
         """
         return bool(await self._source(source).call("order", name, site, argument))
 
+    async def move_tenant(self, tenant: str, quality: str) -> dict[str, bool]:
+        """An operator puts a tenant into a class (`new`, `good`, `poor`) in every region; which of them it changed.
+        ValueError if it is not allowed; ConnectionError if a region does not answer: ask again."""
+        names = list(self._regions)
+        changed = await asyncio.gather(
+            *(self._regions[name].call("move_tenant", tenant, quality) for name in names)
+        )
+        return dict(zip(names, map(bool, changed), strict=True))
+
     def _source(self, name: str) -> NamedActor:
         if name not in self._sources:
             raise ValueError(f"source {name!r}: allowed are {', '.join(self._sources)}")

@@ -180,6 +180,9 @@ class RegionActor:
     async def review(self, source: str, site: str) -> None:
         (await self._engine()).review(source, site)
 
+    async def move_tenant(self, tenant: str, quality: str) -> bool:
+        return (await self._engine()).move_tenant(tenant, quality)
+
     async def usage(self) -> ProcessUsage:
         return process_usage()
 

@@ -41,7 +41,8 @@ cdef struct Share:               # one tenant in one lane of one site
 
 cdef struct Roster:              # sources that may ever carry a stream's mail of some tenants
     uint32_t generation          # of the topology at which it was made
-    uint32_t* list               # by class
+    uint32_t slot                # 3 * lane + class of the tenants
+    uint32_t* list               # by kind
     uint32_t[3] count            # of dedicated, hybrid, shared ones
 
 cdef struct Cell:                # one source at one site
@@ -68,8 +69,8 @@ cdef struct Site:
     uint32_t[3] head             # lanes: ring of shares
     uint32_t[3] tail
     int64_t suspended_until
-    int64_t[3] spent_until       # by lane: before that time no source that all tenants share has room
-    uint32_t[3] spent_why        # and what it waits for
+    int64_t[9] spent_until       # by lane and class: before that time no source that they share has room
+    uint32_t[9] spent_why        # and what it waits for
     uint32_t spent_generation    # of the topology at which that was found
     Cell* cells                  # one per source
     uint32_t cell_count
@@ -77,6 +78,8 @@ cdef struct Site:
 cdef struct Source:
     uint32_t netblock
     uint32_t tenant
+    uint16_t serves              # classes of tenants it serves in each stream, one bit each
+    uint16_t lends               # the same, for tenants that no other source serves
     uint8_t streams
     uint8_t tenancy
     uint8_t up
@@ -126,10 +129,12 @@ cdef class Scheduler:
     cdef uint32_t _pool_capacity
     cdef uint32_t* _tenant_weight
     cdef uint32_t _tenant_capacity
+    cdef uint8_t* _tenant_class
+    cdef uint32_t _class_capacity
     cdef uint32_t* _owner            # by tenant: 0, or its number among those with sources of their own
     cdef uint32_t _owner_capacity
     cdef uint32_t _owner_count
-    cdef Roster* _rosters            # three, one per lane, for every owner; the first three for all others
+    cdef Roster* _rosters            # for every owner nine, one per lane and class; the first nine for all others
     cdef uint32_t _roster_capacity
     cdef uint32_t _generation        # of the topology: sources, and whose they are
     cdef uint64_t _random
@@ -155,6 +160,9 @@ cdef class Scheduler:
     cdef int _park(self, uint32_t share, int64_t wake) except -1
     cdef int _find_roster(self, Share* share) except -1
     cdef int _make_roster(self, Roster* roster, int lane, uint32_t tenant) except -1
+    cdef uint32_t _add_kind(self, Roster* roster, int lane, uint32_t tenant, int wanted, uint32_t place,
+                            bint lent) noexcept nogil
+    cdef int _renew_rosters(self) except -1
     cdef int32_t _choose(self, Share* share, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil
     cdef int32_t _choose_among(self, uint32_t* list_, uint32_t count, Site* site, int64_t now, int64_t* wake,
                                int64_t* send_at) noexcept nogil

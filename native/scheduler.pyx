@@ -7,7 +7,8 @@ Order: a pool's sites take turns; at a site the streams have strict priority, ex
 sixteen goes to a lower stream that has work (the two lower ones in turn), so bulk never starves; in a stream
 tenants share by deficit round robin with their weights, and a tenant's campaigns by turns. The source is
 chosen last: among those that may carry the message now, the less loaded of two picked at random; a tenant's
-dedicated sources first, then hybrid ones of its own, then the shared (and others' hybrid ones).
+dedicated sources first, then hybrid ones of its own, then the shared (and others' hybrid ones) that serve its
+class of tenants in that stream.
 
 Limits: a rate is a GCRA cell in integer nanoseconds (burst 1 by default); a take may grant a time up to
 `horizon_ns` ahead. A daily count and a window of outstanding messages are charged at the take. What is given
@@ -54,6 +55,7 @@ cdef enum:
 
 cdef enum:
     LANES = 3
+    CLASSES = 3                  # of tenants
     MAX_SHARDS = 32
     KEY_SIZE = 18
     ENTRY_SIZE = 40
@@ -153,6 +155,7 @@ cdef class Scheduler:
             release(self._pools[i].seats)
         release(self._pools)
         release(self._tenant_weight)
+        release(self._tenant_class)
         release(self._owner)
         release(self._rosters)
 
@@ -175,8 +178,44 @@ cdef class Scheduler:
         self._sources[source].streams = <uint8_t>streams
         self._sources[source].tenancy = <uint8_t>tenancy
         self._sources[source].tenant = tenant
+        self._sources[source].serves = 0x1FF
+        self._sources[source].lends = 0
         self._sources[source].up = 1
         self._generation += 1
+
+    def set_serves(self, uint32_t source, uint32_t serves, uint32_t lends):
+        """Which classes of tenants it serves, beside the tenant whose own it is: bit 3 * stream + class.
+        `lends`: the same, for
+        tenants that have no other source in the stream. All are served by default."""
+        if source >= self._source_capacity or not self._sources[source].streams:
+            raise KeyError(f"source {source} is not known")
+        if serves > 0x1FF or lends > 0x1FF:
+            raise ValueError(f"serves {serves}, lends {lends}: allowed are 9 bits")
+        if self._sources[source].serves == serves and self._sources[source].lends == lends:
+            return
+        self._sources[source].serves = <uint16_t>serves
+        self._sources[source].lends = <uint16_t>lends
+        self._renew_rosters()
+
+    def set_class(self, uint32_t tenant, uint32_t number):
+        """The class of a tenant, 0 to 2; 0 by default."""
+        if number >= CLASSES:
+            raise ValueError(f"class {number}: allowed are 0 to {CLASSES - 1}")
+        if tenant >= self._class_capacity:
+            self._tenant_class = <uint8_t*>_extended(
+                self._tenant_class, &self._class_capacity, tenant, sizeof(uint8_t))
+        if self._tenant_class[tenant] != number:
+            self._tenant_class[tenant] = <uint8_t>number
+            self._renew_rosters()
+
+    cdef int _renew_rosters(self) except -1:
+        """Who may carry whose messages has changed."""
+        cdef uint32_t i
+        self._generation += 1
+        for i in range(self._site_capacity):
+            if self._sites[i].known and self._sites[i].parked != NONE:
+                self._unpark_site(i)
+        return 0
 
     def add_site(self, uint32_t site, uint32_t pool):
         """`pool` delivers for the site."""
@@ -721,50 +760,69 @@ cdef class Scheduler:
         return <uint32_t>(x >> 32)
 
     cdef int _find_roster(self, Share* share) except -1:
-        """The roster of the share's tenant and lane, made if the topology has changed. Tenants without a
-        source of their own have one in common: it stays in the processor's cache however many they are."""
+        """The roster of the share's tenant and lane, made if the topology has changed. Tenants of a class that
+        have no source of their own have one in common: it stays in the processor's cache however many they
+        are."""
         cdef uint32_t owner = self._owner[share.tenant] if share.tenant < self._owner_capacity else 0
-        cdef uint32_t number = owner * LANES + share.stream
+        cdef uint32_t slot = CLASSES * share.stream
+        cdef uint32_t number
+        if share.tenant < self._class_capacity:
+            slot += self._tenant_class[share.tenant]
+        number = owner * LANES * CLASSES + slot
         if number >= self._roster_capacity:
             self._rosters = <Roster*>_extended(self._rosters, &self._roster_capacity, number, sizeof(Roster))
         if self._rosters[number].generation != self._generation:
+            self._rosters[number].slot = slot
             self._make_roster(&self._rosters[number], share.stream, share.tenant)
         share.roster = number
         share.generation = self._generation
         return 0
 
     cdef int _make_roster(self, Roster* roster, int lane, uint32_t tenant) except -1:
-        """Sources that may ever carry the tenant's messages of the lane, by class: dedicated, hybrid of its
-        own, shared."""
-        cdef uint32_t source
+        """Sources that may ever carry the tenant's messages of the lane, by kind: dedicated, hybrid of its
+        own, shared. Who has none borrows."""
         cdef uint32_t place = 0
-        cdef Source* at
-        cdef int kind, wanted
+        cdef uint32_t before
+        cdef int kind
         cdef size_t size = (self._source_capacity + 1) * sizeof(uint32_t)
         cdef uint32_t* grown = <uint32_t*>reallocate(roster.list, size)
         if grown == NULL:
             raise MemoryError
         roster.list = grown
-        for wanted in range(3):
-            roster.count[wanted] = 0
-            for source in range(self._source_capacity):
-                at = &self._sources[source]
-                if not (at.streams >> lane) & 1:
-                    continue
-                if at.tenancy == 1:
-                    if at.tenant != tenant:
-                        continue
-                    kind = 0
-                elif at.tenancy == 2 and at.tenant == tenant:
-                    kind = 1
-                else:
-                    kind = 2
-                if kind == wanted:
-                    grown[place] = source
-                    place += 1
-                    roster.count[wanted] += 1
+        for kind in range(3):
+            before = place
+            place = self._add_kind(roster, lane, tenant, kind, place, False)
+            roster.count[kind] = place - before
+        if place == 0:
+            roster.count[2] = self._add_kind(roster, lane, tenant, 2, 0, True)
         roster.generation = self._generation
         return 0
+
+    cdef uint32_t _add_kind(self, Roster* roster, int lane, uint32_t tenant, int wanted, uint32_t place,
+                            bint lent) noexcept nogil:
+        """Put the sources of one kind behind the first `place`; returns how many there are then."""
+        cdef uint32_t bit = <uint32_t>1 << roster.slot
+        cdef uint32_t source
+        cdef Source* at
+        cdef int kind
+        for source in range(self._source_capacity):
+            at = &self._sources[source]
+            if not (at.streams >> lane) & 1:
+                continue
+            if at.tenancy == 1:
+                if at.tenant != tenant:
+                    continue
+                kind = 0
+            elif at.tenancy == 2 and at.tenant == tenant:
+                kind = 1
+            elif (at.lends if lent else at.serves) & bit:
+                kind = 2
+            else:
+                continue
+            if kind == wanted:
+                roster.list[place] = source
+                place += 1
+        return place
 
     cdef bint _is_eligible(self, uint32_t number, Site* site, int64_t now, int64_t* wake,
                            int64_t* send_at) noexcept nogil:
@@ -814,7 +872,7 @@ cdef class Scheduler:
         cdef Site* site = &self._sites[share.site]
         cdef Roster* roster = &self._rosters[share.roster]
         cdef uint32_t* list_ = roster.list
-        cdef int lane = share.stream
+        cdef uint32_t slot = roster.slot
         cdef int32_t source
         cdef int64_t own_wake
         cdef uint32_t own_why
@@ -833,10 +891,10 @@ cdef class Scheduler:
                 list_ += roster.count[kind]
         if roster.count[2] == 0:
             return -1
-        if site.spent_generation == self._generation and site.spent_until[lane] > now:
-            if site.spent_until[lane] < wake[0]:
-                wake[0] = site.spent_until[lane]
-            self._why |= site.spent_why[lane]
+        if site.spent_generation == self._generation and site.spent_until[slot] > now:
+            if site.spent_until[slot] < wake[0]:
+                wake[0] = site.spent_until[slot]
+            self._why |= site.spent_why[slot]
             return -1
         own_wake = wake[0]
         own_why = self._why
@@ -845,12 +903,12 @@ cdef class Scheduler:
         source = self._choose_among(list_, roster.count[2], site, now, wake, send_at)
         if source >= 0:
             return source
-        if roster.count[1] == 0:  # so these were all that any tenant may use besides its own
+        if roster.count[1] == 0:  # so these were all that any tenant of the class may use besides its own
             if site.spent_generation != self._generation:
                 site.spent_generation = self._generation
                 memset(site.spent_until, 0, sizeof(site.spent_until))
-            site.spent_until[lane] = wake[0]
-            site.spent_why[lane] = self._why
+            site.spent_until[slot] = wake[0]
+            site.spent_why[slot] = self._why
         if own_wake < wake[0]:
             wake[0] = own_wake
         self._why |= own_why

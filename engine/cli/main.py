@@ -20,6 +20,7 @@ from engine.cli.simulate import simulate_command
 from engine.cli.sink import sink_command
 from engine.cli.status import build_status
 from engine.cli.suppression import build_suppression
+from engine.cli.tenants import build_tenants
 from engine.cli.terminal import CommandGroup
 from engine.cli.trace import build_trace
 from engine.cli.warmup import build_warmup
@@ -51,6 +52,7 @@ def build_cli(port_factory: PortFactory) -> click.Group:
         build_warmup(port_factory),
         build_shaping(port_factory),
         build_trace(port_factory),
+        build_tenants(port_factory),
     ):
         sendfleet.add_command(command)
     return sendfleet

@@ -27,6 +27,9 @@ class FleetPort(RegionPort, Protocol):
     async def order(self, source: str, name: str, site: str, argument: int | str | None = None) -> bool:
         """An operator's order to a source's owner; whether it changed anything. ValueError: it makes no sense."""
 
+    async def move_tenant(self, tenant: str, quality: str) -> dict[str, bool]:
+        """An operator puts a tenant into a class, in every region; which it changed. ValueError: not allowed."""
+
     async def trace(
         self, message_id: int, *, recipient: str = "", stream: int = 0, tenant: str = ""
     ) -> dict[str, Any] | None:

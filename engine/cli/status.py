@@ -39,7 +39,7 @@ def build_status(port_factory: PortFactory) -> click.Command:
             click.echo(_json(snapshot))
         else:
             output().print(_table(snapshot))
-            for line in (*_backlog(snapshot), *_dns(snapshot)):
+            for line in (*_backlog(snapshot), *_tenants(snapshot), *_dns(snapshot)):
                 output().print(line)
         regions = snapshot.get("regions", {})
         silent = [f"{name}: {region['error']}" for name, region in regions.items() if region.get("error")]
@@ -94,6 +94,20 @@ def _backlog(snapshot: dict[str, Any]) -> list[str]:
         if sizes:
             lines.append(f"{name}: {', '.join(sizes)}")
     return lines
+
+
+def _tenants(snapshot: dict[str, Any]) -> list[str]:
+    """Tenants that share no source with the others, as far as there is a pool apart: `sendfleet tenants list`."""
+    rows = [
+        (name, row)
+        for name, region in snapshot.get("regions", {}).items()
+        for row in region.get("tenants", ())
+    ]
+    return [
+        f"{name}: tenant {row['tenant']} is poor: {row['reason']}"
+        for name, row in rows
+        if row["quality"] == "poor"
+    ]
 
 
 def _dns(snapshot: dict[str, Any]) -> list[str]:

@@ -45,6 +45,32 @@ def cross_check(
     return problems
 
 
+def classes_without_sources(config: FleetConfig) -> list[Problem]:
+    """Classes of tenants whose mail would wait for ever, because all shared sources are for others."""
+    problems = []
+    for index, region in enumerate(config.regions):
+        for stream in Stream:
+            shared = [
+                source
+                for source in config.sources
+                if source.region == region.name
+                and str(stream) in source.streams
+                and source.tenancy.kind != "dedicated"
+            ]
+            named = {name for source in shared for name in source.quality}
+            missing = [name for name in ("new", "good", "poor") if name not in named]
+            if shared and missing and all(source.quality for source in shared):
+                problems.append(
+                    Problem(
+                        f"regions[{index}]",
+                        region.name,
+                        f"no source of the stream {stream} is for tenants of the class {', '.join(missing)}: name it "
+                        "in `quality` of one, or leave `quality` of one out",
+                    )
+                )
+    return problems
+
+
 def find_gaps(config: FleetConfig) -> list[Problem]:
     """What is allowed but probably not meant: warnings."""
     gaps = []

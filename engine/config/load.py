@@ -14,7 +14,7 @@ from typing import Any, Union
 
 from pydantic import BaseModel, ValidationError
 
-from engine.config.checks import Problem, cross_check, find_gaps
+from engine.config.checks import Problem, classes_without_sources, cross_check, find_gaps
 from engine.config.schema import FleetConfig
 from engine.config.strict_yaml import YamlError, read_yaml
 from engine.providers.profiles import profile_names
@@ -65,6 +65,8 @@ def parse_fleet(data: object, file: str = "fleet.yaml") -> FleetConfig:
     except ValidationError as error:
         problems += translate(error, FleetConfig)
     problems += cross_check(data, profile_names(), shipped())
+    if config is not None:
+        problems += classes_without_sources(config)
     if problems or config is None:
         raise ConfigError(file, tuple(problems))
     return config

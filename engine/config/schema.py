@@ -18,6 +18,7 @@ from pydantic import Field, model_serializer, model_validator
 from engine.config.bounces import BouncesConfig, IngressConfig, TokensConfig
 from engine.config.dns_failover import DnsFailoverConfig
 from engine.config.doctor import DoctorConfig
+from engine.config.quality import QualityConfig, QualityName
 from engine.config.reputation import ReputationConfig
 from engine.config.shaping import AutomationRule, ShapingConfig
 from engine.config.signing import DkimConfig
@@ -140,6 +141,11 @@ class SourceConfig(Section):
         description="Network that providers judge together. Default: /24 or /48 of `ip`.",
     )
 
+    quality: tuple[QualityName, ...] = Field(
+        (),
+        description="Classes of tenants (`new`, `good`, `poor`) that share it. A class that a source of the stream "
+        "names goes over those that name it only; a class that none names goes over the sources that name nothing.",
+    )
     warmup: Name | None = Field(
         None,
         description="Warm-up table for a new address: `conservative`, `standard`, or one of `warmup.tables`. "
@@ -330,6 +336,9 @@ class TenantConfig(Section):
     weight: Annotated[int, Field(ge=1, le=1000, strict=True)] = Field(
         1, description="Share of a tenant relative to the others within a stream."
     )
+    quality: Literal["auto"] | QualityName = Field(
+        "auto", description="`auto`: as its own mail earns it (section `quality`); else it is always that."
+    )
 
 
 class RayConfig(Section):
@@ -365,6 +374,9 @@ class FleetConfig(Section):
     dkim: DkimConfig = Field(DkimConfig(), description="Signatures of outgoing mail.")
     reputation: ReputationConfig = Field(
         ReputationConfig(), description="When a source leaves the rotation, and how it returns."
+    )
+    quality: QualityConfig = Field(
+        QualityConfig(), description="When a tenant is moved to a pool apart, and how it returns."
     )
     warmup: WarmupConfig = Field(WarmupConfig(), description="Warm-up of new sources.")
     shaping: ShapingConfig = Field(ShapingConfig(), description="How limits fall and rise with the replies.")

@@ -30,6 +30,11 @@ class Allowances:
         self._spool = spool
         self._config = config
         self._held: dict[int, dict[str, Allowance]] = {source: {} for source in sites.sources}
+        self._dedicated = {
+            number: source.tenancy.tenant
+            for number, source in sites.sources.items()
+            if source.tenancy.kind == "dedicated"
+        }
         self._closed: set[tuple[int, str]] = set()
         self._breaches: dict[str, list[Breach]] = {}
         self.seen: dict[int, int] = dict.fromkeys(sites.sources, 0)
@@ -145,6 +150,8 @@ class Allowances:
                 frozenset(Stream.parse(str(stream)) for stream in self._sites.sources[number].streams),
                 serves=self.of(number, site.name).weight > 0,
                 score=self.of(number, site.name).score,
+                classes=self._sites.serving[number].serves | self._sites.serving[number].lends,
+                tenant=self._dedicated.get(number, ""),
             )
             for number in site.sources
         ]
@@ -155,8 +162,8 @@ class Allowances:
         kept = {b.kept for b in before} ^ {b.kept for b in found}
         for number in sorted(number for number in kept if number is not None):
             self._sites.change(site, number, self._terms(number, site.name))
-        lost = {breach.stream for breach in before}
-        return [breach for breach in found if breach.stream not in lost]
+        lost = {(breach.stream, breach.whose) for breach in before}
+        return [breach for breach in found if (breach.stream, breach.whose) not in lost]
 
     def listing(self) -> list[dict[str, object]]:
         """Allowances that are not the default, for status pages."""

@@ -1,5 +1,5 @@
 """What is enforced at the sites of a region, joined in one place: the limits of the profiles, the words of the sources'
-owners, suspensions, today's counts; and the observer that tells the owners what happened.
+owners, suspensions, today's counts, the classes of the tenants; and the observer that tells the owners what happened.
 
 A region has one, and so has each node of the simulator and whatever test wants the real thing.
 """
@@ -16,6 +16,7 @@ from engine.region.paths import Paths
 from engine.region.ports import SourcePort
 from engine.region.sites import Site, Sites
 from engine.region.suspensions import StateStore, Suspensions
+from engine.region.tenants import Tenants
 from engine.values.clock import Clock
 from native.scheduler import Scheduler
 
@@ -44,11 +45,13 @@ class Enforcement:
         self.sites = Sites(config=config, region=region, profiles=profiles, scheduler=scheduler)
         self.suspensions = Suspensions(scheduler=scheduler, sites=self.sites, spool=store, clock=clock)
         self.allowances = Allowances(sites=self.sites, spool=store, config=config.reputation)
+        self.tenants = Tenants(config=config, sites=self.sites, spool=store, events=store, clock=clock)
         self.observer = Observer(
             region=region,
             sites=self.sites,
             suspensions=self.suspensions,
             allowances=self.allowances,
+            tenants=self.tenants,
             events=store,
             clock=clock,
             sources=sources,
@@ -62,6 +65,7 @@ class Enforcement:
         """Load what was in force before the restart; it is applied as the sites come up."""
         self.suspensions.restore()
         self.allowances.restore()
+        self.tenants.restore()
 
     def open(self, name: str, provider: str) -> Site:
         """The site of that name. If it is new, everything that holds there is put into the scheduler."""

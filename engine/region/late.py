@@ -13,6 +13,7 @@ from engine.bounces.report import Failure
 from engine.bounces.signal import Effect, Signal, SignalKind
 from engine.config.suppression import SuppressionConfig
 from engine.region.observer import Observer
+from engine.region.tenants import Tenants
 from engine.spool import sent
 from engine.spool.sent import Sent
 from engine.values.ids import format_id
@@ -40,12 +41,14 @@ class LateReports:
         classifier: Classifier,
         config: SuppressionConfig,
         observer: Observer,
+        tenants: Tenants,
     ) -> None:
         self._store = store
         self._act = act
         self._classifier = classifier
         self._config = config
         self._observer = observer
+        self._tenants = tenants
 
     async def take(self, signal: Signal) -> Effect:
         """When this returns, the effect is on disk."""
@@ -71,6 +74,7 @@ class LateReports:
             return Effect.REPEATED
         if is_gone:
             self._observer.note_late(known.source, known.site, "bounced")
+            self._tenants.note_late(known.tenant, "bounced")
         return Effect.ACTED
 
     async def _complaint(self, signal: Signal, known: Sent) -> Effect:
@@ -79,6 +83,7 @@ class LateReports:
         if not await self._act(signal.message_id, sent.COMPLAINED, event, [row]):
             return Effect.REPEATED
         self._observer.note_late(known.source, known.site, "complaints")
+        self._tenants.note_late(known.tenant, "complaints")
         return Effect.ACTED
 
 

@@ -17,6 +17,7 @@ from engine.region.allowances import Allowances
 from engine.region.ports import SourcePort
 from engine.region.sites import Sites
 from engine.region.suspensions import ALL_SOURCES, Suspensions
+from engine.region.tenants import REMOVED, Tenants
 from engine.reputation.allowance import Allowance, Answer, SiteCounts, Summary, decode_answer, encode_summary
 from engine.shaping.rules import GENERIC_BLOCK, RuleSet
 from engine.values.clock import Clock
@@ -74,6 +75,7 @@ class Observer:
         sites: Sites,
         suspensions: Suspensions,
         allowances: Allowances,
+        tenants: Tenants,
         events: EventStore,
         clock: Clock,
         sources: SourcePort,
@@ -83,6 +85,7 @@ class Observer:
         self._sites = sites
         self._suspensions = suspensions
         self._allowances = allowances
+        self._tenants = tenants
         self._events = events
         self._clock = clock
         self._sources = sources
@@ -197,7 +200,9 @@ class Observer:
         due = [s for s in self._sites.sources if s in tallies or s in late or self._is_due(s, now_ms)]
         # one source after the other would let a slow owner delay the others
         await asyncio.gather(*(self._report(s, tallies.get(s, {}), late.get(s, Counter())) for s in due))
+        self._tenants.advance()
         self._note_suspensions()
+        self._tenants.save()
         self._suspensions.save()
         self._allowances.save()
 
@@ -265,6 +270,10 @@ class Observer:
         named = self._sites.sources[source]
         reported = [row.site for row in summary.rows]
         before = {a.site: self._allowances.of(source, a.site) for a in answer.allowances}
+        for allowance in answer.allowances:
+            if allowance.state == REMOVED and before[allowance.site].state != REMOVED:
+                # before the scheduler can choose other sources for that tenant's mail
+                self._tenants.source_removed(source, allowance.site, allowance.reason)
         breaches = self._allowances.take(source, answer.allowances, full=summary.full, reported=reported)
         for allowance in answer.allowances:
             if allowance.netblock_until_ms > now_ms:
@@ -315,6 +324,8 @@ class Observer:
                 self._allowances.events_seen(source, event.number)
         for site, breach in breaches:
             held = "its mail is held" if breach.kept is None else "one source trickles"
+            if breach.whose:
+                held = f"{breach.whose}: no source is left; {held}"
             log.error("stream %s has no source left at %s: %s", breach.stream, site, held)
             rows.append(
                 (

@@ -8,6 +8,7 @@ whose rate is the only obstacle is named as one that may carry the message, soon
 from engine.region.allowances import Allowances
 from engine.region.sites import Site, Sites
 from engine.region.suspensions import ALL_SOURCES, Suspensions
+from engine.reputation.serving import bit_of
 from engine.values.stream import Stream
 from native.scheduler import Scheduler
 
@@ -40,7 +41,24 @@ class Paths:
         kind, owner = source.tenancy_of()
         if kind == "dedicated" and owner != tenant:
             reasons.append(f"dedicated to the tenant {owner}")
+        elif owner != tenant and not self._serves(number, stream, tenant):
+            reasons.append(
+                f"does not serve tenants of the class {self._sites.quality_of(tenant)}, as {tenant} is"
+            )
         return reasons
+
+    def _serves(self, number: int, stream: int, tenant: str) -> bool:
+        """Whether a source that is not the tenant's own carries its mail, as the scheduler has it."""
+        bit = bit_of(stream, self._sites.quality_of(tenant))
+        serving = self._sites.serving
+        if serving[number].serves & bit:
+            return True
+        has_other = any(
+            serving[other].serves & bit or source.tenancy.tenant == tenant
+            for other, source in self._sites.sources.items()
+            if str(Stream(stream)) in source.streams
+        )
+        return bool(serving[number].lends & bit) and not has_other
 
     def _dynamic(self, number: int, name: str, now_ms: int) -> list[str]:
         source = self._sites.sources[number]

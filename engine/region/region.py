@@ -57,6 +57,7 @@ from engine.values.clock import Clock
 from engine.values.ids import format_id
 from engine.values.message import ItemError, Receipt
 from engine.values.outcome import FINAL_KINDS, Outcome, OutcomeKind, Scope
+from engine.values.quality import Quality
 from engine.values.reply import Reply
 from engine.values.stream import Stream
 from engine.values.submission import batch_key_of, decode_submission, encode_receipt
@@ -119,6 +120,7 @@ class Region:
         )
         self._sites = self._enforcement.sites
         self._observer = self._enforcement.observer
+        self._tenants = self._enforcement.tenants
         streams = frozenset(
             int(Stream.parse(str(stream)))
             for source in self._sites.sources.values()
@@ -176,6 +178,7 @@ class Region:
             classifier=shipped_classifier(),
             config=config.suppression,
             observer=self._observer,
+            tenants=self._tenants,
         )
         self._notices = Notices(
             spool,
@@ -248,6 +251,7 @@ class Region:
         if self._cover is not None:
             self._cover.close()
         self._keep_unknown_replies()
+        self._tenants.save(now=True)
         self.tls.save(now=True)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -531,7 +535,7 @@ class Region:
         returned: list[int] = []
         done: list[int] = []
         finished: dict[int, int] = {}
-        places: dict[bytes, tuple[int, int]] = {}
+        places: dict[bytes, tuple[int, int, str]] = {}
         for index, outcome in enumerate(outcomes):
             number = batch_no if isinstance(batch_no, int) else batch_no[index]
             id_ = outcome.id
@@ -545,7 +549,7 @@ class Region:
             place = places.get(key[:4])
             if place is None:
                 place = places[key[:4]] = self._place_of(key)
-            pool, site = place
+            pool, site, tenant = place
             if is_ours and pool >= 0:
                 finished[pool] = finished.get(pool, 0) + 1
             if outcome.kind is OutcomeKind.RETURNED and self._spool.message(id_) is not None:
@@ -553,6 +557,7 @@ class Region:
             else:
                 done.append(id_)
                 rerouted = self._observer.note(outcome, site)
+                self._tenants.note(tenant, outcome)
             settlements.append(self._settling.settlement(key, outcome, number, now_ms, rerouted=rerouted))
         if returned:
             self._scheduler.give_back(struct.pack(f"<{len(returned)}Q", *returned))
@@ -564,12 +569,13 @@ class Region:
     def _site_name(self, flow: int) -> str:
         return self._sites.site(self._scheduler.site_of(flow)).name
 
-    def _place_of(self, key: bytes) -> tuple[int, int]:
-        """The pool and the site of a due key's queue, -1 for what is not known."""
-        queue = self._windows.get(int.from_bytes(key[:4], "big"))
+    def _place_of(self, key: bytes) -> tuple[int, int, str]:
+        """The pool and the site of a due key's queue, -1 for what is not known, and its tenant."""
+        number = int.from_bytes(key[:4], "big")
+        queue = self._windows.get(number)
         if queue is None:
-            return -1, -1
-        return queue.pool, -1 if queue.flow < 0 else self._scheduler.site_of(queue.flow)
+            return -1, -1, self._spool.queue(number)[2]
+        return queue.pool, -1 if queue.flow < 0 else self._scheduler.site_of(queue.flow), queue.tenant
 
     async def _commit(self, settlements: list[Settlement]) -> None:
         if not settlements:
@@ -702,6 +708,13 @@ class Region:
         which leaves at once."""
         self._observer.review(source, site)
 
+    def move_tenant(self, tenant: str, quality: str) -> bool:
+        """An operator puts a tenant into a class; whether that changes anything. ValueError: not allowed."""
+        changed = self._tenants.order(tenant, Quality.parse(quality))
+        if changed:
+            self._dispatcher.wake_all()
+        return changed
+
     def snapshot(self) -> dict[str, object]:
         """Counts and gauges for status pages, metrics and benches."""
         cover = {} if self._cover is None else {"failover": self._cover.status()}
@@ -722,6 +735,7 @@ class Region:
             "suspensions": self._enforcement.suspensions.listing(),
             "allowances": self._enforcement.allowances.listing(),
             "granted": self._sites.granted(),
+            "tenants": self._tenants.listing(),
             "remembered": self._spool.remembered(),
             "suppression": {"rows": self._spool.suppression_rows(), "waiting": self._spread.waiting()},
         }

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from engine.config.schema import FleetConfig
 from engine.providers.profiles import Profile
+from engine.reputation.serving import find_serving
+from engine.values.quality import Quality
 from engine.values.stream import Stream
 from native.scheduler import Scheduler
 
@@ -98,6 +100,7 @@ class Sites:
         self._netblocks = Numbering()
         self._sites: list[Site] = []
         self._day = 0
+        self._qualities: dict[str, Quality] = {}
         self.sources = {
             number: source for number, source in enumerate(config.sources) if source.region == region
         }
@@ -116,6 +119,29 @@ class Sites:
             )
         for name, tenant_config in self._config.tenants.items():
             self._scheduler.tenant_weight(self.tenants.number(name), tenant_config.weight)
+        self._set_serving()
+
+    # -- classes of tenants
+
+    def quality_of(self, tenant: str) -> Quality:
+        return self._qualities.get(tenant, Quality.NEW)
+
+    def set_quality(self, tenant: str, quality: Quality) -> None:
+        """A tenant's class: from now on its mail goes over the sources that serve that class."""
+        if quality is self.quality_of(tenant):
+            return
+        if quality is Quality.NEW:
+            del self._qualities[tenant]
+        else:
+            self._qualities[tenant] = quality
+        self._scheduler.set_class(self.tenants.number(tenant), int(quality))
+        if any(source.tenancy_of() == ("hybrid", tenant) for source in self.sources.values()):
+            self._set_serving()
+
+    def _set_serving(self) -> None:
+        self.serving = find_serving(self.sources, self.quality_of)
+        for number, serving in self.serving.items():
+            self._scheduler.set_serves(number, serving.serves, serving.lends)
 
     def profile(self, provider: str) -> Profile:
         return self._profiles.get(provider) or self._profiles["default"]

@@ -6,10 +6,10 @@ long one alone would notice too late.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from engine.config.reputation import MetricsConfig, ReputationConfig
+from engine.config.reputation import Metric, MetricsConfig, ReputationConfig, ScoreWindow
 from engine.reputation.allowance import SiteCounts
 
 FIELDS = ("delivered", "deferred", "bounced", "blocked", "complaints", "tls_failures", "excused")
@@ -34,15 +34,16 @@ def vector(counts: SiteCounts) -> tuple[float, ...]:
     return tuple(float(getattr(counts, field)) for field in FIELDS)
 
 
-class Counts:
-    """The counts of one thing that is scored, in every window of the configuration."""
+class Decayed:
+    """Counts of so many kinds in several windows, each of which forgets half after its half-life."""
 
-    __slots__ = ("_at_ms", "_config", "_rows")
+    __slots__ = ("_at_ms", "_rows", "_width", "_windows")
 
-    def __init__(self, config: ReputationConfig) -> None:
-        self._config = config
+    def __init__(self, windows: Sequence[ScoreWindow], width: int) -> None:
+        self._windows = windows
+        self._width = width
         self._at_ms = 0
-        self._rows = [[0.0] * len(FIELDS) for _ in config.windows]
+        self._rows = [[0.0] * width for _ in windows]
 
     def add(self, at_ms: int, counts: Sequence[float]) -> None:
         """Count what happened at `at_ms`; a time before the last one counts as the last one."""
@@ -55,37 +56,67 @@ class Counts:
         passed_ms = at_ms - self._at_ms
         if passed_ms <= 0:
             return
-        for window, row in zip(self._config.windows, self._rows, strict=True):
+        for window, row in zip(self._windows, self._rows, strict=True):
             factor = 0.5 ** (passed_ms / 1000 / window.half_life)
             for index in range(len(row)):
                 row[index] *= factor
         self._at_ms = at_ms
 
     def clear(self) -> None:
-        for row in self._rows:
-            row[:] = [0.0] * len(row)
+        self._rows = [[0.0] * self._width for _ in self._windows]
 
-    def score(self, at_ms: int) -> Score:
-        """The worst score of the windows that can be judged."""
+    def rows(self, at_ms: int) -> Iterator[tuple[ScoreWindow, Sequence[float]]]:
+        """The counts of each window as they are at `at_ms`."""
         self._decay(at_ms)
-        scores = []
-        for window, row in zip(self._config.windows, self._rows, strict=True):
-            scores.append(judge(row, window.minimum, self._config.metrics))
-        judged = [score for score in scores if score.judged]
-        return min(judged, key=lambda score: score.value) if judged else UNJUDGED
+        return zip(self._windows, self._rows, strict=True)
 
     def to_state(self) -> list[object]:
         return [self._at_ms, [list(row) for row in self._rows]]
+
+    def load(self, state: Sequence[object]) -> None:
+        """What `to_state` gave. Counts of a configuration with other windows begin anew."""
+        at_ms, rows = state
+        if isinstance(rows, list) and len(rows) == len(self._rows) and isinstance(at_ms, int):
+            self._at_ms = at_ms
+            self._rows = [[float(value) for value in row] for row in rows]
+
+
+class Counts:
+    """The counts of one source, at a site or of the whole, in every window of the configuration."""
+
+    __slots__ = ("_config", "_decayed")
+
+    def __init__(self, config: ReputationConfig) -> None:
+        self._config = config
+        self._decayed = Decayed(config.windows, len(FIELDS))
+
+    def add(self, at_ms: int, counts: Sequence[float]) -> None:
+        """As `Decayed.add`."""
+        self._decayed.add(at_ms, counts)
+
+    def clear(self) -> None:
+        self._decayed.clear()
+
+    def score(self, at_ms: int) -> Score:
+        """The worst score of the windows that can be judged."""
+        metrics = self._config.metrics
+        return worst_of([judge(row, window.minimum, metrics) for window, row in self._decayed.rows(at_ms)])
+
+    def to_state(self) -> list[object]:
+        return self._decayed.to_state()
 
     @classmethod
     def from_state(cls, config: ReputationConfig, state: Sequence[object]) -> "Counts":
         """Counts of a configuration with other windows begin anew."""
         counts = cls(config)
-        at_ms, rows = state
-        if isinstance(rows, list) and len(rows) == len(counts._rows) and isinstance(at_ms, int):
-            counts._at_ms = at_ms
-            counts._rows = [[float(value) for value in row] for row in rows]
+        counts._decayed.load(state)
         return counts
+
+
+def worst_of(scores: Sequence[Score]) -> Score:
+    """The worst of those that are judged."""
+    judged = [score for score in scores if score.judged]
+    return min(judged, key=lambda score: score.value) if judged else UNJUDGED
 
 
 def attempts_of(counts: Sequence[float]) -> float:
@@ -105,13 +136,17 @@ def judge(counts: Sequence[float], minimum: float, metrics: MetricsConfig) -> Sc
     bounced = at_least(counts[BOUNCED] / attempts, attempts) if counts[BOUNCED] > 0 else 0.0
     delivered = counts[DELIVERED]
     complaints = counts[COMPLAINTS] / delivered if delivered > 0 else 0.0
-    rows = (
+    return weigh(
         ("hard bounces", metrics.bounces, bounced),
         ("blocks", metrics.blocks, counts[BLOCKED] / attempts),
         ("complaints", metrics.complaints, complaints),
         ("deferrals", metrics.deferrals, deferred / attempts),
         ("TLS failures", metrics.tls, counts[TLS] / attempts),
     )
+
+
+def weigh(*rows: tuple[str, Metric, float]) -> Score:
+    """The score of shares: (name, what the share costs, the share)."""
     total = 0.0
     worst = 0.0
     reason = "nothing to object to"

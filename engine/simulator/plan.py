@@ -13,6 +13,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, Wi
 
 from engine.config.checks import Problem
 from engine.config.load import ConfigError, parse_fleet
+from engine.config.quality import QualityName
 from engine.config.schema import FleetConfig
 from engine.config.strict_yaml import YamlError, read_yaml
 from engine.config.types import Count, Duration, IpAddress, Name, Netblock, Section, StreamName
@@ -51,6 +52,7 @@ class SourceGroup(Section):
     warmup: Name | None = None
     netblock: Netblock | None = None
     tenancy: Any = "shared"
+    quality: tuple[QualityName, ...] = ()
     history: Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)] | None = Field(
         None,
         description="Messages a day that each provider is used to. Default: 0 with a warm-up, else plenty.",
@@ -68,6 +70,7 @@ class SourceGroup(Section):
                 "ehlo": f"mta{number + 1}.{self.name}.example.com",
                 "streams": list(self.streams),
                 "tenancy": self.tenancy,
+                "quality": list(self.quality),
             }
             rows.append(row | {k: v for k in ("warmup", "netblock") if (v := getattr(self, k)) is not None})
         return rows

@@ -86,6 +86,7 @@ class Record:
         self._allowed: dict[tuple[int, str], float] = {}
         self._waited: dict[str, bool] = {}
         self._seen_events = [0 for _ in config.regions]
+        self.tenants: list[dict[str, Any]] = []
 
     def _pair(self, source: int, site: str) -> Pair:
         found = self.pairs.get((source, site))
@@ -186,6 +187,9 @@ class Record:
     def finish(self, simulation: Simulated) -> None:
         """The end: the conservation law (contract, promise 2) must hold."""
         self._sample(simulation, round(self.plan.duration * NS)) if self._is_sample_due() else None
+        self.tenants = [
+            {"region": node.region, **row} for node in simulation.nodes for row in node.tenants.listing()
+        ]
         self.queued = sum(simulation.depth(site) for site in self.sites)
         found = self.delivered_count + self.bounced + self.expired + self.queued
         if found != self.accepted:
@@ -247,6 +251,7 @@ class Record:
                 for source, site in shown
                 for pair in (self.pairs[source, site],)
             ],
+            "tenants": self.tenants,
             "pairs_left_out": len(self.pairs) - len(shown),
             "replies": dict(self.replies.most_common(100)),
             "happenings": self.happenings,

@@ -46,6 +46,7 @@ def html_text(data: dict[str, Any]) -> str:
         if any(value is not None for value in series["utilisation"]):
             used = [Line("share of what the limits allow, while mail waits", series["utilisation"])]
             parts.append(chart(f"{site}: utilisation", times, used, height=120, top=1.0))
+    parts.append(_tenants(data))
     parts.append("<h2>Single sources</h2><p>" + _legend() + "</p>")
     if data["pairs_left_out"]:
         parts.append(f"<p>{data['pairs_left_out']} pairs of source and provider are not shown.</p>")
@@ -65,6 +66,16 @@ def _totals(data: dict[str, Any]) -> str:
     plan = data["plan"]
     head = f"<p>{plan['duration']} from {plan['start']}, steps of {plan['tick']}, seed {plan['seed']}</p>"
     return f"{head}<table>{rows}</table><h2>Replies</h2><table>{replies}</table>"
+
+
+def _tenants(data: dict[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(row['tenant'])}</td><td>{escape(row['region'])}</td><td>{row['quality']}</td>"
+        f"<td>{row['score']}</td><td><code>{escape(row['reason'][:120])}</code></td></tr>"
+        for row in data["tenants"]
+    )
+    head = "<tr><th>tenant</th><th>region</th><th>class at the end</th><th>score</th><th>because</th></tr>"
+    return f"<h2>Tenants</h2><table>{head}{rows}</table>"
 
 
 def _legend() -> str:
@@ -98,14 +109,17 @@ def _pair(pair: dict[str, Any], times: list[float]) -> str:
 
 def _events(data: dict[str, Any]) -> str:
     counts = ", ".join(f"{name} {count}" for name, count in data["event_counts"].items()) or "none"
+    who = [event.get("source", event.get("tenant", "")) for event in data["events"]]
     rows = "".join(
-        f"<tr><td>{event['at_s'] / 3600:.2f} h</td><td>{event['event']}</td><td>{escape(event['source'])}</td>"
-        f"<td>{escape(event['site'])}</td><td><code>{escape(_said(event))}</code></td></tr>"
-        for event in data["events"][:500]
+        f"<tr><td>{event['at_s'] / 3600:.2f} h</td><td>{event['event']}</td><td>{escape(name)}</td>"
+        f"<td>{escape(event.get('site', ''))}</td><td><code>{escape(_said(event))}</code></td></tr>"
+        for event, name in zip(data["events"][:500], who, strict=False)
     )
     return f"<h2>Events</h2><p>{counts}</p><table>{rows}</table>"
 
 
 def _said(event: dict[str, Any]) -> str:
-    kept = {k: v for k, v in event.items() if k not in ("at_s", "event", "source", "site", "until_ms")}
+    kept = {
+        k: v for k, v in event.items() if k not in ("at_s", "event", "source", "site", "tenant", "until_ms")
+    }
     return " ".join(f"{key}={str(value)[:100]}" for key, value in kept.items())

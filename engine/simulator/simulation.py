@@ -24,6 +24,7 @@ from engine.region.sites import Site
 from engine.simulator.clock import VirtualClock
 from engine.simulator.models import BUILT_IN, PLENTY, Listing, Mailboxes, ModelConfig
 from engine.simulator.node import Node
+from engine.simulator.owners import Owners
 from engine.simulator.plan import Happening, Plan
 from engine.simulator.record import Record
 from engine.simulator.traffic import MINUTE_MS, Arrivals, Flow, Split, attempts_of, minute_of
@@ -378,6 +379,7 @@ class Simulation:
         complaints = sum(self.plan.traffic[flow.traffic].complaints * count for flow, count in parts) / total
         answers = self.boxes(site.name).answer(source, now_ns / NS, total, first, unknown, complaints)
         left = total
+        owners = self._owners(parts)
         returned = 0
         found: list[tuple[Any, int, bool]] = []
         now_ms = self.clock.wall_ms()
@@ -390,17 +392,19 @@ class Simulation:
             elif count > wire:
                 node.observer.note(outcome, site.number, count - wire)
                 wire = count
+            owners.note(node, outcome, wire)
             found.append((said, wire, stops))
             left -= count
             self.record.refused(source, site.name, said, wire)
         if left:
-            node.observer.note(
-                Outcome(0, OutcomeKind.DELIVERED, Scope.MESSAGE, ACCEPTED, source, "", now_ms),
-                site.number,
-                left,
-            )
+            outcome = Outcome(0, OutcomeKind.DELIVERED, Scope.MESSAGE, ACCEPTED, source, "", now_ms)
+            node.observer.note(outcome, site.number, left)
+            owners.note(node, outcome, left)
             self.record.delivered(source, site.name, left)
         return found, returned
+
+    def _owners(self, parts: list[tuple[Flow, int]]) -> Owners:
+        return Owners([(self.plan.traffic[flow.traffic], count) for flow, count in parts])
 
     @staticmethod
     def _wire(node: Node, site: Site, source: int) -> int:

@@ -38,6 +38,11 @@ topologies = st.fixed_dictionaries(
             min_size=1,
             max_size=4,
         ),
+        "serving": st.lists(
+            st.tuples(st.sampled_from([0x1FF, 0x1FF, 0o333, 0o444, 0]), st.sampled_from([0, 0, 0x1FF])),
+            min_size=1,
+            max_size=4,
+        ),
         "sites": st.lists(st.integers(0, 1), min_size=1, max_size=3),  # the pool of each
         "limits": st.lists(limits, min_size=1, max_size=5),
         "weights": st.lists(st.integers(1, 3), min_size=TENANTS, max_size=TENANTS),
@@ -58,7 +63,9 @@ class Traffic(RuleBasedStateMachine):
         self.now = 1_000 * MS
         self.persisted: dict[tuple[int, int], int] = {}
         for number, (streams, tenancy, tenant) in enumerate(topology["sources"]):
-            self.reference.sources[number] = Source(number // 2, streams, tenancy, tenant)
+            made = Source(number // 2, streams, tenancy, tenant)
+            made.serves, made.lends = topology["serving"][number % len(topology["serving"])]
+            self.reference.sources[number] = made
         for site, pool in enumerate(self.pools):
             self.reference.pools[site] = pool
             for source in self.reference.sources:
@@ -81,8 +88,10 @@ class Traffic(RuleBasedStateMachine):
                 tenancy=source.tenancy,
                 tenant=source.tenant,
             )
+            self.scheduler.set_serves(number, source.serves, source.lends)
         for tenant, weight in enumerate(self.topology["weights"]):
             self.scheduler.tenant_weight(tenant, weight)
+            self.scheduler.set_class(tenant, self.reference.classes.get(tenant, 0))
         for site, pool in enumerate(self.pools):
             self.scheduler.add_site(site, pool)
         for (source_no, site), cell in self.reference.cells.items():
@@ -210,6 +219,20 @@ class Traffic(RuleBasedStateMachine):
         source %= len(self.reference.sources)
         self.scheduler.set_source_up(source, up)
         self.reference.sources[source].up = up
+
+    # -- classes of tenants
+
+    @rule(tenant=st.integers(0, TENANTS - 1), number=st.integers(0, 2))
+    def set_class(self, tenant: int, number: int) -> None:
+        self.scheduler.set_class(tenant, number)
+        self.reference.classes[tenant] = number
+
+    @rule(source=ANY, serves=st.sampled_from([0x1FF, 0o333, 0o444]), lends=st.sampled_from([0, 0x1FF]))
+    def set_serves(self, source: int, serves: int, lends: int) -> None:
+        source %= len(self.reference.sources)
+        self.scheduler.set_serves(source, serves, lends)
+        self.reference.sources[source].serves = serves
+        self.reference.sources[source].lends = lends
 
     # -- shards
 

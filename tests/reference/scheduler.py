@@ -23,6 +23,8 @@ class Source:
     tenant: int
     up: bool = True
     suspended_until: int = 0
+    serves: int = 0x1FF  # bit 3 * stream + class: whose mail it carries, beside its own tenant's
+    lends: int = 0  # the same, for who has no other
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Reference:
         self.sources: dict[int, Source] = {}
         self.cells: dict[tuple[int, int], Cell] = {}
         self.pools: dict[int, int] = {}  # of each site
+        self.classes: dict[int, int] = {}  # of each tenant, 0 for who is not here
         self.suspended_sites: dict[int, int] = {}
         self.shards: dict[tuple[int, int], int] = {}  # (pool, source): 0 for what is not here
         self.held: set[tuple[int, int]] = set()  # (pool, source)
@@ -83,7 +86,7 @@ class Reference:
         cell = self.cells.get((source_no, site))
         if cell is None or not source.up or not source.streams >> stream & 1:
             return None
-        if source.tenancy == 1 and source.tenant != tenant:
+        if not self.is_for(source, stream, tenant):
             return None
         seat = self.pools[site], source_no
         if seat in self.held or self.shards.get(seat, 0) in self.closed.get(seat[0], ()):
@@ -96,6 +99,19 @@ class Reference:
             return None
         earliest = cell.earliest(now)
         return earliest if earliest <= now + self.horizon else None
+
+    def is_for(self, source: Source, stream: int, tenant: int) -> bool:
+        """Whether a source is there for a tenant's mail at all, whatever the state of the sources is."""
+        bit = 1 << (3 * stream + self.classes.get(tenant, 0))
+        others = [s for s in self.sources.values() if s.streams >> stream & 1 and s is not source]
+        if source.tenancy and source.tenant == tenant:
+            return True
+        if source.tenancy == 1:
+            return False
+        has_other = any(
+            (s.tenancy and s.tenant == tenant) or (s.tenancy != 1 and s.serves & bit) for s in others
+        )
+        return bool(source.serves & bit or (source.lends & bit and not has_other))
 
     def rank(self, source_no: int, tenant: int) -> int:
         source = self.sources[source_no]

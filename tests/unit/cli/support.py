@@ -11,6 +11,7 @@ from engine.cli.main import build_cli
 from engine.config.load import load_fleet
 from engine.reputation.source import SourceOwner
 from engine.values.message import CampaignChunk, CampaignTemplate, ItemError, Message, Receipt
+from engine.values.quality import Quality
 from engine.values.suppression import Suppression
 
 FLEET = Path(__file__).parents[3] / "examples" / "fleet.yaml"
@@ -28,6 +29,7 @@ class MemoryFleet:
         self.now_ms = 20_000 * 86_400_000
         self.owners: dict[str, SourceOwner] = {}
         self.traced: dict[int, dict[str, Any]] = {}
+        self.moved: dict[str, Quality] = {}
         self.suppressed: dict[tuple[str, str, int], Suppression] = {}
 
     async def put_campaign(self, region: str, template: CampaignTemplate, field_names: Sequence[str]) -> int:
@@ -68,6 +70,11 @@ class MemoryFleet:
         if name not in self.owners:
             self.owners[name] = SourceOwner(self.config, name)
         return self.owners[name]
+
+    async def move_tenant(self, tenant: str, quality: str) -> dict[str, bool]:
+        changed = self.moved.get(tenant) != Quality.parse(quality)
+        self.moved[tenant] = Quality.parse(quality)
+        return {"eu": changed}
 
     async def trace(
         self, message_id: int, *, recipient: str = "", stream: int = 0, tenant: str = ""

@@ -370,6 +370,56 @@ def test_dedicated_sources_come_first_then_hybrid_then_shared() -> None:
     assert sorted(used[4:]) == [0, 0, 4, 4]
 
 
+def test_the_overflow_stays_in_the_class_of_the_tenant() -> None:
+    good, poor = 0, 2
+    made = Scheduler(seed=1)
+    # dedicated, hybrid, two shared ones, of which one is for poor tenants
+    for source, (tenancy, tenant) in enumerate([(1, 5), (2, 5), (0, 0), (0, 0)]):
+        made.set_source(source, netblock=0, streams=ALL, tenancy=tenancy, tenant=tenant)
+    made.set_serves(2, 0o333, 0)
+    made.set_serves(3, 0o444, 0)
+    made.add_site(0, 0)
+    for source in range(4):
+        made.set_limit(source, 0, interval_ns=0, window=2)
+    made.add(made.flow(0, 0, 5, 0), due_keys(range(1, 20)))
+    used = take(made)
+    assert [d.source for d in used] == [0, 0, 1, 1, 2, 2]
+    made.settle(packed(ids(used)))
+    made.set_class(5, poor)
+    used = take(made)
+    assert [d.source for d in used] == [0, 0, 1, 1, 3, 3]
+    made.settle(packed(ids(used)))
+    made.set_class(5, good)
+    assert [d.source for d in take(made)][4:] == [2, 2]
+
+
+def test_mail_that_waits_for_its_class_goes_when_the_class_changes() -> None:
+    made = scheduler(2)
+    for source in range(2):
+        made.set_serves(source, 0o333, 0)
+    made.set_class(5, 2)
+    made.add(made.flow(0, 0, 5, 0), due_keys([1]))
+    made.add(made.flow(0, 0, 6, 0), due_keys([2]))
+    assert ids(take(made)) == [2]
+    assert made.next_wake_ns(0) == -1
+    made.set_class(5, 0)
+    assert ids(take(made)) == [1]
+
+
+def test_who_has_no_other_source_may_borrow_one() -> None:
+    made = scheduler(2)
+    made.set_source(1, netblock=0, streams=ALL, tenancy=1, tenant=6)
+    made.set_serves(0, 0o333, 0o444)
+    for tenant in (5, 6):
+        made.set_class(tenant, 2)
+    made.add(made.flow(0, 0, 5, 0), due_keys([1]))
+    made.add(made.flow(0, 0, 6, 0), due_keys([2]))
+    assert sorted((d.id, d.source) for d in take(made)) == [(1, 0), (2, 1)]
+    made.suspend(1, 0, 10 * S)
+    made.add(made.flow(0, 0, 6, 0), due_keys([3]))
+    assert take(made) == []  # it has a source of its own: it waits for that
+
+
 def test_a_source_carries_only_its_streams() -> None:
     made = Scheduler(seed=1)
     made.set_source(0, netblock=0, streams=1, tenancy=0, tenant=0)
@@ -612,6 +662,12 @@ def test_what_is_not_known_is_refused_with_its_name() -> None:
         made.add(made.flow(0, 0, 0, 0), b"x" * 19)
     with pytest.raises(ValueError, match="source 65535"):
         made.set_source(65535, netblock=0, streams=1, tenancy=0, tenant=0)
+    with pytest.raises(ValueError, match="class 3: allowed are 0 to 2"):
+        made.set_class(1, 3)
+    with pytest.raises(KeyError, match="source 99"):
+        made.set_serves(99, 0, 0)
+    with pytest.raises(ValueError, match="allowed are 9 bits"):
+        made.set_serves(0, 512, 0)
     with pytest.raises(ValueError, match="tenancy 3"):
         made.set_source(0, netblock=0, streams=1, tenancy=3, tenant=0)
     with pytest.raises(ValueError, match="burst >= 1"):

@@ -68,6 +68,7 @@ class Node:
         self.sites = self.enforcement.sites
         self.suspensions = self.enforcement.suspensions
         self.allowances = self.enforcement.allowances
+        self.tenants = self.enforcement.tenants
         self.observer = self.enforcement.observer
         self.paths = self.enforcement.paths
 
