@@ -223,3 +223,43 @@ def test_trace_of_a_queued_message_says_what_holds_it_now(fleet: MemoryFleet) ->
     }
     text = invoke("trace", "0001000000000007", fleet=fleet).stdout
     assert "eu-2: today's cap of 200 is used up" in text
+
+
+TENANT = {
+    "tenant": "acme",
+    "quality": "poor",
+    "pinned": False,
+    "score": 40,
+    "since_ms": 0,
+    "until_ms": 86_400_000,
+    "attempts": 10,
+    "reason": "hard bounces at 20.03%",
+}
+
+
+def test_tenants_are_listed_and_the_poor_ones_are_in_the_status() -> None:
+    fleet = MemoryFleet()
+    rows = [TENANT, {**TENANT, "tenant": "fine", "quality": "good", "pinned": True, "until_ms": 0}]
+    fleet.state = {"fleet": "demo", "regions": {"eu": {"counts": {}, "tenants": rows}, "us": {"counts": {}}}}
+    shown = invoke("tenants", "list", fleet=fleet)
+    assert shown.exit_code == 0
+    text = " ".join(shown.stdout.split())
+    assert "acme eu poor 40 1970-01-01 1970-01-02 hard bounces" in text
+    assert "fine eu good (pinned) 40" in text
+    only = json.loads(invoke("tenants", "list", "--class", "poor", "--json", fleet=fleet).stdout)
+    assert only == [{"region": "eu", **TENANT}]
+    status = invoke("status", fleet=fleet).stdout
+    assert "eu: tenant acme is poor: hard bounces at 20.03%" in " ".join(status.split())
+    assert "fine" not in status
+
+
+def test_a_tenant_is_moved_in_every_region() -> None:
+    fleet = MemoryFleet()
+    moved = invoke("tenants", "move", "acme", "good", fleet=fleet)
+    assert (moved.exit_code, moved.stdout.strip()) == (0, "acme: good in eu")
+    repeated = invoke("tenants", "move", "acme", "good", fleet=fleet)
+    assert repeated.exit_code == 1
+    assert "nothing changes, it is good already" in repeated.stderr
+    wrong = invoke("tenants", "move", "acme", "bad", fleet=fleet)
+    assert wrong.exit_code == 2
+    assert "'new', 'good', 'poor'" in wrong.stderr
