@@ -17,7 +17,9 @@ def run(fleet: dict[str, Any]) -> Simulation:
     data = load_plan(SCENARIO).model_dump(mode="json", exclude_none=True)
     for traffic in data["traffic"]:
         traffic["per_day"] //= 3
-    simulation = Simulation(parse_plan(data | {"duration": "12h", "tick": "1m", "report": "1m", "fleet": fleet}))
+    simulation = Simulation(
+        parse_plan(data | {"duration": "12h", "tick": "1m", "report": "1m", "fleet": fleet})
+    )
     simulation.run()
     return simulation
 
