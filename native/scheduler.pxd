@@ -134,7 +134,7 @@ cdef class Scheduler:
     cdef uint32_t* _owner            # by tenant: 0, or its number among those with sources of their own
     cdef uint32_t _owner_capacity
     cdef uint32_t _owner_count
-    cdef Roster* _rosters            # for every owner nine, one per lane and class; the first nine for all others
+    cdef Roster* _rosters            # nine per owner, by lane and class; the first nine for all others
     cdef uint32_t _roster_capacity
     cdef uint32_t _generation        # of the topology: sources, and whose they are
     cdef uint64_t _random

@@ -760,8 +760,8 @@ cdef class Scheduler:
         return <uint32_t>(x >> 32)
 
     cdef int _find_roster(self, Share* share) except -1:
-        """The roster of the share's tenant and lane, made if the topology has changed. Tenants of a class that
-        have no source of their own have one in common: it stays in the processor's cache however many they
+        """The roster of the share's tenant and lane, made if the topology has changed. Tenants of a class
+        without a source of their own have one in common: it stays in the processor's cache however many they
         are."""
         cdef uint32_t owner = self._owner[share.tenant] if share.tenant < self._owner_capacity else 0
         cdef uint32_t slot = CLASSES * share.stream
