@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, Envelope, Session, TLSSetupException
 
 from engine.config.bounces import IngressConfig
 from engine.ingress.certificate import Certificate
@@ -25,6 +25,8 @@ MAX_RECIPIENTS = 100
 MAX_COMMANDS = 200
 BUSY = Reply(421, "4.7.0", "too many connections, try again later")
 MANY = Reply(452, "4.5.3", "too many recipients")
+BAD_SENDER = Reply(553, "5.1.7", "the sender address is neither ASCII nor UTF-8")
+SENDER_OK = Reply(250, "2.1.0", "sender ok")
 BROKEN = Reply(451, "4.3.0", "internal error, try again later")
 
 
@@ -114,6 +116,7 @@ class _Protocol(SMTP):
         **options: Any,
     ) -> None:
         super().__init__(hooks, **options)
+        del self._smtp_methods["AUTH"]
         self._admit = admit
         self._leave = leave
         self._session_timeout_s = session_timeout_s
@@ -159,6 +162,21 @@ class _Hooks:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
+    async def handle_EHLO(
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        session.host_name = hostname
+        return [line for line in responses if not line.startswith("250-AUTH")]
+
+    async def handle_MAIL(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if not _is_text(address):
+            return str(BAD_SENDER)
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return str(SENDER_OK)
+
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
@@ -179,5 +197,15 @@ class _Hooks:
         return str(Reply(252, "2.5.0", "send some mail"))
 
     async def handle_exception(self, error: Exception) -> str:
-        log.error("a session of the mail listener failed", exc_info=error)
+        if not isinstance(error, TLSSetupException):  # anybody can break a handshake off, and fill the log
+            log.error("a session of the mail listener failed", exc_info=error)
         return str(BROKEN)
+
+
+def _is_text(address: str) -> bool:
+    """Octets that are not UTF-8 stand in it as surrogates."""
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

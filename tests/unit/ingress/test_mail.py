@@ -357,6 +357,39 @@ def test_what_a_stranger_says_is_not_logged(caplog: pytest.LogCaptureFixture) ->
     assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
+def test_a_broken_handshake_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    write_certificate(certificate, key)
+
+    async def run() -> None:
+        async with listening(Regions(), certificate=certificate, key=key) as running:
+            for last_words in (b"", b"MAIL FROM:<>\r\n"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+                writer.write(b"EHLO x\r\nSTARTTLS\r\n" + last_words)
+                async for line in reader:
+                    if line.startswith(b"220 Ready"):
+                        break
+                writer.transport.abort()
+            await running.all_closed()
+
+    asyncio.run(run())
+    assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+def test_a_sender_that_is_no_text_is_refused() -> None:
+    async def run() -> None:
+        async with listening(Regions()) as running:
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            writer.write(
+                b"EHLO x\r\nMAIL FROM:<\xff\xfe@d.example>\r\nMAIL FROM:<\xc3\xbc@d.example>\r\nQUIT\r\n"
+            )
+            answers = (await reader.read()).splitlines()
+            assert [line[:10] for line in answers[-3:]] == [b"553 5.1.7 ", b"250 2.1.0 ", b"221 Bye"]
+            writer.close()
+
+    asyncio.run(run())
+
+
 def test_starttls_and_a_new_certificate(tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     write_pair(make("mx.example.com"), certificate, key)
@@ -372,6 +405,8 @@ def test_starttls_and_a_new_certificate(tmp_path: Path) -> None:
                 assert isinstance(client.sock, ssl.SSLSocket)
                 serial = client.sock.getpeercert(True)
                 client.ehlo()
+                assert not client.has_extn("auth")  # there is nobody to log in
+                assert client.docmd("AUTH", "PLAIN AGEAYg==")[0] == 500
                 client.mail("")
                 client.rcpt(running.verp())
                 assert client.data(report("qmail"))[0] == 250
