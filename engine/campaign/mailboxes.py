@@ -3,7 +3,7 @@
 The parsers of the standard library differ between versions in what they make of malformed lists
 (CVE-2023-27043), so a crafted field could name a recipient to one program and another to the next. Here
 anything ambiguous is an error. Understood are quoted names, comments, groups, and unquoted names with any
-other character; not route addresses.
+other character, brackets too, which much software writes there; not route addresses.
 """
 
 from engine.values.address import AddressError
@@ -51,7 +51,7 @@ class _Scanner:
                     raise AddressError("a semicolon that ends no group")
                 self._end()
                 self._is_group = False
-            elif character in ">)[]\\":
+            elif character in ">)\\":
                 raise AddressError(f"{character!r} is not allowed outside double quotes")
             else:
                 self._add(character, character)

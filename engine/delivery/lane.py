@@ -213,6 +213,8 @@ class Lane:
                 or other.term != jobs[0].term
                 or other.record.content != record.content
                 or other.record.sender != record.sender
+                # a host without SMTPUTF8 refuses the one and not the other
+                or other.record.recipient.isascii() != record.recipient.isascii()
                 or other.seven_bit != jobs[0].seven_bit
                 or not _same_for_sender(other.record.options, record.options)
                 or not session.is_open_to(other.domain)

@@ -25,7 +25,7 @@ from engine.smtp.policy import (
 from engine.values.options import MAX_ORCPT, Notify, Options, format_notify, xtext
 from engine.values.reply import Reply
 from native.mime import canonicalise
-from native.transaction import DOT, QUITTED, Transaction, TransactionMachine
+from native.transaction import DOT, QUITTED, RCPT, Transaction, TransactionMachine
 
 MAX_RECIPIENTS = 1 << 30  # none announced; the profile has its own
 
@@ -190,6 +190,7 @@ class Session:
                 lane.delivered(jobs[0], answer[1], answer[2], answer[3], self.host, self._is_relayed(jobs[0]))
                 return
         refused: list[Job] = []
+        behind_data = sum(answer is not None and answer[0] != RCPT for answer in transaction.answers)
         for job, answer in zip(jobs, transaction.answers, strict=True):
             if answer is None:
                 raise AssertionError(f"message {job.id:016x}: transaction ended without an answer")
@@ -198,7 +199,9 @@ class Session:
                 lane.delivered(job, code, enhanced, text, self.host, self._is_relayed(job))
                 continue
             reply = Reply(code, enhanced, text)
-            verdict = classify(Phase(phase), reply if code else FailureReason(text))
+            verdict = classify(
+                Phase(phase), reply if code else FailureReason(text), shared=behind_data > 1 and phase != RCPT
+            )
             if verdict.split:
                 refused.append(job)
             if not code:

@@ -31,6 +31,9 @@ async def check_dkim(case: Case) -> list[Finding]:
     for domain in signing_domains(case):
         for key in domain.keys:
             findings.append(await _configured(case, domain.domain, key))
+        if _is_ed25519_only(domain):
+            why = "signed with Ed25519 only: receivers that cannot verify it yet take the mail for unsigned; add RSA"
+            findings.append(warned(CHECK, domain.domain, why))
     for selector in case.selectors:
         name = f"{selector}._domainkey.{case.domain}"
         found = await _record(case, name)
@@ -41,6 +44,15 @@ async def check_dkim(case: Case) -> list[Finding]:
         why = "this fleet signs nothing for the domain: no entry of dkim.domains in fleet.yaml covers it"
         findings.append(missed(CHECK, case.domain, why, requirement="dkim"))
     return findings
+
+
+def _is_ed25519_only(domain: DkimDomain) -> bool:
+    """Whether no signature is one that everybody can verify (RFC 8463 section 5 wants both)."""
+    try:
+        keys = [read_key(domain.domain, key.selector, key.file) for key in domain.keys]
+    except KeyFileError:
+        return False  # told with the key itself
+    return all(key.algorithm == "ed25519-sha256" for key in keys)
 
 
 async def _configured(case: Case, domain: str, key: DkimKey) -> Finding:

@@ -12,6 +12,8 @@ Rules, in order of force:
 - A greeting or EHLO that is not 2yz is about the host: the next host is tried (RFC 5321 section 5.1 and
   Postfix).
 - 421 is about the host: the session has ended; the recipient is deferred.
+- A 5yz to MAIL refuses the message whatever its words are, but it speaks of nobody's mailbox: no recipient has been
+  named yet. A 5yz behind the data speaks of one only if there is only one (`shared`).
 - 452 and 552 to RCPT may mean "too many recipients" (RFC 5321 section 4.5.3.1.10): deferred, split.
 - No TLS where it is required is a deferral, never plaintext.
 - A connection lost after the final dot is a deferral; the transaction says whether it may be a duplicate.
@@ -197,8 +199,12 @@ TOO_LARGE = Reply(0, "5.3.4", "the message is larger than the host's SIZE limit"
 BAD_ADDRESS = Reply(0, "5.1.3", "an address cannot be written in a command")
 
 
-def classify(phase: Phase, answer: Reply | FailureReason, *, last_host: bool = True) -> Verdict:
-    """The verdict on the last answer to one recipient or session. `last_host`: no other is left to try."""
+def classify(
+    phase: Phase, answer: Reply | FailureReason, *, last_host: bool = True, shared: bool = False
+) -> Verdict:
+    """The verdict on the last answer to one recipient or session. `last_host`: no other is left to try. `shared`:
+    several recipients got this answer at once.
+    """
     if isinstance(answer, FailureReason):
         return _failure(phase, answer, last_host)
     kind = answer.code // 100
@@ -220,6 +226,8 @@ def classify(phase: Phase, answer: Reply | FailureReason, *, last_host: bool = T
             return Verdict(OutcomeKind.DEFERRED, Scope.RECIPIENT, split=True)
         return Verdict(OutcomeKind.BOUNCED if kind == 5 else OutcomeKind.DEFERRED, Scope.RECIPIENT)
     if phase in _MESSAGE_PHASES:
+        if kind == 5 and (shared or phase is Phase.MAIL):
+            return Verdict(OutcomeKind.BOUNCED, Scope.SESSION)
         return Verdict(OutcomeKind.BOUNCED if kind == 5 else OutcomeKind.DEFERRED, Scope.MESSAGE)
     return Verdict(OutcomeKind.DEFERRED, Scope.SESSION)
 

@@ -285,6 +285,16 @@ def test_dkim_keys_that_do_not_match(nameserver: int, keys: dict[str, Path], tmp
     assert "mail cannot be signed" in why(look(case_of(nameserver, "good.test", dkim=gone)), "dkim")
 
 
+def test_dkim_that_few_receivers_verify(nameserver: int, keys: dict[str, Path]) -> None:
+    only = look(case_of(nameserver, "good.test", dkim=dkim(keys, ed="ed")))
+    assert rows(only, "dkim") == [
+        ("ed._domainkey.good.test", Level.PASS),
+        ("good.test", Level.WARN),
+    ]
+    both = look(case_of(nameserver, "good.test", dkim=dkim(keys, ed="ed", rsa="rsa")))
+    assert {level for _, level in rows(both, "dkim")} == {Level.PASS}
+
+
 def test_alignment_of_the_return_path_and_of_d(nameserver: int, keys: dict[str, Path]) -> None:
     below = case_of(nameserver, "good.test", return_path="bounce.good.test", dkim=dkim(keys, rsa="rsa"))
     assert why(look(below), "alignment").startswith("SPF by the return path bounce.good.test; DKIM")

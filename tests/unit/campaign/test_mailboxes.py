@@ -27,6 +27,8 @@ from engine.values.address import AddressError
         (" ,, a@b.example,", [("", "a@b.example")]),
         ("x@y.example <a@b.example>", [("x@y.example", "a@b.example")]),
         ("<>", [("", "")]),
+        ("[News] A B <a@b.example>", [("[News] A B", "a@b.example")]),
+        ("a@[192.0.2.1]", [("", "a@[192.0.2.1]")]),
     ],
 )
 def test_lists(text: str, expected: list[tuple[str, str]]) -> None:
@@ -48,7 +50,6 @@ def test_lists(text: str, expected: list[tuple[str, str]]) -> None:
         "g: a@b.example",
         "a@b.example;",
         "g: h: a@b.example;",
-        "a@[192.0.2.1]",
     ],
 )
 def test_what_is_ambiguous_is_an_error(text: str) -> None:

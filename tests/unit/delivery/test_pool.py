@@ -5,11 +5,13 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from engine.bounces.category import Category
+from engine.bounces.classifier import shipped_classifier
 from engine.delivery.hosts import in_order
 from engine.delivery.wire import decode_resume
 from engine.smtp.opener import Opened, OpenFailure, Target, open_session
@@ -203,6 +205,55 @@ def test_too_many_recipients_are_split_at_once() -> None:
             await settled(world, 5)
             assert {o.kind for o in world.outcomes} == {OutcomeKind.DELIVERED}
             assert [len(names) for _, names in server.transactions] == [2, 2, 1]
+            await pool.stop(1)
+
+    run(go)
+
+
+def test_a_recipient_who_needs_smtputf8_takes_no_other_with_him() -> None:
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server, same_body=True)
+            plain = world.record
+            world.record = lambda id_: (  # type: ignore[method-assign,assignment]
+                replace(plain(id_), recipient="\u00fc@example.net") if id_ == 2 else plain(id_)  # type: ignore[type-var]
+            )
+            pool = make_pool(world, Profile(max_connections=1, max_recipients=4))
+            await hand_over(pool, [1, 2, 3])
+            await settled(world, 3)
+            assert {world.of(1).kind, world.of(3).kind} == {OutcomeKind.DELIVERED}
+            assert (world.of(2).kind, world.of(2).reply.enhanced) == (OutcomeKind.BOUNCED, "5.6.7")
+            await pool.stop(1)
+
+    run(go)
+
+
+@pytest.mark.parametrize(
+    ("phase", "count", "may_suppress"), [("mail", 1, False), ("dot", 1, True), ("dot", 3, False)]
+)
+def test_who_a_refusal_speaks_about(phase: str, count: int, may_suppress: bool) -> None:
+    """Of several recipients who are refused at once one is unknown perhaps; at MAIL it can only be the sender."""
+
+    async def go() -> None:
+        async with HostileServer() as server:
+            good = server._answer
+
+            async def unknown(writer: Any, at: str, recipients: list[str]) -> bool:
+                if at == phase:
+                    await server._send(writer, b"550 5.1.1 user unknown\r\n")
+                    return False
+                return await good(writer, at, recipients)
+
+            server._answer = unknown  # type: ignore[method-assign]
+            world = world_of(server, same_body=True)
+            pool = make_pool(world, Profile(max_connections=1, max_recipients=5))
+            await hand_over(pool, range(1, count + 1))
+            await settled(world, count)
+            for outcome in world.outcomes:
+                assert outcome.kind is OutcomeKind.BOUNCED
+                found = shipped_classifier().classify(outcome.kind, outcome.scope, outcome.reply)
+                assert found.category is Category.BAD_MAILBOX
+                assert found.hard == may_suppress
             await pool.stop(1)
 
     run(go)

@@ -75,7 +75,9 @@ def test_421_is_about_the_host(phase: Phase) -> None:
         (Phase.RCPT, Reply(552, "", "too many"), OutcomeKind.DEFERRED, Scope.RECIPIENT, True),
         (Phase.RCPT, Reply(452, "4.2.2", "mailbox full"), OutcomeKind.DEFERRED, Scope.RECIPIENT, False),
         (Phase.RCPT, Reply(552, "5.2.2", "mailbox full"), OutcomeKind.BOUNCED, Scope.RECIPIENT, False),
-        (Phase.MAIL, Reply(552, "5.3.4", "too big"), OutcomeKind.BOUNCED, Scope.MESSAGE, False),
+        (Phase.MAIL, Reply(552, "5.3.4", "too big"), OutcomeKind.BOUNCED, Scope.SESSION, False),
+        (Phase.MAIL, Reply(550, "5.1.1", "no such user"), OutcomeKind.BOUNCED, Scope.SESSION, False),
+        (Phase.MAIL, Reply(451, "4.3.0", "later"), OutcomeKind.DEFERRED, Scope.MESSAGE, False),
         (Phase.DOT, Reply(554, "5.6.0", "spam"), OutcomeKind.BOUNCED, Scope.MESSAGE, False),
         (Phase.DOT, Reply(451, "4.3.0", "later"), OutcomeKind.DEFERRED, Scope.MESSAGE, False),
         (Phase.DATA, Reply(250, "", "ok"), OutcomeKind.DEFERRED, Scope.SESSION, False),
@@ -85,6 +87,14 @@ def test_421_is_about_the_host(phase: Phase) -> None:
 def test_examples(phase: Phase, reply: Reply, kind: OutcomeKind, scope: Scope, split: bool) -> None:
     verdict = classify(phase, reply)
     assert (verdict.kind, verdict.scope, verdict.split) == (kind, scope, split)
+
+
+@pytest.mark.parametrize("phase", [Phase.DATA, Phase.DOT])
+def test_a_refusal_of_several_at_once_is_about_none_of_them(phase: Phase) -> None:
+    reply = Reply(550, "5.1.1", "no such user")
+    assert classify(phase, reply, shared=True).scope is Scope.SESSION
+    assert classify(phase, reply, shared=True).kind is OutcomeKind.BOUNCED
+    assert classify(phase, Reply(451, "", "later"), shared=True).scope is Scope.MESSAGE
 
 
 @pytest.mark.parametrize("rule", IDENTITY_RULES, ids=lambda rule: rule.name)
