@@ -359,7 +359,7 @@ def test_what_a_stranger_says_is_not_logged(caplog: pytest.LogCaptureFixture) ->
 
 def test_a_broken_handshake_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    write_certificate(certificate, key)
+    write_pair(make("mx.example.com"), certificate, key)
 
     async def run() -> None:
         async with listening(Regions(), certificate=certificate, key=key) as running:
