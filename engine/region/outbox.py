@@ -1,18 +1,21 @@
 """The events log: JSON lines, shipped at least once from the spool's outbox, outside the mail path.
 
 An event is written to the outbox in the same transaction as the outcome it records. Here it is appended to
-`events-NNNNNN.jsonl`, and trimmed from the outbox after the append. A crash between the two repeats some lines: each
-carries its outbox number, so a reader can drop what it has seen.
+`events-NNNNNN.jsonl`, and trimmed from the outbox when the append is on disk. A crash between the two repeats some
+lines: each carries its outbox number, so a reader can drop what it has seen. What a full disk or a crash left of a line
+is cut off before the next one is written. All of it happens on a thread: a slow disk holds up nothing but the log.
 """
 
 import asyncio
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
 
+from engine.spool.bodies import sync_directory
 from engine.values.outcome import OutcomeKind
 from engine.values.stream import Stream
 
@@ -21,6 +24,7 @@ log = logging.getLogger(__name__)
 IDLE_S = 0.2
 BUSY_S = 0.05
 CHUNK = 2048
+TAIL = 65_536
 
 _EVENTS = {int(kind): str(kind) for kind in OutcomeKind}
 _STREAMS = {int(stream): str(stream) for stream in Stream}
@@ -40,6 +44,7 @@ class EventLog:
         self._directory = directory
         self._max_file = max_file
         self._task: asyncio.Task[None] | None = None
+        self._lock = threading.Lock()
         self._shipped = 0
 
     def start(self) -> None:
@@ -51,12 +56,12 @@ class EventLog:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            while self._try_to_ship():
+            while await asyncio.to_thread(self._try_to_ship):
                 pass
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(BUSY_S if self._try_to_ship() else IDLE_S)
+            await asyncio.sleep(BUSY_S if await asyncio.to_thread(self._try_to_ship) else IDLE_S)
 
     def _try_to_ship(self) -> int:
         try:
@@ -64,18 +69,23 @@ class EventLog:
         except OSError as error:
             # mail goes on; the events stay in the outbox until there is room for them again
             log.error("events log %s: %s", self._directory, error)
-            return 0
+        except Exception:  # of the spool; it tells its callers itself, and may be well again
+            log.exception("events log %s", self._directory)
+        return 0
 
     def ship(self) -> int:
-        """Move one chunk of the outbox into the log; returns how many events."""
+        """Move one chunk of the outbox into the log; returns how many events. OSError: nothing of it is in the log."""
+        with self._lock:
+            return self._ship()
+
+    def _ship(self) -> int:
         chunks = [chunk for chunk in self._outbox.read_outbox(CHUNK) if chunk[0] > self._shipped]
         if not chunks:
             return 0
         lines: list[bytes] = []
         for sequence, events in chunks:
-            lines.extend(event_line(sequence, event) for event in events)
-        with self._current().open("ab") as file:
-            file.write(b"".join(lines))
+            lines.extend(_line(sequence, event) for event in events)
+        _append(self._current(), b"".join(lines))
         self._shipped = chunks[-1][0]
         self._outbox.trim_outbox(self._shipped)
         return len(lines)
@@ -88,6 +98,48 @@ class EventLog:
         if os.stat(last).st_size < self._max_file:
             return last
         return self._directory / f"events-{int(last.stem.split('-')[1]) + 1:06d}.jsonl"
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Have the data on disk behind the last whole line of the file, all or nothing of it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        end = _end_of_lines(descriptor)
+        try:
+            os.ftruncate(descriptor, end)
+            written = 0
+            while written < len(data):
+                written += os.pwrite(descriptor, data[written:], end + written)
+            os.fsync(descriptor)
+            if not end:
+                sync_directory(path.parent)
+        except OSError:
+            os.ftruncate(descriptor, end)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _end_of_lines(descriptor: int) -> int:
+    """Offset behind the last line end of a file."""
+    size = os.fstat(descriptor).st_size
+    while size:
+        start = max(0, size - TAIL)
+        found = os.pread(descriptor, size - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        size = start
+    return 0
+
+
+def _line(sequence: int, event: list[Any]) -> bytes:
+    """One event that nobody can write as it should be must not keep the others from the log."""
+    try:
+        return event_line(sequence, event)
+    except (ValueError, TypeError, LookupError) as error:
+        log.error("event %d cannot be written: %r: %r", sequence, error, event)
+        said = {"seq": sequence, "at_ms": 0, "event": "unreadable", "error": repr(error), "raw": ascii(event)}
+        return orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def event_line(sequence: int, event: list[Any]) -> bytes:

@@ -1,6 +1,8 @@
 """Events go into the log at least once, in order, and leave the outbox only then."""
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +158,93 @@ def test_a_log_that_cannot_be_written_at_the_end_leaves_the_events_in_the_outbox
         assert outbox.trimmed == 0
 
     asyncio.run(go())
+
+
+def test_what_a_crash_left_of_a_line_is_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "events-000001.jsonl").write_bytes(b'{"seq":1,"event":"a"}\n{"seq":2,"eve' + b"n" * 70_000)
+    outbox = Outbox()
+    outbox.add(2, "b")
+    EventLog(outbox, tmp_path, 1 << 20).ship()
+    assert [(line["seq"], line["event"]) for line in lines(tmp_path)] == [(1, "a"), (2, "b")]
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_line_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = Outbox()
+    outbox.add(1, "a")
+    log = EventLog(outbox, tmp_path, 1 << 20)
+    log.ship()
+    outbox.add(2, "b", "c")
+    real = os.pwrite
+    room = [30]
+
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = real(descriptor, data[: room[0]], offset)
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(OSError, match="No space"):
+        log.ship()
+    assert outbox.trimmed == 1
+    assert [line["event"] for line in lines(tmp_path)] == ["a"]
+    room[0] = 1 << 20
+    assert log.ship() == 2
+    assert [line["event"] for line in lines(tmp_path)] == ["a", "b", "c"]
+
+
+def test_an_event_leaves_the_outbox_when_the_log_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure may take what was written and not synced, and the trim is synced."""
+    outbox = Outbox()
+    outbox.add(1, "a")
+
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output"):
+        EventLog(outbox, tmp_path, 1 << 20).ship()
+    assert outbox.trimmed == 0
+
+
+def test_an_event_that_cannot_be_written_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    outbox = Outbox()
+    outbox.add(1, "a")
+    outbox.chunks.append((2, [[1000, 99, 5], [1000, "odd", {"text": "\ud800"}], [1000] * 9]))
+    outbox.add(3, "b")
+    assert EventLog(outbox, tmp_path, 1 << 20).ship() == 5
+    assert [line["event"] for line in lines(tmp_path)] == ["a", *["unreadable"] * 3, "b"]
+
+
+def test_a_log_goes_on_after_the_spool_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = Outbox()
+
+    class Failing:
+        failures = 2
+
+        def read_outbox(self, limit: int) -> list[tuple[int, list[list[Any]]]]:
+            if self.failures:
+                self.failures -= 1
+                raise LookupError("the environment is closed")
+            return outbox.read_outbox(limit)
+
+        def trim_outbox(self, upto_seq: int) -> None:
+            outbox.trim_outbox(upto_seq)
+
+    async def go() -> None:
+        outbox.add(1, "a")
+        log = EventLog(Failing(), tmp_path, 1 << 20)
+        log.start()
+        async with asyncio.timeout(20):
+            while not outbox.trimmed:
+                await asyncio.sleep(0.01)
+        await log.stop()
+
+    monkeypatch.setattr("engine.region.outbox.IDLE_S", 0.0)
+    asyncio.run(go())
+    assert [line["event"] for line in lines(tmp_path)] == ["a"]
