@@ -4,8 +4,8 @@
     receipt = client.submit([Message(sender="a@example.com", recipients=("b@example.org",), body=...)])
 
 A receipt means that the messages are on disk in a region. A batch whose answer was lost is sent again to the same
-region under the same key until it answers, so it is accepted once; only a batch that no region has seen is routed
-to another.
+region under the same key until it answers, so it is accepted once; one that no region has seen goes to a region that
+answers. Messages with a key of their own always go to the region that their key stands for, because it knows the key.
 """
 
 import asyncio
@@ -14,7 +14,8 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from engine.ops.process import ProcessUsage
 from engine.spool.errors import SpoolError
 from engine.values.ids import region_of
 from engine.values.message import CampaignChunk, CampaignTemplate, Message, Receipt
-from engine.values.submission import decode_receipt, encode_submission
+from engine.values.submission import batch_key_of, decode_receipt, encode_submission
 from engine.values.suppression import Suppression, decode_rows, encode_rows
 
 log = logging.getLogger(__name__)
@@ -63,12 +64,51 @@ class AsyncClient:
         self._next = int.from_bytes(os.urandom(4), "big")
 
     async def submit(self, batch: Sequence[Message], *, key: bytes | None = None) -> Receipt:
-        """Submit up to a few hundred messages. `key` (16 bytes) makes the batch idempotent across processes."""
+        """Submit up to a few hundred messages. `key` (16 bytes) makes the batch idempotent across processes.
+
+        ConnectionError: the outcome is unknown. A batch of messages with keys of their own may have been accepted in
+        part then; each of them can be submitted again.
+        """
+        homes: dict[str, list[int]] = {}
+        if len(self._regions) > 1 and any(message.key for message in batch):
+            for position, message in enumerate(batch):
+                homes.setdefault(self._home_of(message), []).append(position)
+        if not homes:
+            return await self._submit_whole(batch, key)
+        whole = key or os.urandom(16)
+        calls = [
+            self._submit_whole([batch[position] for position in positions], self._key_towards(whole, home))
+            for home, positions in homes.items()
+        ]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        receipts: list[Receipt] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            receipts.append(answer)
+        return joined(receipts, list(homes.values()))
+
+    async def _submit_whole(self, batch: Sequence[Message], key: bytes | None) -> Receipt:
         batch_key = key or os.urandom(16)
         header, blob = encode_submission(batch, batch_key)
         if self.config.fleet.replicas:
             return decode_receipt(await self._submit_covered(batch_key, header, blob))
         return decode_receipt(await self._persist(self._choose(key), "accept", header, blob))
+
+    def _home_of(self, message: Message) -> str:
+        """The region that knows the message's key; "" for a message without one."""
+        if not message.key:
+            return ""
+        return rank(batch_key_of("key", message.tenant, message.key), self._regions)[0]
+
+    def _key_towards(self, whole: bytes, home: str) -> bytes:
+        """A key for the part of a batch that is for one region, which chooses that region."""
+        for number in itertools.count():
+            key = batch_key_of("part", whole, home, str(number))
+            chosen = rank(key, self._regions)[0] if self.config.fleet.replicas else self._choose(key)
+            if home in ("", chosen):
+                return key
+        raise AssertionError("unreachable")
 
     async def submit_encoded(self, region: str, header: bytes, blob: bytes) -> Receipt:
         """Submit a batch that was encoded before (benches)."""
@@ -79,7 +119,10 @@ class AsyncClient:
         if key is not None:
             return max(names, key=lambda name: hashlib.sha256(key + name.encode()).digest())
         self._next += 1
-        return names[self._next % len(names)]
+        turn = self._next % len(names)
+        now = time.monotonic()
+        in_turn = names[turn:] + names[:turn]
+        return min(in_turn, key=lambda name: self._silent_until.get(name, 0.0) > now)
 
     async def _persist(self, region: str, method: str, *args: Any) -> Any:
         """Call one region until it answers: its calls are idempotent, another region's would not be."""
@@ -87,8 +130,11 @@ class AsyncClient:
         delay_s = FIRST_DELAY_S
         while True:
             try:
-                return await self._regions[region].call(method, *args, timeout_s=ANSWER_TIMEOUT_S)
+                answer = await self._regions[region].call(method, *args, timeout_s=ANSWER_TIMEOUT_S)
+                self._silent_until.pop(region, None)
+                return answer
             except (ConnectionError, TimeoutError) as error:
+                self._silent_until[region] = time.monotonic() + AVOID_S
                 if time.monotonic() > deadline:
                     raise ConnectionError(
                         f"region {region} gave no answer for {GIVE_UP_S:.0f} s; the outcome of {method} is unknown"
@@ -323,6 +369,24 @@ class AsyncClient:
             await asyncio.sleep(0.2)
 
 
+def joined(receipts: Sequence[Receipt], positions: Sequence[Sequence[int]]) -> Receipt:
+    """One receipt for a batch that went to several regions; `positions[i]` are those of receipt i's items."""
+    ids: list[tuple[int, ...]] = [()] * sum(map(len, positions))
+    errors = []
+    for receipt, places in zip(receipts, positions, strict=True):
+        for place, item in zip(places, receipt.ids, strict=True):
+            ids[place] = item
+        errors += [replace(error, index=places[error.index]) for error in receipt.errors]
+    return Receipt(
+        region=",".join(sorted({receipt.region for receipt in receipts})),
+        ids=tuple(ids),
+        errors=tuple(sorted(errors, key=lambda error: error.index)),
+        repeated=all(receipt.repeated for receipt in receipts),
+        suppressed=tuple(id_ for receipt in receipts for id_ in receipt.suppressed),
+        degraded=any(receipt.degraded for receipt in receipts),
+    )
+
+
 class Client:
     """The same for code without an event loop."""
 
@@ -335,6 +399,12 @@ class Client:
 
     def status(self, message_id: int) -> dict[str, object] | None:
         return self._loop.run_until_complete(self.asynchronous.status(message_id))
+
+    def events(self, *, follow: bool = False) -> Iterator[bytes]:
+        """Lines of the events logs on this machine, oldest first; `follow`: and those to come, without end."""
+        lines = self.asynchronous.events(follow=follow)
+        while (line := self._loop.run_until_complete(anext(lines, None))) is not None:
+            yield line
 
     def cancel(self, ids: Sequence[int]) -> int:
         return self._loop.run_until_complete(self.asynchronous.cancel(ids))

@@ -1,7 +1,8 @@
 """IspPool: the actor that holds the sessions to one provider. A shell around engine.delivery.pool.PoolEngine.
 
-Reports go to the region one after the other and are kept until it has them on disk; while the region restarts they
-wait here. A pool that has failed sends its last reports and ends its process: the region sees that at once.
+Reports go to the region one after the other and are kept until it has them on disk; while the region restarts, or its
+disk is full, they wait here. A pool that has failed sends its last reports and ends its process: the region sees that
+at once.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from engine.providers.profiles import load_profiles
 from engine.region.lease_file import LeaseView
 from engine.routing.resolver import build_resolver
 from engine.smtp.opener import SessionOpener
+from engine.spool.errors import SpoolError
 from engine.spool.reader import SpoolReader
 from engine.tls.routes import build_routes
 from engine.values.clock import SteadyClock
@@ -31,6 +33,7 @@ from engine.values.clock import SteadyClock
 log = logging.getLogger(__name__)
 
 REPEAT_DELAY_S = 0.05
+FULL_DELAY_S = 0.5
 LAST_REPORTS_S = 2.0
 SWITCH_INTERVAL_S = 0.0005  # threads that sign and the loop share one interpreter lock
 
@@ -115,6 +118,11 @@ class IspPoolActor:
                 except (ConnectionError, TimeoutError) as error:
                     log.warning("pool %s: region %s does not answer: %s", self._provider, self._region, error)
                     await asyncio.sleep(REPEAT_DELAY_S)
+                    continue
+                except SpoolError as error:
+                    # a full disk: what was delivered must be told when there is room, not be sent again
+                    log.error("pool %s: region %s cannot settle: %s", self._provider, self._region, error)
+                    await asyncio.sleep(FULL_DELAY_S)
                     continue
                 if self._reports and self._reports[0] is report:
                     self._reports.popleft()

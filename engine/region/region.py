@@ -60,7 +60,7 @@ from engine.values.outcome import FINAL_KINDS, Outcome, OutcomeKind, Scope
 from engine.values.quality import Quality
 from engine.values.reply import Reply
 from engine.values.stream import Stream
-from engine.values.submission import batch_key_of, decode_submission, encode_receipt
+from engine.values.submission import MalformedBatch, batch_key_of, decode_submission, encode_receipt
 from engine.values.suppression import checked, decode_rows, encode_rows
 from native.scheduler import Scheduler
 
@@ -70,6 +70,7 @@ T = TypeVar("T")
 TICK_S = 0.05
 BOOKS_S = 5.0
 UNROUTABLE_BATCH = 500
+KEY_OF_ANOTHER = "stands for a message to other recipients: a new message needs a new key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +303,7 @@ class Region:
         now_ms = self._clock.wall_ms()
         admitted = self._admission.admit(submission, now_ms)
         ids: list[Sequence[int]] = [()] * len(submission.items)
+        errors = admitted.errors
         repeated = False
         suppressed: tuple[int, ...] = ()
         degraded = False
@@ -313,15 +315,19 @@ class Region:
                 result = await _wrap(self._spool.accept(batch))
             repeated = result.repeated
             suppressed = tuple(result.suppressed)
-            for position, item_ids in zip(admitted.positions, result.ids, strict=True):
+            if len(result.ids) != len(admitted.items):
+                raise MalformedBatch(f"batch key: it stands for another batch, of {len(result.ids)} messages")
+            for position, item, item_ids in zip(admitted.positions, admitted.items, result.ids, strict=True):
                 ids[position] = item_ids
+                if not len(item_ids):
+                    errors.append(ItemError(position, "key", item.key[:80], KEY_OF_ANOTHER))
             if self._cover is None:
                 self._offer(result.due_keys)
         return encode_receipt(
             Receipt(
                 region=self.name,
                 ids=tuple(tuple(item) for item in ids),
-                errors=tuple(admitted.errors),
+                errors=tuple(sorted(errors, key=lambda error: error.index)),
                 repeated=repeated,
                 suppressed=suppressed,
                 degraded=degraded,

@@ -40,7 +40,8 @@ class AcceptBatch:
 
 @dataclass(frozen=True, slots=True)
 class AcceptResult:
-    """`ids[i]` belong to item i. `due_keys` are those of new messages, in the order of (item, recipient).
+    """`ids[i]` belong to item i; none: its key is another message's. `due_keys` are those of new messages, in the order
+    of (item, recipient).
 
     `suppressed`: those of the ids whose recipient is on a suppression list; they are not sent, and have no due key.
     """

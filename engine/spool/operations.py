@@ -38,6 +38,10 @@ def key_digest(tenant: str, key: str) -> bytes:
     return hashlib.blake2b(pack((tenant, key)), digest_size=16).digest()
 
 
+def _recipients_digest(recipients: Sequence[str]) -> bytes:
+    return hashlib.blake2b(pack(recipients), digest_size=8).digest()
+
+
 def remember(draft: Draft, key: bytes, value: bytes, now_ms: int) -> None:
     expires = u48(now_ms + KEY_TTL_MS)
     draft.txn.put(key, expires + value, db=draft.env.db["keys"])
@@ -53,7 +57,10 @@ def recall(draft: Draft, key: bytes) -> Any:
 def accept(
     draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: int, *, hold: bool = False
 ) -> AcceptResult:
-    """Accept a batch whose blob stands in `segment` from `base` on. `hold`: it is not due yet."""
+    """Accept a batch whose blob stands in `segment` from `base` on. `hold`: it is not due yet.
+
+    An item without ids is refused: its key stands for a message to other recipients.
+    """
     earlier = recall(draft, batch.batch_key)
     if earlier is not None:
         known_ids = [range(f, f + n) for f, n in earlier]
@@ -71,11 +78,16 @@ def accept(
     live = 0
     lists = Lists(draft.env, draft.txn)
     stopped: list[Stopped] = []
-    known: dict[bytes, tuple[int, int]] = {}
+    known: dict[bytes, tuple[int, int, bytes]] = {}
     for item in batch.items:
         if item.key:
             digest = key_digest(item.tenant, item.key)
+            to = _recipients_digest(item.recipients)
             span = known.get(digest) or recall(draft, digest)
+            if span is not None and len(span) > 2 and span[2] != to:  # earlier releases did not keep it
+                spans.append((0, 0))
+                ids.append(())
+                continue
             if span is not None:
                 spans.append((span[0], span[1]))
                 ids.append(range(span[0], span[0] + span[1]))
@@ -124,8 +136,8 @@ def accept(
         spans.append((prefix | first, count))
         ids.append(range(prefix | first, (prefix | first) + count))
         if item.key:
-            known[digest] = (prefix | first, count)
-            remember(draft, digest, pack((prefix | first, count)), now_ms)
+            known[digest] = (prefix | first, count, to)
+            remember(draft, digest, pack(known[digest]), now_ms)
     _put_new(draft, messages, [] if hold else due)
     totals.next_seq = seq
     draft.accepted(first_seq, seq - first_seq)

@@ -11,7 +11,8 @@ class Message:
     """A complete RFC 5322 message to one or more recipients.
 
     Each recipient gets an id of its own. `sender` is the envelope sender ("" is the null reverse-path). `send_at_ms`
-    is unix milliseconds, 0 for now. `key` is an optional idempotency key, unique per tenant for seven days. `options`
+    is unix milliseconds, 0 for now. `key` is an optional idempotency key, unique per tenant for seven days: the same
+    key with the same recipients is the same message, with other recipients it is refused. `options`
     is empty (no wishes), one value for every recipient, or one per recipient.
     """
 
@@ -84,7 +85,8 @@ class ItemError:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The answer to a batch. `ids[i]` are the ids of item i, one per recipient, () if it was refused.
+    """The answer to a batch. `region`: where it is, several names with commas between. `ids[i]` are the ids of item i,
+    one per recipient, () if it was refused.
 
     `repeated` is true when the batch had been accepted before under the same key: the ids are those of then.
     `suppressed` are those of the ids that are not sent, because their recipients are on a suppression list.

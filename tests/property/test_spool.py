@@ -44,7 +44,7 @@ class Model:
 
     queued: dict[int, Queued] = field(default_factory=dict)
     final: dict[int, OutcomeKind] = field(default_factory=dict)
-    keys: dict[str, list[int]] = field(default_factory=dict)
+    keys: dict[str, tuple[list[int], tuple[int, str]]] = field(default_factory=dict)
     batches: dict[bytes, list[list[int]]] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
@@ -107,7 +107,7 @@ class Life(RuleBasedStateMachine):
     def accept(
         self, sizes: list[int], recipients: int, domain: str, wait_ms: int, keys: list[str] | None
     ) -> None:
-        """Items whose keys were seen before are answered with the ids they got then."""
+        """Items whose keys were seen before are answered with the ids they got then, if they go to the same."""
         letters = [letter(self.letters + n, size) for n, size in enumerate(sizes)]
         self.letters += len(letters)
         name = os.urandom(16)
@@ -121,11 +121,11 @@ class Life(RuleBasedStateMachine):
             ids = list(result.ids[n])
             known = self.model.keys.get(keys[n]) if keys else None
             if known is not None:
-                assert ids == known
+                assert ids == (known[0] if known[1] == (recipients, domain) else [])
                 continue
             assert len(ids) == recipients
             if keys:
-                self.model.keys[keys[n]] = ids
+                self.model.keys[keys[n]] = ids, (recipients, domain)
             for id_ in ids:
                 assert id_ not in self.model.queued
                 assert id_ not in self.model.final

@@ -48,14 +48,18 @@ def batch(
     tenant: str = "default",
     campaign: str = "",
 ) -> AcceptBatch:
-    """One item per letter, each to so many recipients; a random batch key if none is given."""
+    """One item per letter, each to so many recipients, the same ones for the same item key; a random batch key if none
+    is given.
+    """
     items: list[AcceptItem] = []
     offset = 0
     for number, body in enumerate(letters):
         items.append(
             AcceptItem(
                 sender="sender@example.com",
-                recipients=tuple(f"u{number}.{i}@{domain}" for i in range(recipients)),
+                recipients=tuple(
+                    f"u{keys[number] if keys else number}.{i}@{domain}" for i in range(recipients)
+                ),
                 domains=(domain,) * recipients,
                 stream=0,
                 tenant=tenant,

@@ -67,7 +67,7 @@ def test_a_suppressed_recipient_gets_an_id_and_is_not_sent(tmp_path: Path) -> No
 
 def test_an_item_repeated_by_its_key_tells_what_became_of_it(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    put(spool, row("u0.0@example.net"))
+    put(spool, row("ua.0@example.net"))
     first = spool.accept(batch(keys=["a"])).result(PATIENCE_S)
     second = spool.accept(batch(letters=[letter(0), letter(1)], keys=["a", "b"])).result(PATIENCE_S)
     assert list(second.ids[0]) == list(first.ids[0])

@@ -1,0 +1,177 @@
+"""The client, with real regions of this process behind it instead of actors."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.client import AsyncClient, Client
+from engine.config.load import parse_fleet
+from engine.config.schema import FleetConfig
+from engine.region.region import Region
+from engine.spool.store import Spool
+from engine.values.message import Message, Receipt
+from engine.values.submission import MalformedBatch
+from tests.support.fleets import fleet_data
+from tests.support.region import LocalNode, start_region
+
+REGIONS = ("eu", "us", "asia")
+
+
+class Direct:
+    """A region as the client calls it. `away`: it does not answer."""
+
+    def __init__(self, region: Region) -> None:
+        self.region = region
+        self.away = False
+        self.calls = 0
+
+    async def call(self, method: str, *args: Any, timeout_s: float = 0.0) -> Any:
+        self.calls += 1
+        if self.away:
+            raise ConnectionError("the actor is away")
+        return await getattr(self.region, method)(*args)
+
+
+class Fleet:
+    """Three regions that accept and send nothing, and a client."""
+
+    def __init__(self, directory: Path) -> None:
+        first = fleet_data()["sources"][0]
+        self.config: FleetConfig = parse_fleet(
+            fleet_data(
+                spool={"directory": str(directory / "spool"), "map_size": "64MiB", "min_free": "1MiB"},
+                events={"directory": str(directory / "events")},
+                regions=[{"name": name, "number": n} for n, name in enumerate(REGIONS, 1)],
+                sources=[
+                    {**first, "name": f"{name}-1", "region": name, "ip": f"127.0.0.{20 + n}"}
+                    for n, name in enumerate(REGIONS)
+                ],
+                routes=[{"domains": ["*"], "hosts": ["127.0.0.1:1"]}],
+            )
+        )
+        self.opened: list[tuple[Region, Spool, LocalNode]] = []
+
+    async def __aenter__(self) -> "Fleet":
+        self.client = AsyncClient(self.config)
+        self.direct = {}
+        for name in REGIONS:
+            opened = await start_region(self.config, name)
+            opened[0]._dispatcher.paused = True
+            self.opened.append(opened)
+            self.direct[name] = Direct(opened[0])
+        self.client._regions = self.direct  # type: ignore[assignment]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for region, spool, node in self.opened:
+            await node.stop()
+            await region.stop()
+            spool.close()
+
+    def accepted(self) -> int:
+        return sum(spool.counts()["accepted"] for _, spool, _ in self.opened)
+
+
+def message(key: str = "", recipient: str = "b@example.org", **fields: Any) -> Message:
+    return Message("a@example.com", (recipient,), b"Subject: x\r\n\r\nx\r\n", key=key, **fields)
+
+
+def test_a_message_with_a_key_is_accepted_once_by_the_whole_fleet(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with Fleet(tmp_path) as fleet:
+            receipts = [await fleet.client.submit([message("invoice 7")]) for _ in range(6)]
+            assert {receipt.ids for receipt in receipts} == {receipts[0].ids}
+            other = AsyncClient(fleet.config)
+            other._regions = fleet.client._regions
+            assert (await other.submit([message(), message("invoice 7")])).ids[1] == receipts[0].ids[0]
+            assert fleet.accepted() == 2
+
+    asyncio.run(go())
+
+
+def test_a_batch_of_keys_has_one_receipt_in_its_order(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with Fleet(tmp_path) as fleet:
+            batch = [message(f"key {n}" if n % 4 else "", f"u{n}@example.org") for n in range(40)]
+            batch[7] = message("key 7", "no address")
+            receipt: Receipt = await fleet.client.submit(batch, key=b"k" * 16)
+            assert [len(ids) for ids in receipt.ids] == [int(n != 7) for n in range(40)]
+            assert [(error.index, error.value) for error in receipt.errors] == [(7, "no address")]
+            assert receipt.region.split(",") == sorted(REGIONS)
+            statuses = [await _status(fleet, ids[0]) for ids in receipt.ids if ids]
+            wanted = [f"u{n}@example.org" for n in range(40) if n != 7]
+            assert [status["recipient"] for status in statuses] == wanted
+            again = await fleet.client.submit(batch, key=b"k" * 16)
+            assert again.repeated
+            assert again.ids == receipt.ids
+            assert fleet.accepted() == 39
+
+    asyncio.run(go())
+
+
+def test_a_key_that_stands_for_another_message_is_refused_by_itself(tmp_path: Path) -> None:
+    """Its ids would be those of the other one, and nobody would know that it was never accepted."""
+
+    async def go() -> None:
+        async with Fleet(tmp_path) as fleet:
+            first = await fleet.client.submit([message("k")])
+            batch = [message("k", "other@example.org"), message("new", "c@example.org"), message("k")]
+            for _ in range(2):
+                receipt = await fleet.client.submit(batch, key=b"k" * 16)
+                assert [(error.index, error.field, error.value) for error in receipt.errors] == [
+                    (0, "key", "k")
+                ]
+                assert receipt.ids[0] == ()
+                assert len(receipt.ids[1]) == 1
+                assert receipt.ids[2] == first.ids[0]
+            twice = [message("p", "one@example.org"), message("p", "two@example.org")]
+            assert [error.index for error in (await fleet.client.submit(twice)).errors] == [1]
+            assert fleet.accepted() == 3
+            await fleet.client.submit([message()] * 2, key=b"b" * 16)
+            with pytest.raises(MalformedBatch, match="another batch, of 2 messages"):
+                await fleet.client.submit([message()] * 3, key=b"b" * 16)
+
+    asyncio.run(go())
+
+
+async def _status(fleet: Fleet, id_: int) -> dict[str, Any]:
+    found = fleet.opened[(id_ >> 48) - 1][0].status(id_)
+    assert found is not None
+    return found
+
+
+def test_new_mail_does_not_wait_for_a_region_that_is_silent(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with Fleet(tmp_path) as fleet:
+            fleet.direct["us"].away = True
+            stuck = [asyncio.ensure_future(fleet.client.submit([message()])) for _ in range(3)]
+            await asyncio.wait(stuck, timeout=20.0, return_when=asyncio.FIRST_COMPLETED)
+            while sum(task.done() for task in stuck) < 2:
+                await asyncio.sleep(0.01)
+            for _ in range(6):
+                assert (await fleet.client.submit([message()])).region != "us"
+            fleet.direct["us"].away = False
+            assert {(await task).region for task in stuck} == set(REGIONS)
+
+    asyncio.run(go())
+
+
+def test_a_batch_of_nothing(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with Fleet(tmp_path) as fleet:
+            receipt = await fleet.client.submit([])
+            assert (receipt.ids, receipt.errors) == ((), ())
+
+    asyncio.run(go())
+
+
+def test_events_of_the_plain_client(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    folder = tmp_path / "events" / "eu"
+    folder.mkdir(parents=True)
+    (folder / "events-000001.jsonl").write_bytes(b'{"seq":1}\n{"seq":2}\n{"se')
+    client = Client(fleet.config)
+    assert list(client.events()) == [b'{"seq":1}\n', b'{"seq":2}\n']
+    client._loop.close()
