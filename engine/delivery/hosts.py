@@ -75,6 +75,10 @@ async def find_host(
     for index, (host, answer, address) in enumerate(places[:MAX_ADDRESSES]):
         is_last = index + 1 == min(len(places), MAX_ADDRESSES)
         policy = await routes.policy(route, host, answer)
+        if isinstance(policy, PolicyRefusal) and policy.is_final:
+            verdict = classify(Phase.EHLO, FailureReason.NO_REQUIRETLS, last_host=is_last)
+            last = NotFound(host.name, verdict, policy.reply)
+            continue
         if isinstance(policy, PolicyRefusal):
             last = NotFound(host.name, classify(Phase.STARTTLS, FailureReason.UNTRUSTED), policy.reply)
             deferred = last

@@ -79,12 +79,16 @@ class HostPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRefusal:
-    """No session to this host now: what its policy demands cannot be known, or it is not one of the policy's hosts."""
+    """No session to this host now: what its policy demands cannot be known, or it is not one of the policy's hosts.
+
+    `is_final`: what the message demands (RFC 8689) cannot be had there, and waiting would not help.
+    """
 
     fault: TlsFault
     reply: Reply
     kind: PolicyKind
     published: tuple[str, ...] = ()
+    is_final: bool = False
 
 
 PLAIN = HostPolicy(PolicyKind.EXCEPTION, Check.PLAIN)

@@ -12,7 +12,7 @@ A policy belongs to a recipient domain. It is part of the route, and lanes, sess
 domains whose policies differ never share a session, whatever hosts they share.
 
 A message with REQUIRETLS (RFC 8689) has a route of its own, on which every host must prove its name and offer
-REQUIRETLS.
+REQUIRETLS, and the name itself must be vouched for: by DNSSEC, by an MTA-STS policy, or by the configuration.
 """
 
 import functools
@@ -170,6 +170,8 @@ class SecureRoutes:
         self, route: SecuredRoute, host: HostTarget, answer: HostAnswer
     ) -> HostPolicy | PolicyRefusal:
         """What a session to this host of the route must satisfy, or why there must be none now."""
+        if route.requires_tls and not _is_vouched(route, host.name):
+            return _unvouched(route.sts, host.name)
         found = await self._policy(route, host, answer)
         return _hardened(found) if route.requires_tls and isinstance(found, HostPolicy) else found
 
@@ -280,6 +282,21 @@ def _required(sts: StsAnswer) -> HostPolicy:
 
 def _refusal(fault: TlsFault, kind: PolicyKind, lines: tuple[str, ...] = ()) -> PolicyRefusal:
     return PolicyRefusal(fault, Reply(0, "4.7.5", fault.text[:1024]), kind, lines)
+
+
+def _is_vouched(route: SecuredRoute, host: str) -> bool:
+    """RFC 8689 section 4.2.1: whoever forges MX records must not choose whose certificate is good."""
+    policy = route.sts.policy
+    return route.is_authenticated or (policy is not None and policy.matches(host))
+
+
+def _unvouched(sts: StsAnswer, host: str) -> PolicyRefusal:
+    """It may wait for a policy that exists and cannot be had just now."""
+    text = f"REQUIRETLS: neither DNSSEC nor an MTA-STS policy vouches for the MX host {host}"
+    if sts.fault is not None:
+        return _refusal(TlsFault(sts.fault.fault, f"{text}: {sts.fault.text}"), PolicyKind.STS)
+    fault = TlsFault(Fault.VALIDATION, text)
+    return PolicyRefusal(fault, Reply(0, "5.7.30", text[:1024]), PolicyKind.REQUIRED, is_final=True)
 
 
 _EXCEPTIONS = {"disabled": PLAIN, "unverified": UNVERIFIED, "verified": VERIFIED}

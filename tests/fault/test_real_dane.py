@@ -87,7 +87,9 @@ class Ported:
         return await self.router.addresses(host)
 
 
-async def deliver(validator: int, domain: str, dnssec: str = "trust") -> Found | NotFound | Failure:
+async def deliver(
+    validator: int, domain: str, dnssec: str = "trust", *, strict: bool = False
+) -> Found | NotFound | Failure:
     settings = {
         "nameservers": ["127.0.0.1"],
         "port": validator,
@@ -101,10 +103,12 @@ async def deliver(validator: int, domain: str, dnssec: str = "trust") -> Found |
     router = Router(config, load_profiles({}), resolver, clock)
     routes = SecureRoutes(Ported(router), resolver, clock, limit=10)
     identity = ISSUED if domain == "ta.signed.test" else MX
-    async with TlsServer(server_context(identity), port=PORT):
+    async with TlsServer(server_context(identity), port=PORT, extensions=("REQUIRETLS",)):
         route = await routes.route(domain)
         if isinstance(route, Failure):
             return route
+        if strict:
+            route = routes.strict(route)
         found = await find_host(
             route, Source(), routes=routes, opener=SessionOpener(), rng=random.Random(1), timeout_s=3.0
         )
@@ -145,6 +149,14 @@ def test_deferred(validator: int, domain: str, text: str) -> None:
     assert isinstance(found, NotFound), found
     assert found.verdict.kind is OutcomeKind.DEFERRED
     assert text in found.reply.text
+
+
+def test_requiretls_goes_only_where_the_dns_is_signed(validator: int) -> None:
+    assert isinstance(asyncio.run(deliver(validator, "signed.test", strict=True)), Found)
+    for domain, dnssec in (("plain.test", "trust"), ("signed.test", "ignore")):
+        found = asyncio.run(deliver(validator, domain, dnssec, strict=True))
+        assert isinstance(found, NotFound), found
+        assert (found.verdict.kind, found.reply.enhanced) == (OutcomeKind.BOUNCED, "5.7.30")
 
 
 def test_without_trust_in_the_resolver_there_is_no_dane(validator: int) -> None:

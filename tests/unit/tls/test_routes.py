@@ -1,6 +1,7 @@
 """Which policy holds for which host: the order, and that a failed look-up is never "no DANE"."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from engine.providers.profiles import load_profiles
 from engine.routing.answers import AddressAnswer, MxAnswer, NameAnswer, Status, Tlsa, TlsaAnswer
 from engine.routing.route import HostAnswer
-from engine.tls.policy import Check, HostPolicy, PolicyKind, PolicyRefusal
+from engine.tls.policy import Check, Fault, HostPolicy, PolicyKind, PolicyRefusal, TlsFault
 from engine.tls.routes import SecuredRoute, build_routes
+from engine.tls.sts import StsPolicy
+from engine.tls.sts_policies import StsAnswer
 from tests.support.clock import ManualClock
 from tests.support.dns_answers import FakeResolver
 from tests.support.fleets import fleet
@@ -154,7 +157,7 @@ def test_the_written_exception_ends_the_search(mode: str, expected: Check) -> No
 
 def test_requiretls_hardens_every_policy() -> None:
     bed = Bed(tls={"exceptions": [{"domain": "plain.test", "mode": "disabled", "reason": "a test"}]})
-    bed.dns.set_mx("plain.test", (10, MX))
+    bed.dns.mx_of["plain.test"] = bed.dns.mx_of["example.org"]
     for domain in ("example.org", "plain.test"):
         policy = bed.policy(domain, strict=True)
         assert isinstance(policy, HostPolicy)
@@ -164,6 +167,57 @@ def test_requiretls_hardens_every_policy() -> None:
     policy = bed.policy(strict=True)
     assert isinstance(policy, HostPolicy)
     assert (policy.check, policy.requires_tls) == (Check.DANE, True)
+
+
+def test_requiretls_wants_somebody_to_vouch_for_the_host() -> None:
+    """RFC 8689 section 4.2.1: signed MX records, an MTA-STS policy that names it, or the configuration."""
+    static = [{"domains": ["static.test"], "hosts": [MX]}]
+    bed = Bed(
+        tls={"exceptions": [{"domain": "plain.test", "mode": "disabled", "reason": "a test"}]}, routes=static
+    )
+    for domain in ("unsigned.test", "plain.test"):
+        bed.dns.set_mx(domain, (10, MX))
+        policy = bed.policy(domain, strict=True)
+        assert isinstance(policy, PolicyRefusal)
+        assert (policy.reply.enhanced, policy.is_final) == ("5.7.30", True)
+        assert isinstance(bed.policy(domain), HostPolicy), "other mail does not mind"
+    assert isinstance(bed.policy("static.test", strict=True), HostPolicy)
+
+
+@pytest.mark.parametrize(
+    ("mode", "hosts", "is_vouched"),
+    [("enforce", (MX,), True), ("testing", ("*.example.net",), True), ("enforce", ("other.test",), False)],
+)
+def test_an_sts_policy_vouches_for_its_hosts(mode: str, hosts: tuple[str, ...], is_vouched: bool) -> None:
+    bed = Bed()
+    policy = StsPolicy("unsigned.test", mode, hosts, 86400)
+
+    async def go() -> HostPolicy | PolicyRefusal:
+        bed.dns.set_mx("unsigned.test", (10, MX))
+        route = await bed.routes.route("unsigned.test")
+        strict = bed.routes.strict(replace(route, sts=StsAnswer(policy)))
+        return await bed.routes.policy(strict, route.hosts[0], await bed.routes.addresses(MX))
+
+    found = asyncio.run(go())
+    assert isinstance(found, HostPolicy if is_vouched else PolicyRefusal), found
+    if isinstance(found, HostPolicy):
+        assert (found.check, found.requires_tls, found.is_testing) == (Check.NAME, True, False)
+
+
+def test_a_policy_that_cannot_be_had_now_is_waited_for() -> None:
+    bed = Bed()
+
+    async def go() -> HostPolicy | PolicyRefusal:
+        bed.dns.set_mx("unsigned.test", (10, MX))
+        route = await bed.routes.route("unsigned.test")
+        answer = StsAnswer(None, fault=TlsFault(Fault.STS_FETCH, "status 500"))
+        strict = bed.routes.strict(replace(route, sts=answer))
+        return await bed.routes.policy(strict, route.hosts[0], await bed.routes.addresses(MX))
+
+    found = asyncio.run(go())
+    assert isinstance(found, PolicyRefusal)
+    assert (found.reply.enhanced, found.is_final) == ("4.7.5", False)
+    assert "status 500" in found.reply.text
 
 
 def test_equal_routes_share_sessions_and_unequal_ones_do_not() -> None:
