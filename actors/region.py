@@ -26,6 +26,7 @@ from engine.routing.router import Router
 from engine.spool.errors import SpoolInUse
 from engine.spool.store import Spool, SpoolOptions
 from engine.tls.reporter import TlsReporter
+from engine.tls.sts_fetch import https_context
 from engine.values.clock import SteadyClock
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class RegionActor:
         self._clock = SteadyClock()
         self._spool: Spool | None = None
         self._events: EventLog | None = None
+        self._reporter: TlsReporter | None = None
         self._reporting: asyncio.Task[None] | None = None
         self._stopping = False
         loop = asyncio.get_running_loop()
@@ -92,11 +94,12 @@ class RegionActor:
             TokenKeys.read(config.tokens)  # what its pools will need: said now, not when mail is due
         self._spool = await self._open_spool()
         profiles = load_profiles(config.providers)
+        router = Router(config, profiles, build_resolver(config.resolver), self._clock)
         region = Region(
             config=config,
             name=self._name,
             spool=self._spool,
-            router=Router(config, profiles, build_resolver(config.resolver), self._clock),
+            router=router,
             ports=RegionPorts(self._services, self._services, self._services, self._services),
             clock=self._clock,
             seed=int.from_bytes(os.urandom(8), "big") >> 1,
@@ -107,7 +110,7 @@ class RegionActor:
             self._spool, Path(config.events.directory) / self._name, config.events.max_file
         )
         self._events.start()
-        reporter = TlsReporter(
+        self._reporter = TlsReporter(
             config=config.tls.reports,
             region=self._name,
             streams=frozenset(
@@ -116,10 +119,12 @@ class RegionActor:
             ledger=region.tls,
             resolver=build_resolver(config.resolver),
             accept=region.accept,
+            addresses=router.stranger_addresses,
+            context=https_context(config.tls.authorities),
             clock=self._clock,
             rng=random.Random(),
         )
-        self._reporting = asyncio.get_running_loop().create_task(reporter.run())
+        self._reporting = asyncio.get_running_loop().create_task(self._reporter.run())
         return region
 
     async def ping(self) -> int:
@@ -175,7 +180,10 @@ class RegionActor:
         return await (await self._engine()).trace(message_id, recipient, stream, tenant)
 
     async def snapshot(self) -> dict[str, object]:
-        return {**(await self._engine()).snapshot(), "pid": os.getpid()}
+        found = {**(await self._engine()).snapshot(), "pid": os.getpid()}
+        if self._reporter is not None:
+            found["tls_reports"] = dict(self._reporter.counts)
+        return found
 
     async def review(self, source: str, site: str) -> None:
         (await self._engine()).review(source, site)

@@ -42,7 +42,8 @@ class TlsReportsConfig(Section):
     directory: Path = Field(Path("var/tls-reports"), description="Where reports are written, one file each.")
     sender: str = Field(
         "",
-        description="Address that mails them. Default: reports are only written. It must be able to get bounces.",
+        description="Address that mails them to `mailto` addresses; with it they are also posted to `https` ones. "
+        "Default: reports are only written. It must be able to get bounces.",
     )
     organization: str = Field(
         "", description="Name of the organisation in them. Default: the domain of `sender`."

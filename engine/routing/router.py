@@ -75,6 +75,11 @@ class Router:
         """The addresses of a route's host."""
         return await self._hosts.get(host)
 
+    async def stranger_addresses(self, host: str) -> list[str]:
+        """Addresses that a stranger's DNS may direct us to, for what is no mail: none of the operator's own hosts."""
+        answer = await self._hosts.get(host)
+        return [a for _, a in answer.addresses if self._hosts.is_allowed(ipaddress.ip_address(a))]
+
     def static_route(self, domain: str) -> RouteConfig | None:
         """The entry of `routes` that holds for a domain."""
         return self._static.get(_normal(domain))

@@ -1,11 +1,12 @@
-"""Sends the TLS reports of the days that are over (RFC 8460): a file each, and a mail to whom the domain names.
+"""Sends the TLS reports of the days that are over (RFC 8460): a file each, and mail or a POST to whom the domain names.
 
 The `rua` of `_smtp._tls.DOMAIN` decides: a domain without that record gets no report. Mail goes through the region's
-own accept path, spread over `SPREAD_S` (section 4.1), with an idempotency key per report and address, so that a crash
-between acceptance and the note that it is done sends nothing twice. `https` addresses are not served; the file is
-there.
+own accept path, with an idempotency key per report and address, so that a crash between acceptance and the note that it
+is done sends nothing twice. What is posted (engine/tls/report_post.py) has the report's id, by which a receiver knows
+it if a restart posts it again. Both are spread over `SPREAD_S` (section 4.1).
 
-What fails, a look-up, the disk, the spool, is tried again in the next round, until the day is `MAX_AGE_DAYS` old.
+What fails, a look-up, the disk, the spool, a POST, is tried again in the next round, until the day is `MAX_AGE_DAYS`
+old.
 """
 
 import asyncio
@@ -13,7 +14,10 @@ import hashlib
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +27,7 @@ from engine.spool.errors import SpoolError
 from engine.tls.book import DAY_MS
 from engine.tls.ledger import TlsLedger
 from engine.tls.report import Report, Reporter, mail_addresses, make_mail, make_report, rua_of
+from engine.tls.report_post import Place, PostFailed, places, post_report
 from engine.values.clock import Clock
 from engine.values.message import Message
 from engine.values.stream import Stream
@@ -33,14 +38,26 @@ log = logging.getLogger(__name__)
 ROUND_S = 600.0
 SPREAD_S = 4 * 3600.0
 MAX_AGE_DAYS = 3
+POSTS_AT_ONCE = 10
+POST_S = 60.0
 
 
 class ReportResolver(Protocol):
     async def text(self, name: str) -> TextAnswer: ...
 
 
+@dataclass(slots=True)
+class _Posting:
+    """What is still to be posted of one day of one domain. There are no more of these than domains in the book."""
+
+    report: Report
+    places: dict[str, Place]
+    due_ms: float
+    tries: int = 0
+
+
 class TlsReporter:
-    """One per region. `accept` is the region's."""
+    """One per region. `accept` is the region's, `addresses` those of a stranger's host that may be connected to."""
 
     def __init__(
         self,
@@ -51,6 +68,8 @@ class TlsReporter:
         ledger: TlsLedger,
         resolver: ReportResolver,
         accept: Callable[[bytes, bytes], Awaitable[bytes]],
+        addresses: Callable[[str], Awaitable[Sequence[str]]],
+        context: ssl.SSLContext,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -60,6 +79,10 @@ class TlsReporter:
         self._ledger = ledger
         self._resolver = resolver
         self._accept = accept
+        self._addresses = addresses
+        self._context = context
+        self._postings: dict[tuple[int, str], _Posting] = {}
+        self.counts: Counter[str] = Counter()
         self._clock = clock
         self._rng = rng
         submitter = config.sender.rpartition("@")[2] or "localhost"
@@ -77,8 +100,11 @@ class TlsReporter:
         """Make and send what is due; returns how many reports were made."""
         now_ms = self._clock.wall_ms()
         made = 0
+        await self._post_due(now_ms)
         for day in self._ledger.book.ended_days(now_ms):
             for domain in list(self._ledger.book.domains(day)):
+                if (day, domain) in self._postings:
+                    continue
                 try:
                     made += await self._one(day, domain)
                 except (OSError, SpoolError) as error:
@@ -99,8 +125,42 @@ class TlsReporter:
             await asyncio.to_thread(self._write, report)
             if self._config.sender:
                 await self._mail(report, mail_addresses(uris))
+                if posts := places(uris):
+                    due_ms = self._clock.wall_ms() + self._rng.random() * SPREAD_S * 1000
+                    self._postings[day, domain] = _Posting(report, posts, due_ms)
+                    return True
         self._ledger.forget(day, domain)
         return bool(uris)
+
+    async def _post_due(self, now_ms: int) -> None:
+        slots = asyncio.Semaphore(POSTS_AT_ONCE)
+        due = [(key, posting) for key, posting in self._postings.items() if posting.due_ms <= now_ms]
+        calls = [self._post(posting, uri, slots) for _, posting in due for uri in list(posting.places)]
+        await asyncio.gather(*calls)
+        for (day, domain), posting in due:
+            if not posting.places:
+                self._ledger.forget(day, domain)
+            else:
+                posting.tries += 1  # section 5.5
+                posting.due_ms = now_ms + 1000 * min(ROUND_S * 2**posting.tries, SPREAD_S)
+                self._forget_if_old(day, domain)
+            if domain not in self._ledger.book.domains(day):
+                del self._postings[day, domain]
+
+    async def _post(self, posting: _Posting, uri: str, slots: asyncio.Semaphore) -> None:
+        place = posting.places[uri]
+        async with slots:
+            try:
+                addresses = await self._addresses(place.host)
+                await post_report(
+                    place, posting.report.compressed(), addresses, context=self._context, timeout_s=POST_S
+                )
+            except (PostFailed, OSError) as error:
+                self.counts["not-posted"] += 1
+                log.warning("TLS report %s is not posted: %s", posting.report.id, error)
+                return
+        self.counts["posted"] += 1
+        del posting.places[uri]
 
     def _forget_if_old(self, day: int, domain: str) -> None:
         if self._clock.wall_ms() // DAY_MS - day > MAX_AGE_DAYS:

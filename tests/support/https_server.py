@@ -1,6 +1,7 @@
-"""A web server for MTA-STS policies that answers what a test has written, over real TLS on loopback."""
+"""A web server, for MTA-STS policies and TLS reports, that answers what a test has written; TLS on loopback."""
 
 import asyncio
+import re
 import ssl
 
 PATH = "/.well-known/mta-sts.txt"
@@ -19,6 +20,7 @@ class PolicyServer:
         self._keeps_open = keeps_open
         self.answer = answer
         self.requests: list[str] = []
+        self.bodies: list[bytes] = []
         self.port = 0
 
     async def __aenter__(self) -> "PolicyServer":
@@ -31,7 +33,10 @@ class PolicyServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            self.requests.append(head)
+            length = re.search(r"(?i)^Content-Length: ([0-9]+)", head, re.MULTILINE)
+            self.bodies.append(await reader.readexactly(int(length[1]) if length else 0))
             if self.answer is None:
                 await asyncio.sleep(3600)
                 return

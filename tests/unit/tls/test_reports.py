@@ -5,6 +5,7 @@ import email
 import gzip
 import json
 import random
+import ssl
 from email import policy as email_policy
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def test_events_and_counters() -> None:
 class Bed:
     """A reporter one day after some mail."""
 
-    def __init__(self, folder: Path, **config: Any) -> None:
+    def __init__(self, folder: Path, context: ssl.SSLContext | None = None, **config: Any) -> None:
         self.spool, self.clock, self.dns = FakeSpool(), ManualClock(), FakeResolver()
         self.ledger = ledger_of(self.spool, self.clock)
         self.ledger.note(counted().drain())
@@ -169,6 +170,8 @@ class Bed:
             ledger=self.ledger,
             resolver=self.dns,
             accept=self.accept,
+            addresses=self.addresses,
+            context=context or ssl.create_default_context(),
             clock=self.clock,
             rng=random.Random(1),
         )
@@ -183,6 +186,9 @@ class Bed:
         for item, offset in zip(submission.items, submission.offsets, strict=True):
             self.accepted.append((item, blob[offset : offset + int(str(item[7]))]))
         return encode_receipt(Receipt("eu", tuple((n,) for n in range(len(submission.items))), ()))
+
+    async def addresses(self, host: str) -> list[str]:
+        return ["127.0.0.1"] if host.endswith(".test") else []
 
     def next_day(self) -> int:
         self.clock.advance(DAY_MS / 1000)
