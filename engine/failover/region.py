@@ -129,6 +129,8 @@ class RegionMachine:
         self.standby_name = durable.standby
         self._choosing = ""
         self._asked = dict(durable.asked)  # peers that have asked us on their return, by their epoch
+        # by name, their epoch: what they have of ours from an earlier disk is not known here
+        self._unasked = {n: e for n, e in durable.unasked if self._asked.get(n, -1) < e}
         # returning standbys that were told to keep our copies, by their epoch; or that may have been told so
         self._kept = {n: epoch for n, epoch in durable.asked if n == durable.standby}
         self._unsafe = dict(durable.unsafe)
@@ -163,6 +165,10 @@ class RegionMachine:
     def is_covered(self, now: int) -> bool:
         """Whether a copy that is sent now may be expected to be safe soon."""
         return self.link.is_usable(now) and self.standby_name in self._present()
+
+    def _is_unsure(self) -> bool:
+        """Whether a batch may have been accepted that no live region knows of: more than one's word is out of reach."""
+        return len(self._away()) > 1 or bool(self._unasked)
 
     def _standings(self) -> dict[str, RegionView]:
         return {v.name: v for v in self.view if v.name != self.name}
@@ -214,7 +220,7 @@ class RegionMachine:
         if not again and key not in self._promises and now >= self._wary_until:
             return self._accept([token], key, payload, now)
         away = self._away()
-        if len(away) > 1 and not self._accept_local:
+        if self._is_unsure() and not self._accept_local:
             return [Answer(token, (), UNCERTAIN)]
         if self._enquiries.is_full():
             return [Answer(token, (), FULL)]
@@ -238,7 +244,7 @@ class RegionMachine:
             return [] if is_asked else [Write(LookUp(key, "", 0))]
         if len(self._pending) >= MAX_PENDING:
             return [Answer(token, (), FULL) for token in tokens]
-        self._pending[key] = Pending(tokens, usable, now, uncertain=len(self._away()) > 1)
+        self._pending[key] = Pending(tokens, usable, now, uncertain=self._is_unsure())
         return [Write(Accept(key, payload, usable))]
 
     def _accepted(self, operation: Accept, result: Accepted, now: int) -> list[Effect]:
@@ -443,6 +449,8 @@ class RegionMachine:
         if closing is None or self.standby.is_adopting():
             return closing or []  # it asks again
         self._asked[peer] = max(self._asked.get(peer, -1), ask.epoch)
+        if peer in self._unasked and self._unasked[peer] <= ask.epoch:
+            del self._unasked[peer]
         return self.standby.asked(peer, ask, self.epoch)
 
     def _verdict(self, peer: str, held: int, epoch: int) -> tuple[Standby, list[Effect]]:
@@ -515,13 +523,16 @@ class RegionMachine:
             effects += [Write(Mark(piece)) for piece in pieces(subtract(round_.queued, lost), AT_ONCE)]
         effects += [Write(DropCopies(peer)) for peer in round_.with_verdict(Standby.DROP)]
         round_.phase = Phase.SAVING
-        return [*effects, Write(SaveClean(self.epoch, round_.highest()))]
+        unasked = self._unasked if self.first else round_.away()
+        still = tuple((name, epoch) for name, epoch in unasked.items() if name not in round_.told)
+        return [*effects, Write(SaveClean(self.epoch, round_.highest(), still))]
 
     def _returned(self, operation: SaveClean, now: int) -> list[Effect]:
         if operation.epoch != self.epoch:
             return []
         self.clean = True
         self.first = self.first or operation.epoch
+        self._unasked = dict(operation.unasked)
         self._round = None
         self.counters.returns += 1
         self._wary_until = now + self._timing.late
@@ -614,7 +625,8 @@ class RegionMachine:
             if result is None:
                 return [Answer(token, (), NO_STANDBY) for token in tokens]
             return [Answer(token, result.spans, repeated=True) for token in tokens]
-        known = Known.NO if result is None else Known.YES
+        unknown = Known.PENDING if self._unasked and not self._accept_local else Known.NO
+        known = unknown if result is None else Known.YES
         return [
             Send(
                 operation.asker,

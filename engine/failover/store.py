@@ -19,6 +19,7 @@ class Durable:
 
     `first`: the first epoch in which it was clean on this disk. `held`: by owner, its epoch when it last opened a
     session here. `asked`: by owner, the epoch under which it asked what is ours, unless it was called dead since.
+    `unasked`: see SaveClean.
     """
 
     epoch: int = 0
@@ -28,6 +29,7 @@ class Durable:
     fences: tuple[tuple[str, int], ...] = ()
     held: tuple[tuple[str, int], ...] = ()
     asked: tuple[tuple[str, int], ...] = ()
+    unasked: tuple[tuple[str, int], ...] = ()
     unsafe: tuple[tuple[bytes, Spans], ...] = ()
 
 
@@ -40,10 +42,15 @@ class SaveEpoch:
 
 @dataclass(frozen=True, slots=True)
 class SaveClean:
-    """The region has returned. `highest`: ids up to there are used up."""
+    """The region has returned. `highest`: ids up to there are used up.
+
+    `unasked`: these regions, with their epochs, could not be asked since the disk was new what stood on the one before.
+    When it returns on it for the first time, ids begin where the old disk cannot have come to: at the time.
+    """
 
     epoch: int
     highest: int
+    unasked: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 copies    owner's number (2, big endian) id (8) -> record as in messages; queue and content are this spool's own
 unsafe    batch key -> spans of ids that are queued and not due: their copy is not on the standby's disk yet
 failover  `self` -> [epoch, first, clean, standby]; `o` number (2) -> [fence, by adoption, held, highest id]
+          `unasked` -> [[region, epoch]]: see SaveClean in engine/failover/store.py
 
 A copy's body stands in the body segments like any other and counts as live there, so an adoption moves rows only.
 What travels between regions (the payload of a Copy) is msgpack [keys, campaigns, rows, blob].
@@ -50,9 +51,14 @@ from engine.values.options import unpack_options
 from engine.values.outcome import OutcomeKind
 
 SELF = b"self"
+UNASKED = b"unasked"
 FENCED = "superseded"
 ADOPTED_AT_ONCE = 2000
 KEYS_AT_ONCE = 2000
+# A new disk's ids begin at the time, if nobody can say where the old one's ended: more than 131,000 per second, from
+# 2025 on, is more than a region gives out. Good until 2093.
+IDS_PER_SECOND_BITS = 17
+TIME_BEGINS_S = 1_735_689_600
 # what is due so soon after an adoption may have been sent already, by a region whose clock was ahead
 CLOCKS_DIFFER_MS = 600_000
 
@@ -72,8 +78,12 @@ def read_durable(env: Environment, txn: Any, numbers: Mapping[str, int]) -> Dura
             held.append((name, epoch_held))
             if fence and not adopted:
                 asked.append((name, fence))
+    stored = txn.get(UNASKED, db=env.db["failover"])
+    unasked = tuple((name, since) for name, since in msgpack.unpackb(stored)) if stored else ()
     unsafe = [(bytes(key), _spans(value)) for key, value in txn.cursor(db=env.db["unsafe"])]
-    return Durable(epoch, first, clean, standby, tuple(fences), tuple(held), tuple(asked), tuple(unsafe))
+    return Durable(
+        epoch, first, clean, standby, tuple(fences), tuple(held), tuple(asked), unasked, tuple(unsafe)
+    )
 
 
 def _owner_key(number: int) -> bytes:
@@ -203,8 +213,11 @@ class Keeper:
         epoch, first, _, standby = self._self()
         self._save(epoch, first or op.epoch, epoch == op.epoch, standby)
         totals = self._draft.totals
-        wanted = (op.highest & SEQ_MASK) + 1
-        if op.highest and wanted > totals.next_seq:
+        wanted = (op.highest & SEQ_MASK) + 1 if op.highest else 0
+        self._txn.put(UNASKED, pack(op.unasked), db=self._db["failover"])
+        if op.unasked and not first:
+            wanted = max(wanted, (self._now_ms // 1000 - TIME_BEGINS_S) << IDS_PER_SECOND_BITS)
+        if wanted > totals.next_seq:
             skipped = skipped_sequences(self._txn.get(SKIPPED, db=self._db["failover"]))
             skipped.append((totals.next_seq, wanted))
             self._txn.put(SKIPPED, pack(skipped), db=self._db["failover"])

@@ -39,10 +39,8 @@ def run(
     """Run the schedule of a seed; `only` these kinds of faults instead of those that it draws."""
     plan = random.Random(seed ^ 0x5EED)
     kinds = tuple(kind for kind in KINDS[:-1] if plan.random() < 0.45)
-    if (
-        plan.random() < 0.1
-    ):  # one copy is lost: nothing else may take the other away, but messages may be lost and late
-        kinds = ("disk", *(kind for kind in kinds if kind in ("loss", "slow", "clock")))
+    if plan.random() < 0.1:  # one disk is lost for good; every other survives, whatever befalls its region
+        kinds = ("disk", *kinds)
     kinds = only or kinds
     world = World(
         seed,
@@ -146,10 +144,11 @@ def _lose_disk(world: World, name: str) -> None:
     node = world.nodes[name]
     node.stop()
     world.log(f"fault disk {name}")
-    node.disk = type(node.disk)(name, node.disk.number, world.numbers)
+    node.disk = type(node.disk)(name, node.disk.number, world.numbers, born=world.now // MS)
     node.on_wire.clear()
     node.handed.clear()
-    world.at(world.rng.choice((50, 500, 3000)) * MS, node.start)
+    away = world.rng.choice((50, 500, 3000)) * MS
+    world.at(away, lambda: node.start() if node.machine is None else None)
 
 
 def _peace(world: World) -> None:

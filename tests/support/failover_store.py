@@ -50,10 +50,12 @@ class Disk:
     name: str
     number: int
     numbers: dict[str, int]
+    born: int = 0  # stands for the time at which it was new
     epoch: int = 0
     first: int = 0
     clean: bool = False
     standby: str = ""
+    unasked: tuple[tuple[str, int], ...] = ()
     next_seq: int = 1
     fences: dict[str, tuple[int, bool]] = field(default_factory=dict)  # owner: epoch, by adoption
     held: dict[str, int] = field(default_factory=dict)
@@ -74,6 +76,7 @@ class Disk:
             tuple(sorted((owner, epoch) for owner, (epoch, _) in self.fences.items())),
             tuple(sorted(self.held.items())),
             tuple(sorted((owner, epoch) for owner, (epoch, adopted) in self.fences.items() if not adopted)),
+            self.unasked,
             tuple(self.unsafe.items()),
         )
 
@@ -111,8 +114,11 @@ class Disk:
                 self.epoch, self.clean = max(self.epoch, op.epoch), False
             case SaveClean():
                 self.clean = self.epoch == op.epoch
-                self.first = self.first or op.epoch
                 self.next_seq = max(self.next_seq, (op.highest & (1 << 48) - 1) + 1)
+                if op.unasked and not self.first:
+                    self.next_seq = max(self.next_seq, self.born << 16)
+                self.unasked = op.unasked
+                self.first = self.first or op.epoch
             case SaveStandby():
                 self.standby = op.name
             case Accept():

@@ -1,9 +1,9 @@
 """A region that returns, and one that is asked meanwhile: who may hold a dead region's messages, and who asked whom."""
 
-from engine.failover.effects import Effect, Send, Write
-from engine.failover.messages import Ask, Beat, Claim, RegionView, Standby, Standing, Told
-from engine.failover.region import RegionMachine
-from engine.failover.store import Adopt, Adopted, Durable, Inspect, Inspected, Operation
+from engine.failover.effects import Answer, Effect, Send, Write
+from engine.failover.messages import Ask, Beat, Claim, ClaimReply, Known, RegionView, Standby, Standing, Told
+from engine.failover.region import UNCERTAIN, RegionMachine
+from engine.failover.store import Adopt, Adopted, Durable, Inspect, Inspected, Operation, SaveClean
 from engine.failover.timing import MS, Timing
 
 NUMBERS = {"a": 1, "b": 2, "c": 3}
@@ -108,3 +108,35 @@ def test_after_a_restart_a_standby_that_may_have_been_told_to_keep_its_copies_st
         assert (writes(effects) == []) is stays
     c = machine(durable=asked)
     assert writes(beat(c, 1000 * MS, RegionView("a", LIVE, 1), RegionView("b", DEAD, 6)))  # dead again since
+
+
+NEW_DISK = Durable(epoch=3, first=3, clean=True, standby="a", unasked=(("b", 4),))
+
+
+def test_a_region_on_a_new_disk_that_could_not_ask_all_takes_no_batch_that_may_be_elsewhere() -> None:
+    """Its own receipts of before may be on the disk of the one it could not ask."""
+    c = machine(durable=NEW_DISK)
+    (adopt,) = writes(beat(c, 1000 * MS, RegionView("a", LIVE, 1), RegionView("b", DEAD, 4)))
+    c.committed(adopt, Adopted(()), 1005 * MS)
+    key = b"k" * 16
+    assert c.submit(1, key, "batch", 1010 * MS, again=True) == [Answer(1, (), UNCERTAIN)]
+    (lookup,) = writes(c.receive("a", Claim(1, key, dead=(("b", 4),)), 1010 * MS))
+    (reply,) = sent(c.committed(lookup, None, 1020 * MS), ClaimReply)
+    assert reply == ClaimReply(1, key, Known.PENDING)
+    c.receive("b", Ask(4, 1, ()), 1100 * MS)  # it is on its way back: from now on it is asked
+    (lookup,) = writes(c.receive("a", Claim(2, key, dead=()), 1110 * MS))[-1:]
+    (reply,) = sent(c.committed(lookup, None, 1120 * MS), ClaimReply)
+    assert reply == ClaimReply(2, key, Known.NO)
+    assert c.submit(2, key, "batch", 1130 * MS, again=True) != [Answer(2, (), UNCERTAIN)]
+
+
+def test_a_region_that_asks_all_the_others_later_is_sure_again() -> None:
+    durable = Durable(epoch=5, first=3, clean=False, standby="a", unasked=(("b", 4),))
+    c = machine(durable=durable)
+    view = (RegionView("a", LIVE, 1), RegionView("b", LIVE, 4), RegionView("c", RETURNING, 5))
+    (listing,) = writes(c.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS))
+    (ask, _) = sent(c.committed(listing, (), 902 * MS), Ask)
+    assert isinstance(ask, Ask)
+    c.receive("a", Told(ask.nonce, (), 0, Standby.DROP), 910 * MS)
+    *_, clean = writes(c.receive("b", Told(ask.nonce, (), 0, Standby.DROP), 910 * MS))
+    assert clean == SaveClean(5, 0, ())

@@ -27,6 +27,7 @@ from engine.failover.store import (
 from engine.spool.audit import audit
 from engine.spool.batches import AcceptBatch, AcceptItem, Settlement
 from engine.spool.records import MAYBE_SENT
+from engine.spool.standby import TIME_BEGINS_S
 from engine.spool.store import Spool, SpoolOptions
 from engine.values.outcome import Outcome, OutcomeKind, Scope
 from engine.values.reply import Reply
@@ -204,6 +205,19 @@ def test_a_region_on_an_empty_disk_does_not_give_old_ids_again(pair: Pair) -> No
     spans = pair.accept()
     assert spans[0][0] == (5 << 48) + 5001
     pair.assert_clean()
+
+
+def test_a_new_disk_whose_region_could_not_ask_everybody_begins_its_ids_at_the_time(pair: Pair) -> None:
+    """Somebody that is away may have higher ids of it than those it was told of."""
+    pair.do("a", SaveClean(1, (5 << 48) + 5000, (("b", 3),)))
+    spans = pair.accept()
+    seconds = pair.clock.wall_ms() // 1000 - TIME_BEGINS_S
+    assert spans[0][0] == (5 << 48) + (seconds << 17)
+    assert pair.spools["a"].durable(NUMBERS).unasked == (("b", 3),)
+    pair.assert_clean()
+    pair.do("a", SaveClean(2, 0, ()))
+    assert pair.spools["a"].durable(NUMBERS).unasked == ()
+    assert pair.accept(b"2" * 16)[0][0] == spans[0][0] + 3
 
 
 def test_everything_survives_a_restart(pair: Pair) -> None:
