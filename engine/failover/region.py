@@ -345,6 +345,8 @@ class RegionMachine:
             return []
         if any(isinstance(operation, SaveClean) for _, operation in self._writes):
             return []  # what is answered now must still be true when it is on disk
+        if beat.fleet != self._beat_seen[0]:
+            self._slot_until = -1  # it may give the slot to another as soon as it has our answer
         self._beat_seen = (beat.fleet, beat.number)
         self._fleet_at = now
         effects: list[Effect] = []

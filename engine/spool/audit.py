@@ -112,13 +112,16 @@ def _held(env: Environment, txn: Any) -> set[int]:
 def _words(env: Environment, txn: Any, totals: Totals) -> Iterator[tuple[int, int]]:
     """Every id that was accepted here, or adopted from another region, with its last word."""
     skipped = skipped_sequences(txn.get(SKIPPED, db=env.db["failover"]) if "failover" in env.db else None)
-    for seq in range(1, totals.next_seq):
-        if seq % PAGE_IDS == 0 or seq == 1:
-            key = (seq // PAGE_IDS).to_bytes(8, "big")
-            page = bytes(txn.get(key, db=env.db["ledger"]) or bytes(PAGE_BYTES))
-        word = word_of(page, seq)
-        if word or not any(first <= seq < end for first, end in skipped):
+    start = 1
+    for first, end in [*skipped, (totals.next_seq, totals.next_seq)]:
+        for seq in range(start, first):
+            if seq % PAGE_IDS == 0 or seq == start:
+                key = (seq // PAGE_IDS).to_bytes(8, "big")
+                page = bytes(txn.get(key, db=env.db["ledger"]) or bytes(PAGE_BYTES))
+            yield make_id(totals.region, seq), word_of(page, seq)
+        for seq, word in _adopted_back(env, txn, first, end):
             yield make_id(totals.region, seq), word
+        start = end
     with txn.cursor(db=env.db["ledger"]) as cursor:
         found = cursor.set_range((make_id(1, 1) // PAGE_IDS).to_bytes(8, "big"))
         while found:
@@ -128,4 +131,17 @@ def _words(env: Environment, txn: Any, totals: Totals) -> Iterator[tuple[int, in
                 word = word_of(page, id_)
                 if word:
                     yield id_, word
+            found = cursor.next()
+
+
+def _adopted_back(env: Environment, txn: Any, first: int, end: int) -> Iterator[tuple[int, int]]:
+    """Of the sequence numbers that were jumped over: those that came back from another region."""
+    with txn.cursor(db=env.db["ledger"]) as cursor:
+        found = cursor.set_range((first // PAGE_IDS).to_bytes(8, "big"))
+        while found and (page_first := int.from_bytes(cursor.key(), "big") * PAGE_IDS) < end:
+            page = bytes(cursor.value())
+            for seq in range(max(first, page_first), min(end, page_first + PAGE_IDS)):
+                word = word_of(page, seq)
+                if word:
+                    yield seq, word
             found = cursor.next()

@@ -117,6 +117,14 @@ class SeesNoGap(RegionMachine):
         return super().receive(sender, message, now)
 
 
+class KeepsAnOldSlot(RegionMachine):
+    """Goes on returning in the slot of an earlier Fleet, when it has answered the next one."""
+
+    def _beat(self, beat: Beat, now: int) -> list[Effect]:
+        self._beat_seen = (beat.fleet, self._beat_seen[1] if beat.fleet == self._beat_seen[0] else -1)
+        return super()._beat(beat, now)
+
+
 class HasteFleet(FleetMachine):
     """Calls a region dead as soon as it is suspect: its lease may still run."""
 
@@ -154,6 +162,7 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "forgets-who-asked": {"machine": ForgetsWhoAsked},
     "begins-without-end": {"machine": BeginsWithoutEnd},
     "sees-no-gap": {"machine": SeesNoGap},
+    "keeps-an-old-slot": {"machine": KeepsAnOldSlot},
     "haste-fleet": {"fleet": HasteFleet},
     "forgetful-fleet": {"fleet": ForgetfulFleet},
     "crowded-fleet": {"fleet": CrowdedFleet},

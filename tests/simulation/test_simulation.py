@@ -27,6 +27,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     111942: "forgets-who-asked",
     116925: "begins-without-end",
     200897: "sees-no-gap",
+    302120: "keeps-an-old-slot",
 }
 
 

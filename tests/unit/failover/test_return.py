@@ -1,7 +1,18 @@
 """A region that returns, and one that is asked meanwhile: who may hold a dead region's messages, and who asked whom."""
 
 from engine.failover.effects import Answer, Effect, Send, Write
-from engine.failover.messages import Ask, Beat, Claim, ClaimReply, Known, RegionView, Standby, Standing, Told
+from engine.failover.messages import (
+    Ask,
+    Beat,
+    BeatReply,
+    Claim,
+    ClaimReply,
+    Known,
+    RegionView,
+    Standby,
+    Standing,
+    Told,
+)
 from engine.failover.region import UNCERTAIN, RegionMachine
 from engine.failover.store import Adopt, Adopted, Durable, Inspect, Inspected, Operation, SaveClean
 from engine.failover.timing import MS, Timing
@@ -128,6 +139,20 @@ def test_a_region_on_a_new_disk_that_could_not_ask_all_takes_no_batch_that_may_b
     (reply,) = sent(c.committed(lookup, None, 1120 * MS), ClaimReply)
     assert reply == ClaimReply(2, key, Known.NO)
     assert c.submit(2, key, "batch", 1130 * MS, again=True) != [Answer(2, (), UNCERTAIN)]
+
+
+def test_a_slot_ends_with_the_fleet_that_gave_it() -> None:
+    """A new Fleet, once it has heard all, may let another return."""
+    b = machine("b", durable=Durable(epoch=4, first=2, standby="c"), peers=("a", "c"))
+    view = (RegionView("a", LIVE, 1), B_RETURNS, RegionView("c", LIVE, 3))
+    (listing,) = writes(b.receive("", Beat(1, 1, 1, 4, 900 * MS, True, view), 900 * MS))
+    asks = sent(b.committed(listing, (), 902 * MS), Ask)
+    assert len(asks) == 2
+    assert sent(b.receive("", Beat(2, 1, 1, 0, -1, False, ()), 910 * MS), BeatReply)
+    for peer in ("a", "c"):
+        assert isinstance(asks[0], Ask)
+        assert b.receive(peer, Told(asks[0].nonce, (), 0, Standby.DROP), 920 * MS) == []
+    assert not b.clean
 
 
 def test_a_region_that_asks_all_the_others_later_is_sure_again() -> None:
