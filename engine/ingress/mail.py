@@ -6,6 +6,7 @@ on: the desk (engine/ingress/reports.py) says which addresses there are and what
 """
 
 import asyncio
+import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -125,7 +126,7 @@ class _Protocol(SMTP):
 
     def connection_made(self, transport: Any) -> None:
         if self._client is None:  # not the second time, after STARTTLS
-            client = str((transport.get_extra_info("peername") or ("",))[0])
+            client = client_of(str((transport.get_extra_info("peername") or ("",))[0]))
             if not self._admit(self, client):
                 transport.write(f"{BUSY}\r\n".encode())
                 transport.close()
@@ -200,6 +201,14 @@ class _Hooks:
         if not isinstance(error, TLSSetupException):  # anybody can break a handshake off, and fill the log
             log.error("a session of the mail listener failed", exc_info=error)
         return str(BROKEN)
+
+
+def client_of(address: str) -> str:
+    """Whose connections are counted together: an address, or the /64 of an IPv6 one, which any host has for itself."""
+    if ":" not in address:
+        return address
+    inner = ipaddress.IPv6Address(address.partition("%")[0])
+    return str(inner.ipv4_mapped or ipaddress.IPv6Network((int(inner) >> 64 << 64, 64)))
 
 
 def _is_text(address: str) -> bool:

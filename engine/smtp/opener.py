@@ -8,7 +8,7 @@ more than `timeout_s` for all of it is treated as down and the next one is asked
 TLS: what the target's policy demands happens before anything is sent, or the session fails; there is no way back to
 plaintext. What was said before the handshake is forgotten (RFC 3207 section 4.2), and one byte in the clear behind the
 220 to STARTTLS is a failure (engine/smtp/conversation.py). A policy that is only being tested (MTA-STS mode `testing`)
-is tried first; if the certificate fails it, a second connection goes without, and the result tells.
+is tried first; if the certificate or the handshake fails it, a second connection goes without, and the result tells.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ class SessionOpener:
         result = _with_fault(await self._open(target, deadline), target.policy.fault)
         if not isinstance(result, OpenFailure) or not target.policy.is_testing:
             return result
-        if result.answer is not FailureReason.UNTRUSTED:
+        if result.answer not in (FailureReason.UNTRUSTED, FailureReason.TLS_FAILED):
             return result  # testing or not, TLS is required
         relaxed = replace(target, policy=replace(target.policy, check=Check.ENCRYPT))
         return _with_fault(await self._open(relaxed, deadline), result.fault)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -29,7 +30,7 @@ class Identity:
     """A certificate with its key, and those that a server sends behind it."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: Any
     chain: tuple[x509.Certificate, ...] = ()
 
     @property
@@ -56,9 +57,12 @@ def make(
     addresses: Sequence[str] = (),
     days: tuple[int, int] = (-1, 30),
     send: Sequence[Identity] = (),
+    rsa_bits: int = 0,
 ) -> Identity:
     """`names`, `addresses`: the subjectAltName, by default `name`. `days`: validity from today on. `send`: chain."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key: Any = ec.generate_private_key(ec.SECP256R1())
+    if rsa_bits:
+        key = rsa.generate_private_key(65537, rsa_bits)
     now = datetime.now(UTC)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     signer = issuer.key if issuer is not None else key
@@ -87,9 +91,11 @@ def make(
     return Identity(builder.sign(signer, hashes.SHA256()), key, tuple(one.certificate for one in send))
 
 
-def server_context(identity: Identity, **versions: ssl.TLSVersion) -> ssl.SSLContext:
+def server_context(identity: Identity, *, ciphers: str = "", **versions: ssl.TLSVersion) -> ssl.SSLContext:
     """A server that shows the identity and its chain."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if ciphers:
+        context.set_ciphers(ciphers)
     with tempfile.NamedTemporaryFile() as file:
         file.write(identity.key_pem() + identity.pem())
         file.flush()

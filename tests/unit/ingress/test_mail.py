@@ -14,7 +14,7 @@ from engine.bounces.signal import Effect, Signal, SignalKind, decode_signal
 from engine.bounces.tokens import DAY_MS, TokenKeys
 from engine.bounces.unsubscribe import make_token
 from engine.config.bounces import BouncesConfig, IngressConfig, PostmasterConfig, ReturnPath
-from engine.ingress.mail import MailListener
+from engine.ingress.mail import MailListener, client_of
 from engine.ingress.postmaster import Postmaster
 from engine.ingress.reports import ReportDesk
 from engine.values.ids import make_id
@@ -355,6 +355,21 @@ def test_what_a_stranger_says_is_not_logged(caplog: pytest.LogCaptureFixture) ->
 
     asyncio.run(run())
     assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1:2:3:4", "2001:db8::/64"),
+        ("2001:db8::ffff", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_whose_connections_are_counted_together(address: str, client: str) -> None:
+    assert client_of(address) == client
 
 
 def test_a_broken_handshake_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -49,6 +49,7 @@ CERTIFICATES = {
     "strange": make(MX, issuer=PRIVATE, send=(PRIVATE, stranger())),
     "good": make(MX, issuer=authority()),
     "chain": make("*.example.net", issuer=MIDDLE, send=(MIDDLE,)),
+    "old": make(MX, issuer=authority(), rsa_bits=1024),
 }
 FAULTS = {
     "S": Fault.NO_STARTTLS,
@@ -60,23 +61,23 @@ FAULTS = {
     "D": Fault.DNSSEC_INVALID,
 }
 TABLE = """
-               absent declined injected closed garbage tls1.1 self    expired other   strange good    chain
-required       -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls
-disabled       plain  plain    plain    plain  plain   plain  plain   plain   plain   plain   plain   plain
-unverified     -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls
-verified       -S     -S       -I       -V     -V      -V     -T      -E      -H      -T      name    name
-sts-enforce    -S     -S       -I       -V     -V      -V     -T      -E      -H      -T      name    name
-sts-other-mx   -V     -V       -V       -V     -V      -V     -V      -V      -V      -V      -V      -V
-sts-testing    -S     -S       -I       -V     -V      -V     tls/T   tls/E   tls/H   tls/T   name    name
-sts-test-mx    -S     -S       -I       -V     -V      -V     tls/V   tls/V   tls/V   tls/V   tls/V   tls/V
-dane-ee        -S     -S       -I       -V     -V      -V     dane    dane    dane    dane    dane    dane
-dane-ee-wrong  -S     -S       -I       -V     -V      -V     -V      -V      -V      -V      -V      -V
-dane-ta        -S     -S       -I       -V     -V      -V     -V      -V      -V      dane    -V      -V
-dane-ta-full   -S     -S       -I       -V     -V      -V     -T      -E      -H      -T      dane    dane
-dane-over-sts  -S     -S       -I       -V     -V      -V     dane    dane    dane    dane    dane    dane
-dane-unusable  -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls
-dane-bogus     -D     -D       -D       -D     -D      -D     -D      -D      -D      -D      -D      -D
-dane-unsigned  -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls
+               absent declined injected closed garbage tls1.1 self    expired other   strange good    chain  old
+required       -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
+disabled       plain  plain    plain    plain  plain   plain  plain   plain   plain   plain   plain   plain  plain
+unverified     -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
+verified       -S     -S       -I       -V     -V      -V     -T      -E      -H      -T      name    name   -V
+sts-enforce    -S     -S       -I       -V     -V      -V     -T      -E      -H      -T      name    name   -V
+sts-other-mx   -V     -V       -V       -V     -V      -V     -V      -V      -V      -V      -V      -V     -V
+sts-testing    -S     -S       -I       -V     -V      -V     tls/T   tls/E   tls/H   tls/T   name    name   tls/V
+sts-test-mx    -S     -S       -I       -V     -V      -V     tls/V   tls/V   tls/V   tls/V   tls/V   tls/V  tls/V
+dane-ee        -S     -S       -I       -V     -V      -V     dane    dane    dane    dane    dane    dane   dane
+dane-ee-wrong  -S     -S       -I       -V     -V      -V     -V      -V      -V      -V      -V      -V     -V
+dane-ta        -S     -S       -I       -V     -V      -V     -V      -V      -V      dane    -V      -V     -V
+dane-ta-full   -S     -S       -I       -V     -V      -V     -T      -E      -H      -T      dane    dane   dane
+dane-over-sts  -S     -S       -I       -V     -V      -V     dane    dane    dane    dane    dane    dane   dane
+dane-unusable  -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
+dane-bogus     -D     -D       -D       -D     -D      -D     -D      -D      -D      -D      -D      -D     -D
+dane-unsigned  -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
 """
 
 
@@ -147,6 +148,11 @@ def server_of(server: str) -> tuple[TlsServer, Identity]:
         context = server_context(identity)
         context.set_ciphers("ALL:@SECLEVEL=0")
         context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+        return TlsServer(context), identity
+    if server == "old":  # keys and ciphers of 2010
+        context = server_context(
+            identity, ciphers="AES128-SHA:AES256-SHA:@SECLEVEL=0", maximum_version=ssl.TLSVersion.TLSv1_2
+        )
         return TlsServer(context), identity
     behaviour = "good" if server in CERTIFICATES else server
     return TlsServer(server_context(identity), behaviour), identity
