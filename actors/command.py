@@ -14,6 +14,7 @@ from rich.console import Console
 
 from actors.drill_command import Runner
 from actors.environment import prepare
+from actors.foreground import run_in_foreground
 from actors.local_cluster import LocalCluster
 from actors.temporary import TrialFleet
 from engine.cli.bench import BenchFleets, build_bench
@@ -59,14 +60,28 @@ def connect_port(path: Path) -> Any:
 
 @click.command()
 @fleet_option
-def up(fleet_path: Path) -> None:
+@click.option(
+    "--foreground",
+    is_flag=True,
+    help="Stay, and stop the fleet at SIGTERM or Ctrl-C; for systemd. Only without ray.address.",
+)
+def up(fleet_path: Path, foreground: bool) -> None:
     """Start the fleet: on the cluster at ray.address, or on Ray nodes of this machine."""
     config = _prepared(fleet_path)
+    if foreground:
+        if config.ray.address is not None:
+            raise click.UsageError(
+                f"--foreground is for a fleet of one machine, and ray.address is {config.ray.address}: "
+                "leave one of them out"
+            )
+        run_in_foreground(config, console.print)
+        return
     deploy = importlib.import_module("actors.deploy")
     if config.ray.address is None:
         console.print(f"starting {len(config.regions)} Ray nodes on this machine")
         cluster = LocalCluster(config)
         deploy.start_fleet(config, cluster.start(), cluster.check_nodes)
+        console.print(f"logs: {cluster.logs()}")
     else:
         deploy.start_fleet(config, config.ray.address)
     console.print(f"fleet [b]{config.fleet.name}[/b] is up: {', '.join(r.name for r in config.regions)}")
@@ -78,9 +93,18 @@ def down(fleet_path: Path) -> None:
     """Stop the fleet. What is not sent yet stays on disk and goes out after the next `up`."""
     config = _prepared(fleet_path)
     deploy = importlib.import_module("actors.deploy")
+    if config.ray.address is None:
+        _stop_local(config, fleet_path, deploy)
+    else:  # the cluster is not ours to end
+        deploy.connect_ray(config.ray.address)
+        deploy.stop_fleet(config)
+    console.print(f"fleet [b]{config.fleet.name}[/b] is down")
+
+
+def _stop_local(config: FleetConfig, fleet_path: Path, deploy: Any) -> None:
     cluster = LocalCluster(config)
     try:
-        address = config.ray.address or cluster.address()
+        address = cluster.address()
     except FileNotFoundError:
         raise click.ClickException(f"no fleet runs here for {fleet_path}") from None
     try:
@@ -89,7 +113,6 @@ def down(fleet_path: Path) -> None:
     except ConnectionError as error:
         console.print(f"[yellow]the cluster does not answer, its processes are ended: {error}[/yellow]")
     cluster.stop()
-    console.print(f"fleet [b]{config.fleet.name}[/b] is down")
 
 
 def _is_running(path: Path) -> bool:

@@ -8,6 +8,7 @@ The nodes are there already: actors/local_cluster.py has started them on this ma
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence, Set
 from typing import Any
@@ -32,6 +33,7 @@ from actors.names import (
 )
 from actors.region import RegionActor
 from engine.config.schema import FleetConfig
+from engine.config.types import split_host
 from engine.failover.messages import Message
 from engine.ingress.gateway import has_gateway
 from engine.region.ports import PoolName, PoolPort
@@ -45,6 +47,9 @@ LAUNCH_TRIES = 50
 LAUNCH_RETRY_S = 0.1
 CALL_DEADLINE_S = 30.0
 OBSERVE_DEADLINE_S = 2.0
+START_DEADLINE_S = 180
+CONNECT_TIMEOUT_S = 5.0
+STOP_DEADLINE_S = 30.0  # of the gateways, and of the regions
 ENDING_S = 30.0
 UNSUBSCRIBE_DEADLINE_S = 5.0
 TELL_DEADLINE_S = 2.0
@@ -301,9 +306,20 @@ def watch_process(pid: int, on_exit: Callable[[], None]) -> None:
 
 
 def connect_ray(address: str) -> None:
-    """Join the cluster as a driver, if this process has not yet."""
+    """Join the cluster as a driver, if this process has not yet. ConnectionError: nobody answers there."""
     if not ray.is_initialized():
+        _look_for(address)
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+
+
+def _look_for(address: str) -> None:
+    """Ray itself would look for minutes, and fill the screen."""
+    host, port = split_host(address)
+    try:
+        with socket.create_connection((host, port), CONNECT_TIMEOUT_S):
+            return
+    except OSError as error:
+        raise ConnectionError(f"no head of a Ray cluster answers at {address}: {error}") from None
 
 
 def leave_ray() -> None:
@@ -324,7 +340,14 @@ def start_fleet(config: FleetConfig, address: str, check: Callable[[], None] = l
         .options(**_options(FLEET, None, restarts=-1), resources={HEAD: RESOURCE_SHARE})
         .remote(config_json, RayFleetServices(config_json))
     )
-    ray.get(fleet.start.remote(), timeout=180)
+    try:
+        ray.get(fleet.start.remote(), timeout=START_DEADLINE_S)
+    except GetTimeoutError:
+        raise ConnectionError(
+            f"not every region and source answers after {START_DEADLINE_S} s; they go on trying: see `sendfleet status`"
+        ) from None
+    except RayTaskError as error:
+        raise ConnectionError(f"the fleet does not start: {error.cause or error}") from error
 
 
 def _wait_for_nodes(config: FleetConfig, address: str, check: Callable[[], None]) -> None:
@@ -362,12 +385,10 @@ def stop_fleet(config: FleetConfig) -> None:
     this returns only when the names are free for another `up`; ConnectionError if they do not become so.
     """
     _end_actor(FLEET)
-    names = [gateway_actor(region.name) for region in config.regions if has_gateway(config, region.name)]
-    for name in [*names, *(region_actor(region.name) for region in config.regions)]:
-        try:
-            ray.get(ray.get_actor(name, namespace=NAMESPACE).stop.remote(), timeout=30)
-        except (ValueError, RayActorError, RayTaskError, GetTimeoutError) as error:
-            log.warning("%s: not stopped in order: %s", name, error)
+    _stop_in_order(
+        [gateway_actor(region.name) for region in config.regions if has_gateway(config, region.name)]
+    )
+    _stop_in_order([region_actor(region.name) for region in config.regions])
     deadline = time.monotonic() + ENDING_S
     while left := actor_names():
         if time.monotonic() > deadline:
@@ -375,6 +396,22 @@ def stop_fleet(config: FleetConfig) -> None:
         for name in left:
             _end_actor(name)
         time.sleep(0.1)
+
+
+def _stop_in_order(names: Sequence[str]) -> None:
+    """Call `stop` of all of them at once; returns when they have answered, or after a deadline for all together."""
+    calls: dict[str, Any] = {}
+    for name in names:
+        try:
+            calls[name] = ray.get_actor(name, namespace=NAMESPACE).stop.remote()
+        except ValueError as error:
+            log.warning("%s: not stopped in order: %s", name, error)
+    deadline = time.monotonic() + STOP_DEADLINE_S
+    for name, answer in calls.items():
+        try:
+            ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
+        except (RayActorError, RayTaskError, GetTimeoutError) as error:
+            log.warning("%s: not stopped in order: %s", name, error)
 
 
 def _end_actor(name: str) -> None:

@@ -99,12 +99,14 @@ class LocalCluster:
         return self._directory / f"ray-{region}.log"
 
     def ray_directory(self) -> Path:
-        """Where Ray keeps its sessions with the logs of the actors: in the run directory, unless the environment says
-        otherwise or the path is too long for its sockets."""
-        own = self._directory / "ray"
-        return Path(
-            os.environ.get("RAY_TMPDIR") or (own if len(str(own)) <= LONGEST_RAY_DIRECTORY else "/tmp/ray")
-        )
+        """Below it, in `ray`, Ray keeps its sessions with the logs of the actors: the run directory, unless the
+        environment says otherwise or the path is too long for its sockets."""
+        own = self._directory if len(str(self._directory)) <= LONGEST_RAY_DIRECTORY else Path("/tmp")
+        return Path(os.environ.get("RAY_TMPDIR") or own)
+
+    def logs(self) -> Path:
+        """The directory of the actors' logs."""
+        return self.ray_directory() / "ray" / "session_latest" / "logs"
 
     def running(self) -> bool:
         """Whether a node of it lives."""
@@ -250,6 +252,8 @@ def _boot() -> str:
 
 def _last_words(log_file: Path) -> str:
     """The end of a log, for an error message."""
+    if not log_file.exists():
+        return f"{log_file} is not there"
     with log_file.open("rb") as file:
         file.seek(max(0, log_file.stat().st_size - LOG_TAIL_BYTES))
         text = file.read().decode("utf-8", "replace").strip()

@@ -26,6 +26,7 @@ from engine.config.suppression import SuppressionConfig
 from engine.config.tls import TlsConfig
 from engine.config.types import (
     NAME,
+    ClusterAddress,
     Count,
     DomainPattern,
     Duration,
@@ -342,7 +343,7 @@ class TenantConfig(Section):
 
 
 class RayConfig(Section):
-    address: str | None = Field(
+    address: ClusterAddress | None = Field(
         None, description="Address of a running cluster. Default: `up` starts one on this machine."
     )
 

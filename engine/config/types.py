@@ -97,6 +97,13 @@ def split_host(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _check_cluster(text: str) -> str:
+    split_host(text)
+    if not re.search(r":[0-9]+$", text, re.ASCII) or text.endswith("]"):
+        raise ValueError("allowed is HOST:PORT, as in 10.0.0.10:6379")
+    return text
+
+
 def _check_zone(text: str) -> str:
     if not is_host_name(text) or "." not in text.rstrip("."):
         raise ValueError("allowed is a domain, as in example.com")
@@ -172,6 +179,7 @@ DomainPattern = Annotated[str, AfterValidator(_check_pattern)]
 ServerAddress = Annotated[str, AfterValidator(_check_server)]
 ZoneName = Annotated[str, AfterValidator(_check_zone)]
 HostPort = Annotated[str, AfterValidator(_check_host)]
+ClusterAddress = Annotated[str, AfterValidator(_check_cluster)]
 StreamName = Literal["transactional", "notification", "marketing"]
 TlsMode = Literal["required", "disabled"]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
