@@ -50,6 +50,11 @@ SIGNED = (
     + "nodane MX 10 mx4\nmx4 A 127.0.0.1\n"
     + "unusable MX 10 mx5\nmx5 A 127.0.0.1\n"
     + record("mx5", usage=1, of=ROOT)
+    + "short MX 10 mx7\nmx7 A 127.0.0.1\n"
+    + f"_{PORT}._tcp.mx7 TLSA 3 1 1 {'ab' * 20}\n"
+    + "mixed MX 10 mx8\nmx8 A 127.0.0.1\n"
+    + f"_{PORT}._tcp.mx8 TLSA 3 1 1 {'ab' * 20}\n"
+    + record("mx8", usage=3, of=MX)
     + "outside MX 10 mx.plain.test.\n"
     + "broken MX 10 mx.bogus.test.\nbroken2 MX 10 mx6\nmx6 A 127.0.0.1\n"
     + f"_{PORT}._tcp.mx6 CNAME _{PORT}._tcp.mx.bogus.test.\n"
@@ -125,6 +130,8 @@ async def deliver(
         ("alias.signed.test", "dane"),
         ("nodane.signed.test", ""),
         ("unusable.signed.test", ""),
+        ("short.signed.test", ""),
+        ("mixed.signed.test", "dane"),
         ("outside.signed.test", ""),
         ("plain.test", ""),
     ],
