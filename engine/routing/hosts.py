@@ -23,6 +23,10 @@ from engine.routing.route import HostAnswer, HostStatus
 from engine.values.clock import Clock
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# what IANA has given out for the internet; outside are site-local addresses, networks' own NAT64 prefixes (RFC 8215),
+# and IPv4 addresses in forms that nobody uses any more (RFC 4291 section 2.5.5.1)
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+_DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")  # RFC 9637, which Python 3.11 does not know
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -144,6 +148,8 @@ def is_public(address: IpAddress) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
+        if address not in _UNICAST or address in _DOCUMENTATION:
+            return False
     return address.is_global and not address.is_multicast
 
 
