@@ -4,11 +4,13 @@ They read the plain data, not the parsed models, and pass over whatever has the 
 their findings together with those of the schema, also when the schema refuses a part of the file.
 """
 
+import ipaddress
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from engine.config.schema import FleetConfig
+from engine.values.address import AddressError, ascii_domain
 from engine.values.stream import Stream
 
 
@@ -111,11 +113,28 @@ def _duplicates(data: Mapping[str, Any], section: str, key: str) -> Iterator[Pro
         value = entry.get(key)
         if not isinstance(value, str | int):
             continue
-        first = seen.setdefault(value, index)
+        first = seen.setdefault(_same(value) if key == "ip" else value, index)
         if first != index:
             yield Problem(
                 f"{section}[{index}].{key}", value, f"is also that of {section}[{first}]; must be unique"
             )
+
+
+def _same(value: str | int) -> object:
+    """An address by its value, because one address can be written in several ways."""
+    try:
+        address = ipaddress.ip_address(str(value))
+    except ValueError:
+        return value
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _same_domain(pattern: str) -> str:
+    rest = pattern.removeprefix("*.")
+    try:
+        return pattern[: len(pattern) - len(rest)] + ascii_domain(rest).rstrip(".")
+    except AddressError:
+        return pattern
 
 
 def _references(data: Mapping[str, Any], profiles: Collection[str]) -> Iterator[Problem]:
@@ -157,7 +176,7 @@ def _patterns(data: Mapping[str, Any]) -> Iterator[Problem]:
     seen: dict[str, int] = {}
     for index, route in _entries(data, "routes"):
         for position, pattern in enumerate(_strings(route.get("domains"))):
-            first = seen.setdefault(pattern.lower(), index)
+            first = seen.setdefault(_same_domain(pattern), index)
             if first != index:
                 yield Problem(f"routes[{index}].domains[{position}]", pattern, f"is also in routes[{first}]")
 

@@ -39,13 +39,16 @@ from engine.config.types import (
     RateOrUnlimited,
     Section,
     Size,
-    StreamName,
+    SourceIp,
+    StreamNames,
     TlsMode,
 )
 from engine.config.units import format_duration
 from engine.config.unsubscribe import UnsubscribeConfig
 from engine.config.warmup import WarmupConfig
 from engine.values.ids import MAX_REGION_NUMBER
+
+MAX_SOURCES = 65_000  # the scheduler numbers them with 16 bits
 
 
 class FleetSection(Section):
@@ -126,13 +129,11 @@ class SourceConfig(Section):
 
     name: Name = Field(description="Name of the source in logs, metrics and events.")
     region: Name = Field(description="The region whose nodes hold the address.")
-    ip: IpAddress = Field(description="The address that sessions are bound to.")
+    ip: SourceIp = Field(description="The address that sessions are bound to.")
     ehlo: EhloName = Field(
         description="Name in EHLO: has an A or AAAA record for `ip`, and is the PTR of it."
     )
-    streams: Annotated[tuple[StreamName, ...], Field(min_length=1)] = Field(
-        description="The streams that may use it."
-    )
+    streams: StreamNames = Field(description="The streams that may use it.")
     tenancy: Tenancy = Field(
         Tenancy.model_validate("shared"),
         description="`shared`; `{dedicated: TENANT}`: only that tenant; `{hybrid: TENANT}`: it first.",
@@ -363,7 +364,9 @@ class FleetConfig(Section):
     fleet: FleetSection = Field(FleetSection(), description="The fleet.")
     spool: SpoolConfig = Field(SpoolConfig(), description="The durable queue of each region.")
     regions: Annotated[tuple[RegionConfig, ...], Field(min_length=1)] = Field(description="The regions.")
-    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)] = Field(description="The egress IPs.")
+    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1, max_length=MAX_SOURCES)] = Field(
+        description="The egress IPs."
+    )
     resolver: ResolverConfig = Field(ResolverConfig(), description="DNS.")
     routes: tuple[RouteConfig, ...] = Field((), description="Domains that do not go by their MX records.")
     providers: dict[Name, ProviderConfig] = Field(

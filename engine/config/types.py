@@ -27,6 +27,7 @@ from engine.config.units import (
     parse_rate,
     parse_size,
 )
+from engine.values.address import AddressError, ascii_domain
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
@@ -51,6 +52,15 @@ def _check_ip(text: str) -> str:
         raise ValueError("allowed is an IPv4 or IPv6 address") from None
 
 
+def _check_source_ip(text: str) -> str:
+    """One address of this host; an IPv4 address written as IPv6 is the IPv4 address."""
+    address = ipaddress.ip_address(_check_ip(text))
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_unspecified or address.is_multicast or str(address) == "255.255.255.255":
+        raise ValueError("allowed is an address of one host")
+    return str(address)
+
+
 def _check_netblock(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text))
@@ -68,12 +78,12 @@ def _check_pattern(text: str) -> str:
     """A recipient domain in ASCII form, `*.` before it for all below it, or `*`."""
     rest = text.removeprefix("*.")
     try:
-        ascii_form = rest if rest.isascii() else rest.encode("idna").decode()
-    except UnicodeError:
+        ascii_form = ascii_domain(rest)
+    except AddressError:
         ascii_form = ""
     if text != "*" and not is_host_name(ascii_form):
         raise ValueError("allowed is a domain (example.com), all below it (*.example.com) or everything (*)")
-    return text if text == "*" else text[: len(text) - len(rest)] + ascii_form.lower().rstrip(".")
+    return text if text == "*" else text[: len(text) - len(rest)] + ascii_form.rstrip(".")
 
 
 def split_host(text: str) -> tuple[str, int]:
@@ -159,6 +169,15 @@ Duration = Annotated[
     PlainSerializer(format_duration, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "title": "duration"}),
 ]
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"each is allowed once: {', '.join(twice)}")
+    return values
+
+
 Size = Annotated[
     int,
     PlainValidator(_positive_bytes),
@@ -173,6 +192,7 @@ RateOrUnlimited = Annotated[
 ]
 Name = Annotated[str, AfterValidator(_check_name)]
 IpAddress = Annotated[str, AfterValidator(_check_ip)]
+SourceIp = Annotated[str, AfterValidator(_check_source_ip)]
 Netblock = Annotated[str, AfterValidator(_check_netblock)]
 EhloName = Annotated[str, AfterValidator(_check_ehlo)]
 DomainPattern = Annotated[str, AfterValidator(_check_pattern)]
@@ -181,6 +201,7 @@ ZoneName = Annotated[str, AfterValidator(_check_zone)]
 HostPort = Annotated[str, AfterValidator(_check_host)]
 ClusterAddress = Annotated[str, AfterValidator(_check_cluster)]
 StreamName = Literal["transactional", "notification", "marketing"]
+StreamNames = Annotated[tuple[StreamName, ...], Field(min_length=1), AfterValidator(_distinct)]
 TlsMode = Literal["required", "disabled"]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]

@@ -109,7 +109,7 @@ class Sites:
     def _add_sources(self) -> None:
         for number, source in self.sources.items():
             kind, tenant = source.tenancy_of()
-            streams = sum(1 << int(Stream.parse(str(stream))) for stream in source.streams)
+            streams = sum({1 << int(Stream.parse(str(stream))) for stream in source.streams})
             self._scheduler.set_source(
                 number,
                 netblock=self._netblocks.number(str(source.netblock)),

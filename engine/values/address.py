@@ -112,17 +112,22 @@ def _local_part(local: str) -> str:
     return local
 
 
+def ascii_domain(domain: str) -> str:
+    """A domain in lower case and as A-labels; raises AddressError. The one conversion, for addresses and for routes."""
+    if domain.isascii():
+        return domain.lower()
+    try:
+        return idna.encode(domain, uts46=True, std3_rules=True).decode().lower()
+    except (idna.IDNAError, UnicodeError) as error:
+        raise AddressError(f"domain: {error}") from None
+
+
 def _domain_part(domain: str) -> str:
     if not domain:
         raise AddressError("nothing behind the @")
     if domain.startswith("["):
         raise AddressError("address literals are not supported: a domain is needed behind the @")
-    if not domain.isascii():
-        try:
-            domain = idna.encode(domain, uts46=True, std3_rules=True).decode()
-        except (idna.IDNAError, UnicodeError) as error:
-            raise AddressError(f"domain: {error}") from None
-    domain = domain.lower()
+    domain = ascii_domain(domain)
     if len(domain) > MAX_DOMAIN:
         raise AddressError(f"domain longer than {MAX_DOMAIN} octets")
     if "." not in domain:

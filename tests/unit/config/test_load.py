@@ -10,6 +10,7 @@ from engine.config.load import ConfigError, load_fleet, parse_fleet
 from engine.config.schema import FleetConfig
 from engine.config.types import split_host
 from engine.config.units import Rate
+from engine.values.address import parse_address
 from tests.support.fleets import fleet, fleet_data
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "fleet.yaml"
@@ -176,6 +177,46 @@ def test_a_region_number_is_given_once() -> None:
 def test_duplicate_addresses_are_refused() -> None:
     first = fleet_data()["sources"][0]
     assert "sources[1].ip" in problems_of(fleet_data(sources=[first, {**first, "name": "b"}]))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("2001:db8::1", "2001:DB8:0:0:0:0:0:1"), ("192.0.2.1", "::ffff:192.0.2.1")],
+)
+def test_an_address_written_in_another_way_is_the_same(one: str, other: str) -> None:
+    """Two sources on one address would have twice its limits."""
+    first = fleet_data()["sources"][0]
+    found = problems_of(fleet_data(sources=[{**first, "ip": one}, {**first, "name": "b", "ip": other}]))
+    assert list(found) == ["sources[1].ip"]
+    assert fleet(sources=[{**first, "ip": "::ffff:192.0.2.1"}]).sources[0].ip == "192.0.2.1"
+
+
+@pytest.mark.parametrize("ip", ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"])
+def test_a_source_is_one_host(ip: str) -> None:
+    first = fleet_data()["sources"][0]
+    assert "one host" in problems_of(fleet_data(sources=[{**first, "ip": ip}]))["sources[0].ip"]
+
+
+def test_a_stream_is_named_once() -> None:
+    first = fleet_data()["sources"][0]
+    found = problems_of(fleet_data(sources=[{**first, "streams": ["marketing", "marketing"]}]))
+    assert found == {"sources[0].streams": "each is allowed once: marketing"}
+
+
+def test_a_route_of_an_international_domain_is_that_of_its_addresses() -> None:
+    routes = [{"domains": ["straße.de", "*.Bücher.example."], "hosts": ["h"]}]
+    assert fleet(routes=routes).routes[0].domains == ("xn--strae-oqa.de", "*.xn--bcher-kva.example")
+    assert parse_address("a@straße.de").domain == "xn--strae-oqa.de"
+    twice = [{"domains": ["bücher.example"]}, {"domains": ["xn--bcher-kva.example."]}]
+    assert list(problems_of(fleet_data(routes=twice))) == ["routes[1].domains[0]"]
+
+
+def test_more_sources_than_can_be_numbered() -> None:
+    first = fleet_data()["sources"][0]
+    sources = [
+        {**first, "name": f"s{n}", "ip": f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"} for n in range(65_001)
+    ]
+    assert list(problems_of(fleet_data(sources=sources))) == ["sources"]
 
 
 def test_gaps_are_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
