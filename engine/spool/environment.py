@@ -53,6 +53,7 @@ FIRST_MAP = 256 << 20
 MAX_READERS = 510
 PAGE = 4096
 LOCK_BYTES = 64 << 10
+UNWRITTEN_BYTES = 1 << 20
 OPEN_ATTEMPTS = 5
 OPEN_PAUSE_S = 0.02
 
@@ -85,11 +86,25 @@ class Environment:
         try:
             if self._readonly:
                 self._env.set_mapsize(0)
+            self._check_size()
             self.db = {name.decode(): db for name in DATABASES if (db := self._open_db(name)) is not None}
             self._env.reader_check()
         except BaseException:
             self._env.close()
             raise
+
+    def _check_size(self) -> None:
+        """A page behind the end of the file would end the process by SIGBUS at the first look.
+
+        A few at the end may never have been written, because they were freed in the transaction that took them: those
+        are added. OSError: there are too many.
+        """
+        wanted = self.used_bytes()
+        size = (self.path / "data.mdb").stat().st_size
+        if size + UNWRITTEN_BYTES < wanted:
+            raise OSError(f"data.mdb has been cut off: it has {size} bytes of {wanted}")
+        if size < wanted and not self._readonly:
+            os.truncate(self.path / "data.mdb", wanted)
 
     def _open_db(self, name: bytes) -> Any:
         """None: read only, and a release that did not have this database yet was the last to write."""

@@ -164,6 +164,11 @@ class Spool:
     def _recover(self, region_number: int) -> Totals:
         with self._env.read() as txn:
             stored = txn.get(META, db=self._env.db["meta"])
+        if stored is None and any(_segments(self._bodies)):
+            raise SpoolError(
+                f"spool {self.path}: its index (data.mdb) is missing or empty, but there are bodies in bodies/: "
+                "put the index back, or move the folder away to begin anew"
+            )
         totals = Totals(region_number) if stored is None else Totals.decode(stored)
         if totals.region != region_number:
             raise SpoolError(
@@ -177,8 +182,7 @@ class Spool:
             except MapFull:
                 if not self._env.grow():
                     raise
-        for path in self._bodies.glob("*.seg"):
-            number = int(path.stem)
+        for number, path in _segments(self._bodies):
             if number not in live:
                 path.unlink()
             totals.segment = max(totals.segment, number)
@@ -682,6 +686,13 @@ class Spool:
             "operations": self._writer.operations,
             "busy_ms": self._writer.busy_ns // 1_000_000,
         }
+
+
+def _segments(bodies: Path) -> Iterator[tuple[int, Path]]:
+    """Body segments by number; files of other names are not ours."""
+    for path in bodies.glob("*.seg"):
+        if path.stem.isdecimal():
+            yield int(path.stem), path
 
 
 def _size(path: Path) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.spool.audit import audit
 from engine.spool.bodies import segment_path
 from engine.spool.draft import META, Totals
 from engine.spool.environment import Environment
@@ -192,6 +193,52 @@ def test_the_map_grows_without_a_stop(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(due(spool)) == 5000
     spool.close()
     assert_conserved(tmp_path, queued=5000)
+
+
+@pytest.mark.parametrize("what", ["gone", "empty"])
+def test_bodies_without_their_index_are_not_thrown_away(tmp_path: Path, what: str) -> None:
+    """Somebody restored half of a backup, or mounted another disk: what is there may be all that there is."""
+    spool = open_spool(tmp_path)
+    accept(spool, batch(letters=[letter(1)]))
+    spool.close()
+    index = tmp_path / "data.mdb"
+    kept = index.read_bytes()
+    index.unlink() if what == "gone" else os.truncate(index, 0)
+    before = segments(tmp_path)
+    with pytest.raises(SpoolError, match=r"index \(data.mdb\) is missing or empty"):
+        open_spool(tmp_path)
+    assert segments(tmp_path) == before == [1]
+    index.write_bytes(kept)
+    spool = open_spool(tmp_path)
+    assert len(due(spool)) == 1
+    spool.close()
+
+
+def test_an_index_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    """LMDB itself would end the process by SIGBUS."""
+    spool = open_spool(tmp_path)
+    for number in range(200):
+        accept(spool, batch(letters=[letter(number)], recipients=100))
+    spool.close()
+    index = tmp_path / "data.mdb"
+    size = index.stat().st_size
+    assert size > 5 << 19
+    kept = index.read_bytes()
+    os.truncate(index, size // 2)
+    with pytest.raises(SpoolError, match="has been cut off"):
+        open_spool(tmp_path)
+    with pytest.raises(OSError, match="has been cut off"):
+        audit(tmp_path)
+    index.write_bytes(kept)
+    open_spool(tmp_path).close()
+    assert_conserved(tmp_path, queued=20_000)
+
+
+def test_a_file_of_another_name_among_the_bodies_is_left_alone(tmp_path: Path) -> None:
+    open_spool(tmp_path).close()
+    (tmp_path / "bodies" / "copy of 1.seg").write_bytes(b"x")
+    open_spool(tmp_path).close()
+    assert (tmp_path / "bodies" / "copy of 1.seg").exists()
 
 
 def test_an_empty_environment_is_a_clean_audit(tmp_path: Path) -> None:
