@@ -3,6 +3,9 @@
 import socket
 from pathlib import Path
 
+import pytest
+
+from engine.ops import free_port as module
 from engine.ops.free_port import free_port
 
 
@@ -14,6 +17,9 @@ def test_it_is_free_and_not_one_that_the_kernel_gives_away() -> None:
         udp.bind(("127.0.0.1", port))
 
 
-def test_a_taken_one_is_passed_over() -> None:
+def test_a_taken_one_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", free_port())) as taken:
-        assert free_port() != taken.getsockname()[1]
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(module, "FIRST", port)
+        monkeypatch.setattr(module, "LAST", port)
+        assert free_port() != port
