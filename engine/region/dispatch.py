@@ -239,14 +239,15 @@ class Dispatcher:
         for shard, part in feed.split(entries):
             shard.batches += 1
             self._batch_no += 1
-            self._spawn(self._hand_over(feed, shard, self._batch_no, part, term))
+            self._spawn(self._hand_over(feed, shard, shard.port, self._batch_no, part, term))
         return len(entries) == room * ENTRY.size
 
     async def _hand_over(
-        self, feed: PoolFeed, shard: Shard, batch_no: int, entries: bytes, term: int
+        self, feed: PoolFeed, shard: Shard, port: PoolPort | None, batch_no: int, entries: bytes, term: int
     ) -> None:
-        port = shard.port
         assert port is not None, "a process that does not run is closed"
+        if shard.port is not port:
+            return  # it died since this was taken, and that takes all of its messages back
         ids = b"".join([entries[at : at + ID.size] for at in range(0, len(entries), ENTRY.size)])
         cells = {(entry[2], entry[3]) for entry in ENTRY.iter_unpack(entries)}
         sites = {number: self._sites.site(number) for number, _ in cells}

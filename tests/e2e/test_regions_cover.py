@@ -60,7 +60,7 @@ def test_mail_flows_and_the_standby_forgets_what_is_delivered(tmp_path: Path, si
             receipt = await fleet.submit("eu", mail(300), KEY)
             assert sum(map(len, receipt.ids)) == 300
             assert not receipt.degraded
-            again = await fleet.submit("us", mail(300), KEY, again=True)
+            again = await fleet.submit_when_live("us", mail(300), KEY)
             assert again.repeated
             assert again.ids == receipt.ids
             await until(lambda: fleet.spools["eu"].counts()["delivered"] == 300)

@@ -9,7 +9,6 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.sink.process import SinkProcess
 from tests.support.ray_fleet import (
     ClusterFleet,
     actor_processes,
@@ -19,6 +18,7 @@ from tests.support.ray_fleet import (
     two_regions,
     until,
 )
+from tests.support.sinks import accepting_sink
 
 pytestmark = pytest.mark.ray
 BATCH = 50
@@ -30,7 +30,7 @@ BATCH = 50
 def test_a_pool_that_is_full_becomes_two_processes_and_nothing_is_lost(tmp_path: Path) -> None:
     """Every processor time counts as full here, so a second process starts while messages come in; one is killed."""
     limits = {"pool_shards": 2, "pool_busy": 0.0005}
-    with SinkProcess(None, tmp_path / "sink.log", only=["accept"]) as sink:
+    with accepting_sink(tmp_path) as sink:
         config = two_regions(tmp_path / "fleet", sink.addresses["accept"][1], limits=limits)
         sent = 0
         with ClusterFleet(config) as fleet:

@@ -9,6 +9,7 @@ from engine.config.schema import FleetConfig
 from engine.failover.fleet import FleetMachine
 from engine.failover.messages import Message, Standing
 from engine.failover.timing import Timing
+from engine.region.ports import RegionAway
 from engine.region.region import Region
 from engine.spool.store import Spool
 from engine.values.message import Message as Mail
@@ -92,6 +93,14 @@ class CoveredFleet:
     async def submit(self, region: str, mail: list[Mail], key: bytes, *, again: bool = False) -> Receipt:
         header, blob = encode_submission(mail, key)
         return decode_receipt(await self.regions[region].accept(header, blob, again=again))
+
+    async def submit_when_live(self, region: str, mail: list[Mail], key: bytes) -> Receipt:
+        """Ask one region until it answers: on a busy machine it may be taken for dead for a while."""
+        async with asyncio.timeout(60):
+            while True:
+                with suppress(RegionAway):
+                    return await self.submit(region, mail, key, again=True)
+                await asyncio.sleep(0.05)
 
     async def submit_anywhere(self, mail: list[Mail], key: bytes) -> Receipt:
         """As a client does: ask one region after the other until one gives a receipt."""

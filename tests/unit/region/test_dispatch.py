@@ -172,6 +172,30 @@ def test_a_pool_starts_on_first_use_and_is_told_before_it_is_fed() -> None:
     run(go)
 
 
+def test_a_pool_that_dies_between_a_decision_and_its_hand_over() -> None:
+    """What was taken for it is lost with it, once; the next process gets nothing of that batch."""
+
+    async def go(world: World) -> None:
+        spawn = world.dispatcher._spawn
+
+        def spawn_and_die(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            task = spawn(coroutine)
+            if coroutine.__name__ == "_hand_over":
+                world.dispatcher._spawn = spawn
+                world.on_death(POOL)
+            return task
+
+        world.dispatcher._spawn = spawn_and_die
+        world.add(1, 3)
+        await world.until(lambda: any(what == "lost" for what, _ in world.log))
+        await world.rest()
+        assert [said for what, said in world.log if what == "lost"] == [("default.0", [1, 2, 3])]
+        assert world.delivered() == []
+        assert not [task for task in world.tasks if task.done() and task.exception()]
+
+    run(go)
+
+
 def test_without_a_lease_nothing_is_taken_and_with_one_it_goes_on() -> None:
     async def go(world: World) -> None:
         world.term = None
