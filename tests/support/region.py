@@ -53,7 +53,7 @@ def fleet(directory: Path, port: int, **sections: Any) -> FleetConfig:
         "providers": {"default": {"rate": "unlimited"}},
         "tls": {"exceptions": [{"provider": "default", "mode": "disabled", "reason": "loopback test"}]},
         "retry": {
-            stream: {"first": "1s", "factor": 1, "max": "1s", "jitter": 0.1, "expire": "60s"}
+            stream: {"first": "1s", "factor": 1, "max": "1s", "jitter": 0.1, "expire": "1h"}
             for stream in ("transactional", "notification", "marketing")
         },
     }
