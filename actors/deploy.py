@@ -229,6 +229,10 @@ class RayNodeServices:
         """Have another region take suppressions: on its disk when this answers."""
         return int(await self._peer(region).call("suppress", rows, False))
 
+    async def repeat_suppressions(self, region: str, to: str) -> None:
+        """Have a region give its whole suppression list to another, once more."""
+        await self._peer(region).call("repeat_suppressions", to)
+
     async def accept(self, region: str, header: bytes, blob: bytes, again: bool) -> bytes:
         """Have a region accept a batch: what its receipt names is on its disk."""
         return bytes(await self._peer(region).call("accept", header, blob, again))

@@ -162,6 +162,9 @@ class RegionActor:
     async def suppress(self, rows: bytes, spread: bool) -> int:
         return await (await self._engine()).suppress(rows, spread=spread)
 
+    async def repeat_suppressions(self, to: str) -> None:
+        await (await self._engine()).repeat_suppressions(to)
+
     async def suppressions(self, after: bytes, limit: int) -> tuple[bytes, bytes]:
         return (await self._engine()).suppressions(after, limit)
 

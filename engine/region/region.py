@@ -189,7 +189,7 @@ class Region:
             reporter=config.ingress.name or next(s.ehlo for s in config.sources if s.region == name),
             clock=clock,
         )
-        self._spread = Spread(spool, [r.name for r in config.regions if r.name != name], ports.peers)
+        self._spread = Spread(spool, name, [r.name for r in config.regions if r.name != name], ports.peers)
 
         self._cover: Cover | None = None
         if config.fleet.replicas and ports.link is not None:
@@ -664,6 +664,11 @@ class Region:
             for row in rows
         ]
         return await _wrap(self._spool.suppress(rows, log=True, events=events))
+
+    async def repeat_suppressions(self, to: str) -> None:
+        """A peer whose disk is new asks for the whole list. ValueError: it is no peer."""
+        self.check()
+        await _wrap(self._spread.repeat(to))
 
     def suppressions(self, after: bytes, limit: int) -> tuple[bytes, bytes]:
         """A page of the list behind `after` (b"": the first), and where the next one begins (b"": that was all)."""

@@ -3,7 +3,8 @@
 What was changed stands in the log of the spool (engine/spool/suppressions.py), written in the transaction of the
 change. For each peer the number is kept that it has taken; so after any crash, of either side, the rest is sent
 again: at least once, and taking a row twice changes nothing. A peer that is met for the first time is given the
-whole list first. While a peer is away its rows wait on disk; it is asked again with growing pauses.
+whole list first, and so is one that asks for it: a region whose disk is new asks every peer, and notes on that disk who
+has answered. While a peer is away its rows wait on disk; it is asked again with growing pauses.
 
 Nothing here is in the way of the mail: a peer that is down delays only what it would learn.
 """
@@ -33,11 +34,17 @@ class PeerPort(Protocol):
     async def suppress(self, region: str, rows: bytes) -> int:
         """Have a region take rows (engine/values/suppression.py). The answer means that they are on its disk."""
 
+    async def repeat_suppressions(self, region: str, to: str) -> None:
+        """Have a region give its whole list to another, once more."""
+
 
 class NoPeers:
     """For a region that is told of no way to the others: what it has for them waits on its disk."""
 
     async def suppress(self, region: str, rows: bytes) -> int:
+        raise ConnectionError(f"region {region}: no way there")
+
+    async def repeat_suppressions(self, region: str, to: str) -> None:
         raise ConnectionError(f"region {region}: no way there")
 
 
@@ -64,11 +71,13 @@ class Progress:
 
 
 class Spread:
-    """See the module docstring. `peers` are the names of the other regions."""
+    """See the module docstring. `name` is this region's, `peers` are those of the others."""
 
-    def __init__(self, store: SuppressionStore, peers: list[str], port: PeerPort) -> None:
+    def __init__(self, store: SuppressionStore, name: str, peers: list[str], port: PeerPort) -> None:
         self._store = store
+        self._name = name
         self._port = port
+        self._unasked = {peer for peer in peers if store.get_state(_asked_key(peer)) is None}
         self._progress = {peer: self._load(peer) for peer in peers}
         self._trimmed = 0
 
@@ -105,6 +114,11 @@ class Spread:
 
     async def step(self, peer: str) -> bool:
         """Pass one page on to a peer; whether there was one. ConnectionError, TimeoutError: it may have it or not."""
+        if peer in self._unasked:
+            await self._port.repeat_suppressions(peer, self._name)
+            self._store.put_state(_asked_key(peer), b"")
+            self._unasked.discard(peer)
+            return True
         progress = self._progress[peer]
         if progress.copied is not None:
             after, rows = self._store.suppressions(progress.copied, PAGE)
@@ -119,8 +133,17 @@ class Spread:
                 await self._port.suppress(peer, encode_rows(rows))
             progress.number = number
         # if this is lost in a crash, the peer gets the page once more
-        self._store.put_state(_key(peer), progress.encode())
+        if self._progress[peer] is progress:
+            self._store.put_state(_key(peer), progress.encode())
         return True
+
+    def repeat(self, peer: str) -> Any:
+        """Give a peer the whole list once more; the future is done when that is on disk. ValueError: no such peer."""
+        if peer not in self._progress:
+            raise ValueError(f"region {peer!r}: allowed are {', '.join(sorted(self._progress))}")
+        # another object: a page that is on its way counts for the former one
+        progress = self._progress[peer] = Progress(self._store.suppression_log_end(), b"")
+        return self._store.put_state(_key(peer), progress.encode())
 
     async def _trim_forever(self) -> None:
         while True:
@@ -142,6 +165,10 @@ class Spread:
             peer: -1 if progress.copied is not None else end - progress.number
             for peer, progress in self._progress.items()
         }
+
+
+def _asked_key(peer: str) -> str:
+    return f"suppression/asked/{peer}"
 
 
 def _key(peer: str) -> str:

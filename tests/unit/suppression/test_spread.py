@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class Mesh:
         self.down: set[str] = set()
         self.forgetful: set[str] = set()
         self.calls = 0
+        self.asked: list[tuple[str, str]] = []
+        self.spreads: dict[str, Spread] = {}
 
     def _open(self, name: str) -> Spool:
         options = SpoolOptions(map_size=64 << 20, min_free=0)
@@ -34,7 +37,16 @@ class Mesh:
         )
 
     def spread(self, name: str) -> Spread:
-        return Spread(self.spools[name], [peer for peer in self.spools if peer != name], self)
+        it = Spread(self.spools[name], name, [peer for peer in self.spools if peer != name], self)
+        self.spreads[name] = it
+        return it
+
+    async def repeat_suppressions(self, region: str, to: str) -> None:
+        self.asked.append((to, region))
+        if region in self.down:
+            raise ConnectionError(region)
+        if region in self.spreads:
+            self.spreads[region].repeat(to).result(PATIENCE_S)
 
     async def suppress(self, region: str, rows: bytes) -> int:
         self.calls += 1
@@ -79,8 +91,73 @@ def drain(one: Spread, peer: str) -> None:
     asyncio.run(run())
 
 
+def test_a_region_that_lost_its_disk_is_given_the_list_again(mesh: Mesh) -> None:
+    eu, us = mesh.spread("eu"), mesh.spread("us")
+    for number in range(5):
+        mesh.change("eu", f"a{number}@example.net", NOW_MS)
+    mesh.change("us", "of-us@example.net", NOW_MS)
+    for one, peer in ((eu, "us"), (us, "eu"), (eu, "us")):
+        drain(one, peer)
+    assert mesh.lists()[0] == mesh.lists()[1]
+    assert len(mesh.lists()[0]) == 6
+    mesh.restart("us")
+    asked = len(mesh.asked)
+    drain(mesh.spread("us"), "eu")
+    assert len(mesh.asked) == asked, "the same disk"
+    mesh.spools["us"].close()
+    shutil.rmtree(mesh.directory / "us")
+    mesh.spools["us"] = mesh._open("us")
+    us = mesh.spread("us")
+    mesh.down = {"eu"}
+    with pytest.raises(ConnectionError):
+        drain(us, "eu")
+    mesh.down = set()
+    drain(us, "eu")
+    drain(eu, "us")
+    assert mesh.lists()[0] == mesh.lists()[1], "also what it had told itself before"
+    mesh.restart("eu")
+    eu = mesh.spread("eu")
+    calls = mesh.calls
+    drain(eu, "us")
+    drain(us, "eu")
+    assert mesh.calls == calls, "once"
+
+
+def test_a_list_is_asked_for_while_a_page_is_on_its_way(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page is that of the former disk: it must not count for the new one."""
+    monkeypatch.setattr(spread, "PAGE", 2)
+    for number in range(7):
+        mesh.change("eu", f"a{number}@example.net", NOW_MS)
+    eu = mesh.spread("eu")
+
+    async def run() -> None:
+        await eu.step("us")  # asks
+        reached, answered = asyncio.Event(), asyncio.Event()
+        take = mesh.suppress
+
+        async def slowly(region: str, rows: bytes) -> int:
+            reached.set()
+            await answered.wait()
+            return 2  # on a disk that is gone
+
+        mesh.suppress = slowly  # type: ignore[method-assign]
+        page = asyncio.create_task(eu.step("us"))
+        await reached.wait()
+        eu.repeat("us").result(PATIENCE_S)
+        answered.set()
+        await page
+        mesh.suppress = take  # type: ignore[method-assign]
+
+    asyncio.run(run())
+    drain(eu, "us")
+    assert len(mesh.lists()[1]) == 7
+    with pytest.raises(ValueError, match="allowed are us"):
+        eu.repeat("ap")
+
+
 def test_a_change_reaches_the_peer_and_does_not_come_back(mesh: Mesh) -> None:
     eu, us = mesh.spread("eu"), mesh.spread("us")
+    drain(us, "eu")
     drain(eu, "us")
     mesh.change("eu", "a@example.net", NOW_MS)
     assert eu.waiting() == {"us": 1}
