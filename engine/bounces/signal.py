@@ -18,12 +18,15 @@ class SignalKind(StrEnum):
 
 
 class Effect(StrEnum):
-    """What a region did. ACTED: it is on disk. REPEATED: it was before. UNKNOWN: it has no such message, any more."""
+    """What a region did. ACTED: it is on disk. REPEATED: it was before. UNKNOWN: it has no such message, any more.
+    EARLY: the message is still queued, because its delivery is not settled yet, or a host took it and did not say so.
+    """
 
     ACTED = "acted"
     REPEATED = "repeated"
     IGNORED = "ignored"
     UNKNOWN = "unknown"
+    EARLY = "early"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ abuse (engine/ingress/postmaster.py); anything else is refused at RCPT, so this 
 notification is ever made here, so no bounce is bounced. A message acts only through a token of ours: the return path
 that it was sent to, or for a complaint one that it encloses, there or in an unsubscribe link. What is forged, expired,
 repeated or says nothing is accepted, counted and forgotten; its sender learns nothing from that. A 250 is given when
-the region has the effect on disk, a 451 if it does not answer.
+the region has the effect on disk, a 451 if it does not answer or the message is not settled yet.
 """
 
 import asyncio
@@ -27,6 +27,10 @@ RCPT_OK = Reply(250, "2.1.5", "recipient ok")
 NO_SUCH = Reply(550, "5.1.1", "no such address here")
 LATER = Reply(451, "4.3.0", "not stored, try again later")
 SMALL = 32 << 10
+
+
+class TooEarly(Exception):
+    """The message is still queued: its delivery is not settled, or not known."""
 
 
 class RegionsPort(Protocol):
@@ -92,6 +96,8 @@ class ReportDesk:
                 await self._act(recipient, report)
         except (ConnectionError, TimeoutError):
             self.counts["no-answer"] += 1
+            return LATER
+        except TooEarly:
             return LATER
         return OK
 
@@ -168,6 +174,8 @@ class ReportDesk:
                 continue
             if effect != Effect.UNKNOWN:
                 self.counts[effect] += 1
+                if effect == Effect.EARLY:
+                    raise TooEarly
                 return
         if away is not None:  # it may be the one that knows
             raise away

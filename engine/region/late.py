@@ -28,6 +28,7 @@ class SentStore(Protocol):
     """The part of the spool that is used here."""
 
     def sent(self, message_id: int) -> Sent | None: ...
+    def message(self, message_id: int) -> object | None: ...
 
 
 class LateReports:
@@ -52,7 +53,11 @@ class LateReports:
 
     async def take(self, signal: Signal) -> Effect:
         """When this returns, the effect is on disk."""
+        # asked first: what is settled between the two questions is known to the second
+        is_queued = self._store.message(signal.message_id) is not None
         known = self._store.sent(signal.message_id)
+        if known is None and is_queued:
+            return Effect.EARLY
         if known is None or known.expires_ms <= signal.at_ms:
             return Effect.UNKNOWN
         if signal.kind is SignalKind.COMPLAINT:

@@ -4,6 +4,7 @@ import asyncio
 import email
 import email.policy
 import smtplib
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import orjson
 import pytest
+from aiosmtpd.smtp import Envelope
 
 from engine.bounces.key_files import add_key, use_last_key, write_key
 from engine.bounces.tokens import LOCAL_PART, TokenKeys, verify_return_path
@@ -211,6 +213,38 @@ def test_a_late_bounce_lists_its_recipient_once(tmp_path: Path, host: Host) -> N
     report = audit(tmp_path / "spool" / "eu")
     assert report.is_clean, report.problems
     assert (report.counts["delivered"], report.counts["suppressed"]) == (6, 2)
+
+
+class SlowHost(Host):
+    """Takes a message, and says so when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = threading.Event()
+
+    async def handle_DATA(self, server: object, session: object, envelope: Envelope) -> str:
+        answer = await super().handle_DATA(server, session, envelope)
+        while not self.may_answer.is_set():
+            await asyncio.sleep(0.01)
+        return answer
+
+
+def test_a_bounce_that_overtakes_the_delivery_is_not_lost(tmp_path: Path) -> None:
+    async def run() -> None:
+        with SlowHost() as host:
+            async with running(config_of(tmp_path, host)) as it:
+                await it.region.accept(*encode_submission(messages(1), bytes(16)))
+                await until(lambda: bool(host.senders()))
+                (path,) = host.senders().values()
+                gone = DSN.format(recipient="user0@example.org", status="5.1.1", text="no such user")
+                assert await it.mail(path, gone) == 451
+                assert (it.gateway.reports.counts["early"], it.listed()) == (1, {})
+                host.may_answer.set()
+                await until(lambda: it.spool.counts()["queued"] == 0)
+                assert await it.mail(path, gone) == 250
+                assert it.listed() == {"user0@example.org": Reason.HARD_BOUNCE}
+
+    asyncio.run(run())
 
 
 def test_a_return_path_is_not_asked_for_deliveries(tmp_path: Path) -> None:
