@@ -15,7 +15,7 @@ from actors.ports import FleetServices
 from engine.config.schema import FleetConfig
 from engine.failover.dns_keeper import DnsKeeper
 from engine.failover.dns_zone import DnsZone
-from engine.failover.fleet import FleetMachine
+from engine.failover.fleet import FleetMachine, first_epoch_at
 from engine.failover.messages import Beat, Standing
 from engine.failover.timing import Timing
 from engine.ingress.gateway import has_gateway
@@ -54,6 +54,7 @@ class FleetActor:
                 incarnation=time.time_ns(),
                 now=time.monotonic_ns(),
                 timing=Timing(),
+                first_epoch=first_epoch_at(time.time_ns()),
             )
             self._calls: set[asyncio.Task[None]] = set()
             self._beating = asyncio.get_running_loop().create_task(self._beat())

@@ -42,12 +42,24 @@ class Transition:
 
 
 TRANSITIONS_KEPT = 1000
+EPOCHS_BITS = 18
+
+
+def first_epoch_at(wall_ns: int) -> int:
+    """For a Fleet that starts then: room for 262,144 deaths per tenth of a second, and exact in JSON until 2079."""
+    return (wall_ns // 100_000_000) << EPOCHS_BITS
 
 
 class FleetMachine:
-    """See the module docstring. `incarnation` must grow with every start of Fleet."""
+    """See the module docstring. `incarnation` must grow with every start of Fleet.
 
-    def __init__(self, regions: tuple[str, ...], *, incarnation: int, now: int, timing: Timing) -> None:
+    Its epochs are greater than `first_epoch`, which must be greater than any that a Fleet before it may have given: who
+    could tell which those were may be away (`first_epoch_at`).
+    """
+
+    def __init__(
+        self, regions: tuple[str, ...], *, incarnation: int, now: int, timing: Timing, first_epoch: int
+    ) -> None:
         self.incarnation = incarnation
         self._timing = timing
         self._books = {name: Book(name) for name in regions}
@@ -56,7 +68,7 @@ class FleetMachine:
         self._next_beat = now
         self._number = 0
         self._fences: dict[str, int] = {}
-        self._top = 0
+        self._top = first_epoch
         self._slot = ""
         self._slot_since = 0
         self._slot_granted = 0  # the latest answer that the slot's lease was counted from

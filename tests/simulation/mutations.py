@@ -142,6 +142,13 @@ class ForgetfulFleet(FleetMachine):
         super()._try_ready(now)
 
 
+class RepeatingFleet(FleetMachine):
+    """Counts epochs from the highest that it hears of: who had a higher one may be away."""
+
+    def __init__(self, *args: Any, first_epoch: int, **options: Any) -> None:
+        super().__init__(*args, first_epoch=0, **options)
+
+
 class CrowdedFleet(FleetMachine):
     """Lets all regions return at once."""
 
@@ -165,5 +172,6 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "keeps-an-old-slot": {"machine": KeepsAnOldSlot},
     "haste-fleet": {"fleet": HasteFleet},
     "forgetful-fleet": {"fleet": ForgetfulFleet},
+    "repeating-fleet": {"fleet": RepeatingFleet},
     "crowded-fleet": {"fleet": CrowdedFleet},
 }

@@ -29,6 +29,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     116925: "begins-without-end",
     200897: None,
     302120: "keeps-an-old-slot",
+    303453: "repeating-fleet",
 }
 
 

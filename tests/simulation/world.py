@@ -336,7 +336,11 @@ class World:
         self.fleet_life += 1
         self.fleet_clock = self.rng.randrange(1, 10**12)
         self.fleet = self._fleet_type(
-            self.names, incarnation=self.fleet_life, now=self.fleet_now(), timing=self.timing
+            self.names,
+            incarnation=self.fleet_life,
+            now=self.fleet_now(),
+            timing=self.timing,
+            first_epoch=self.fleet_life << 16,
         )
         self._fleet_tick(self.fleet_life)
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Self
 
 from engine.config.schema import FleetConfig
-from engine.failover.fleet import FleetMachine
+from engine.failover.fleet import FleetMachine, first_epoch_at
 from engine.failover.messages import Message, Standing
 from engine.failover.timing import Timing
 from engine.region.ports import RegionAway
@@ -33,7 +33,13 @@ class CoveredFleet:
 
     def _new_fleet(self) -> FleetMachine:
         names = tuple(region.name for region in self.config.regions)
-        return FleetMachine(names, incarnation=time.time_ns(), now=time.monotonic_ns(), timing=Timing())
+        return FleetMachine(
+            names,
+            incarnation=time.time_ns(),
+            now=time.monotonic_ns(),
+            timing=Timing(),
+            first_epoch=first_epoch_at(time.time_ns()),
+        )
 
     def restart_fleet(self) -> None:
         self.fleet = self._new_fleet()

@@ -154,7 +154,10 @@ def delivered_events(config: FleetConfig) -> tuple[set[str], set[str]]:
 
 
 class ClusterFleet:
-    """The fleet on `ray.cluster_utils.Cluster`; a context manager. `client` is an AsyncClient."""
+    """The fleet on `ray.cluster_utils.Cluster`, one node per region, the first with the head; a context manager.
+
+    `client` is an AsyncClient.
+    """
 
     def __init__(self, config: FleetConfig) -> None:
         self.config = config
@@ -169,12 +172,12 @@ class ClusterFleet:
         from actors.deploy import start_fleet
         from actors.names import placement
 
-        self._cluster = Cluster()
+        self._cluster: Any = Cluster()
         try:
-            for name in REGIONS:
-                self.nodes[name] = self._cluster.add_node(
+            for region in self.config.regions:
+                self.nodes[region.name] = self._cluster.add_node(
                     num_cpus=1,
-                    resources={placement(name): 1},
+                    resources={placement(region.name): 1},
                     object_store_memory=80 << 20,
                     include_dashboard=False,
                 )

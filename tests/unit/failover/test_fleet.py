@@ -1,6 +1,6 @@
 """Fleet: it calls nobody dead whose lease may run, and a new one begins with what the regions know."""
 
-from engine.failover.fleet import FleetMachine
+from engine.failover.fleet import FleetMachine, first_epoch_at
 from engine.failover.messages import Beat, BeatReply, Standing
 from engine.failover.timing import MS, Timing
 
@@ -39,7 +39,9 @@ class Regions:
 
 
 def fleet_of(names: str, incarnation: int = 1, now_ms: int = 0) -> FleetMachine:
-    return FleetMachine(tuple(names), incarnation=incarnation, now=now_ms * MS, timing=T)
+    return FleetMachine(
+        tuple(names), incarnation=incarnation, now=now_ms * MS, timing=T, first_epoch=100 * (incarnation - 1)
+    )
 
 
 def test_regions_get_an_epoch_each_and_then_leases() -> None:
@@ -122,6 +124,25 @@ def test_a_new_fleet_gives_no_lease_before_the_old_ones_have_run_out() -> None:
     assert regions.standing(11_200)["c"] is Standing.DEAD
     assert regions.last["a"].stamp >= 0
     assert regions.epochs["a"] == 4
+
+
+def test_a_new_fleet_gives_epochs_that_no_fleet_before_it_can_have_given() -> None:
+    """The only region it hears has a new disk, and knows of no epoch; the others come later with theirs."""
+    regions = Regions(fleet_of("ab", 2, 10_000), "ab", {"a": 0, "b": 5})
+    regions.clean["a"] = False
+    regions.silent = {"b"}
+    regions.run(10_000, 11_200)
+    assert regions.epochs["a"] > 100
+    regions.silent = set()
+    regions.run(11_200, 11_500)
+    assert regions.epochs["b"] > 100
+
+
+def test_epochs_grow_with_the_time_and_are_exact_in_json() -> None:
+    second = 10**9
+    year_2078 = 3_408_000_000 * second
+    assert first_epoch_at(2 * second) - first_epoch_at(second) == 10 << 18
+    assert float(first_epoch_at(year_2078) + 1) != float(first_epoch_at(year_2078))
 
 
 def test_a_fence_that_becomes_known_late_supersedes_a_live_region() -> None:
