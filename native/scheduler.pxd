@@ -64,6 +64,7 @@ cdef struct Site:
     uint32_t parked              # its parked shares, first come first
     uint32_t parked_tail
     uint32_t turn                # messages granted
+    uint32_t flows               # how many it has
     int64_t timer                # handle of the parked shares' timer, -1
     int64_t wake                 # and its time
     uint32_t[3] head             # lanes: ring of shares

@@ -20,7 +20,7 @@ time at which one may, or until something changes at the site. It comes back in 
 turn that it had begun. So nothing is scanned in vain, and nobody blocks another.
 
 Memory: 48 bytes per message that the scheduler has held at once, 56 per (source, site), and a little per
-flow; a flow that is dropped gives its place to the next.
+flow; a flow or a site that is dropped gives its place to the next.
 
 Shards: a pool may be several processes. Each source's messages for the pool are carried by one of them, so
 what the process keeps for the source (connections, pace) holds; a shard without room is closed, a source that
@@ -232,6 +232,20 @@ cdef class Scheduler:
         for i in range(3):
             self._sites[site].head[i] = self._sites[site].tail[i] = NONE
 
+    def drop_site(self, uint32_t site):
+        """Forget a site without flows, with all of its limits, and its number: True. False while it has
+        flows, or stands in its pool's ring until the next take. Who adds it again sets its limits with
+        `fresh=False`."""
+        self._check_site(site)
+        cdef Site* at = &self._sites[site]
+        if at.flows or at.listed:
+            return False
+        if at.timer >= 0:
+            (<Wheel>self._wheels[at.pool]).cancel_c(at.timer)
+        release(at.cells)
+        memset(at, 0, sizeof(Site))
+        return True
+
     cdef int _check_site(self, uint32_t site) except -1:
         if site >= self._site_capacity or not self._sites[site].known:
             raise KeyError(f"site {site} is not known")
@@ -264,6 +278,8 @@ cdef class Scheduler:
         cell.weight = weight
         cell.grants += 1
         self._seat(at.pool, source)
+        if now_ns < self._now:
+            now_ns = self._now
         if not fresh and cell.tat < now_ns + self._horizon + burst * interval_ns:
             cell.tat = now_ns + self._horizon + burst * interval_ns
         self._unpark_site(site)
@@ -512,6 +528,7 @@ cdef class Scheduler:
             self._flow_count += 1
         memset(&self._flows[number], 0, sizeof(Flow))
         self._shares[share].flows += 1
+        self._sites[site].flows += 1
         self._flows[number].campaign = campaign
         self._flows[number].site = site
         self._flows[number].share = share
@@ -533,6 +550,7 @@ cdef class Scheduler:
         at.next = self._free_flow
         self._free_flow = flow
         share.flows -= 1
+        self._sites[at.site].flows -= 1
         if share.flows == 0:
             del self._share_numbers[share.site, share.stream, share.tenant]
             share.next = self._free_share
@@ -1215,6 +1233,7 @@ cdef class Scheduler:
         cdef Py_ssize_t i
         cdef uint64_t id_
         cdef uint32_t index
+        cdef Flow* flow
         cdef int removed = 0
         for i in range(ids.shape[0] // 8):
             memcpy(&id_, &ids[i * 8], 8)
@@ -1224,7 +1243,10 @@ cdef class Scheduler:
             self._erase(id_)
             self._held -= 1
             self._slots[index].state = REMOVED
-            self._flows[self._slots[index].flow].ready -= 1
+            flow = &self._flows[self._slots[index].flow]
+            flow.ready -= 1
+            if flow.ready == 0 and self._sites[flow.site].parked != NONE:
+                self._unpark_site(flow.site)  # the next take empties its line, so that it can be dropped
             removed += 1
         return removed
 
@@ -1284,12 +1306,20 @@ cdef class Scheduler:
             return -1
         return (<Wheel>self._wheels[pool]).next_due_c()
 
+    def _known_sites(self):
+        cdef uint32_t i
+        cdef uint32_t count = 0
+        for i in range(self._site_capacity):
+            count += self._sites[i].known
+        return count
+
     def stats(self):
         """Counts for metrics. `waits_*` say why shares were parked; one parking may have several reasons."""
         return {
             "held": self._held,
             "flows": len(self._flow_numbers),
             "shares": len(self._share_numbers),
+            "sites": self._known_sites(),
             "decisions": self._decisions,
             "parkings": self._parkings,
             "waits_rate": self._waits[0],

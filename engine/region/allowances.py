@@ -37,6 +37,7 @@ class Allowances:
         }
         self._closed: set[tuple[int, str]] = set()
         self._breaches: dict[str, list[Breach]] = {}
+        self._untold: list[tuple[str, Breach]] = []  # those found when a site came up
         self.seen: dict[int, int] = dict.fromkeys(sites.sources, 0)
         self._dirty: set[int] = set()
 
@@ -92,7 +93,16 @@ class Allowances:
         for number, source in self._sites.sources.items():
             if source.warmup is not None and site not in self._held[number]:
                 self._closed.add((number, site))
+        found = self._find_breaches(site)
+        if found:
+            self._breaches[site] = found
+            self._untold += [(site, breach) for breach in found]
         return {number: self._terms(number, site) for number in self._sites.sources}
+
+    def forget(self, site: str) -> None:
+        """The site is not in use any more; what its sources' owners have said about it stays."""
+        self._closed -= {(number, site) for number in self._sites.sources}
+        self._breaches.pop(site, None)
 
     def is_closed(self, source: int, site: str) -> bool:
         """A source in warm-up about which its owner has not spoken yet."""
@@ -111,7 +121,7 @@ class Allowances:
     def take(
         self, source: int, allowances: Iterable[Allowance], *, full: bool, reported: Iterable[str]
     ) -> list[tuple[str, Breach]]:
-        """An owner has answered a report about the sites `reported`. Returns new breaches of the floor."""
+        """An owner has answered a report about the sites `reported`. Returns breaches of the floor that are news."""
         held = self._held[source]
         before = dict(held)
         if full:
@@ -129,7 +139,7 @@ class Allowances:
         touched = changed | {site for _, site in opened}
         if EVERYWHERE in changed:
             touched |= {site.name for site in self._sites.opened()}
-        news: list[tuple[str, Breach]] = []
+        news, self._untold = self._untold, []
         for name in sorted(touched):
             if name != EVERYWHERE and self._sites.known(name):
                 site = self._sites.site(self._sites.number(name))
@@ -144,18 +154,7 @@ class Allowances:
 
     def _check_floor(self, site: Site) -> list[Breach]:
         """Whether a stream has lost its last source at a site; changes who trickles. Returns the new breaches."""
-        candidates = [
-            Candidate(
-                number,
-                frozenset(Stream.parse(str(stream)) for stream in self._sites.sources[number].streams),
-                serves=self.of(number, site.name).weight > 0,
-                score=self.of(number, site.name).score,
-                classes=self._sites.serving[number].serves | self._sites.serving[number].lends,
-                tenant=self._dedicated.get(number, ""),
-            )
-            for number in site.sources
-        ]
-        found = find_breaches(candidates, self._config.floor)
+        found = self._find_breaches(site.name)
         before = self._breaches.pop(site.name, [])
         if found:
             self._breaches[site.name] = found
@@ -164,6 +163,20 @@ class Allowances:
             self._sites.change(site, number, self._terms(number, site.name))
         lost = {(breach.stream, breach.whose) for breach in before}
         return [breach for breach in found if (breach.stream, breach.whose) not in lost]
+
+    def _find_breaches(self, site: str) -> list[Breach]:
+        candidates = [
+            Candidate(
+                number,
+                frozenset(Stream.parse(str(stream)) for stream in source.streams),
+                serves=self.of(number, site).weight > 0,
+                score=self.of(number, site).score,
+                classes=self._sites.serving[number].serves | self._sites.serving[number].lends,
+                tenant=self._dedicated.get(number, ""),
+            )
+            for number, source in self._sites.sources.items()
+        ]
+        return find_breaches(candidates, self._config.floor)
 
     def listing(self) -> list[dict[str, object]]:
         """Allowances that are not the default, for status pages."""

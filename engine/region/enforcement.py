@@ -83,3 +83,8 @@ class Enforcement:
         )
         self.suspensions.apply_to(site)
         return site
+
+    def sweep(self, limit: int) -> None:
+        """Forget sites that have long been out of use, at most `limit`."""
+        for site in self.sites.sweep(self._clock.monotonic_ns(), limit):
+            self.allowances.forget(site.name)

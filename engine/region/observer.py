@@ -91,7 +91,7 @@ class Observer:
         self._sources = sources
         self._wake = wake
         self._rules: dict[str, RuleSet] = {}
-        self._tallies: dict[int, dict[int, Tally]] = {}
+        self._tallies: dict[int, dict[str, Tally]] = {}
         self._full: set[int] = set(sites.sources)
         self._late: dict[int, Counter[tuple[str, str]]] = {}
         self._due_ms: dict[int, int] = dict.fromkeys(sites.sources, 0)
@@ -116,9 +116,10 @@ class Observer:
         cells = self._tallies.get(source)
         if cells is None:
             cells = self._tallies[source] = {}
-        tally = cells.get(site)
+        name = self._sites.site(site).name  # its number may be another's before the report
+        tally = cells.get(name)
         if tally is None:
-            tally = cells[site] = Tally()
+            tally = cells[name] = Tally()
         if outcome.kind is OutcomeKind.DELIVERED:
             tally.delivered += count
             return False
@@ -222,9 +223,9 @@ class Observer:
     def _is_due(self, source: int, now_ms: int) -> bool:
         return now_ms >= self._due_ms[source] or bool(self._allowances.waiting(source))
 
-    async def _report(self, source: int, tallies: dict[int, Tally], late: Counter[tuple[str, str]]) -> None:
+    async def _report(self, source: int, tallies: dict[str, Tally], late: Counter[tuple[str, str]]) -> None:
         name = self._sites.sources[source].name
-        rows = [self._row(self._sites.site(site).name, tally) for site, tally in tallies.items()]
+        rows = [self._row(site, tally) for site, tally in tallies.items()]
         rows = _with_late(rows, late)
         named = {row.site for row in rows}
         rows += [
@@ -246,7 +247,7 @@ class Observer:
         self._full.discard(source)
         self._apply(source, summary, decode_answer(data))
 
-    def _keep(self, source: int, tallies: dict[int, Tally]) -> None:
+    def _keep(self, source: int, tallies: dict[str, Tally]) -> None:
         """What could not be told goes into the next report. The owner may have heard it: then it counts twice."""
         cells = self._tallies.setdefault(source, {})
         for site, told in tallies.items():

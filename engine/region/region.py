@@ -34,6 +34,7 @@ from engine.region.cover import Cover, PeerLink
 from engine.region.dispatch import Dispatcher
 from engine.region.enforcement import Enforcement
 from engine.region.expiry import Expiry
+from engine.region.flows import Flows
 from engine.region.late import LateReports
 from engine.region.notices import Notices
 from engine.region.ports import PoolLauncher, PoolName, RegionFailed, SourcePort
@@ -71,6 +72,7 @@ TICK_S = 0.05
 BOOKS_S = 5.0
 UNROUTABLE_BATCH = 500
 KEY_OF_ANOTHER = "stands for a message to other recipients: a new message needs a new key"
+SWEEP = 500  # queues, flows and sites that are looked at in one tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +136,13 @@ class Region:
             expire_ms={number: schedule.expire_ms for number, schedule in self._retry.items()},
         )
         self._streams = streams
+        self._flows = Flows(scheduler=self._scheduler, sites=self._sites)
         self._windows = Windows(
             index=spool,
             scheduler=self._scheduler,
             clock=clock,
             limits=config.limits,
-            tenants=self._sites.tenants,
-            campaigns=self._sites.campaigns,
+            flows=self._flows,
             want_route=self._want_route,
             expire=self._expire,
             wake_pool=self._wake_pool,
@@ -283,7 +285,14 @@ class Region:
             self._sites.new_day(self._clock.wall_ms())
             self._windows.tick()
             self._expiry.tick(self._clock.wall_ms(), self._clock.monotonic_ns())
+            self._sweep()
             await asyncio.sleep(TICK_S)
+
+    def _sweep(self) -> None:
+        """Forget what has nothing waiting and nothing on the wire: a region lives for years and meets every domain."""
+        self._windows.sweep(SWEEP)
+        self._flows.sweep(self._clock.monotonic_ns(), SWEEP)
+        self._enforcement.sweep(SWEEP)
 
     async def _keep_books(self) -> None:
         while True:
@@ -360,7 +369,6 @@ class Region:
     def _offer(self, due_keys: Sequence[bytes]) -> None:
         """These are due now or later."""
         if due_keys:
-            self._learn(due_keys)
             self._windows.offer(sorted(due_keys), self._clock.wall_ms())
 
     def _forget(self, ids: Sequence[int]) -> None:
@@ -386,13 +394,6 @@ class Region:
         """A message of the failover protocol from another region."""
         if self._cover is not None:
             self._cover.receive(sender, message)
-
-    def _learn(self, due_keys: Sequence[bytes]) -> None:
-        """Make the queues of new due keys known."""
-        for prefix in {key[:4] for key in due_keys}:
-            number = int.from_bytes(prefix, "big")
-            if self._windows.get(number) is None:
-                self._windows.learn(number, *self._spool.queue(number))
 
     async def put_campaign(self, record: bytes) -> int:
         """Store a campaign's template (msgpack of CampaignRecord's fields); returns its number here."""
@@ -508,6 +509,9 @@ class Region:
 
     def _expire(self, keys: list[bytes]) -> None:
         now_ms = self._clock.wall_ms()
+        self._windows.settling(
+            [int.from_bytes(key[10:], "big") for key in keys]
+        )  # until the task has begun, too
         self._spawn(self._commit([Settlement(key, self._expired(key, now_ms), 0) for key in keys]))
 
     def _expired(self, key: bytes, now_ms: int) -> Outcome:
@@ -587,17 +591,18 @@ class Region:
         if not settlements:
             return
         classified = [self._settling.completed(one) for one in settlements]
-        result = await _wrap(self._spool.settle(classified))
+        ids = [one.outcome.id for one in classified]
+        self._windows.settling(ids)
+        try:
+            result = await _wrap(self._spool.settle(classified))
+        finally:
+            self._windows.settled(ids)
         if self._cover is not None:
             outcomes = [one.outcome for one in classified if one.outcome.kind is not OutcomeKind.RETURNED]
             self._cover.settled([one.id for one in outcomes if one.kind in FINAL_KINDS])
             self._cover.deferred([one.id for one in outcomes if one.kind not in FINAL_KINDS])
-        now_ms = self._clock.wall_ms()
         for key in result.due_keys:
-            if int.from_bytes(key[4:10], "big") <= now_ms:
-                self._windows.offer((key,), now_ms)
-            else:
-                self._windows.redue(key)
+            self._windows.redue(key)
 
     def _keep_unknown_replies(self) -> None:
         if self._judge.unknown.is_dirty:
@@ -709,7 +714,11 @@ class Region:
         """Cancel queued messages that are not on the wire; returns how many were."""
         self._scheduler.remove(b"".join(id_.to_bytes(8, "little") for id_ in ids))
         free = [i for i in ids if not self._scheduler.contains(i) and not self._windows.is_held(i)]
-        cancelled: int = await _wrap(self._spool.cancel(free))
+        self._windows.settling(free)
+        try:
+            cancelled: int = await _wrap(self._spool.cancel(free))
+        finally:
+            self._windows.settled(free)
         if self._cover is not None:
             self._cover.settled(free)
         return cancelled
@@ -742,6 +751,8 @@ class Region:
             "spool_queues": len(self._windows),
             "backlogged_queues": self._windows.backlogged(),
             "unrouted_domains": self._windows.unrouted_domains(),
+            "sites": len(self._sites),
+            "campaigns": len(self._sites.campaigns),
             "scheduler": self._scheduler.stats(),
             "suspensions": self._enforcement.suspensions.listing(),
             "allowances": self._enforcement.allowances.listing(),

@@ -1,16 +1,22 @@
-"""Numbers for names: sites, pools, tenants, campaigns; and the limits of each source at a site.
+"""The sites of a region by number, and the limits of each source at a site.
 
 A limit is the smaller of what the site's profile says and what the source's owner allows (`Terms`). The scheduler
 knows numbers only. A site's limits are set when the first message for it appears. A cell whose past this incarnation
 does not know starts full (`fresh=False`): after a restart a rate is never granted twice, at the price of one emission
 interval of waiting.
+
+A site that no flow has used for `idle_s` is forgotten, and the longest idle ones before that when there are more than
+`MAX_IDLE`. Nothing that matters goes with it: today's counts, suspensions and allowances are kept elsewhere by the
+site's name, and its rates start full again when the next message for it appears.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from engine.config.schema import FleetConfig
 from engine.providers.profiles import Profile
+from engine.region.numbers import HeldNumbers, Numbering
 from engine.reputation.serving import find_serving
 from engine.values.quality import Quality
 from engine.values.stream import Stream
@@ -18,33 +24,9 @@ from native.scheduler import Scheduler
 
 NS_PER_S = 1_000_000_000
 DAY_MS = 86_400_000
+IDLE_S = 300.0
+MAX_IDLE = 10_000
 TENANCY_CODES = {"shared": 0, "dedicated": 1, "hybrid": 2}
-
-
-class Numbering:
-    """A bijection between names and small dense numbers."""
-
-    __slots__ = ("_names", "_numbers")
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-        self._names: list[str] = []
-
-    def number(self, name: str) -> int:
-        found = self._numbers.get(name)
-        if found is None:
-            found = self._numbers[name] = len(self._names)
-            self._names.append(name)
-        return found
-
-    def name(self, number: int) -> str:
-        return self._names[number]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._numbers
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +49,7 @@ class Site:
     """A destination with limits of its own. `caps`: messages per UTC day, of the sources that have a cap.
 
     `paces`: (interval_ns, connections) of the sources whose limits are not those of the profile; the pool keeps them.
+    `flows`: how many of the scheduler's flows go there.
     """
 
     number: int
@@ -77,10 +60,11 @@ class Site:
     sources: list[int] = field(default_factory=list)
     caps: dict[int, int] = field(default_factory=dict)
     paces: dict[int, tuple[int, int]] = field(default_factory=dict)
+    flows: int = 0
 
 
 class Sites:
-    """The sites this region has met, and their limits in the scheduler."""
+    """The sites in use, and their limits in the scheduler."""
 
     def __init__(
         self,
@@ -89,16 +73,20 @@ class Sites:
         region: str,
         profiles: dict[str, Profile],
         scheduler: Scheduler,
+        idle_s: float = IDLE_S,
     ) -> None:
         self._config = config
         self._profiles = profiles
         self._scheduler = scheduler
-        self._numbers = Numbering()
-        self.tenants = Numbering()
-        self.campaigns = Numbering()
+        self._idle_ns = round(idle_s * NS_PER_S)
+        self._numbers = HeldNumbers()
+        self.tenants = HeldNumbers()
+        self.campaigns = HeldNumbers()
         self.pools = Numbering()
         self._netblocks = Numbering()
-        self._sites: list[Site] = []
+        self._sites: dict[int, Site] = {}
+        # sites without flows: since when, monotonic ns; the longest idle first
+        self._idle: dict[int, int] = {}
         self._day = 0
         self._qualities: dict[str, Quality] = {}
         self.sources = {
@@ -115,10 +103,10 @@ class Sites:
                 netblock=self._netblocks.number(str(source.netblock)),
                 streams=streams,
                 tenancy=TENANCY_CODES[kind],
-                tenant=self.tenants.number(tenant) if tenant else 0,
+                tenant=self.tenants.hold(tenant) if tenant else 0,  # for ever, as the next
             )
         for name, tenant_config in self._config.tenants.items():
-            self._scheduler.tenant_weight(self.tenants.number(name), tenant_config.weight)
+            self._scheduler.tenant_weight(self.tenants.hold(name), tenant_config.weight)
         self._set_serving()
 
     # -- classes of tenants
@@ -130,11 +118,14 @@ class Sites:
         """A tenant's class: from now on its mail goes over the sources that serve that class."""
         if quality is self.quality_of(tenant):
             return
+        number = self.tenants.hold(tenant)
+        self._scheduler.set_class(number, int(quality))
+        if tenant in self._qualities:
+            self.tenants.release(number)  # held since it had a class of its own
+        self._qualities[tenant] = quality
         if quality is Quality.NEW:
             del self._qualities[tenant]
-        else:
-            self._qualities[tenant] = quality
-        self._scheduler.set_class(self.tenants.number(tenant), int(quality))
+            self.tenants.release(number)
         if any(source.tenancy_of() == ("hybrid", tenant) for source in self.sources.values()):
             self._set_serving()
 
@@ -157,7 +148,10 @@ class Sites:
         return self._numbers.number(name)
 
     def opened(self) -> list[Site]:
-        return self._sites
+        return list(self._sites.values())
+
+    def __len__(self) -> int:
+        return len(self._sites)
 
     def open(
         self,
@@ -171,9 +165,9 @@ class Sites:
     ) -> Site:
         """Return the site, with its limits set if it is new. `used` has the counts of the UTC day number `day`
         and `terms` the owner's word per source number."""
-        number = self._numbers.number(name)
-        if number < len(self._sites):
-            return self._sites[number]
+        if name in self._numbers:
+            return self._sites[self._numbers.number(name)]
+        number = self._numbers.hold(name)
         profile = self.profile(provider)
         site = Site(
             number=number,
@@ -183,7 +177,8 @@ class Sites:
             day=day,
             sources=list(self.sources),
         )
-        self._sites.append(site)
+        self._sites[number] = site
+        self._idle[number] = now_ns
         self._scheduler.add_site(number, site.pool)
         for source in site.sources:
             found = terms.get(source, FREE)
@@ -205,6 +200,36 @@ class Sites:
                 now_ns=now_ns,
             )
         return site
+
+    # -- what is in use
+
+    def use(self, site: Site) -> None:
+        """Another flow goes there."""
+        site.flows += 1
+        self._idle.pop(site.number, None)
+
+    def leave(self, site: Site, now_ns: int) -> None:
+        """One flow less."""
+        site.flows -= 1
+        if not site.flows:
+            self._idle[site.number] = now_ns
+
+    def sweep(self, now_ns: int, limit: int) -> list[Site]:
+        """Forget the sites that have been idle for long, at most `limit`; returns them. Their numbers may be others'
+        from now on."""
+        gone: list[Site] = []
+        for number, since_ns in list(islice(self._idle.items(), limit)):
+            if now_ns - since_ns < self._idle_ns and len(self._idle) <= MAX_IDLE:
+                break
+            del self._idle[number]
+            if not self._scheduler.drop_site(number):
+                self._idle[number] = now_ns
+                continue
+            gone.append(self._sites.pop(number))
+            self._numbers.release(number)
+        return gone
+
+    # -- limits
 
     def change(self, site: Site, source: int, terms: Terms) -> None:
         """The owner of a source allows something else at a site from now on."""
@@ -269,7 +294,7 @@ class Sites:
         if day <= self._day:
             return
         self._day = day
-        for site in self._sites:
+        for site in self._sites.values():
             if site.day < day:
                 site.day = day
                 for source, cap in site.caps.items():
@@ -278,7 +303,7 @@ class Sites:
     def granted(self) -> dict[str, dict[str, int]]:
         """Messages handed out today, of every source that has a cap at a site: names of source and site."""
         found: dict[str, dict[str, int]] = {}
-        for site in self._sites:
+        for site in self._sites.values():
             for source in site.caps:
                 found.setdefault(self.sources[source].name, {})[site.name] = self.used_today(site, source)
         return found

@@ -7,15 +7,21 @@ the due index when the flow runs low.
 
 Invariants: a due key is in the scheduler, or its queue is `backlogged` with a cursor before it, or its queue has a
 timer at or before its due time, or its queue waits for a route. So nothing that is due is forgotten, and memory is
-bounded by `ready_total` plus one state per spool queue.
+bounded by `ready_total` plus one state per spool queue that holds messages.
+
+A queue that is neither backlogged nor has a timer rests. When it has rested for `IDLE_S` and holds nothing on disk,
+neither waiting nor on the wire, it is forgotten, and its flow with it if no other queue feeds it (flows.py). It is
+learnt again from the spool when something is offered for it.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 from engine.config.schema import LimitsConfig
-from engine.region.sites import Numbering, Site
+from engine.region.flows import Flows
+from engine.region.sites import Site
 from engine.routing.route import Failure, Route
 from engine.values.clock import Clock
 from native.scheduler import Scheduler
@@ -24,6 +30,8 @@ from native.wheel import Wheel
 KEY_SIZE = 18
 REFILL_CHECKS = 32
 FAR_MS = 1 << 43  # the year 2248: later ones are looked at then; the wheel counts nanoseconds in 64 bits
+IDLE_S = 30.0
+MAX_RESTING = 20_000  # more are looked at before they have rested for so long
 
 
 class DueIndex(Protocol):
@@ -34,6 +42,12 @@ class DueIndex(Protocol):
     ) -> list[tuple[bytes, int]]: ...
 
     def first_due_after(self, queue: int, after: bytes | None) -> int | None: ...
+
+    def queue(self, number: int) -> tuple[str, int, str, str]:
+        """Domain, stream, tenant and campaign."""
+
+    def empty_queues(self, numbers: Iterable[int]) -> set[int]:
+        """Those of them that hold no message, neither one that waits nor one that is on the wire."""
 
 
 class SpoolQueue:
@@ -79,8 +93,7 @@ class Windows:
         scheduler: Scheduler,
         clock: Clock,
         limits: LimitsConfig,
-        tenants: Numbering,
-        campaigns: Numbering,
+        flows: Flows,
         want_route: Callable[[str], None],
         expire: Callable[[list[bytes]], None],
         wake_pool: Callable[[int], None],
@@ -89,16 +102,17 @@ class Windows:
         self._scheduler = scheduler
         self._clock = clock
         self._limits = limits
-        self._tenants = tenants
-        self._campaigns = campaigns
+        self._flows = flows
         self._want_route = want_route
         self._expire = expire
         self._wake_pool = wake_pool
         self._queues: dict[int, SpoolQueue] = {}
+        self._resting: dict[int, int] = {}  # since when, monotonic ns; the longest first
         self._unrouted: dict[str, list[SpoolQueue]] = {}
         self._refills: dict[int, deque[SpoolQueue]] = {}
         self._wheel = Wheel(clock.wall_ms() * 1_000_000)
         self._elsewhere: dict[int, bytes | None] = {}
+        self._settling: set[int] = set()
         self._holders: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
@@ -129,10 +143,17 @@ class Windows:
             queue = self._queues[number] = SpoolQueue(number, domain, stream, tenant, campaign)
         if first_due_ms is not None:
             self._arm(queue, first_due_ms)
+        else:
+            self._rest(queue)
         return queue
 
+    def _queue(self, number: int) -> SpoolQueue:
+        """Something has come for this queue: it is known, or learnt from the spool."""
+        queue = self._queues.get(number)
+        return self.learn(number, *self._index.queue(number)) if queue is None else queue
+
     def offer(self, due_keys: Iterable[bytes], now_ms: int) -> None:
-        """Take in committed due keys, grouped by queue and in order within it. Their queues must be known."""
+        """Take in committed due keys, grouped by queue and in order within it."""
         groups: dict[int, list[bytes]] = {}
         for key in due_keys:
             number = int.from_bytes(key[:4], "big")
@@ -142,7 +163,7 @@ class Windows:
             else:
                 group.append(key)
         for number, keys in groups.items():
-            self._offer(self._queues[number], keys, now_ms)
+            self._offer(self._queue(number), keys, now_ms)
 
     def _offer(self, queue: SpoolQueue, keys: Sequence[bytes], now_ms: int) -> None:
         ready = [key for key in keys if int.from_bytes(key[4:10], "big") <= now_ms]
@@ -155,6 +176,7 @@ class Windows:
             self._back(queue)
             return
         self._add(queue, ready)
+        self._rest(queue)
 
     def hold(self, holder: str, ids: Sequence[int]) -> None:
         """These are on the wire in a process that outlived the former incarnation: not to be loaded until released."""
@@ -224,12 +246,7 @@ class Windows:
     def routed(self, domain: str, route: Route, site: Site) -> None:
         """The domain's site is known: its waiting queues feed their flows from now on."""
         for queue in self._unrouted.pop(domain, ()):
-            queue.flow = self._scheduler.flow(
-                site.number,
-                queue.stream,
-                self._tenants.number(queue.tenant),
-                self._campaigns.number(f"{queue.tenant}\0{queue.campaign}"),
-            )
+            queue.flow = self._flows.join(site, queue.stream, queue.tenant, queue.campaign)
             queue.pool = site.pool
             self._back(queue)
 
@@ -275,7 +292,9 @@ class Windows:
     def _load(self, queue: SpoolQueue, room: int) -> bool:
         """Load up to `room` messages; returns whether more are waiting on disk."""
         now_ms = self._clock.wall_ms()
-        found = self._index.scan_due(queue.number, queue.cursor, now_ms, room)
+        found = read = self._index.scan_due(queue.number, queue.cursor, now_ms, room)
+        if self._settling:
+            found = [row for row in read if _id(row[0]) not in self._settling]
         expired = [
             key
             for key, expires_ms in found
@@ -288,11 +307,11 @@ class Windows:
             keys = [key for key, _ in found if key not in gone]
         else:
             keys = [key for key, _ in found]
-        if found:
-            queue.cursor = found[-1][0]
+        if read:
+            queue.cursor = read[-1][0]
         if keys:
             self._add(queue, keys)
-        if len(found) >= room:
+        if len(read) >= room:
             return True
         queue.backlogged = False
         self._arm_next(queue)
@@ -302,10 +321,24 @@ class Windows:
         due_ms = self._index.first_due_after(queue.number, queue.cursor)
         if due_ms is not None:
             self._arm(queue, due_ms)
+        else:
+            self._rest(queue)
+
+    def settling(self, ids: Iterable[int]) -> None:
+        """The outcomes of these are on their way to the disk: what it says of them until then is not loaded again."""
+        self._settling.update(ids)
+
+    def settled(self, ids: Iterable[int]) -> None:
+        """They are on disk; those that are deferred come with `redue`."""
+        self._settling.difference_update(ids)
 
     def redue(self, due_key: bytes) -> None:
         """A deferred message has got this due key."""
-        queue = self._queues[int.from_bytes(due_key[:4], "big")]
+        now_ms = self._clock.wall_ms()
+        if _due(due_key) <= now_ms:
+            self.offer((due_key,), now_ms)
+            return
+        queue = self._queue(int.from_bytes(due_key[:4], "big"))
         self._rewind(queue, due_key)
         self._arm(queue, _due(due_key))
 
@@ -328,6 +361,39 @@ class Windows:
                 queue = self._queues[number]
                 queue.armed_ms = 0
                 self._back(queue)
+
+    # -- forgetting
+
+    def _rest(self, queue: SpoolQueue) -> None:
+        self._resting.pop(queue.number, None)
+        self._resting[queue.number] = self._clock.monotonic_ns()
+
+    def resting(self) -> int:
+        """How many queues may be forgotten before long."""
+        return len(self._resting)
+
+    def sweep(self, limit: int) -> None:
+        """Forget queues that have rested for long and hold nothing; at most `limit` are looked at."""
+        now_ns = self._clock.monotonic_ns()
+        spare = len(self._resting) - MAX_RESTING
+        rested: list[SpoolQueue] = []
+        for index, (number, since_ns) in enumerate(islice(self._resting.items(), limit)):
+            if now_ns - since_ns < IDLE_S * 1e9 and index >= spare:
+                break
+            rested.append(self._queues[number])
+        for queue in rested:
+            del self._resting[queue.number]
+        idle = [
+            queue for queue in rested if not (queue.backlogged or queue.armed_ms)
+        ]  # the others rest later
+        empty = self._index.empty_queues([queue.number for queue in idle]) if idle else set()
+        for queue in idle:
+            if queue.number not in empty:
+                self._rest(queue)
+                continue
+            del self._queues[queue.number]
+            if queue.flow >= 0:
+                self._flows.leave(queue.flow)
 
     def next_due_ms(self) -> int | None:
         due_ns = self._wheel.next_due_ns()

@@ -289,8 +289,8 @@ class Simulation:
         if flow.number < 0:
             traffic = self.plan.traffic[flow.traffic]
             flow.site_number = node.open(flow.site).number
-            tenant = node.sites.tenants.number(traffic.tenant)
-            campaign = node.sites.campaigns.number(traffic.name)
+            tenant = node.sites.tenants.hold(traffic.tenant)
+            campaign = node.sites.campaigns.hold(traffic.name)
             stream = int(Stream.parse(str(traffic.stream)))
             flow.number = node.scheduler.flow(flow.site_number, stream, tenant, campaign)
             self._at[number][flow.number] = flow

@@ -13,7 +13,7 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -554,6 +554,16 @@ class Spool:
                 return None
             key = bytes(cursor.key())
             return int.from_bytes(key[4:10], "big") if key[:4] == prefix else None
+
+    def empty_queues(self, numbers: Iterable[int]) -> set[int]:
+        """Those of the queues that hold no message, neither one that waits nor one that is on the wire."""
+        empty = set()
+        with self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as cursor:
+            for number in numbers:
+                prefix = number.to_bytes(4, "big")
+                if not cursor.set_range(prefix) or bytes(cursor.key()[:4]) != prefix:
+                    empty.add(number)
+        return empty
 
     def message(self, message_id: int) -> Record | None:
         with self._env.read() as txn:

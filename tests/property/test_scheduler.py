@@ -92,9 +92,14 @@ class Traffic(RuleBasedStateMachine):
         for tenant, weight in enumerate(self.topology["weights"]):
             self.scheduler.tenant_weight(tenant, weight)
             self.scheduler.set_class(tenant, self.reference.classes.get(tenant, 0))
-        for site, pool in enumerate(self.pools):
-            self.scheduler.add_site(site, pool)
-        for (source_no, site), cell in self.reference.cells.items():
+        for site in range(len(self.pools)):
+            self.open_site(site, fresh=fresh)
+
+    def open_site(self, site: int, *, fresh: bool) -> None:
+        self.scheduler.add_site(site, self.pools[site])
+        for (source_no, number), cell in self.reference.cells.items():
+            if number != site:
+                continue
             left = -1 if cell.cap is None else max(0, cell.cap - self.persisted.get((source_no, site), 0))
             if cell.cap is not None:
                 assert left <= cell.cap - cell.used
@@ -179,6 +184,32 @@ class Traffic(RuleBasedStateMachine):
         if self.scheduler.drop_flow(number):
             assert not busy
             del self.flows[number]
+
+    @rule(site=ANY, drained=st.booleans())
+    def drop_site(self, site: int, drained: bool) -> None:
+        """A site without flows is forgotten; at the next message for it its limits are of unknown past again."""
+        site %= len(self.pools)
+        if drained:
+            self.drain(site)
+        for number in [number for number, key in self.flows.items() if key[0] == site]:
+            if self.scheduler.drop_flow(number):
+                del self.flows[number]
+        has_flows = any(key[0] == site for key in self.flows.values())
+        if not self.scheduler.drop_site(site):
+            return
+        assert not has_flows
+        self.reference.forget_site(site)
+        self.open_site(site, fresh=False)
+
+    def drain(self, site: int) -> None:
+        """Nothing is ready or in flight there, and a take has gone by."""
+        ready = [n for key, line in self.reference.lines.items() if key[0] == site for n in line]
+        flying = [n for n, (key, _) in self.reference.in_flight.items() if key[0] == site]
+        self.scheduler.remove(packed(ready))
+        self.reference.remove(ready)
+        self.scheduler.settle(packed(flying))
+        self.reference.settle(flying)
+        self.take(self.pools[site], 0, 20)
 
     # -- limits change
 
@@ -397,3 +428,56 @@ def test_no_flow_starves(flows: list[tuple[int, int, int]], interval: int, quant
         served.update(decision.flow for decision in found)
         made.settle(packed(decision.id for decision in found))
     assert all(served[number] > 0 for number in numbers)
+
+
+@given(
+    horizon=st.sampled_from([0, 5 * MS, 50 * MS]),
+    interval=st.sampled_from([3 * MS, 10 * MS, 70 * MS]),
+    burst=st.integers(1, 3),
+    cap=st.sampled_from([None, 3, 30]),
+    visits=st.lists(
+        st.tuples(st.sampled_from([0, MS, 12 * MS, 80 * MS]), st.integers(1, 9), st.booleans()),
+        min_size=3,
+        max_size=25,
+    ),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_site_that_comes_and_goes_never_exceeds_its_limits(
+    horizon: int, interval: int, burst: int, cap: int | None, visits: list[tuple[int, int, bool]]
+) -> None:
+    made = Scheduler(seed=7, horizon_ns=horizon)
+    made.set_source(0, netblock=0, streams=7, tenancy=0, tenant=0)
+    sent: list[int] = []
+    now, next_id, site, fresh = 1_000 * MS, 1, -1, True
+    for step, count, goes in visits:
+        now += step
+        if site < 0:
+            site = 0
+            made.add_site(site, 0)
+            left = -1 if cap is None else cap - len(sent)
+            made.set_limit(
+                0,
+                site,
+                interval_ns=interval,
+                burst=burst,
+                window=100,
+                daily_left=left,
+                fresh=fresh,
+                now_ns=now,
+            )
+            flow, fresh = made.flow(site, 0, 0, 0), False
+        made.add(flow, due_keys(range(next_id, next_id + count)))
+        next_id += count
+        found = decisions(made.take(0, now, 20))
+        sent += [decision.send_at for decision in found]
+        made.settle(packed(decision.id for decision in found))
+        if goes:
+            made.remove(packed(range(1, next_id)))
+            made.take(0, now, 20)  # what was removed leaves its line, unless it is parked
+            if made.drop_flow(flow):
+                assert made.drop_site(site)
+                site = -1
+    assert cap is None or len(sent) <= cap
+    for first, begin in enumerate(sent):
+        for last in range(first, len(sent)):
+            assert (last - first + 1 - burst) * interval <= sent[last] - begin

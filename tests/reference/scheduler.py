@@ -224,12 +224,24 @@ class Reference:
         self.closed.clear()
         for source in self.sources.values():
             source.up, source.suspended_until = True, 0
+        self.now, self.base = now, base
         for cell in self.cells.values():
             cell.outstanding.clear()
-            cell.grants.clear()
-            cell.weight, cell.suspended_until = 1000, 0
-            cell.start_tat = now + self.horizon + cell.burst * cell.interval
-        self.now, self.base = now, base
+            self._begin_anew(cell)
+
+    def forget_site(self, site: int) -> None:
+        """The site is dropped, and will be opened again like one that was never met, but for the counts of the day."""
+        self.suspended_sites.pop(site, None)
+        self.turns.pop(site, None)
+        for (_, number), cell in self.cells.items():
+            if number == site:
+                assert not cell.outstanding
+                self._begin_anew(cell)
+
+    def _begin_anew(self, cell: Cell) -> None:
+        cell.grants.clear()
+        cell.weight, cell.suspended_until = 1000, 0
+        cell.start_tat = self.now + self.horizon + cell.burst * cell.interval
 
     # -- what must hold at any time
 

@@ -27,7 +27,7 @@ from engine.routing.router import Router
 from engine.smtp.opener import SessionOpener
 from engine.spool.store import Spool, SpoolOptions
 from engine.tls.routes import build_routes
-from engine.values.clock import SteadyClock
+from engine.values.clock import Clock, SteadyClock
 
 CORES = 4
 
@@ -78,8 +78,9 @@ class Meter:
 class LocalNode:
     """Pools and source records as plain objects; `kill_pool` ends one as a crash would. `meters`: how busy each is."""
 
-    def __init__(self, config: FleetConfig, region: str, spool: Spool) -> None:
+    def __init__(self, config: FleetConfig, region: str, spool: Spool, clock: Clock | None = None) -> None:
         self.config = config
+        self.clock = clock or SteadyClock()
         self._spool = spool
         self.region_name = region
         self.region: Region | None = None
@@ -99,7 +100,7 @@ class LocalNode:
     def _make(self, name: PoolName) -> PoolEngine:
         profiles = load_profiles(self.config.providers)
         reader = self._spool.reader()
-        clock = SteadyClock()
+        clock = self.clock
         records = WireRecords(reader, self.config, clock)
         render = RecordRenderer(reader, records.links.url)
         return PoolEngine(
@@ -174,20 +175,20 @@ class LocalNode:
 
 
 async def start_region(
-    config: FleetConfig, name: str = "eu", *, link: PeerLink | None = None
+    config: FleetConfig, name: str = "eu", *, link: PeerLink | None = None, clock: Clock | None = None
 ) -> tuple[Region, Spool, LocalNode]:
-    clock = SteadyClock()
+    clock = clock or SteadyClock()
     number = next(region.number for region in config.regions if region.name == name)
     options = SpoolOptions.from_config(config.spool, deliver=deliver_on(asyncio.get_running_loop()))
     spool = Spool.open(config.spool.directory / name, region_number=number, clock=clock, options=options)
-    node = LocalNode(config, name, spool)
+    node = LocalNode(config, name, spool, clock)
     node.link = link
     return await region_on(node, spool), spool, node
 
 
 async def region_on(node: LocalNode, spool: Spool) -> Region:
     """Another incarnation of the region on the same node, whose pools go on meanwhile, if there are any."""
-    config, clock = node.config, SteadyClock()
+    config, clock = node.config, node.clock
     region = Region(
         config=config,
         name=node.region_name,

@@ -524,6 +524,45 @@ def test_dropped_flows_give_their_place_to_the_next() -> None:
     assert made.stats()["flows"] == made.stats()["shares"] == 0
 
 
+def test_a_site_is_dropped_with_its_limits_once_it_has_no_flows() -> None:
+    made = scheduler(interval_ns=10 * MS, daily_left=5)
+    flow = made.flow(0, 0, 0, 0)
+    made.add(flow, due_keys([1]))
+    assert not made.drop_site(0)
+    assert ids(take(made)) == [1]
+    made.settle(packed([1]))
+    assert not made.drop_site(0)  # an idle flow is a flow
+    assert made.drop_flow(flow)
+    assert made.drop_site(0)
+    assert made.stats()["sites"] == 0
+    with pytest.raises(KeyError):
+        made.daily_left(0, 0)
+    with pytest.raises(KeyError):
+        made.drop_site(0)
+    made.add_site(0, 3)  # another site may have the number, and another pool
+    with pytest.raises(KeyError):
+        made.daily_left(0, 0)
+    made.set_limit(0, 0, interval_ns=10 * MS, window=1, fresh=False, now_ns=0)
+    made.add(made.flow(0, 0, 0, 0), due_keys([2]))
+    assert take(made, 9 * MS, pool=3) == []
+    assert ids(take(made, 12 * MS, pool=3)) == [2]
+
+
+def test_a_dropped_site_does_not_wake_the_one_that_got_its_number() -> None:
+    """What was parked is gone with its flows; the timer goes too."""
+    made = scheduler(interval_ns=10 * MS)
+    flow = made.flow(0, 0, 0, 0)
+    made.add(flow, due_keys([1, 2]))
+    assert ids(take(made)) == [1]  # the other one is parked until its time
+    assert made.stats()["sleeping"] == 1
+    made.remove(packed([2]))
+    made.settle(packed([1]))
+    take(made)
+    assert made.drop_flow(flow)
+    assert made.drop_site(0)
+    assert made.stats()["sleeping"] == 0
+
+
 @pytest.mark.parametrize(
     ("limits", "waits"),
     [
@@ -556,10 +595,13 @@ def test_a_share_lives_as_long_as_one_of_its_flows() -> None:
     assert made.stats()["shares"] == 1
 
 
-def test_a_flow_of_removed_messages_can_be_dropped_once_they_have_left_its_line() -> None:
-    made = scheduler()
+@pytest.mark.parametrize("is_parked", [False, True])
+def test_a_flow_of_removed_messages_can_be_dropped_once_they_have_left_its_line(is_parked: bool) -> None:
+    made = scheduler(daily_left=0 if is_parked else -1)
     flow = made.flow(0, 2, 1, 1)
     made.add(flow, due_keys([1, 2]))
+    if is_parked:
+        assert take(made) == []
     made.remove(packed([1, 2]))
     assert not made.drop_flow(flow)
     take(made)

@@ -1,11 +1,269 @@
-"""What the sites of a region make of the limits of their sources."""
+"""The limits of each source at a site, and that a site which is out of use goes and comes back with what matters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
 
 from engine.config.load import parse_fleet
 from engine.providers.profiles import load_profiles
-from engine.region.sites import Sites, Terms
+from engine.region.daily import counts_of, used_today
+from engine.region.enforcement import Enforcement
+from engine.region.flows import Flows
+from engine.region.sites import DAY_MS, FREE, IDLE_S, MAX_IDLE, Site, Sites, Terms
+from engine.reputation.allowance import Allowance
+from engine.values.quality import Quality
 from native.scheduler import Scheduler
+from tests.support.clock import ManualClock
 from tests.support.decisions import decisions, due_keys, packed
 from tests.support.fleets import fleet_data
+
+S = 1_000_000_000
+
+
+class Memory:
+    """The state of a spool."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, bytes] = {}
+
+    def get_state(self, key: str) -> bytes | None:
+        return self.state.get(key)
+
+    def put_state(self, key: str, value: bytes) -> None:
+        self.state[key] = value
+
+    def note_events(self, events: object) -> None:
+        pass
+
+
+class World:
+    """What a region enforces with two sources, `eu-0` and `eu-1`; `profile` is that of the default provider."""
+
+    def __init__(self, sources: Mapping[str, Any] | None = None, **profile: Any) -> None:
+        base = fleet_data()["sources"][0]
+        rows = [base | {"name": f"eu-{n}", "ip": f"127.0.0.{20 + n}"} | (sources or {}) for n in range(2)]
+        self.config = parse_fleet(
+            fleet_data(
+                sources=rows,
+                providers={"default": {"rate": "unlimited", **profile}},
+                reputation={"floor": "trickle"},
+            )
+        )
+        self.clock = ManualClock()
+        self.store = Memory()
+        self.start()
+
+    def start(self) -> None:
+        self.scheduler = Scheduler(seed=1)
+        self.enforcement = Enforcement(
+            config=self.config,
+            region="eu",
+            profiles=load_profiles(self.config.providers),
+            scheduler=self.scheduler,
+            store=self.store,
+            clock=self.clock,
+            sources=None,  # type: ignore[arg-type]
+            wake=lambda: None,
+        )
+        self.sites: Sites = self.enforcement.sites
+        self.flows = Flows(scheduler=self.scheduler, sites=self.sites)
+        self.next_id = 1
+
+    def open(self, name: str = "mx:a") -> Site:
+        return self.enforcement.open(name, "default")
+
+    def send(self, site: Site, count: int) -> list[int]:
+        """Offer so many for a site; returns the times of those that go now, in ns from now."""
+        flow = self.flows.join(site, 1, "t", "c")
+        self.scheduler.add(flow, due_keys(range(self.next_id, self.next_id + count)))
+        self.next_id += count
+        now_ns = self.clock.monotonic_ns()
+        found = decisions(self.scheduler.take(site.pool, now_ns, 1000))
+        for key, value in counts_of(self.sites, [(site, 0), (site, 1)]).items():
+            self.store.put_state(key, value.to_bytes(8, "big"))
+        self.scheduler.settle(packed([d.id for d in found]))
+        self.scheduler.remove(packed(range(1, self.next_id)))
+        self.scheduler.take(site.pool, now_ns, 1000)
+        self.flows.leave(flow)
+        return [d.send_at - now_ns for d in found]
+
+    def rest(self, seconds: float = IDLE_S + 1) -> None:
+        """Time passes, and the region sweeps."""
+        self.flows.sweep(self.clock.monotonic_ns(), 1000)
+        self.clock.advance(seconds)
+        self.enforcement.sweep(1000)
+
+
+def test_a_site_in_use_stays_and_one_out_of_use_goes() -> None:
+    world = World()
+    site, other = world.open("mx:a"), world.open("mx:b")
+    flow = world.flows.join(site, 1, "t", "c")
+    world.rest()
+    assert [one.name for one in world.sites.opened()] == ["mx:a"]
+    assert not world.sites.known("mx:b")
+    world.flows.leave(flow)
+    world.rest()
+    assert len(world.sites) == 0
+    assert world.scheduler.stats()["sites"] == 0
+    assert (len(world.sites.tenants), len(world.sites.campaigns)) == (0, 0)
+    again = world.open("mx:c")
+    assert again.number in (site.number, other.number)  # a number is given to the next
+
+
+def test_a_site_that_is_opened_and_never_used_goes_too() -> None:
+    world = World()
+    world.open()
+    world.rest()
+    assert len(world.sites) == 0
+
+
+def test_the_longest_idle_go_early_when_there_are_too_many() -> None:
+    world = World()
+    for n in range(MAX_IDLE + 7):
+        world.open(f"mx:{n}")
+    world.enforcement.sweep(1000)
+    assert len(world.sites) == MAX_IDLE
+    assert not world.sites.known("mx:6")
+    assert world.sites.known("mx:7")
+
+
+def test_a_daily_cap_is_not_granted_again_to_a_site_that_was_forgotten() -> None:
+    world = World(daily_cap=5)
+    site = world.open()
+    assert len(world.send(site, 20)) == 10  # of two sources
+    world.rest()
+    assert len(world.sites) == 0
+    assert world.send(world.open(), 20) == []
+    world.rest(DAY_MS / 1000)
+    assert len(world.send(world.open(), 20)) == 10
+    assert used_today(world.sites, "mx:a", "default", world.store.get_state, world.clock.wall_ms())[1] == {
+        0: 5,
+        1: 5,
+    }
+
+
+def test_a_rate_begins_full_when_its_site_comes_back() -> None:
+    world = World(rate="1/10s")
+    site = world.open()
+    world.clock.advance(11)
+    assert world.send(site, 4) == [0, 0]
+    world.rest()
+    times = world.send(world.open(), 4)
+    assert times == []
+    world.clock.advance(10.1)
+    assert len(world.send(world.open(), 4)) == 2
+
+
+def test_a_suspension_outlives_its_site() -> None:
+    world = World()
+    world.open()
+    until_ms = world.clock.wall_ms() + 7_200_000
+    for source in ("eu-0", "eu-1"):
+        world.enforcement.suspensions.order(source, "mx:a", until_ms, "blocked")
+    world.rest()
+    assert len(world.sites) == 0
+    assert world.send(world.open(), 3) == []
+    world.clock.advance(7_200)
+    assert len(world.send(world.open(), 3)) == 3
+
+
+def test_what_the_owners_said_outlives_the_site() -> None:
+    world = World(sources={"warmup": "standard"})
+    site = world.open()
+    world.enforcement.allowances.take(0, [Allowance("mx:a", daily_cap=2)], full=True, reported=["mx:a"])
+    assert (site.caps, world.enforcement.allowances.waiting(1)) == ({0: 2}, ["mx:a"])
+    world.rest()
+    assert world.enforcement.allowances.waiting(1) == []  # nobody asks about a site that nothing goes to
+    assert world.open().caps == {0: 2}
+    assert world.enforcement.allowances.waiting(1) == ["mx:a"]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_the_last_source_of_a_stream_trickles_on_when_its_site_comes_back(restarts: bool) -> None:
+    world = World()
+    site = world.open()
+    allowances = world.enforcement.allowances
+    removed = [Allowance("mx:a", weight=0, score=n) for n in (10, 20)]
+    assert not allowances.take(0, [removed[0]], full=True, reported=["mx:a"])
+    news = allowances.take(1, [removed[1]], full=True, reported=["mx:a"])
+    assert {(name, breach.kept) for name, breach in news} == {("mx:a", 1)}
+    assert allowances.is_kept(1, site.name)
+    if restarts:
+        allowances.save()
+        world.start()
+        world.enforcement.restore()
+    else:
+        world.rest()
+    assert len(world.sites) == 0
+    site = world.open()
+    assert world.enforcement.allowances.is_kept(1, "mx:a")
+    world.clock.advance(3600)
+    assert len(world.send(site, 3)) == 1
+    # whoever looks at the events hears of it again
+    assert world.enforcement.allowances.take(0, [removed[0]], full=True, reported=["mx:a"])
+
+
+def test_a_tenant_of_a_class_of_its_own_keeps_its_number() -> None:
+    world = World()
+    world.sites.set_quality("bad", Quality.POOR)
+    number = world.sites.tenants.number("bad")
+    site = world.open()
+    for tenant in ("bad", "good"):
+        flow = world.flows.join(site, 1, tenant, "")
+        world.flows.leave(flow)
+    world.rest()
+    assert len(world.flows) == 0
+    assert world.sites.tenants.number("bad") == number
+    assert "good" not in world.sites.tenants
+    world.sites.set_quality("bad", Quality.GOOD)
+    world.sites.set_quality("bad", Quality.NEW)
+    assert len(world.sites.tenants) == 0
+
+
+# -- limits
+
+
+@pytest.mark.parametrize(
+    ("profile", "terms", "pace"),
+    [
+        ({"rate": "10/1s", "max_connections": 20}, FREE, (S // 10, 20)),
+        ({"rate": "10/1s", "max_connections": 20}, Terms(rate=100), (S, 20)),
+        ({"rate": "10/1s", "max_connections": 20}, Terms(connections=3), (S // 10, 3)),
+        ({"rate": "10/1s", "max_connections": 20}, Terms(connections=30), (S // 10, 20)),
+        ({"rate": "10/1s", "max_connections": 20}, Terms(interval_us=2_000_000), (2 * S, 20)),
+        ({"rate": "10/1s", "max_connections": 20}, Terms(interval_us=10), (S // 10, 20)),
+        ({"max_connections": 20}, Terms(rate=500), (0, 10)),
+        ({"max_connections": 20}, Terms(rate=1), (0, 1)),
+    ],
+)
+def test_a_limit_is_the_smaller_of_the_profiles_and_the_owners(
+    profile: dict[str, Any], terms: Terms, pace: tuple[int, int]
+) -> None:
+    world = World(**profile)
+    site = world.open()
+    world.sites.change(site, 0, terms)
+    assert world.sites.pace(site, 0) == pace
+    assert (0 in site.paces) == (terms.rate != 1000 or pace != world.sites.pace(site, 1))
+    world.sites.change(site, 0, FREE)
+    assert site.paces == {}
+
+
+def test_a_cap_that_comes_goes_and_changes_keeps_what_was_used() -> None:
+    world = World(daily_cap=5)
+    site = world.open()
+    world.sites.change(site, 1, Terms(weight=0))
+    assert len(world.send(site, 3)) == 3
+    world.sites.change(site, 0, Terms(daily_cap=4))
+    assert (site.caps[0], world.sites.used_today(site, 0)) == (4, 3)
+    assert len(world.send(site, 3)) == 1
+    world.sites.change(site, 0, Terms(daily_cap=100))  # the profile's cap is smaller
+    assert (site.caps[0], world.sites.used_today(site, 0)) == (5, 4)
+    world.sites.new_day(world.clock.wall_ms() + DAY_MS)
+    assert world.sites.used_today(site, 0) == 0
+    world.sites.new_day(world.clock.wall_ms())  # a clock that is set back grants nothing
+    assert len(world.send(site, 9)) == 5
+    assert world.sites.granted() == {"eu-0": {"mx:a": 5}, "eu-1": {"mx:a": 0}}
 
 
 def test_a_cap_that_begins_counts_what_is_outstanding() -> None:

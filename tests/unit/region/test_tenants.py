@@ -38,7 +38,7 @@ def used(world: Node, tenant: str, count: int = 40) -> set[str]:
     site = world.open("outlook")
     scheduler = world.scheduler
     first = next(numbers) * 1000
-    flow = scheduler.flow(site.number, 2, world.sites.tenants.number(tenant), 0)
+    flow = scheduler.flow(site.number, 2, world.sites.tenants.hold(tenant), 0)
     scheduler.add(flow, due_keys(range(first, first + count)))
     found = []
     for _ in range(count):

@@ -3,46 +3,26 @@
 from collections.abc import Callable
 from typing import Any
 
+from engine.config.load import parse_fleet
 from engine.config.schema import LimitsConfig
-from engine.region.sites import Numbering, Site
-from engine.region.windows import Windows
+from engine.providers.profiles import load_profiles
+from engine.region.flows import Flows
+from engine.region.sites import Sites
+from engine.region.windows import IDLE_S, MAX_RESTING, Windows
 from engine.routing.route import Failure, Route
 from engine.values.reply import Reply
 from native.scheduler import Scheduler
 from tests.support.clock import ManualClock
 from tests.support.decisions import decisions, packed
+from tests.support.due_index import NEVER_MS, DueIndex
+from tests.support.fleets import fleet_data
 
 QUEUE = 5
 DOMAIN = "example.net"
-NEVER_MS = 1 << 47
 
 
 def key(id_: int, due_ms: int, queue: int = QUEUE) -> bytes:
     return queue.to_bytes(4, "big") + due_ms.to_bytes(6, "big") + id_.to_bytes(8, "big")
-
-
-class Disk:
-    """A due index in memory."""
-
-    def __init__(self) -> None:
-        self.rows: dict[bytes, int] = {}
-
-    def scan_due(
-        self, queue: int, after: bytes | None, until_due_ms: int, limit: int
-    ) -> list[tuple[bytes, int]]:
-        prefix = queue.to_bytes(4, "big")
-        found = [
-            (k, expires)
-            for k, expires in sorted(self.rows.items())
-            if k[:4] == prefix
-            and (after is None or k > after)
-            and int.from_bytes(k[4:10], "big") <= until_due_ms
-        ]
-        return found[:limit]
-
-    def first_due_after(self, queue: int, after: bytes | None) -> int | None:
-        found = self.scan_due(queue, after, NEVER_MS, 1)
-        return int.from_bytes(found[0][0][4:10], "big") if found else None
 
 
 class World:
@@ -50,11 +30,18 @@ class World:
 
     def __init__(self, *, routed: bool = True, **limits: int) -> None:
         self.clock = ManualClock()
-        self.disk = Disk()
+        self.disk = DueIndex()
+        self.disk.names = {
+            number: ((DOMAIN if number == QUEUE else f"d{number}.example"), 1, "tenant", "spring")
+            for number in range(1, 10)
+        }
         self.scheduler = Scheduler(seed=1)
-        self.scheduler.set_source(0, netblock=0, streams=7, tenancy=0, tenant=0)
-        self.scheduler.add_site(0, 0)
-        self.scheduler.set_limit(0, 0, interval_ns=0, window=1_000_000)
+        providers = {"default": {"rate": "unlimited", "max_connections": 100}}
+        config = parse_fleet(fleet_data(providers=providers, limits={"window_per_connection": 1000}))
+        self.sites = Sites(
+            config=config, region="eu", profiles=load_profiles(config.providers), scheduler=self.scheduler
+        )
+        self.flows = Flows(scheduler=self.scheduler, sites=self.sites)
         self.wanted: list[str] = []
         self.expired: list[bytes] = []
         self.woken = 0
@@ -63,8 +50,7 @@ class World:
             scheduler=self.scheduler,
             clock=self.clock,
             limits=LimitsConfig(**{"ready_window": 10, "ready_total": 100, **limits}),
-            tenants=Numbering(),
-            campaigns=Numbering(),
+            flows=self.flows,
             want_route=self.wanted.append,
             expire=self.expired.extend,
             wake_pool=self._wake,
@@ -80,7 +66,8 @@ class World:
         self.woken += 1
 
     def route(self, domain: str = DOMAIN) -> None:
-        self.windows.routed(domain, Route("mx", "default", (), "disabled"), Site(0, "mx", "default", 0))
+        site = self.sites.open("mx", "default", now_ns=self.clock.monotonic_ns(), day=0, used={}, terms={})
+        self.windows.routed(domain, Route("mx", "default", (), "disabled"), site)
         self.windows.refill(0)
 
     def put(self, id_: int, due_ms: int, expires_ms: int = NEVER_MS) -> bytes:
@@ -107,6 +94,23 @@ class World:
                 return found
             found += now
         raise AssertionError("it does not come to an end")
+
+    def settled(self, limit: int = 1000) -> list[int]:
+        """As `taken`, and gone from the disk."""
+        found = self.taken(limit)
+        self.disk.rows = {row: value for row, value in self.disk.rows.items() if _id(row) not in found}
+        return found
+
+    def sweep(self) -> None:
+        """As a region does in each tick."""
+        now_ns = self.clock.monotonic_ns()
+        self.windows.sweep(100)
+        self.flows.sweep(now_ns, 100)
+        self.sites.sweep(now_ns, 100)
+
+
+def _id(stored: bytes) -> int:
+    return int.from_bytes(stored[10:], "big")
 
 
 def test_what_has_no_route_yet_waits_on_disk_and_goes_when_there_is_one() -> None:
@@ -197,6 +201,28 @@ def test_a_deferral_to_before_what_was_read_is_not_passed_over() -> None:
     world.clock.advance(0.01)
     del world.disk.rows[key(1, now_ms + 100_000)]
     assert world.all_taken() == [9]
+
+
+def test_what_is_being_settled_is_not_read_again_before_that_is_on_disk() -> None:
+    """A key from before the cursor makes the window read again from there on."""
+    world = World()
+    now_ms = world.clock.wall_ms()
+    keys = [world.put(id_, now_ms) for id_ in range(1, 31)]
+    assert world.taken(2) == [1, 2]
+    world.windows.settling([1, 2])
+    world.put(99, now_ms - 3)
+    found: list[int] = []
+    while world.windows.backlogged():
+        world.windows.refill(0)
+        found += world.settled(3)
+    found += world.settled()
+    assert sorted(found) == [*range(3, 31), 99]
+    del world.disk.rows[keys[0]], world.disk.rows[keys[1]]
+    world.disk.rows[key(2, now_ms + 60_000)] = NEVER_MS
+    world.windows.settled([1, 2])
+    world.windows.redue(key(2, now_ms + 60_000))
+    world.clock.advance(61)
+    assert world.all_taken() == [2]
 
 
 def test_what_expired_while_it_waited_on_disk_is_settled_and_not_sent() -> None:
@@ -294,3 +320,85 @@ def test_who_has_something_to_take_is_woken() -> None:
     world.woken = 0
     world.put(1, world.clock.wall_ms())
     assert world.woken > 0
+
+
+# -- forgetting
+
+
+def test_a_queue_that_has_long_been_empty_is_forgotten_and_learnt_again_when_something_comes() -> None:
+    world = World()
+    world.put(1, world.clock.wall_ms())
+    assert world.settled() == [1]
+    world.clock.advance(IDLE_S - 1)
+    world.sweep()
+    assert (len(world.windows), len(world.flows)) == (1, 1)
+    world.clock.advance(2)
+    world.sweep()
+    assert (len(world.windows), len(world.flows), len(world.sites.campaigns)) == (0, 0, 0)
+    assert world.scheduler.stats()["flows"] == 0
+    world.put(2, world.clock.wall_ms())
+    assert world.wanted == [DOMAIN, DOMAIN]
+    world.route()
+    assert world.settled() == [2]
+
+
+def test_what_waits_or_is_on_the_wire_keeps_its_queue() -> None:
+    world = World()
+    stored = world.put(1, world.clock.wall_ms())
+    taken = decisions(world.scheduler.take(0, world.clock.monotonic_ns(), 10))
+    assert [decision.id for decision in taken] == [1]
+    for _ in range(3):
+        world.clock.advance(IDLE_S + 1)
+        world.sweep()
+    assert len(world.windows) == 1
+    world.scheduler.settle(packed([1]))
+    del world.disk.rows[stored]
+    later = world.clock.wall_ms() + 86_400_000
+    world.disk.rows[key(1, later)] = NEVER_MS
+    world.windows.redue(key(1, later))  # deferred: a day later
+    for _ in range(3):
+        world.clock.advance(IDLE_S + 1)
+        world.sweep()
+    assert len(world.windows) == 1
+    world.clock.advance(86_400)
+    assert world.all_taken() == [1]
+
+
+def test_a_deferral_that_comes_back_to_a_forgotten_queue_is_not_lost() -> None:
+    world = World()
+    world.clock.advance(IDLE_S + 1)
+    world.sweep()
+    assert len(world.windows) == 0
+    again = key(1, world.clock.wall_ms() + 5_000)
+    world.disk.rows[again] = NEVER_MS
+    world.windows.redue(again)
+    world.clock.advance(6)
+    world.windows.tick()
+    world.route()
+    assert world.all_taken() == [1]
+
+
+def test_many_idle_queues_are_forgotten_before_their_time() -> None:
+    world = World()
+    for number in range(10, MAX_RESTING + 60):
+        world.windows.learn(number, f"d{number}.example", 1, "tenant", "spring")
+    while len(world.windows) > MAX_RESTING:
+        world.sweep()
+    world.sweep()
+    assert len(world.windows) == MAX_RESTING
+
+
+def test_queues_of_many_domains_share_a_flow_that_goes_with_the_last() -> None:
+    world = World()
+    world.windows.learn(6, "example.org", 1, "tenant", "spring")
+    world.disk.rows[key(7, world.clock.wall_ms(), 6)] = NEVER_MS
+    world.windows.offer([key(7, world.clock.wall_ms(), 6)], world.clock.wall_ms())
+    world.route("example.org")
+    assert len(world.flows) == 1
+    world.clock.advance(IDLE_S + 1)
+    world.sweep()
+    assert (len(world.windows), len(world.flows)) == (1, 1)
+    assert world.settled() == [7]
+    world.clock.advance(IDLE_S + 1)
+    world.sweep()
+    assert (len(world.windows), len(world.flows)) == (0, 0)
