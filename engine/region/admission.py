@@ -97,12 +97,11 @@ class Admission:
             raise Refused("sender", sender, "expected text")
         if sender:
             sender = _address("sender", sender).text
-        if stream not in STREAMS or stream not in self._streams:
+        if type(stream) is not int or stream not in STREAMS or stream not in self._streams:
             raise Refused("stream", stream, "no source of this region serves this stream")
         _name("tenant", tenant, empty=False)
         _name("campaign", campaign, empty=True)
-        number = int(str(stream))
-        return _Common(sender, number, str(tenant), str(campaign), self._expire_ms[number])
+        return _Common(sender, stream, str(tenant), str(campaign), self._expire_ms[stream])
 
 
 class _Common(NamedTuple):

@@ -6,7 +6,7 @@ from engine.config.schema import LimitsConfig
 from engine.region.admission import Admission
 from engine.values.message import ItemError, Message
 from engine.values.options import Flag, Options
-from engine.values.submission import decode_submission, encode_submission
+from engine.values.submission import Submission, decode_submission, encode_submission
 
 NOW_MS = 1_700_000_000_000
 
@@ -58,4 +58,14 @@ def test_a_send_time_in_a_wrong_unit_is_refused_by_itself(send_at_ms: int) -> No
     admission = Admission(limits=LimitsConfig(), streams=frozenset({0}), expire_ms={0: 9000})
     admitted = admission.admit(decode_submission(header, len(blob)), NOW_MS)
     assert [(error.index, error.field) for error in admitted.errors] == [(0, "send_at_ms")]
+    assert admitted.positions == [1]
+
+
+@pytest.mark.parametrize("stream", [None, True, "0", 1.0, [], {}, [[0]], 7])
+def test_a_stream_that_is_none_is_refused_by_itself(stream: object) -> None:
+    item = ["a@example.com", ["b@example.org"], 0, "default", "", 0, "", 5, []]
+    odd = [*item[:2], stream, *item[3:]]
+    admission = Admission(limits=LimitsConfig(), streams=frozenset({0}), expire_ms={0: 9000})
+    admitted = admission.admit(Submission(bytes(16), [odd, item], [0, 5]), NOW_MS)
+    assert [(error.index, error.field) for error in admitted.errors] == [(0, "stream")]
     assert admitted.positions == [1]
