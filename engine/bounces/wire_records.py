@@ -40,11 +40,11 @@ class WireRecords:
         self.tenant_of = reader.tenant_of
 
     def fetch(self, ids: bytes) -> list[Any]:
-        """As the reader's: None for a record that is gone."""
+        """As the reader's: None for a record that is gone, text for one that cannot be read."""
         records = self._reader.fetch(ids)
         if self._changes_nothing:
             return records
-        return [record if record is None else self._changed(record) for record in records]
+        return [self._changed(record) if isinstance(record, tuple) else record for record in records]
 
     def _changed(self, record: Any) -> Any:
         content = record.content

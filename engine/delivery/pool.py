@@ -28,6 +28,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from engine.config.signing import DkimConfig
+from engine.delivery.form import DEFERRED_HERE
 from engine.delivery.job import Job
 from engine.delivery.lane import Lane
 from engine.delivery.pacing import Connections, Gate
@@ -212,6 +213,9 @@ class PoolEngine:
             self._jobs[id_] = job
             if record is None or source not in self._sources or not carries(source) or self.stopping:
                 self.give_back(job)
+                continue
+            if isinstance(record, str):  # it cannot be read, and this is why
+                self.settle(job, DEFERRED_HERE, Reply(0, "4.3.0", record[:1024]), "", False)
                 continue
             place = source, site_no, job.domain, job.requires_tls
             lane = lanes.get(place)

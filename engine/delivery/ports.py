@@ -40,7 +40,9 @@ class Records(Protocol):
     """Read access to the region's spool (engine/spool: SpoolReader)."""
 
     def fetch(self, ids: bytes) -> Sequence[Any]:
-        """Records of packed ids (8 bytes each, little endian), None for one that is gone."""
+        """Records of packed ids (8 bytes each, little endian), None for one that is gone, text for one that cannot be
+        read: why.
+        """
 
     def body(self, content: Any) -> bytes | memoryview:
         """The bytes of a stored body, checked against its CRC; raises if they are damaged."""

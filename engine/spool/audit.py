@@ -24,7 +24,7 @@ from engine.spool.draft import (
     word_of,
 )
 from engine.spool.environment import Environment
-from engine.spool.records import decode_record, due_key
+from engine.spool.records import DamagedRecord, decode_record, due_key
 from engine.values.ids import format_id, make_id
 from engine.values.outcome import OutcomeKind
 
@@ -78,7 +78,11 @@ def audit(path: str | Path) -> AuditReport:
                     if stored is None:
                         report.problem(f"{format_id(id_)}: queued, but there is no record")
                         continue
-                    record = decode_record(id_, stored)
+                    try:
+                        record = decode_record(id_, stored)
+                    except DamagedRecord as error:
+                        report.problem(f"{format_id(id_)}: queued, but unreadable: {error}")
+                        continue
                     is_due = txn.get(due_key(record.queue, record.due_ms, id_), db=env.db["due"]) is not None
                     if is_due and id_ in held:
                         report.problem(f"{format_id(id_)}: due, but its copy is not safe yet")

@@ -5,6 +5,7 @@ its group. It may be run again in another draft, so it changes nothing but its d
 """
 
 import hashlib
+import logging
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,14 +24,27 @@ from engine.spool.batches import (
 )
 from engine.spool.draft import Draft
 from engine.spool.errors import CampaignConflict
-from engine.spool.records import MAYBE_SENT, VERSION, decode_record, due_key, encode_record, pack, u48
+from engine.spool.records import (
+    MAYBE_SENT,
+    VERSION,
+    DamagedRecord,
+    decode_record,
+    due_key,
+    encode_record,
+    pack,
+    u48,
+)
 from engine.spool.stopping import Stopped, hard_bounce, stop, stop_queued
 from engine.spool.suppressions import Lists
 from engine.values.ids import SEQ_BITS
 from engine.values.outcome import FINAL_KINDS, OutcomeKind
 from engine.values.suppression import Suppression
 
+log = logging.getLogger(__name__)
+
 ID_LE = struct.Struct("<Q")
+DAMAGED_WAIT_MS = 3_600_000
+NEVER = b"\xff" * 6  # as an expiry: what a damaged record says of its own is not known
 KEY_TTL_MS = 7 * 86_400_000
 
 
@@ -291,7 +305,16 @@ def settle(
         stored = (txn.pop if is_final else txn.get)(key[10:], db=messages_db)
         if stored is None:
             raise LookupError(f"message {outcome.id:016x}: due without a record")
-        record = decode_record(outcome.id, stored)
+        try:
+            record = decode_record(outcome.id, stored)
+        except DamagedRecord as error:
+            log.error("spool: %s: put off, whatever became of it (%s)", error, outcome.kind)
+            if is_final:
+                txn.put(key[10:], stored, db=messages_db)
+            kept.add(settlement.batch_no)
+            due_keys.append(key[:4] + u48(outcome.at_ms + DAMAGED_WAIT_MS) + key[10:])
+            txn.put(due_keys[-1], NEVER, db=due_db)
+            continue
         reply = outcome.reply
         flags = record.flags | (MAYBE_SENT if outcome.possible_duplicate else 0)
         attempts = record.attempts + (0 if settlement.free else 1)
@@ -438,7 +461,11 @@ def mark_in_flight(draft: Draft) -> int:
             stored = draft.txn.get(id_key, db=db["messages"])
             if stored is None:
                 continue
-            record = decode_record(id_, stored)
+            try:
+                record = decode_record(id_, stored)
+            except DamagedRecord as error:
+                log.error("spool: %s: it was in flight, and cannot be marked", error)
+                continue
             draft.txn.put(
                 id_key,
                 encode_record(

@@ -1,5 +1,6 @@
 """The spool as other processes of the node see it: read only, nothing held between calls."""
 
+import logging
 import struct
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import msgpack
 from engine.spool.batches import CampaignRecord
 from engine.spool.bodies import SegmentReader
 from engine.spool.environment import Environment
-from engine.spool.records import Record, decode_record
+from engine.spool.records import DamagedRecord, Record, decode_record
+
+log = logging.getLogger(__name__)
 
 MAP_LIMIT = 1 << 40
 MAX_QUEUES = 65_536  # whose names are kept in memory
@@ -26,14 +29,18 @@ class SpoolReader:
         self._bodies = SegmentReader(path / "bodies")
         self._queues: dict[int, tuple[str, int, str, str]] = {}
 
-    def fetch(self, ids: bytes) -> list[Record | None]:
-        """Records of packed ids (8 bytes each, little endian); None for one that is gone."""
+    def fetch(self, ids: bytes) -> list[Record | str | None]:
+        """Records of packed ids (8 bytes each, little endian); None for one that is gone, text for a damaged one."""
         messages = self._env.db["messages"]
-        records: list[Record | None] = []
+        records: list[Record | str | None] = []
         with self._env.read() as txn:
             for (id_,) in ID_LE.iter_unpack(ids):
                 stored = txn.get(id_.to_bytes(8, "big"), db=messages)
-                records.append(None if stored is None else decode_record(id_, stored))
+                try:
+                    records.append(None if stored is None else decode_record(id_, stored))
+                except DamagedRecord as error:
+                    log.error("spool: %s", error)
+                    records.append(str(error))
         return records
 
     def body(self, content: list[int]) -> bytes:

@@ -26,7 +26,11 @@ ID = struct.Struct(">Q")
 pack = msgpack.Packer(use_bin_type=True).pack
 
 
-class UnknownVersion(ValueError):
+class DamagedRecord(ValueError):
+    """The bytes of a record are not a record. One such message is put off, and holds up no other."""
+
+
+class UnknownVersion(DamagedRecord):
     """A record of a version that this release cannot read."""
 
 
@@ -97,14 +101,18 @@ def encode_record(
 
 
 def decode_record(id_: int, data: bytes) -> Record:
-    fields = msgpack.unpackb(data)
-    if fields[0] == RECORD_VERSION:
-        if fields[11] is not None:
-            fields[11] = unpack_options(fields[11])
-        fields[0] = id_
-        return Record._make(fields)
-    if fields[0] == 1:
-        return Record(id_, *fields[1:11])
+    """Raises DamagedRecord."""
+    try:
+        fields = msgpack.unpackb(data)
+        if fields[0] == RECORD_VERSION:
+            if fields[11] is not None:
+                fields[11] = unpack_options(fields[11])
+            fields[0] = id_
+            return Record._make(fields)
+        if fields[0] == 1:
+            return Record(id_, *fields[1:11])
+    except Exception as error:  # whatever unpacking makes of arbitrary bytes
+        raise DamagedRecord(f"the record of message {id_:016x} is damaged: {error!r}") from error
     raise UnknownVersion(f"message record of version {fields[0]}: this release reads 1 and {RECORD_VERSION}")
 
 

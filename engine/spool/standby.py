@@ -515,8 +515,9 @@ class Exporter:
         return bytes(pack((found, [], [], b""))), last if going else b""
 
     def _records(self, spans: Spans) -> list[Record]:
+        """Those that are there; of a damaged one there can be no copy."""
         packed = b"".join(id_.to_bytes(8, "little") for id_ in ids_of(spans))
-        return [record for record in self._reader.fetch(packed) if record is not None]
+        return [record for record in self._reader.fetch(packed) if isinstance(record, Record)]
 
 
 def _fields_of(record: CampaignRecord) -> list[Any]:

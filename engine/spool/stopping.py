@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from engine.spool import notices
 from engine.spool.batches import Settlement
 from engine.spool.draft import Draft
-from engine.spool.records import decode_record, due_key
+from engine.spool.records import DamagedRecord, decode_record, due_key
 from engine.spool.suppressions import Lists
 from engine.values.ids import SEQ_BITS, SEQ_MASK
 from engine.values.outcome import OutcomeKind
@@ -70,7 +70,10 @@ def stop_queued(draft: Draft, ids: Sequence[int], now_ms: int, queue_of: Any) ->
         stored = draft.txn.get(id_key, db=db["messages"])
         if stored is None:
             continue
-        record = decode_record(id_, stored)
+        try:
+            record = decode_record(id_, stored)
+        except DamagedRecord:
+            continue  # the pool meets it too, and says so
         _, stream, tenant, campaign = queue_of(draft.txn, record.queue)
         row = lists.find(record.recipient, tenant, stream)
         if row is None:

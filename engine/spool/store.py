@@ -40,7 +40,7 @@ from engine.spool.environment import Environment, Error, MapFull
 from engine.spool.errors import SpoolError, SpoolFull, SpoolInUse, SpoolSuperseded
 from engine.spool.notices import Notice
 from engine.spool.reader import SpoolReader
-from engine.spool.records import DUE_KEY_SIZE, Record, decode_record, due_key
+from engine.spool.records import DUE_KEY_SIZE, DamagedRecord, Record, decode_record, due_key
 from engine.spool.sent import Sent
 from engine.spool.standby import Exporter, Keeper, read_durable
 from engine.spool.writer import GroupWriter
@@ -566,9 +566,14 @@ class Spool:
         return empty
 
     def message(self, message_id: int) -> Record | None:
+        """The record of a message; None if there is none, or it is damaged."""
         with self._env.read() as txn:
             stored = txn.get(message_id.to_bytes(8, "big"), db=self._env.db["messages"])
-            return None if stored is None else decode_record(message_id, stored)
+            try:
+                return None if stored is None else decode_record(message_id, stored)
+            except DamagedRecord as error:
+                log.error("spool %s: %s", self.path, error)
+                return None
 
     def due_key_of(self, message_id: int) -> bytes | None:
         record = self.message(message_id)
@@ -585,7 +590,10 @@ class Spool:
             return None
         status: dict[str, object] = {"id": format_id(message_id), "state": str(OutcomeKind(word))}
         if stored is not None:
-            record = decode_record(message_id, stored)
+            try:
+                record = decode_record(message_id, stored)
+            except DamagedRecord as error:
+                return status | {"damaged": str(error)}
             status |= {
                 "recipient": record.recipient,
                 "accepted_ms": record.accepted_ms,

@@ -4,11 +4,13 @@ import asyncio
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.config.schema import FleetConfig
 from engine.region.daily import daily_key
+from engine.region.region import _wrap
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.values.message import Message
@@ -290,3 +292,47 @@ def test_mail_that_no_source_may_carry_expires_in_its_time(tmp_path: Path, accep
     asyncio.run(run())
     assert audit(tmp_path / "spool" / "eu").is_clean
     assert not accepting.log().recipients()
+
+
+@pytest.mark.parametrize("damage", [b"\xc1", b"\x9c\x09", b"\xcc"])
+def test_one_damaged_record_holds_up_nobody(tmp_path: Path, accepting: SinkProcess, damage: bytes) -> None:
+    """Not the pool, not the start of the region while it is marked as in flight, not the audit, which names it."""
+    config = fleet(tmp_path, accepting.addresses["accept"][1])
+
+    async def run() -> int:
+        region, spool, node = await start_region(config)
+        region._dispatcher.paused = True
+        receipt = decode_receipt(await region.accept(*encode_submission(messages(20), bytes(16))))
+        bad = receipt.ids[7][0]
+
+        def now() -> bytes:
+            return round(time.time() * 1000).to_bytes(6, "big")
+
+        def spoil(draft: Any) -> None:
+            key = bad.to_bytes(8, "big")
+            stored = draft.txn.get(key, db=draft.env.db["messages"])
+            draft.txn.put(key, damage + stored[len(damage) :], db=draft.env.db["messages"])
+
+        await _wrap(spool._writer.submit(spoil))
+        await _wrap(spool.dispatch(1, b"".join(ids[0].to_bytes(8, "little") for ids in receipt.ids), {}))
+        await region.stop()
+        spool.close()
+
+        region, spool, node = await start_region(config)
+        await until(lambda: spool.counts()["delivered"] == 19)
+        await until(lambda: spool.due_rows(b"", 10)[0][0][4:10] > now())
+        region.check()
+        status = spool.status(bad)
+        assert status is not None
+        assert status["state"] == "queued"
+        assert "damaged" in status
+        await node.stop()
+        await region.stop()
+        spool.close()
+        return bad
+
+    bad = asyncio.run(run())
+    report = audit(tmp_path / "spool" / "eu")
+    assert report.problem_count == 1
+    assert report.problems[0].startswith(f"{bad:016x}: queued, but unreadable")
+    assert len(accepting.log().recipients()) == 19
