@@ -1,8 +1,8 @@
 """The classifier: (outcome, scope, reply) -> category, hard or soft, scope.
 
 The reply policy (engine/smtp/policy.py) has decided what becomes of the message; nothing here changes that. What
-is refined is the scope: towards "not about the recipient" always, towards "about the recipient" only where the
-policy saw the message or the recipient refused; so a refusal of our IP, host or domain never becomes a recipient
+is refined is the scope: towards "not about the recipient" always, towards "about the recipient" only where a host
+refused the message or the recipient; so a refusal of our IP, host or domain never becomes a recipient
 problem, whatever its text says.
 
 Matching: each phrase stands in an index under its rarest word, a rule without text under its status or code; the
@@ -89,10 +89,14 @@ class Classifier:
         if kind is OutcomeKind.DELIVERED:
             return DELIVERED
         rule = self.match(reply)
+        # what we refuse ourselves quotes the message, whose words say nothing about the recipient
+        is_ours = reply.code == 0 and scope is Scope.MESSAGE
+        if is_ours and rule is not None and 0 not in rule.codes:
+            rule = self.match(Reply(0, reply.enhanced, ""))
         if rule is None:
             category = Category.MESSAGE_EXPIRED if kind is OutcomeKind.EXPIRED else Category.OTHER
             return Classification(category, False, scope, known=False)
-        if rule.scope is not Scope.RECIPIENT or scope in _ABOUT_MAIL:
+        if rule.scope is not Scope.RECIPIENT or (scope in _ABOUT_MAIL and not is_ours):
             scope = rule.scope
         hard = (
             kind is OutcomeKind.BOUNCED

@@ -17,6 +17,7 @@ from engine.values.reply import Reply
 MAX_RECIPIENTS = 50
 MAX_TOKENS = 8
 MAX_REPLY = 1000
+MAX_ADDRESS = 320
 MAX_REPLIES = 100  # of a text, that are looked at
 
 
@@ -58,12 +59,14 @@ class Report:
 
 # RFC 5965 section 7.3; opt-out was in drafts and is still sent. not-spam and auth-failure (RFC 6591) are no complaints
 COMPLAINTS = frozenset({"abuse", "fraud", "opt-out", "opt-out-list"})
+ACTIONS = frozenset({"failed", "delayed", "delivered", "relayed", "expanded"})  # RFC 3464 section 2.3.3
 _ENHANCED = r"([245]\.\d{1,3}\.\d{1,3})"
 _REPLY = re.compile(rf"(?<![\d.])([45]\d\d)(?:[ -]+#?{_ENHANCED})?(?![\d.])[ :-]*", re.ASCII)
 # qmail adds a line of its own behind what the host said
 _REPLY_END = re.compile(r"\n\n|\ngiving up on ", re.IGNORECASE)
 _STATUS_ONLY = re.compile(rf"#?\b{_ENHANCED}\b", re.ASCII)
 _ADDRESS = re.compile(r"[^\s<>@,;:\"()]{1,64}@[A-Za-z0-9.-]{1,255}")
+_XTEXT = re.compile(r"\+([0-9A-F]{2})")  # RFC 3461 section 4
 _VERP = re.compile(r"b\+[a-z2-7]{34}@[a-z0-9.-]{1,253}", re.IGNORECASE | re.ASCII)
 _LINK = re.compile(r"https?://[^\s<>\"']{1,1500}")
 _DAEMONS = re.compile(
@@ -155,7 +158,7 @@ def _delivery_status(body: bytes, parts: list[Part]) -> Report | None:
     for fields in _groups(body):
         action = fields.get("action", "").split("(")[0].strip().lower()
         status = _STATUS_ONLY.search(fields.get("status", ""))
-        if not action:  # some leave it out
+        if action not in ACTIONS:  # some leave it out, or write another word
             action = "" if status is None else {"5": "failed", "4": "delayed"}.get(status[1][0], "delivered")
         if action == "failed":
             failures.append(Failure(_names(fields), _reply_of(fields, status, parts)))
@@ -174,10 +177,16 @@ def _names(fields: dict[str, str]) -> tuple[str, ...]:
     """The recipient's addresses, original first; `type; address` (RFC 3464 section 2.3.1) or the bare address."""
     found = []
     for name in ("original-recipient", "final-recipient", "x-actual-recipient"):
-        value = fields.get(name, "").rpartition(";")[2].strip().strip("<>")
-        if "@" in value and value not in found:
-            found.append(value[:320])
+        value = fields.get(name, "").rpartition(";")[2].strip().strip("<>")[:MAX_ADDRESS]
+        for form in (_XTEXT.sub(_letter, value), value):  # some hand ORCPT on as it stood in the command
+            if "@" in form and form not in found:
+                found.append(form)
     return tuple(found)
+
+
+def _letter(found: re.Match[str]) -> str:
+    letter = chr(int(found[1], 16))
+    return letter if letter.isprintable() else found[0]
 
 
 def _reply_of(fields: dict[str, str], status: re.Match[str] | None, parts: list[Part]) -> Reply:

@@ -67,6 +67,28 @@ def test_what_is_about_us_in_words_about_a_recipient_is_not_hard(scope: Scope, t
     assert not classify(OutcomeKind.BOUNCED, scope, parse_sample(text)).hard
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(0, "5.6.0", "'user unknown' is no header field"),
+        Reply(0, "5.6.7", "To: 'mailbox unavailable': an address has no ASCII form"),
+        Reply(0, "5.7.1", "DKIM: tenant 'no such user' may not send as example.com: it is not its domain"),
+        Reply(0, "5.1.3", "an address cannot be written in a command"),
+    ],
+)
+def test_what_we_refuse_ourselves_suppresses_nobody_whatever_the_message_says(reply: Reply) -> None:
+    """Such a text quotes the message, which may say anything."""
+    found = classify(OutcomeKind.BOUNCED, Scope.MESSAGE, reply)
+    assert not found.hard
+    assert found.scope is not Scope.RECIPIENT
+    if reply.enhanced != "5.1.3":
+        assert found.category is not Category.BAD_MAILBOX
+
+
+def test_a_report_without_a_code_is_read_by_its_words() -> None:
+    assert classify(OutcomeKind.BOUNCED, Scope.RECIPIENT, Reply(0, "5.6.0", "user unknown")).hard
+
+
 @pytest.mark.parametrize("kind", [OutcomeKind.DEFERRED, OutcomeKind.EXPIRED, OutcomeKind.CANCELLED])
 def test_only_a_bounce_is_hard(kind: OutcomeKind) -> None:
     assert not classify(kind, Scope.RECIPIENT, UNKNOWN_USER).hard

@@ -165,6 +165,36 @@ def test_whoever_answers_by_himself_is_no_bounce(head: str, kind: ReportKind) ->
     assert read_report((head + GONE).encode(), sender="").kind is kind
 
 
+@pytest.mark.parametrize(
+    ("action", "status", "kind"),
+    [
+        ("failure", "5.1.1", FAILED),
+        ("bounced", "5.2.2", FAILED),
+        ("", "5.1.1", FAILED),
+        ("retrying", "4.4.1", ReportKind.DELAYED),
+        ("ok", "2.0.0", ReportKind.DELIVERED),
+        ("expanded (to 2)", "2.0.0", ReportKind.DELIVERED),
+    ],
+)
+def test_an_action_in_other_words(action: str, status: str, kind: ReportKind) -> None:
+    data = (
+        "Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\n"
+        f"Reporting-MTA: dns; x\r\n\r\nFinal-Recipient: rfc822; a@d.example\r\nAction: {action}\r\n"
+        f"Status: {status}\r\n--b--\r\n"
+    )
+    assert read_report(data.encode(), sender="").kind is kind
+
+
+def test_an_original_recipient_in_xtext_is_found() -> None:
+    data = (
+        b"Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\n"
+        b"Reporting-MTA: dns; x\r\n\r\nOriginal-Recipient: rfc822;a+2Bnews@d.example\r\n"
+        b"Final-Recipient: rfc822; b@d.example\r\nAction: failed\r\nStatus: 5.1.1\r\n--b--\r\n"
+    )
+    (failure,) = read_report(data, sender="").failures
+    assert failure.addresses == ("a+news@d.example", "a+2Bnews@d.example", "b@d.example")
+
+
 def test_a_disposition_notification_is_no_bounce() -> None:
     """RFC 8098: whoever sends one has got the message, even one that says `failed`."""
     data = (
