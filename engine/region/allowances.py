@@ -6,7 +6,7 @@ means a warm-up that waits. A source in warm-up is closed at a site that its own
 The last source of a stream never leaves the rotation silently: see engine/reputation/floor.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import msgpack
@@ -119,7 +119,7 @@ class Allowances:
     # -- the owners' words
 
     def take(
-        self, source: int, allowances: Iterable[Allowance], *, full: bool, reported: Iterable[str]
+        self, source: int, allowances: Iterable[Allowance], *, full: bool, reported: Collection[str]
     ) -> list[tuple[str, Breach]]:
         """An owner has answered a report about the sites `reported`. Returns breaches of the floor that are news."""
         held = self._held[source]
@@ -133,6 +133,10 @@ class Allowances:
                 held[allowance.site] = allowance
         opened = {(source, site) for site in reported} & self._closed
         self._closed -= opened
+        if full and self._sites.sources[source].warmup is not None:
+            # an owner forgets the sites that it has long not been asked about: it has not said that they are free
+            lost = before.keys() - held.keys() - {EVERYWHERE, *reported}
+            self._closed |= {(source, site) for site in lost if self._sites.known(site)}
         changed = {site for site in {*before, *held} if before.get(site) != held.get(site)}
         if changed:
             self._dirty.add(source)

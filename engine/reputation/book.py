@@ -33,6 +33,7 @@ class Reputation:
         self.whole = Standing(config, WHOLE)
         self.sites: dict[str, Standing] = {}
         self._touched: set[str] = set()  # since the last advance
+        self.unsettled: set[str] = set()  # those not in good standing, as far as the last look at them
         self._swept_ms = 0
         self.listed = ""  # the block list that names the source, or ""
 
@@ -54,8 +55,15 @@ class Reputation:
         for site, standing in self.sites.items():
             if standing.state in (State.ACTIVE, State.WARMING):
                 del self.sites[site]
+                self.unsettled.discard(site)
                 return
-        del self.sites[next(iter(self.sites))]
+        site = next(iter(self.sites))
+        del self.sites[site]
+        self.unsettled.discard(site)
+
+    def look_at(self, site: str) -> None:
+        """Something has changed there that may change the standing: the next `advance` looks."""
+        self._touched.add(site)
 
     def advance(self, now_ms: int, is_warming: Callable[[str], bool]) -> list[Transition]:
         """All transitions that are due now.
@@ -66,11 +74,16 @@ class Reputation:
         sweeps = not 0 <= now_ms - self._swept_ms < SWEEP_MS
         if sweeps:
             self._swept_ms = now_ms
-        found = [
-            standing.advance(now_ms, warming=is_warming(site))
-            for site, standing in self.sites.items()
-            if sweeps or site in self._touched or standing.state is not expected(warming=is_warming(site))
-        ]
+        found = []
+        for site in list(self.sites) if sweeps else sorted(self._touched | self.unsettled):
+            standing = self.sites.get(site)
+            if standing is None:
+                continue  # forgotten meanwhile
+            found.append(standing.advance(now_ms, warming=is_warming(site)))
+            if standing.state is expected(warming=is_warming(site)):
+                self.unsettled.discard(site)
+            else:
+                self.unsettled.add(site)
         self._touched.clear()
         found.append(self._advance_whole(now_ms))
         return [transition for transition in found if transition is not None]
@@ -92,6 +105,9 @@ class Reputation:
 
     def _agreeing(self, now_ms: int) -> list[str]:
         """The sites that agree to remove the whole source; empty when they are too few."""
+        out = sum(self.sites[site].state is State.REMOVED for site in self.unsettled)
+        if out < self._config.agree_sites:
+            return []
         removed = [s for s in self.sites.values() if s.state is State.REMOVED]
         agreeing = [s.site for s in removed if s.removed_ms > self.whole.removed_ms]
         if len(agreeing) < self._config.agree_sites:
@@ -103,6 +119,7 @@ class Reputation:
     def remove(self, now_ms: int, site: str, reason: str, *, stay_ms: int = 0) -> Transition | None:
         """A reply says that the site does not want this source for some time."""
         standing = self.sites.setdefault(site, Standing(self._config, site))
+        self.unsettled.add(site)
         return standing.remove(now_ms, reason, stay_ms=stay_ms)
 
     def release(self, now_ms: int, site: str) -> bool:
@@ -155,4 +172,6 @@ class Reputation:
         rows: Mapping[str, Sequence[object]] = state["sites"]
         for site, row in rows.items():
             book.sites[site] = Standing.from_state(config, site, row)
+            if book.sites[site].state not in (State.ACTIVE, State.WARMING):
+                book.unsettled.add(site)
         return book

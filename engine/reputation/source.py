@@ -15,7 +15,7 @@ from engine.config.schema import FleetConfig
 from engine.providers.profiles import load_profiles
 from engine.reputation.allowance import EVERYWHERE, Allowance, Answer, SourceEvent, Summary
 from engine.reputation.book import Reputation
-from engine.reputation.standing import State, Transition
+from engine.reputation.standing import Share, State, Transition
 from engine.shaping.rules import RuleSet
 from engine.shaping.shaping import Fired, Shaping
 from engine.warmup.plan import Plan, StageChange
@@ -26,6 +26,7 @@ VERSION = 2
 KEPT_EVENTS = 500
 SAVE_MS = 5_000
 PACE_TOLERANCE = 0.05
+SWEEP_MS = 60_000
 DAY_MS = 86_400_000
 
 
@@ -52,6 +53,9 @@ class SourceOwner:
         self._events: deque[SourceEvent] = deque(maxlen=KEPT_EVENTS)
         self._event_number = 0
         self._sent: dict[str, Allowance] = {}
+        self._touched: set[str] = set()  # sites to which something has happened since the last answer
+        self._swept_ms = 0
+        self._whole: tuple[State, Share] | None = None  # the source's standing at the last answer
         self._saved_ms = 0
         self._is_changed = False
         self._has_news = False
@@ -65,6 +69,9 @@ class SourceOwner:
             self._events.popleft()
         if summary.full:
             self._sent.clear()
+            self._swept_ms = 0
+        self._touched |= self._active_sites()
+        self._touched.update(row.site for row in summary.rows)
         self.reputation.observe(now_ms, summary.rows)
         for row in summary.rows:
             attempts = row.delivered + row.deferred + row.bounced + row.excused
@@ -77,7 +84,7 @@ class SourceOwner:
             )
             self._stage_changes(changes)
         self._advance(now_ms)
-        return self._answer(now_ms, {row.site for row in summary.rows})
+        return self._answer(now_ms)
 
     def _advance(self, now_ms: int) -> None:
         self.shaping.advance(now_ms)
@@ -132,6 +139,7 @@ class SourceOwner:
 
     def _stage_changes(self, changes: list[StageChange]) -> None:
         for change in changes:
+            self.reputation.look_at(change.site)
             self._event(
                 change.at_ms,
                 "alert" if change.kind == "stalled" else "warmup",
@@ -141,6 +149,7 @@ class SourceOwner:
 
     def _event(self, at_ms: int, kind: str, site: str, fields: Mapping[str, Any]) -> None:
         self._event_number += 1
+        self._touched.add(site)
         self._events.append(SourceEvent(self._event_number, at_ms, kind, site, fields))
         self._has_news = True
 
@@ -177,18 +186,28 @@ class SourceOwner:
             reason=(standing.reason if standing.state is not State.ACTIVE else shape.reason)[:256],
         )
 
-    def _known_sites(self) -> set[str]:
-        return {
-            EVERYWHERE,
-            *self._sent,
-            *self.shaping.sites,
-            *self.warmup.plans,
-            *(s for s, standing in self.reputation.sites.items() if standing.state is not State.ACTIVE),
-        }
+    def _active_sites(self) -> set[str]:
+        """Those whose allowance time alone may change."""
+        return {EVERYWHERE, *self.shaping.sites, *self.reputation.unsettled}
 
-    def _answer(self, now_ms: int, named: set[str]) -> Answer:
+    def _sites_to_look_at(self, now_ms: int) -> set[str]:
+        """See the module docstring."""
+        touched, self._touched = self._touched | self._active_sites(), set()
+        whole = self.reputation.whole.state, self.reputation.whole.share()
+        is_over = not 0 <= now_ms - self._swept_ms < SWEEP_MS or now_ms // DAY_MS != self._swept_ms // DAY_MS
+        if not is_over and whole == self._whole:
+            return touched
+        self._whole = whole
+        self._swept_ms = now_ms
+        if self._table is not None:
+            # what is known of a forgotten plan's site is what it began with; the region still has that
+            known = touched | self.warmup.plans.keys()
+            self._sent = {site: sent for site, sent in self._sent.items() if site in known}
+        return touched.union(self._sent, self.warmup.plans)
+
+    def _answer(self, now_ms: int) -> Answer:
         changed = []
-        for site in sorted(self._known_sites() | named):
+        for site in sorted(self._sites_to_look_at(now_ms)):
             allowance = self.allowance(now_ms, site)
             default = Allowance(site)
             if _is_same(self._sent.get(site, default), allowance):
@@ -202,7 +221,7 @@ class SourceOwner:
 
     def _review_ms(self, now_ms: int) -> int:
         times = [(now_ms // DAY_MS + 1) * DAY_MS] if self.warmup.plans else []
-        for site in self._known_sites():
+        for site in self._active_sites():
             times.append(self.reputation.review_ms(site))
             times.append(self.shaping.review_ms(site, now_ms))
         return min((time for time in times if time > now_ms), default=0)
@@ -213,6 +232,8 @@ class SourceOwner:
         """An operator's word about a site: `pause`, `resume` or `skip` (to stage `argument`) its warm-up, `cancel`
         the automation order of the rule `argument`. False if that changes nothing; ValueError if it makes no sense.
         """
+        self._touched |= self._active_sites()
+        self._touched.add(site)
         self._advance(now_ms)
         if name == "cancel":
             return self._cancel(now_ms, site, str(argument))

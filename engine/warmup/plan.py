@@ -82,6 +82,12 @@ class Plan:
     def stage_count(self) -> int:
         return len(self._stages)
 
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether its provider has long not heard of the source, and there is no stage left to lose."""
+        is_first = self.phase is Phase.RUNNING and self.stage == 0
+        return is_first and not self.attempts and self.idle_days >= self._config.idle_days
+
     def observe(self, attempts: int, delivered: int, excused: int = 0) -> None:
         """Count into the current day: call `advance` first. `excused` are those of the `attempts` that were put off for
         a reason that lies with the recipient."""

@@ -40,6 +40,7 @@ class Warmup:
         self._config = config
         self._table = table
         self.plans: dict[str, Plan] = {}
+        self._day = -1  # that all plans were advanced to
 
     def plan(self, now_ms: int, site: str) -> Plan | None:
         """The plan at a site, begun now if there is none yet; None if the source is not warmed."""
@@ -47,9 +48,12 @@ class Warmup:
             return None
         found = self.plans.get(site)
         if found is None:
-            stages = self._table.stages_of(provider_of(site))
-            found = self.plans[site] = Plan(self._config, stages, site, now_ms)
+            found = self.plans[site] = self._new(now_ms, site)
         return found
+
+    def _new(self, now_ms: int, site: str) -> Plan:
+        assert self._table is not None
+        return Plan(self._config, self._table.stages_of(provider_of(site)), site, now_ms)
 
     def is_warming(self, site: str) -> bool:
         plan = self.plans.get(site)
@@ -67,10 +71,16 @@ class Warmup:
         return changes
 
     def advance(self, now_ms: int, score_of: Callable[[str], int]) -> list[StageChange]:
-        """Close the days that are over at every site."""
+        """Close the days that are over at every site, and forget plans that are as if they began tomorrow."""
+        today = now_ms // DAY_MS
+        if today == self._day:
+            return []
+        self._day = today
         changes: list[StageChange] = []
-        for site, plan in self.plans.items():
+        for site, plan in list(self.plans.items()):
             changes += plan.advance(now_ms, score_of(site))
+            if plan.is_forgotten:
+                del self.plans[site]
         return changes
 
     def step_back(self, now_ms: int, site: str, reason: str) -> StageChange | None:
@@ -79,7 +89,9 @@ class Warmup:
 
     def cap(self, now_ms: int, site: str) -> Cap | None:
         """The caps at a site, None for none."""
-        plan = self.plan(now_ms, site)
+        plan = self.plans.get(site)
+        if plan is None and self._table is not None:
+            plan = self._new(now_ms, site)  # it begins with the first attempt
         return None if plan is None else plan.cap(now_ms)
 
     def views(self, now_ms: int) -> list[PlanView]:

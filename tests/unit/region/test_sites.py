@@ -179,6 +179,23 @@ def test_what_the_owners_said_outlives_the_site() -> None:
     assert world.enforcement.allowances.waiting(1) == ["mx:a"]
 
 
+def test_a_site_that_an_owner_in_warm_up_has_forgotten_is_closed_until_it_is_asked() -> None:
+    """It has not said that the source is free there."""
+    world = World(sources={"warmup": "standard"})
+    site = world.open()
+    allowances = world.enforcement.allowances
+    for source in (0, 1):
+        allowances.take(source, [Allowance("mx:a", daily_cap=2)], full=True, reported=["mx:a"])
+    allowances.take(0, [], full=True, reported=[])
+    assert allowances.waiting(0) == ["mx:a"]
+    allowances.take(1, [], full=True, reported=["mx:a"])  # asked, it says that the warm-up is over
+    assert allowances.waiting(1) == []
+    assert len(world.send(site, 5)) == 5
+    assert world.scheduler.granted(site.pool, 0) == 0
+    allowances.take(0, [Allowance("mx:a", daily_cap=3)], full=False, reported=["mx:a"])
+    assert allowances.waiting(0) == []
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 def test_the_last_source_of_a_stream_trickles_on_when_its_site_comes_back(restarts: bool) -> None:
     world = World()

@@ -143,6 +143,7 @@ def test_warming_is_a_state_of_its_own() -> None:
     assert life.after(0, good("google")) == [("google", State.WARMING)]
     assert life.book.share("google").permille == FULL
     life.warming = False
+    life.book.look_at("google")
     assert life.after(1) == [("google", State.ACTIVE)]
 
 

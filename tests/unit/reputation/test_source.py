@@ -17,6 +17,7 @@ from engine.reputation.allowance import (
     encode_summary,
 )
 from engine.reputation.source import SourceOwner
+from engine.reputation.standing import Standing, Transition
 from tests.support.fleets import fleet, fleet_data
 
 DAY_MS = 86_400_000
@@ -225,3 +226,55 @@ def test_the_snapshot_tells_all() -> None:
     }
     assert found["shaping"][0]["rule"] == "outlook-block-list"  # type: ignore[index]
     assert {row["site"] for row in found["warmup"]} == {"google", "outlook"}  # type: ignore[attr-defined]
+
+
+# -- a source that knows thousands of sites
+
+
+def knowing(count: int, warmup: str | None) -> Life:
+    life = Life(warmup)
+    life.after(0, full=True)
+    for first in range(0, count, 500):
+        life.after(250, *(good(f"mx:{n}", 1) for n in range(first, first + 500)))
+    return life
+
+
+@pytest.mark.parametrize("warmup", [None, "standard"])
+def test_an_answer_looks_at_few_of_the_sites_that_it_knows(
+    warmup: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = knowing(3000, warmup)
+    life.after(MINUTE_MS)  # now and then at all
+    looked: list[str] = []
+    whole = SourceOwner.allowance
+    advanced: list[str] = []
+    advance = Standing.advance
+
+    def allowance(owner: SourceOwner, now_ms: int, site: str) -> Allowance:
+        looked.append(site)
+        return whole(owner, now_ms, site)
+
+    def counted(standing: Standing, now_ms: int, *, warming: bool) -> Transition | None:
+        advanced.append(standing.site)
+        return advance(standing, now_ms, warming=warming)
+
+    monkeypatch.setattr(SourceOwner, "allowance", allowance)
+    monkeypatch.setattr(Standing, "advance", counted)
+    life.after(250, good("mx:7"))
+    assert looked == ["", "mx:7"]
+    assert advanced == ["mx:7"]
+    looked.clear()
+    life.after(MINUTE_MS)
+    assert len(looked) == (3001 if warmup else 1)
+
+
+def test_a_plan_with_nothing_left_to_lose_is_forgotten_and_begins_again_in_the_same_way() -> None:
+    life = knowing(1000, "standard")
+    before = life.owner.allowance(life.now_ms, "mx:1")
+    life.after(60 * DAY_MS, good("mx:2", 1))
+    life.after(DAY_MS)
+    assert set(life.owner.warmup.plans) == {"mx:2"}
+    assert set(life.owner._sent) == {"mx:2"}
+    answer = life.after(250, SiteCounts("mx:1", 0, 0, 0, 0))  # the region asks before it sends there
+    assert of(answer, "mx:1").daily_cap == before.daily_cap
+    assert set(life.owner.warmup.plans) == {"mx:1", "mx:2"}
