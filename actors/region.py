@@ -19,8 +19,9 @@ from engine.config.schema import FleetConfig
 from engine.failover.messages import Beat, BeatReply, Message
 from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
+from engine.region.awaiting import deliver_on
 from engine.region.outbox import EventLog
-from engine.region.region import Region, RegionPorts, deliver_on
+from engine.region.region import Region, RegionPorts
 from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
 from engine.spool.errors import SpoolInUse

@@ -16,10 +16,11 @@ from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
 from engine.dkim.signer import signer_of
 from engine.providers.profiles import load_profiles
+from engine.region.awaiting import deliver_on
 from engine.region.cover import PeerLink
 from engine.region.lease_file import LeaseView
 from engine.region.ports import PoolName
-from engine.region.region import Region, RegionPorts, deliver_on
+from engine.region.region import Region, RegionPorts
 from engine.reputation.allowance import decode_summary, encode_answer
 from engine.reputation.source import SourceOwner
 from engine.routing.resolver import build_resolver

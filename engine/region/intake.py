@@ -1,0 +1,185 @@
+"""Mail in: batches, campaigns and their chunks, and what the region writes itself.
+
+A receipt is given when what it names is on disk, and with copies in other regions (engine/region/cover.py) when one of
+those has it too, or the receipt says that none does.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgpack
+
+from engine.config.schema import FleetConfig
+from engine.region.admission import Admission
+from engine.region.awaiting import awaited
+from engine.region.cover import Cover
+from engine.region.retry import RetrySchedule
+from engine.spool.batches import AcceptBatch, AcceptResult, CampaignRecord, ChunkBatch
+from engine.spool.store import Spool
+from engine.values.address import AddressError, parse_address
+from engine.values.clock import Clock
+from engine.values.message import ItemError, Receipt
+from engine.values.stream import Stream
+from engine.values.submission import MalformedBatch, batch_key_of, decode_submission, encode_receipt
+
+KEY_OF_ANOTHER = "stands for a message to other recipients: a new message needs a new key"
+
+
+class Intake:
+    """See the module docstring. `streams`: those that the sources serve; `offer`: these due keys are on disk."""
+
+    def __init__(
+        self,
+        *,
+        config: FleetConfig,
+        name: str,
+        spool: Spool,
+        clock: Clock,
+        streams: frozenset[int],
+        retry: Mapping[int, RetrySchedule],
+        cover: Cover | None,
+        offer: Callable[[Sequence[bytes]], None],
+    ) -> None:
+        self._config = config
+        self._name = name
+        self._spool = spool
+        self._clock = clock
+        self._streams = streams
+        self._retry = retry
+        self._cover = cover
+        self._offer = offer
+        self._admission = Admission(
+            limits=config.limits,
+            streams=streams,
+            expire_ms={number: schedule.expire_ms for number, schedule in retry.items()},
+        )
+
+    async def accept(self, header: bytes, blob: bytes, *, again: bool = False) -> bytes:
+        """Accept a batch (engine/values/submission.py). The answer is a receipt: what it names is on disk.
+
+        `again`: another region may have accepted it before. RegionAway: nothing is promised.
+        """
+        submission = decode_submission(header, len(blob))
+        now_ms = self._clock.wall_ms()
+        admitted = self._admission.admit(submission, now_ms)
+        ids: list[Sequence[int]] = [()] * len(submission.items)
+        errors = admitted.errors
+        repeated = False
+        suppressed: tuple[int, ...] = ()
+        degraded = False
+        if admitted.items:
+            batch = AcceptBatch(batch_key=submission.batch_key, items=admitted.items, blob=blob)
+            if self._cover is not None:
+                result, degraded = await self._covered(batch.batch_key, batch, again=again)
+            else:
+                result = await awaited(self._spool.accept(batch))
+            repeated = result.repeated
+            suppressed = tuple(result.suppressed)
+            if len(result.ids) != len(admitted.items):
+                raise MalformedBatch(f"batch key: it stands for another batch, of {len(result.ids)} messages")
+            for position, item, item_ids in zip(admitted.positions, admitted.items, result.ids, strict=True):
+                ids[position] = item_ids
+                if not len(item_ids):
+                    errors.append(ItemError(position, "key", item.key[:80], KEY_OF_ANOTHER))
+            if self._cover is None:
+                self._offer(result.due_keys)
+        return encode_receipt(
+            Receipt(
+                region=self._name,
+                ids=tuple(tuple(item) for item in ids),
+                errors=tuple(sorted(errors, key=lambda error: error.index)),
+                repeated=repeated,
+                suppressed=suppressed,
+                degraded=degraded,
+            )
+        )
+
+    async def accept_own(self, batch: AcceptBatch) -> None:
+        """Accept mail that the region itself writes."""
+        result = await awaited(self._spool.accept(batch))
+        self._offer(result.due_keys)
+        if self._cover is not None:
+            self._cover.owns([int.from_bytes(key[10:], "big") for key in result.due_keys])
+
+    async def _covered(
+        self, key: bytes, batch: AcceptBatch | ChunkBatch, *, again: bool
+    ) -> tuple[AcceptResult, bool]:
+        """Accept a batch whose receipt waits for a copy. It becomes due through `_offer`, when that is safe."""
+        assert self._cover is not None
+        done = await self._cover.accept(key, batch, again=again)
+        if done.result is not None:
+            return done.result, done.degraded
+        # another region has accepted it, or another call for the same batch, whose caller has gone
+        known = await awaited(self._cover.look_up(key))
+        spans = done.spans if known is None else known.spans
+        runs = [range(first, first + count) for first, count in spans]
+        if isinstance(batch, ChunkBatch):
+            return AcceptResult([(id_,) for run in runs for id_ in run], [], repeated=True), done.degraded
+        return AcceptResult(runs, [], repeated=True), done.degraded
+
+    async def put_campaign(self, record: bytes) -> int:
+        """Store a campaign's template (msgpack of CampaignRecord's fields); returns its number here."""
+        campaign = CampaignRecord(**msgpack.unpackb(record))
+        if campaign.stream not in self._streams:
+            raise ValueError(f"stream {Stream(campaign.stream)}: no source of region {self._name} serves it")
+        link = self._config.unsubscribe.link(campaign.tenant, str(Stream(campaign.stream)))
+        if link is None and "unsubscribe_url" in str(campaign.template):
+            raise ValueError(
+                f"campaign {campaign.campaign!r}: its template has unsubscribe_url, but unsubscribe.links has no "
+                f"entry for the stream {Stream(campaign.stream)} of tenant {campaign.tenant!r}"
+            )
+        return await awaited(self._spool.put_campaign(campaign))
+
+    def progress(self, tenant: str, campaign: str) -> list[int]:
+        """Numbers of the campaign's chunks that are safe in this region."""
+        return sorted(self._spool.campaign_progress(tenant, campaign))
+
+    async def accept_chunk(self, data: bytes) -> bytes:
+        """Accept a campaign chunk: msgpack [campaign_no, number, digest, field_names, recipients, fields]."""
+        campaign_no, number, digest, _, recipients, fields = msgpack.unpackb(data)
+        campaign = self._spool.campaign(campaign_no)
+        now_ms = self._clock.wall_ms()
+        good: list[int] = []
+        addresses: list[str] = []
+        domains: list[str] = []
+        errors: list[ItemError] = []
+        for index, recipient in enumerate(recipients):
+            try:
+                address = parse_address(recipient)
+            except AddressError as error:
+                errors.append(ItemError(index, "recipient", recipient[:80], str(error)))
+                continue
+            good.append(index)
+            addresses.append(address.text)
+            domains.append(address.domain)
+        chunk = ChunkBatch(
+            campaign_no=campaign_no,
+            number=number,
+            digest=digest,
+            recipients=addresses,
+            domains=domains,
+            fields=[fields[index] for index in good],
+            due_ms=now_ms,
+            expires_ms=now_ms + self._retry[campaign.stream].expire_ms,
+            tenant=campaign.tenant,
+            stream=campaign.stream,
+        )
+        degraded = False
+        if self._cover is not None:
+            key = batch_key_of("chunk", campaign.tenant, campaign.campaign, str(number), digest)
+            result, degraded = await self._covered(key, chunk, again=False)
+        else:
+            result = await awaited(self._spool.accept_chunk(chunk))
+            self._offer(result.due_keys)
+        ids: list[tuple[int, ...]] = [()] * len(recipients)
+        for index, item_ids in zip(good, result.ids, strict=True):
+            ids[index] = tuple(item_ids)
+        return encode_receipt(
+            Receipt(
+                region=self._name,
+                ids=tuple(ids),
+                errors=tuple(errors),
+                repeated=result.repeated,
+                suppressed=tuple(result.suppressed),
+                degraded=degraded,
+            )
+        )

@@ -1,0 +1,181 @@
+"""What becomes of messages, onto disk and back into memory: reports of pools, the dead, the expired, the unroutable.
+
+Everything that settles a message in a region comes through here: the scheduler forgets it, the sources' records and the
+tenants' count it, one transaction of the spool makes it final or due again, the copies in other regions follow.
+"""
+
+import struct
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from engine.delivery.wire import decode_report
+from engine.region.awaiting import awaited
+from engine.region.cover import Cover
+from engine.region.observer import Observer
+from engine.region.ports import PoolName
+from engine.region.settling import POOL_DIED, Settling
+from engine.region.tenants import Tenants
+from engine.region.windows import Windows
+from engine.spool.batches import Settlement
+from engine.spool.store import Spool
+from engine.tls.ledger import TlsLedger
+from engine.values.clock import Clock
+from engine.values.outcome import FINAL_KINDS, Outcome, OutcomeKind, Scope
+from engine.values.reply import Reply
+from native.scheduler import Scheduler
+
+EXPIRED_UNTRIED = Reply(0, "4.4.7", "message expired before it could be sent")
+
+
+class Outcomes:
+    """See the module docstring. `finished`: so many messages are no longer at that pool."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        windows: Windows,
+        spool: Spool,
+        settling: Settling,
+        observer: Observer,
+        tenants: Tenants,
+        tls: TlsLedger,
+        cover: Cover | None,
+        clock: Clock,
+        finished: Callable[[int, int], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], Any],
+    ) -> None:
+        self._scheduler = scheduler
+        self._windows = windows
+        self._spool = spool
+        self._settling = settling
+        self._observer = observer
+        self._tenants = tenants
+        self._tls = tls
+        self._cover = cover
+        self._clock = clock
+        self._finished = finished
+        self._spawn = spawn
+
+    async def settle_keys(self, keys: Sequence[bytes], kind: OutcomeKind, scope: Scope, reply: Reply) -> None:
+        """Settle messages that no pool has now."""
+        now_ms = self._clock.wall_ms()
+        settlements = []
+        for key in keys:
+            outcome = Outcome(int.from_bytes(key[10:], "big"), kind, scope, reply, 0xFFFF, "", now_ms)
+            settlements.append(self._settling.settlement(key, outcome, 0, now_ms))
+        await self._commit(settlements)
+
+    def expire(self, keys: list[bytes]) -> None:
+        """Messages whose time has run out while they waited; they are settled soon."""
+        now_ms = self._clock.wall_ms()
+        self._windows.settling([int.from_bytes(key[10:], "big") for key in keys])
+        self._spawn(self._commit([Settlement(key, self._expired(key, now_ms), 0) for key in keys]))
+
+    def _expired(self, key: bytes, now_ms: int) -> Outcome:
+        """A message has run out of time while it waited: its last answer, if it ever had one, is the reason."""
+        id_ = int.from_bytes(key[10:], "big")
+        record = self._spool.message(id_)
+        reply, host, source = EXPIRED_UNTRIED, "", 0xFFFF
+        if record is not None and record.last is not None:
+            _, code, enhanced, text, host, source = record.last
+            reply = Reply(code, enhanced, text)
+        return Outcome(id_, OutcomeKind.EXPIRED, Scope.MESSAGE, reply, source, host, now_ms)
+
+    async def settle(self, report: bytes) -> int:
+        """Settle a pool's report on disk; returns its sequence number, which the pool may then forget."""
+        decoded = decode_report(report)
+        if decoded.epoch < self._spool.epoch:
+            return decoded.sequence  # written for the former incarnation: `resume` has told us all of it
+        if decoded.notices:
+            self._observer.note_notices(decoded.notices)
+        if decoded.findings:
+            self._tls.note(decoded.findings)
+        await self.settle_outcomes(decoded.outcomes, decoded.batch_numbers)
+        return decoded.sequence
+
+    async def settle_outcomes(self, outcomes: Sequence[Outcome], batch_no: int | Sequence[int]) -> None:
+        """Settle what a pool says; `batch_no` of all, or of each: 0 is a batch that is not known."""
+        now_ms = self._clock.wall_ms()
+        settlements: list[Settlement] = []
+        returned: list[int] = []
+        done: list[int] = []
+        finished: dict[int, int] = {}
+        places: dict[bytes, tuple[int, int, str]] = {}
+        for index, outcome in enumerate(outcomes):
+            number = batch_no if isinstance(batch_no, int) else batch_no[index]
+            id_ = outcome.id
+            rerouted = False
+            key = self._scheduler.key_of(id_)
+            is_ours = key is not None
+            if key is None:
+                key = self._windows.release(id_) or self._spool.due_key_of(id_)
+                if key is None:
+                    continue  # settled before: the pool repeats what it has not seen acknowledged
+            place = places.get(key[:4])
+            if place is None:
+                place = places[key[:4]] = self._place_of(key)
+            pool, site, tenant = place
+            if is_ours and pool >= 0:
+                finished[pool] = finished.get(pool, 0) + 1
+            if outcome.kind is OutcomeKind.RETURNED and self._spool.message(id_) is not None:
+                returned.append(id_)
+            else:
+                done.append(id_)
+                rerouted = self._observer.note(outcome, site)
+                self._tenants.note(tenant, outcome)
+            settlements.append(self._settling.settlement(key, outcome, number, now_ms, rerouted=rerouted))
+        if returned:
+            self._scheduler.give_back(struct.pack(f"<{len(returned)}Q", *returned))
+        self._scheduler.settle(struct.pack(f"<{len(done)}Q", *done))
+        for pool, count in finished.items():
+            self._finished(pool, count)
+        await self._commit(settlements)
+
+    def _place_of(self, key: bytes) -> tuple[int, int, str]:
+        """The pool and the site of a due key's queue, -1 for what is not known, and its tenant."""
+        number = int.from_bytes(key[:4], "big")
+        queue = self._windows.get(number)
+        if queue is None:
+            return -1, -1, self._spool.queue(number)[2]
+        return queue.pool, -1 if queue.flow < 0 else self._scheduler.site_of(queue.flow), queue.tenant
+
+    async def _commit(self, settlements: list[Settlement]) -> None:
+        if not settlements:
+            return
+        classified = [self._settling.completed(one) for one in settlements]
+        ids = [one.outcome.id for one in classified]
+        self._windows.settling(ids)
+        try:
+            result = await awaited(self._spool.settle(classified))
+        finally:
+            self._windows.settled(ids)
+        if self._cover is not None:
+            outcomes = [one.outcome for one in classified if one.outcome.kind is not OutcomeKind.RETURNED]
+            self._cover.settled([one.id for one in outcomes if one.kind in FINAL_KINDS])
+            self._cover.deferred([one.id for one in outcomes if one.kind not in FINAL_KINDS])
+        for key in result.due_keys:
+            self._windows.redue(key)
+
+    async def lost(self, name: PoolName, ids: list[int]) -> None:
+        """A process of a pool died holding these: each may have been sent; all are due again at once, marked."""
+        now_ms = self._clock.wall_ms()
+        reply = Reply(0, "4.3.0", POOL_DIED)
+        settlements = []
+        for id_ in ids:
+            key = self._scheduler.key_of(id_)
+            if key is not None:
+                outcome = Outcome(
+                    id_,
+                    OutcomeKind.DEFERRED,
+                    Scope.SESSION,
+                    reply,
+                    0xFFFF,
+                    "",
+                    now_ms,
+                    possible_duplicate=True,
+                )
+                settlements.append(self._settling.settlement(key, outcome, 0, now_ms))
+        self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
+        await self._commit(settlements)
+        self._windows.release_all(str(name))
