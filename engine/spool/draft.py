@@ -19,6 +19,7 @@ from engine.values.outcome import OutcomeKind
 PAGE_IDS = 2048
 PAGE_BYTES = PAGE_IDS // 2
 EVENTS_PER_CHUNK = 10
+SCATTERED = 32
 META = b"state"
 COUNTS = OutcomeKind.MOVED + 1
 LAST_WORDS = (*(OutcomeKind(kind) for kind in range(1, 7)), OutcomeKind.MOVED)
@@ -118,6 +119,13 @@ class Draft:
         self.sent = 0
         self.suppressed_before = 0
         """Ids of this region from here on were looked up in the suppression list after its last change."""
+        self._is_gathered = False
+
+    def will_change(self, places: int) -> None:
+        """So many places of the due index are about to change, each on a page of its own in a large one."""
+        if places >= SCATTERED and not self._is_gathered:
+            self._is_gathered = True
+            self.env.gather_free_pages(self.txn)
 
     # -- numbers
 

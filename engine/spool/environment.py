@@ -56,6 +56,9 @@ LOCK_BYTES = 64 << 10
 UNWRITTEN_BYTES = 1 << 20
 OPEN_ATTEMPTS = 5
 OPEN_PAUSE_S = 0.02
+RUN_PAGES = 64
+_RUN = bytes(RUN_PAGES * PAGE - 16)  # with LMDB's page header exactly so many pages
+_RUN_KEY = b"run"
 
 Error = lmdb.Error
 MapFull = lmdb.MapFullError
@@ -176,6 +179,20 @@ class Environment:
             stat = txn.stat(db)
             pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return int(pages) * PAGE
+
+    def gather_free_pages(self, txn: Any) -> None:
+        """Before a transaction changes many scattered pages: have LMDB look for a run of free pages.
+
+        LMDB takes the pages that it writes from the oldest freed ones, a transaction's at a time, and after a few
+        turnovers those lie scattered over the file: a write call and a place on disk for every page. A value of
+        `RUN_PAGES` makes it merge more of the freed pages until so many lie side by side; taken back at once, they
+        are what the transaction uses next (docs/adr/0025-runs-of-free-pages.md). Not done when the map is nearly
+        used up: a run may have to be added to the file.
+        """
+        if (self.used_bytes() + len(_RUN)) * 16 > self.map_bytes() * 15:
+            return
+        txn.put(_RUN_KEY, _RUN, db=self.db["meta"])
+        txn.delete(_RUN_KEY, db=self.db["meta"])
 
     def map_bytes(self) -> int:
         return int(self._env.info()["map_size"])

@@ -170,6 +170,7 @@ def _put_new(draft: Draft, messages: list[tuple[bytes, bytes]], due: list[tuple[
     if not messages:
         return
     db = draft.env.db
+    draft.will_change(len({key[:4] for key, _ in due}))
     with draft.txn.cursor(db["messages"]) as cursor:
         # adopted ids of a region with a higher number lie behind our own
         is_last = not cursor.last() or bytes(cursor.key()) < messages[0][0]
@@ -291,6 +292,7 @@ def settle(
     kept: set[int] = set()
     stale = 0
     listed: list[Suppression] = []
+    draft.will_change(len({settlement.due_key[:4] for settlement in settlements}))
     for settlement in settlements:
         key = settlement.due_key
         outcome = settlement.outcome
