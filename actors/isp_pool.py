@@ -20,6 +20,7 @@ from engine.campaign.record import RecordRenderer
 from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
 from engine.dkim.signer import signer_of
+from engine.ops.garbage import collect_seldom
 from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
 from engine.region.lease_file import LeaseView
@@ -88,6 +89,7 @@ class IspPoolActor:
             )
             self._sender = asyncio.get_running_loop().create_task(self._send_reports())
             self._sender.add_done_callback(lambda _: self._fail())
+            collect_seldom()
         return self._engine
 
     def _fail(self) -> None:

@@ -17,6 +17,7 @@ from actors.ports import NodeServices
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
 from engine.failover.messages import Beat, BeatReply, Message
+from engine.ops.garbage import collect_seldom
 from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
 from engine.region.awaiting import deliver_on
@@ -126,6 +127,7 @@ class RegionActor:
             rng=random.Random(),
         )
         self._reporting = asyncio.get_running_loop().create_task(self._reporter.run())
+        collect_seldom()
         return region
 
     async def ping(self) -> int:

@@ -10,6 +10,7 @@ section 4.5.3.1.6).
 import re
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from engine.campaign.mailboxes import split_mailboxes
@@ -30,9 +31,9 @@ _UNUSUAL = _EIGHT_BIT | LONG_LINE
 _FROM = re.compile(rb"^from[ \t]*:((?:[^\r]|\r\n[ \t])*)", re.IGNORECASE | re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class WireMessage:
-    """`data` is canonical and not dot-stuffed. `is_shared`: the same for every recipient with equal content.
+class WireMessage(NamedTuple):
+    """`data` is canonical and not dot-stuffed. `is_shared`: the same for every recipient with equal content. A tuple,
+    because one is made per message.
 
     `has_utf8_header`: a host must offer SMTPUTF8 (RFC 6531). `is_ascii`: every host can take it.
     """
@@ -78,7 +79,7 @@ def draft_of(raw: bytes, record: Any, *, is_rendered: bool) -> Draft:
     data = canonicalise(raw, False)
     head_size, body_start, flags = survey(data)
     added = b"" if flags & _COMPLETE == _COMPLETE else _missing(data[:head_size], flags, record)
-    return Draft(data, added, head_size, body_start, flags, is_shared=not added and not is_rendered)
+    return Draft(data, added, head_size, body_start, flags, not (added or is_rendered))
 
 
 def is_ready(draft: Draft, *, seven_bit: bool) -> bool:
@@ -126,11 +127,17 @@ def _is_utf8(head: bytes) -> bool:
 def _missing(head: bytes, flags: int, record: Any) -> bytes:
     added = b""
     if not flags & HAS_DATE:
-        added += f"Date: {formatdate(record.accepted_ms // 1000)[:-5]}+0000\r\n".encode()
+        added += _date_field(record.accepted_ms // 1000)
     if not flags & HAS_MESSAGE_ID:
         domain = _id_domain(head, record)
         added += f"Message-ID: <{record.id:016x}.{record.accepted_ms:x}@{domain}>\r\n".encode()
     return added
+
+
+@lru_cache(maxsize=256)
+def _date_field(at_s: int) -> bytes:
+    """Kept, because messages come by the hundred in a second, and making it costs more than all else here."""
+    return f"Date: {formatdate(at_s)[:-5]}+0000\r\n".encode()
 
 
 def _id_domain(head: bytes, record: Any) -> str:

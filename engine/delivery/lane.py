@@ -172,7 +172,7 @@ class Lane:
                 pending.popleft()
                 self.settle(first, form.verdict, form.reply, "", False)
                 continue
-            if not session.is_open_to(first.domain):
+            if session.limits_domains and not session.is_open_to(first.domain):
                 session.machine.quit()
                 return None
             pending.popleft()
@@ -217,7 +217,7 @@ class Lane:
                 or other.record.recipient.isascii() != record.recipient.isascii()
                 or other.seven_bit != jobs[0].seven_bit
                 or not _same_for_sender(other.record.options, record.options)
-                or not session.is_open_to(other.domain)
+                or (session.limits_domains and not session.is_open_to(other.domain))
             ):
                 return
             jobs.append(pending.popleft())

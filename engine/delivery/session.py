@@ -64,6 +64,7 @@ class Session:
         "completed",
         "host",
         "idle_since_ns",
+        "limits_domains",
         "machine",
         "max_recipients",
     )
@@ -92,6 +93,7 @@ class Session:
         self._max_transactions = min(max_transactions, limits.get("MAILMAX", max_transactions))
         self.max_recipients = limits.get("RCPTMAX", MAX_RECIPIENTS)
         self._max_domains = limits.get("RCPTDOMAINMAX", 0)
+        self.limits_domains = self._max_domains > 0
         self._domains: set[str] = set()
         self.completed = 0
         self.idle_since_ns = lane.now_ns()

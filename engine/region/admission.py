@@ -75,11 +75,18 @@ class Admission:
         if send_at_ms > now_ms + MAX_AHEAD_MS:
             raise Refused("send_at_ms", send_at_ms, "expected unix milliseconds at most ten years ahead")
         due_ms = max(now_ms, send_at_ms)
-        parsed = [_address("recipients", recipient) for recipient in recipients]
+        if len(recipients) == 1:
+            address = _address("recipients", recipients[0])
+            texts: tuple[str, ...] = (address.text,)
+            domains: tuple[str, ...] = (address.domain,)
+        else:
+            parsed = [_address("recipients", recipient) for recipient in recipients]
+            texts = tuple([address.text for address in parsed])
+            domains = tuple([address.domain for address in parsed])
         return AcceptItem(
             common.sender,
-            tuple([address.text for address in parsed]),
-            tuple([address.domain for address in parsed]),
+            texts,
+            domains,
             common.stream,
             common.tenant,
             common.campaign,
@@ -88,7 +95,7 @@ class Admission:
             due_ms,
             due_ms + common.expire_ms,
             key,
-            _options(options, len(parsed)),
+            () if options == [] else _options(options, len(texts)),
         )
 
     def _common(self, sender: object, stream: object, tenant: object, campaign: object) -> "_Common":
@@ -137,8 +144,6 @@ def _address(field: str, text: object) -> Address:
 
 
 def _options(raw: object, recipients: int) -> tuple[Options | None, ...]:
-    if raw == []:
-        return ()
     if not isinstance(raw, list) or not all(isinstance(one, list) and len(one) == 5 for one in raw):
         raise Refused("options", raw, "expected a list of options")
     try:

@@ -13,11 +13,13 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgpack
 import orjson
 
 from engine.spool.bodies import sync_directory
 from engine.values.outcome import OutcomeKind
 from engine.values.stream import Stream
+from native.events import message_lines
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,16 @@ _EVENTS = {int(kind): str(kind) for kind in OutcomeKind}
 _STREAMS = {int(stream): str(stream) for stream in Stream}
 
 
+def _by_number(names: dict[int, str]) -> tuple[bytes, ...]:
+    return tuple([names.get(number, "").encode() for number in range(max(names) + 1)])
+
+
+_KIND_NAMES = _by_number(_EVENTS)
+_STREAM_NAMES = _by_number(_STREAMS)
+
+
 class Outbox(Protocol):
-    def read_outbox(self, limit: int) -> list[tuple[int, list[list[Any]]]]: ...
+    def outbox_chunks(self, limit: int) -> list[tuple[int, bytes]]: ...
 
     def trim_outbox(self, upto_seq: int) -> object: ...
 
@@ -79,16 +89,14 @@ class EventLog:
             return self._ship()
 
     def _ship(self) -> int:
-        chunks = [chunk for chunk in self._outbox.read_outbox(CHUNK) if chunk[0] > self._shipped]
+        chunks = [chunk for chunk in self._outbox.outbox_chunks(CHUNK) if chunk[0] > self._shipped]
         if not chunks:
             return 0
-        lines: list[bytes] = []
-        for sequence, events in chunks:
-            lines.extend(_line(sequence, event) for event in events)
-        _append(self._current(), b"".join(lines))
+        lines = b"".join([event_lines(sequence, events) for sequence, events in chunks])
+        _append(self._current(), lines)
         self._shipped = chunks[-1][0]
         self._outbox.trim_outbox(self._shipped)
-        return len(lines)
+        return lines.count(b"\n")
 
     def _current(self) -> Path:
         files = sorted(self._directory.glob("events-*.jsonl"))
@@ -140,6 +148,14 @@ def _line(sequence: int, event: list[Any]) -> bytes:
         log.error("event %d cannot be written: %r: %r", sequence, error, event)
         said = {"seq": sequence, "at_ms": 0, "event": "unreadable", "error": repr(error), "raw": ascii(event)}
         return orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def event_lines(sequence: int, chunk: bytes) -> bytes:
+    """A chunk of the outbox (a msgpack list of events) as JSON lines."""
+    lines = message_lines(sequence, chunk, _KIND_NAMES, _STREAM_NAMES)
+    if lines is None:  # not all of them are about messages
+        lines = b"".join([_line(sequence, event) for event in msgpack.unpackb(chunk)])
+    return lines
 
 
 def event_line(sequence: int, event: list[Any]) -> bytes:

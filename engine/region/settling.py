@@ -41,6 +41,7 @@ class Settling:
         self._judge = judge
         self._retry = retry
         self._rng = rng
+        self._keeps_sent = bool(config.bounces.return_paths)
         self._keep_sent_ms = round(config.bounces.expire * 1000)
 
     def settlement(
@@ -48,7 +49,7 @@ class Settling:
     ) -> Settlement:
         """`rerouted`: its source is suspended now, so it goes out at once over another, or waits for free."""
         if outcome.kind is not OutcomeKind.DEFERRED:
-            return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
+            return Settlement(key, outcome, batch_no)
         record = self._spool.message(outcome.id)
         if record is None:
             return Settlement(due_key=key, outcome=outcome, batch_no=batch_no)
@@ -88,13 +89,11 @@ class Settling:
     def completed(self, settlement: Settlement) -> Settlement:
         """With what is kept of a delivery, or the class of any other outcome."""
         if settlement.outcome.kind is OutcomeKind.DELIVERED:
-            return self._remembered(settlement)
+            return self._remembered(settlement) if self._keeps_sent else settlement
         return self._classified(settlement)
 
     def _remembered(self, settlement: Settlement) -> Settlement:
         """A delivery whose bounce or complaint could come back is kept for it."""
-        if not self._config.bounces.return_paths:
-            return settlement
         number = int.from_bytes(settlement.due_key[:4], "big")
         _, stream, tenant, _ = self._spool.queue(number)
         if self._config.bounces.return_path(tenant, str(Stream(stream))) is None:

@@ -165,10 +165,20 @@ class Draft:
         page[position] = (page[position] & 0x0F | kind << 4) if odd else (page[position] & 0xF0 | kind)
 
     def mark_range(self, first_seq: int, count: int, kind: int) -> None:
-        for seq in range(first_seq, first_seq + count):
+        """Set the last word on ids of this region that follow each other."""
+        seq, end = first_seq, first_seq + count
+        while seq < end:
             page = self._page(seq // PAGE_IDS)
             position, odd = divmod(seq % PAGE_IDS, 2)
-            page[position] = (page[position] & 0x0F | kind << 4) if odd else (page[position] & 0xF0 | kind)
+            pairs = 0 if odd else min(end - seq, PAGE_IDS - seq % PAGE_IDS) // 2
+            if pairs:
+                page[position : position + pairs] = bytes((kind << 4 | kind,)) * pairs
+                seq += 2 * pairs
+            else:
+                page[position] = (
+                    (page[position] & 0x0F | kind << 4) if odd else (page[position] & 0xF0 | kind)
+                )
+                seq += 1
 
     def word(self, id_: int) -> int:
         return word_of(self._page(page_of(id_, self.totals.region)), id_ & SEQ_MASK)

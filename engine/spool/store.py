@@ -678,15 +678,19 @@ class Spool:
         with self._env.read() as txn:
             return suppressions.count(self._env, txn)
 
-    def read_outbox(self, limit: int) -> list[tuple[int, list[list[Any]]]]:
-        """The oldest chunks of events: (number, events)."""
-        found: list[tuple[int, list[list[Any]]]] = []
+    def outbox_chunks(self, limit: int) -> list[tuple[int, bytes]]:
+        """The oldest chunks of events: (number, events in msgpack)."""
+        found: list[tuple[int, bytes]] = []
         with self._env.read() as txn:
             for key, value in txn.cursor(db=self._env.db["outbox"]):
                 if len(found) == limit:
                     break
-                found.append((int.from_bytes(key, "big"), msgpack.unpackb(value)))
+                found.append((int.from_bytes(key, "big"), bytes(value)))
         return found
+
+    def read_outbox(self, limit: int) -> list[tuple[int, list[list[Any]]]]:
+        """The oldest chunks of events: (number, events)."""
+        return [(number, msgpack.unpackb(chunk)) for number, chunk in self.outbox_chunks(limit)]
 
     def counts(self) -> dict[str, int]:
         """Accepted, and the ids by their last word."""

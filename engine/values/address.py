@@ -63,7 +63,8 @@ def parse_address(text: str) -> Address:
         local, domain = match.groups()
         if len(local) <= MAX_LOCAL and "--" not in domain:
             lower = domain.lower()
-            return Address(text if lower == domain else f"{local}@{lower}", lower)
+            # as Address(...), in half the time: this is asked for every recipient
+            return tuple.__new__(Address, (text if lower == domain else f"{local}@{lower}", lower, False))
     return _parse_slowly(text)
 
 

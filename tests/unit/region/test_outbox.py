@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import orjson
 import pytest
 
@@ -18,14 +19,15 @@ class Outbox:
     """A spool's outbox. A trim may be on its way for a while, as a commit is."""
 
     def __init__(self) -> None:
-        self.chunks: list[tuple[int, list[list[Any]]]] = []
+        self.chunks: list[tuple[int, bytes]] = []
         self.trimmed = 0
         self.trims_arrive = True
 
     def add(self, sequence: int, *names: str) -> None:
-        self.chunks.append((sequence, [[1000 + sequence, name, {"about": name}] for name in names]))
+        events = [[1000 + sequence, name, {"about": name}] for name in names]
+        self.chunks.append((sequence, msgpack.packb(events)))
 
-    def read_outbox(self, limit: int) -> list[tuple[int, list[list[Any]]]]:
+    def outbox_chunks(self, limit: int) -> list[tuple[int, bytes]]:
         return self.chunks[:limit]
 
     def trim_outbox(self, upto_seq: int) -> None:
