@@ -153,9 +153,19 @@ def _line(sequence: int, event: list[Any]) -> bytes:
 def event_lines(sequence: int, chunk: bytes) -> bytes:
     """A chunk of the outbox (a msgpack list of events) as JSON lines."""
     lines = message_lines(sequence, chunk, _KIND_NAMES, _STREAM_NAMES)
-    if lines is None:  # not all of them are about messages
-        lines = b"".join([_line(sequence, event) for event in msgpack.unpackb(chunk)])
-    return lines
+    if lines is not None and _is_utf8(lines):
+        return lines
+    # not all of them are about messages, or a text is none
+    events = msgpack.unpackb(chunk, unicode_errors="surrogateescape")
+    return b"".join([_line(sequence, event) for event in events])
+
+
+def _is_utf8(lines: bytes) -> bool:
+    try:
+        lines.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def event_line(sequence: int, event: list[Any]) -> bytes:

@@ -77,3 +77,9 @@ def test_what_is_not_such_a_chunk_is_left_alone(
     if made is not None:
         assert isinstance(read, list)
         assert made.count(b"\n") == len(read)
+
+
+def test_a_text_that_is_not_utf8_is_shown_as_it_is() -> None:
+    event = [1, 2, 3, 250, "", "Ok \ud800", "", 3, 0, 1, "u@example.com", 2, "", "", "", False, ""]
+    line = event_lines(5, msgpack.packb([event], unicode_errors="surrogatepass"))
+    assert "u@example.com" in orjson.loads(line)["raw"]

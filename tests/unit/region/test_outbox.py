@@ -217,7 +217,8 @@ def test_an_event_leaves_the_outbox_when_the_log_is_synced(
 def test_an_event_that_cannot_be_written_does_not_hold_up_the_others(tmp_path: Path) -> None:
     outbox = Outbox()
     outbox.add(1, "a")
-    outbox.chunks.append((2, [[1000, 99, 5], [1000, "odd", {"text": "\ud800"}], [1000] * 9]))
+    odd = [[1000, 99, 5], [1000, "odd", {"text": "\ud800"}], [1000] * 9]
+    outbox.chunks.append((2, msgpack.packb(odd, unicode_errors="surrogatepass")))
     outbox.add(3, "b")
     assert EventLog(outbox, tmp_path, 1 << 20).ship() == 5
     assert [line["event"] for line in lines(tmp_path)] == ["a", *["unreadable"] * 3, "b"]
@@ -229,11 +230,11 @@ def test_a_log_goes_on_after_the_spool_failed(tmp_path: Path, monkeypatch: pytes
     class Failing:
         failures = 2
 
-        def read_outbox(self, limit: int) -> list[tuple[int, list[list[Any]]]]:
+        def outbox_chunks(self, limit: int) -> list[tuple[int, bytes]]:
             if self.failures:
                 self.failures -= 1
                 raise LookupError("the environment is closed")
-            return outbox.read_outbox(limit)
+            return outbox.outbox_chunks(limit)
 
         def trim_outbox(self, upto_seq: int) -> None:
             outbox.trim_outbox(upto_seq)
