@@ -9,6 +9,10 @@ the sink, the ceiling of this machine. A run before the timed ones counts the si
 `overhead`: (our CPU per signed message - our CPU per unsigned one) / CPU of a bare signature. 1.0 would mean that
 canonical forms, body hashes, threads and the larger message cost nothing. What runs by the clock and not by the message
 (Ray's daemons, timers) counts for longer in the slower run, so `overhead_of_pool` says the same of the pool alone.
+Where two cores share what they calculate with, a signature costs more while the other one works, as it does in a fleet
+that signs: `overhead_of_pool_both` divides by the cost of a bare signature when both cores make them.
+`overhead_of_signer` is engine/dkim alone, one thread, bodies that all differ: its CPU per message / CPU of a bare
+signature in the same round.
 """
 
 import argparse
@@ -19,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +36,20 @@ from bench.harness import Measurement, Miscounted, compare, print_results, write
 from bench.smtp_sink import SmtpSink
 from bench.source_sink import run as run_source
 from bench.throughput import Bench
-from engine.dkim.keys import signing_key
+from engine.config.signing import DkimConfig
+from engine.delivery.preparation import BATCH
+from engine.dkim.keys import KeyRing, signing_key
+from engine.dkim.signer import Signer, Unsigned
 
 SIZE = 10_240
 WARM_UP = 2_000
 COUNTED = 500
 BARE = 3_000
 SESSIONS = 20
+HEAD = (
+    b"From: Shop <news@example.com>\r\nTo: user%d@example.org\r\nSubject: news\r\nMIME-Version: 1.0\r\n"
+    b"Date: Mon, 01 Jan 2024 00:00:00 +0000\r\nMessage-ID: <%d@example.com>\r\nContent-Type: text/plain\r\n"
+)
 POOL = "ray::IspPool"  # as much of its name as the kernel keeps
 
 
@@ -67,6 +78,34 @@ def bare(*, ed25519: bool) -> Measurement:
         for key in keys:
             key.sign(data)
     return Measurement(BARE, time.process_time() - started)
+
+
+def bare_on_both(*, ed25519: bool) -> Measurement:
+    """As `bare`, by two threads at once; `seconds` is CPU time of both."""
+    with ThreadPoolExecutor(2) as executor:
+        started = time.process_time()
+        done = [executor.submit(bare, ed25519=ed25519) for _ in range(2)]
+        count = sum(future.result().messages for future in done)
+        return Measurement(count, time.process_time() - started)
+
+
+def signer(sections: dict[str, Any]) -> Measurement:
+    """engine/dkim on messages of SIZE, in the batches of a pool; `seconds` is CPU time."""
+    it = Signer(KeyRing(DkimConfig.model_validate(sections["dkim"]), time.monotonic))
+    line = b"word " * 14 + b"\r\n"
+    batches = [
+        [
+            Unsigned(HEAD % (n, n), b"%d " % n + line * (SIZE // len(line)), 1_800_000_000, 1_801_000_000)
+            for n in range(first, first + BATCH)
+        ]
+        for first in range(0, BARE, BATCH)
+    ]
+    started = time.process_time()
+    for batch in batches:
+        fields = it.sign(batch)
+        if not all(isinstance(field, bytes) and field for field in fields):
+            raise Miscounted(BATCH, 0, 0)
+    return Measurement(BATCH * len(batches), time.process_time() - started)
 
 
 def end_to_end(messages: int, sections: dict[str, Any]) -> Measurement:
@@ -118,6 +157,8 @@ def main() -> int:
             "unsigned": lambda: in_process(end_to_end, options.messages, {}),
             "signed": lambda: in_process(end_to_end, options.messages, dkim),
             "bare signatures": lambda: bare(ed25519=options.ed25519),
+            "bare signatures on both cores": lambda: bare_on_both(ed25519=options.ed25519),
+            "signer alone": lambda: signer(dkim),
             "source to sink": lambda: run_source(
                 sink, messages=options.messages, size=SIZE, sessions=SESSIONS
             ),
@@ -127,6 +168,13 @@ def main() -> int:
     rounds = list(zip(results["signed"], results["unsigned"], results["bare signatures"], strict=True))
     overheads = [(_cpu_s(s) - _cpu_s(u)) * pure.rate for s, u, pure in rounds]
     of_pool = [(_cpu_s(s, POOL) - _cpu_s(u, POOL)) * pure.rate for s, u, pure in rounds]
+    both = [pure.rate for pure in results["bare signatures on both cores"]]
+    of_pool_both = [
+        (_cpu_s(s, POOL) - _cpu_s(u, POOL)) * rate for (s, u, _), rate in zip(rounds, both, strict=True)
+    ]
+    of_signer = [
+        pure.rate / own.rate for (_, _, pure), own in zip(rounds, results["signer alone"], strict=True)
+    ]
     shares = [
         signed.rate / ceiling.rate
         for signed, ceiling in zip(results["signed"], results["source to sink"], strict=True)
@@ -134,6 +182,8 @@ def main() -> int:
     figures = {
         "overhead": {"median": statistics.median(overheads), "each": overheads},
         "overhead_of_pool": {"median": statistics.median(of_pool), "each": of_pool},
+        "overhead_of_pool_both": {"median": statistics.median(of_pool_both), "each": of_pool_both},
+        "overhead_of_signer": {"median": statistics.median(of_signer), "each": of_signer},
         "share_of_ceiling": {"median": statistics.median(shares), "each": shares},
     }
     for name, figure in figures.items():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def build_status(port_factory: PortFactory) -> click.Command:
             click.echo(_json(snapshot))
         else:
             output().print(_table(snapshot))
-            for line in (*_backlog(snapshot), *_tenants(snapshot), *_dns(snapshot)):
+            for line in (*_backlog(snapshot), *_tls(snapshot), *_tenants(snapshot), *_dns(snapshot)):
                 output().print(line)
         regions = snapshot.get("regions", {})
         silent = [f"{name}: {region['error']}" for name, region in regions.items() if region.get("error")]
@@ -93,6 +94,24 @@ def _backlog(snapshot: dict[str, Any]) -> list[str]:
         sizes = [f"{_size(region[key])} {label}" for key, label in BACKLOG.items() if key in region]
         if sizes:
             lines.append(f"{name}: {', '.join(sizes)}")
+    return lines
+
+
+def _tls(snapshot: dict[str, Any]) -> list[str]:
+    """Sessions since the region's start whose policy objected, by fault, and those in plain text by an exception."""
+    lines = []
+    for name, region in snapshot.get("regions", {}).items():
+        faults: Counter[str] = Counter()
+        total = plain = 0
+        for row in region.get("tls", ()):
+            total += row["sessions"]
+            plain += row["sessions"] * (row["verified"] == "plain")
+            if row["fault"]:
+                faults[row["fault"]] += row["sessions"]
+        said = [f"{fault} {count}" for fault, count in faults.most_common()]
+        said += [f"in plain text by an exception {plain}"] if plain else []
+        if said:
+            lines.append(f"{name}: TLS, of {total} sessions: {', '.join(said)}")
     return lines
 
 

@@ -48,9 +48,8 @@ class ReportResolver(Protocol):
 
 @dataclass(slots=True)
 class _Posting:
-    """What is still to be posted of one day of one domain. There are no more of these than domains in the book."""
+    """What is still to be posted of one day of one domain, whose counts stay in the book meanwhile."""
 
-    report: Report
     places: dict[str, Place]
     due_ms: float
     tries: int = 0
@@ -127,7 +126,7 @@ class TlsReporter:
                 await self._mail(report, mail_addresses(uris))
                 if posts := places(uris):
                     due_ms = self._clock.wall_ms() + self._rng.random() * SPREAD_S * 1000
-                    self._postings[day, domain] = _Posting(report, posts, due_ms)
+                    self._postings[day, domain] = _Posting(posts, due_ms)
                     return True
         self._ledger.forget(day, domain)
         return bool(uris)
@@ -135,8 +134,7 @@ class TlsReporter:
     async def _post_due(self, now_ms: int) -> None:
         slots = asyncio.Semaphore(POSTS_AT_ONCE)
         due = [(key, posting) for key, posting in self._postings.items() if posting.due_ms <= now_ms]
-        calls = [self._post(posting, uri, slots) for _, posting in due for uri in list(posting.places)]
-        await asyncio.gather(*calls)
+        await asyncio.gather(*[self._post(day, domain, posting, slots) for (day, domain), posting in due])
         for (day, domain), posting in due:
             if not posting.places:
                 self._ledger.forget(day, domain)
@@ -147,20 +145,23 @@ class TlsReporter:
             if domain not in self._ledger.book.domains(day):
                 del self._postings[day, domain]
 
-    async def _post(self, posting: _Posting, uri: str, slots: asyncio.Semaphore) -> None:
-        place = posting.places[uri]
+    async def _post(self, day: int, domain: str, posting: _Posting, slots: asyncio.Semaphore) -> None:
         async with slots:
-            try:
-                addresses = await self._addresses(place.host)
-                await post_report(
-                    place, posting.report.compressed(), addresses, context=self._context, timeout_s=POST_S
-                )
-            except (PostFailed, OSError) as error:
-                self.counts["not-posted"] += 1
-                log.warning("TLS report %s is not posted: %s", posting.report.id, error)
+            policies = self._ledger.book.domains(day).get(domain)
+            if policies is None:
                 return
-        self.counts["posted"] += 1
-        del posting.places[uri]
+            report = make_report(self._reporter, self._region, day, domain, policies)
+            data = report.compressed()
+            for uri, place in list(posting.places.items()):
+                try:
+                    addresses = await self._addresses(place.host)
+                    await post_report(place, data, addresses, context=self._context, timeout_s=POST_S)
+                except (PostFailed, OSError) as error:
+                    self.counts["not-posted"] += 1
+                    log.warning("TLS report %s is not posted: %s", report.id, error)
+                else:
+                    self.counts["posted"] += 1
+                    del posting.places[uri]
 
     def _forget_if_old(self, day: int, domain: str) -> None:
         if self._clock.wall_ms() // DAY_MS - day > MAX_AGE_DAYS:

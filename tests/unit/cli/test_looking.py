@@ -158,3 +158,21 @@ def test_config_explain(fleet_yaml: Path) -> None:
     assert "eu-2" in result.stdout
     assert invoke(*arguments, "--stream", "bulk").exit_code == 2
     assert invoke(*arguments, "--source", "192.0.2.1").exit_code == 2
+
+
+def test_status_shows_faults_of_tls() -> None:
+    def row(sessions: int, fault: str = "", verified: str = "") -> dict[str, object]:
+        return {"policy": "x", "verified": verified, "version": "", "fault": fault, "sessions": sessions}
+
+    fleet = MemoryFleet()
+    rows = [
+        row(100),
+        row(3, "certificate-expired"),
+        row(2, "starttls-not-supported"),
+        row(5, verified="plain"),
+    ]
+    fleet.state["regions"] = {"eu": {"tls": [*rows, row(1, "certificate-expired")]}, "us": {"tls": [row(9)]}}
+    lines = [line for line in invoke("status", fleet=fleet).stdout.splitlines() if "TLS" in line]
+    assert " ".join(lines).startswith(
+        "eu: TLS, of 111 sessions: certificate-expired 4, starttls-not-supported 2,"
+    )
