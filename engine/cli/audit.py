@@ -47,7 +47,10 @@ def equation(reports: list[AuditReport]) -> str:
     """The law with the sums of several spools."""
     accepted = sum(report.accepted for report in reports)
     parts = " + ".join(f"{kind} {sum(report.counts.get(kind, 0) for report in reports)}" for kind in PARTS)
-    return f"accepted {accepted} = {parts}"
+    moved = sum(
+        report.counts.get("moved", 0) for report in reports
+    )  # to another region, which counts them too
+    return f"accepted {accepted} = {parts}" + (f" + moved {moved}" if moved else "")
 
 
 def _plain(report: AuditReport) -> dict[str, object]:

@@ -23,7 +23,7 @@ from engine.spool.draft import (
     skipped_sequences,
     word_of,
 )
-from engine.spool.environment import Environment
+from engine.spool.environment import Environment, Error
 from engine.spool.records import DamagedRecord, decode_record, due_key
 from engine.values.ids import format_id, make_id
 from engine.values.outcome import OutcomeKind
@@ -58,9 +58,13 @@ class AuditReport:
 
 
 def audit(path: str | Path) -> AuditReport:
-    """Audit the spool at `path`, live or not."""
+    """Audit the spool at `path`, live or not. One that cannot be read is a report with that problem."""
     report = AuditReport(str(path))
-    env = Environment(Path(path), map_size=MAP_LIMIT, readonly=True)
+    try:
+        env = Environment(Path(path), map_size=MAP_LIMIT, readonly=True)
+    except (Error, OSError) as error:
+        report.problem(f"the index cannot be opened: {error}")
+        return report
     try:
         with env.read() as txn:
             stored = txn.get(META, db=env.db["meta"])
@@ -101,6 +105,8 @@ def audit(path: str | Path) -> AuditReport:
             counted = [totals.counts[kind] for kind in LAST_WORDS]
             if last_words != counted:
                 report.problem(f"counters say {counted}, the ledger says {last_words}")
+    except Error as error:
+        report.problem(f"the index cannot be read on: {error}")
     finally:
         env.close()
     return report

@@ -94,6 +94,8 @@ def test_audit(fleet_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "audit: accepted 18 = delivered 10 + bounced 6 + expired 0 + suppressed 0 + cancelled 0 + queued 2"
         in result.stdout
     )
+    reports["us"].counts["moved"] = 3
+    assert "+ queued 2 + moved 3" in " ".join(invoke("audit", "--fleet", fleet_yaml).stdout.split())
     reports["us"].problem("0002000000000005: queued, but never due")
     result = invoke("audit", "--fleet", fleet_yaml)
     assert result.exit_code == 1
