@@ -276,7 +276,9 @@ class AsyncClient:
         """Cancel queued messages that are not on the wire; returns how many were."""
         by_region: dict[str, list[int]] = {}
         for id_ in ids:
-            by_region.setdefault(self._numbers[region_of(id_)], []).append(id_)
+            region = self._numbers.get(region_of(id_))
+            if region is not None:  # nobody of this fleet has accepted the others
+                by_region.setdefault(region, []).append(id_)
         counts = [int(await self._regions[r].call("cancel", group)) for r, group in by_region.items()]
         return sum(counts)
 

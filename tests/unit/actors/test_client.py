@@ -158,6 +158,16 @@ def test_new_mail_does_not_wait_for_a_region_that_is_silent(tmp_path: Path) -> N
     asyncio.run(go())
 
 
+def test_ids_that_nobody_accepted_are_not_cancelled(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with Fleet(tmp_path) as fleet:
+            receipt = await fleet.client.submit([message()])
+            assert await fleet.client.cancel([99 << 48 | 1, 0, *receipt.ids[0], 1 << 48 | 12345]) == 1
+            assert await fleet.client.cancel([]) == 0
+
+    asyncio.run(go())
+
+
 def test_a_batch_of_nothing(tmp_path: Path) -> None:
     async def go() -> None:
         async with Fleet(tmp_path) as fleet:
