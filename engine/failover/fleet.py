@@ -71,7 +71,8 @@ class FleetMachine:
         self._top = first_epoch
         self._slot = ""
         self._slot_since = 0
-        self._slot_granted = 0  # the latest answer that the slot's lease was counted from
+        # whom a slot's lease was given last: name, epoch, life, and its own clock from which that counts
+        self._slot_lease: tuple[str, int, int, int] | None = None
         self.transitions: list[Transition] = []
         self._changes: list[Transition] = []
 
@@ -135,7 +136,7 @@ class FleetMachine:
             and (book.standing in (Standing.LIVE, Standing.SUSPECT) or has_slot)
         )
         if has_slot and granted:
-            self._slot_granted = max(self._slot_granted, book.heard_at)
+            self._slot_lease = (book.name, book.epoch, book.life, book.stamp)
         return Beat(
             self.incarnation,
             self._number,
@@ -158,7 +159,7 @@ class FleetMachine:
             self._set(book, Standing.SUSPECT, now)
 
     def _move_slot(self, now: int) -> None:
-        """Give the slot to the region that waits longest; from one that does not get on, when its lease is over."""
+        """Give the slot to the region that waits longest; from one that does not get on, when it can use it no more."""
         waiting = [book for book in self._books.values() if book.standing is Standing.RETURNING]
         if self._slot:
             holder = self._books[self._slot]
@@ -167,9 +168,22 @@ class FleetMachine:
                     return
                 holder.waiting_since = now
                 self._slot = ""
-        if waiting and now - self._slot_granted >= self._timing.expiry:
+        if waiting and self._is_slot_free():
             chosen = min(waiting, key=lambda book: book.waiting_since)
             self._slot, self._slot_since = chosen.name, now
+
+    def _is_slot_free(self) -> bool:
+        """Whether who had it last has returned, or has said after its lease that it has not, or must begin again.
+
+        The end of the lease is not enough: it may have returned in its last moment, and not been heard since.
+        """
+        if self._slot_lease is None:
+            return True
+        name, epoch, life, stamp = self._slot_lease
+        book = self._books[name]
+        if book.epoch != epoch or book.standing is not Standing.RETURNING or book.life != life:
+            return True
+        return book.stamp >= stamp + self._timing.lease
 
     def _try_ready(self, now: int) -> None:
         heard = [book for book in self._books.values() if book.heard_at >= 0]
@@ -177,8 +191,7 @@ class FleetMachine:
             return
         if not heard:
             return
-        self._ready = True
-        self._slot_granted = now - self._timing.expiry  # no lease of an earlier Fleet runs any more
+        self._ready = True  # no lease of an earlier Fleet runs any more
         for book in self._books.values():
             if book.heard_at < 0:
                 book.epoch = self._new_epoch()
@@ -203,7 +216,6 @@ class FleetMachine:
                 book.live_since = max(book.live_since, now)
             if self._slot == book.name:
                 self._slot = ""
-                self._slot_granted = now - self._timing.expiry  # it is live: the next may come at once
             self._set(book, Standing.LIVE, now)
         elif book.standing is not Standing.RETURNING:
             book.waiting_since = now

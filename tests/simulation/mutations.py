@@ -142,6 +142,13 @@ class ForgetfulFleet(FleetMachine):
         super()._try_ready(now)
 
 
+class HastySlotFleet(FleetMachine):
+    """Gives the slot to the next without knowing whether the one before has returned in it."""
+
+    def _is_slot_free(self) -> bool:
+        return True
+
+
 class RepeatingFleet(FleetMachine):
     """Counts epochs from the highest that it hears of: who had a higher one may be away."""
 
@@ -172,6 +179,7 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "keeps-an-old-slot": {"machine": KeepsAnOldSlot},
     "haste-fleet": {"fleet": HasteFleet},
     "forgetful-fleet": {"fleet": ForgetfulFleet},
+    "hasty-slot-fleet": {"fleet": HastySlotFleet},
     "repeating-fleet": {"fleet": RepeatingFleet},
     "crowded-fleet": {"fleet": CrowdedFleet},
 }

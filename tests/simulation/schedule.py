@@ -41,6 +41,9 @@ def run(
     kinds = tuple(kind for kind in KINDS[:-1] if plan.random() < 0.45)
     if plan.random() < 0.1:  # one disk is lost for good; every other survives, whatever befalls its region
         kinds = ("disk", *kinds)
+    # drawn apart: the other seeds stay the schedules that they were
+    if random.Random(seed ^ 0x5012).random() < 0.2:
+        kinds = (*kinds, "repeat")
     kinds = only or kinds
     world = World(
         seed,
@@ -133,6 +136,9 @@ def _fault(world: World, kind: str, name: str, other: str, length: int) -> None:
         case "slow":
             network.slow, network.slow_ms = 0.3, world.rng.choice((50, 200, 800))
             world.at(length, lambda: setattr(network, "slow", 0.0))
+        case "repeat":
+            network.repeat = world.rng.choice((0.05, 0.3))
+            world.at(length, lambda: setattr(network, "repeat", 0.0))
         case "stall":
             node.stall_until = world.now + length
         case "clock":
@@ -154,7 +160,7 @@ def _lose_disk(world: World, name: str) -> None:
 def _peace(world: World) -> None:
     """All faults end: whoever is down comes back."""
     world.log("peace")
-    world.network.loss = world.network.slow = 0.0
+    world.network.loss = world.network.slow = world.network.repeat = 0.0
     world.network.cuts.clear()
     if world.fleet is None:
         world.start_fleet()

@@ -40,6 +40,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     200897: None,
     302120: "keeps-an-old-slot",
     303453: "repeating-fleet",
+    401395: "hasty-slot-fleet",
 }
 
 

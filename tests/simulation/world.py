@@ -47,6 +47,7 @@ class Network:
     loss: float = 0.0
     slow: float = 0.0  # share of messages that take up to `slow_ms`
     slow_ms: int = 0
+    repeat: float = 0.0  # share of messages that arrive twice
     cuts: set[tuple[str, str]] = field(default_factory=set)
 
 
@@ -379,10 +380,12 @@ class World:
                     assert isinstance(message, BeatReply)
                     self.fleet.receive(source, message, self.fleet_now())
 
-            self.at(delay, arrive)
         else:
             node = self.nodes[target]
-            self.at(delay, node.alive(node.receive, source, message))
+            arrive = node.alive(node.receive, source, message)
+        self.at(delay, arrive)
+        if network.repeat and self.rng.random() < network.repeat:
+            self.at(delay + self.rng.below(400 * MS), arrive)
 
     # -- clients
 

@@ -82,6 +82,27 @@ def test_those_that_return_do_so_one_after_the_other() -> None:
     assert set(regions.standing(4500).values()) == {Standing.LIVE}
 
 
+def test_the_next_waits_until_the_one_before_has_said_that_it_did_not_return_in_its_slot() -> None:
+    """Old answers that come late do not tell: it may have returned since."""
+    fleet = fleet_of("ab")
+    regions = Regions(fleet, "ab")
+    regions.stuck = {"a"}
+    now = 0
+    while now < 1000 or regions.last["a"].slot:
+        regions.run(now, now + 50)
+        now += 50
+    assert not regions.last["b"].slot
+    regions.silent = {"a"}
+    late = BeatReply(1, 1, (now - 50) * MS, regions.epochs["a"], False, ())
+    for later in range(now, now + 1500, 50):
+        fleet.receive("a", late, later * MS)
+        regions.run(later, later + 50)
+        assert not regions.last["b"].slot
+    regions.silent = set()
+    regions.run(now + 1500, now + 1800)
+    assert regions.standing(now + 1800)["b"] is Standing.LIVE
+
+
 def test_one_that_does_not_get_on_lets_the_next_try_when_its_lease_is_over() -> None:
     regions = Regions(fleet_of("abc"), "abc")
     regions.run(0, 2000)
