@@ -75,6 +75,7 @@ class Profile:
     messages_per_connection: int = 1_000_000
     max_recipients: int = 1
     rate: None = None
+    rate_total: None = None
     pipelining: bool = True
     chunking: bool = False
     idle_timeout_s: float = 60.0

@@ -70,6 +70,10 @@ cdef struct Site:
     uint32_t[3] head             # lanes: ring of shares
     uint32_t[3] tail
     int64_t suspended_until
+    int64_t interval             # between messages of all sources, 0: no rate
+    int64_t tat
+    int64_t daily_left           # for all sources, above UNCAPPED: no cap
+    uint32_t outstanding
     int64_t[9] spent_until       # by lane and class: before that time no source that they share has room
     uint32_t[9] spent_why        # and what it waits for
     uint32_t spent_generation    # of the topology at which that was found
@@ -144,6 +148,8 @@ cdef class Scheduler:
     cdef uint64_t _decisions
     cdef uint64_t _parkings
     cdef uint64_t[4] _waits          # parkings by what was met: rate, window, daily cap, suspension
+    cdef int64_t _latest             # the choice looks for a source that may send until then
+    cdef int64_t _first              # and the earliest time after it at which one may, to the horizon
     cdef uint32_t _why               # what the present choice has met
 
     cdef uint32_t _lookup(self, uint64_t id_) noexcept nogil
@@ -165,6 +171,8 @@ cdef class Scheduler:
                             bint lent) noexcept nogil
     cdef int _renew_rosters(self) except -1
     cdef int32_t _choose(self, Share* share, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil
+    cdef int32_t _choose_source(self, Share* share, int64_t now, int64_t* wake,
+                                int64_t* send_at) noexcept nogil
     cdef int32_t _choose_among(self, uint32_t* list_, uint32_t count, Site* site, int64_t now, int64_t* wake,
                                int64_t* send_at) noexcept nogil
     cdef bint _is_eligible(self, uint32_t source, Site* site, int64_t now, int64_t* wake,

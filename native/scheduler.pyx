@@ -12,8 +12,9 @@ class of tenants in that stream.
 
 Limits: a rate is a GCRA cell in integer nanoseconds (burst 1 by default); a take may grant a time up to
 `horizon_ns` ahead. A daily count and a window of outstanding messages are charged at the take. What is given
-back unsent is refunded exactly, the rate only if no later grant stands on it. Time never goes back: a take at
-an earlier time than the last one counts as one at that time.
+back unsent is refunded exactly, the rate only if no later grant stands on it. All sources of a site may have
+a rate and a daily count together; that rate is not refunded. Time never goes back: a take at an earlier time
+than the last one counts as one at that time.
 
 A share (a tenant's messages in a stream of a site) that no source may carry now is parked until the earliest
 time at which one may, or until something changes at the site. It comes back in its order and goes on with the
@@ -229,6 +230,7 @@ cdef class Scheduler:
         self._sites[site].pool = pool
         self._sites[site].parked = self._sites[site].parked_tail = NONE
         self._sites[site].timer = -1
+        self._sites[site].daily_left = NEVER
         for i in range(3):
             self._sites[site].head[i] = self._sites[site].tail[i] = NONE
 
@@ -350,6 +352,34 @@ cdef class Scheduler:
         self._sites[site].suspended_until = until_ns
         self._unpark_site(site)
 
+    def set_total(self, uint32_t site, *, int64_t interval_ns, int64_t daily_left=-1, int64_t now_ns=0):
+        """Limits of all sources together at a site: time between two messages (0: no rate), and messages left
+        today (-1: no cap). What was sent before is unknown: the rate starts as if just used up."""
+        cdef Site* at
+        self._check_site(site)
+        if interval_ns < 0:
+            raise ValueError(f"interval_ns {interval_ns}: allowed are 0 and more")
+        at = &self._sites[site]
+        at.interval = interval_ns
+        at.daily_left = NEVER if daily_left < 0 else daily_left
+        if interval_ns and at.tat < now_ns + self._horizon + interval_ns:
+            at.tat = now_ns + self._horizon + interval_ns
+        self._unpark_site(site)
+
+    def renew_total(self, uint32_t site, int64_t cap):
+        """A new day begins with `cap` for all sources. What is outstanding is charged to today."""
+        self._check_site(site)
+        if cap < 0:
+            raise ValueError(f"cap {cap}: allowed are 0 and more")
+        self._sites[site].daily_left = cap - self._sites[site].outstanding
+        self._unpark_site(site)
+
+    def total_left(self, uint32_t site):
+        """What is left today for all sources, None without a cap; below 0: midnight met more outstanding."""
+        self._check_site(site)
+        cdef int64_t left = self._sites[site].daily_left
+        return None if left > UNCAPPED else left
+
     def set_source_up(self, uint32_t source, bint up):
         cdef uint32_t i
         if source >= self._source_capacity:
@@ -466,6 +496,9 @@ cdef class Scheduler:
             if self._sites[site].pool != pool or self._pools[pool].seats[slot.source].shard != shard:
                 continue
             cell = &self._sites[site].cells[slot.source]
+            tat = now_ns + self._sites[site].interval
+            if self._sites[site].interval and self._sites[site].tat < tat:
+                self._sites[site].tat = tat
             tat = now_ns + <int64_t>cell.burst * cell.interval
             if cell.interval and cell.tat < tat:
                 cell.tat = tat
@@ -882,11 +915,54 @@ cdef class Scheduler:
                 if at - self._horizon < wake[0]:
                     wake[0] = at - self._horizon
                 return False
+            elif at > self._latest:
+                if at < self._first:
+                    self._first = at
+                return False
         send_at[0] = at
         return True
 
     cdef int32_t _choose(self, Share* share, int64_t now, int64_t* wake, int64_t* send_at) noexcept nogil:
-        """The source for the share's next message, or -1 with the earliest time at which there may be one."""
+        """The source for the share's next message, or -1 with the earliest time at which there may be one.
+
+        Where all sources have a rate together, one is taken that may send by the time at which the site may
+        be sent to; if there is none, the one that may send first. So the site's grants are in the order of
+        their times, and no time is lost."""
+        cdef Site* site = &self._sites[share.site]
+        cdef int64_t at = now
+        cdef int32_t source
+        wake[0] = NEVER
+        self._why = 0
+        self._latest = NEVER
+        if site.suspended_until > now:
+            self._why = WAITS_SUSPENDED
+            wake[0] = site.suspended_until
+            return -1
+        if site.daily_left <= 0:
+            self._why = WAITS_DAILY
+            return -1
+        if site.interval == 0:
+            return self._choose_source(share, now, wake, send_at)
+        if site.tat > now:
+            at = site.tat
+            if at > now + self._horizon:
+                self._why = WAITS_RATE
+                wake[0] = at - self._horizon
+                return -1
+        self._latest = at
+        self._first = NEVER
+        source = self._choose_source(share, now, wake, send_at)
+        if source < 0 and self._first != NEVER:
+            self._latest = self._first
+            memset(site.spent_until, 0, sizeof(site.spent_until))
+            source = self._choose_source(share, now, wake, send_at)
+        if source >= 0 and send_at[0] < at:
+            send_at[0] = at
+        return source
+
+    cdef int32_t _choose_source(self, Share* share, int64_t now, int64_t* wake,
+                                int64_t* send_at) noexcept nogil:
+        """Of the share's roster: dedicated ones first, then hybrid, then shared."""
         cdef Site* site = &self._sites[share.site]
         cdef Roster* roster = &self._rosters[share.roster]
         cdef uint32_t* list_ = roster.list
@@ -895,12 +971,6 @@ cdef class Scheduler:
         cdef int64_t own_wake
         cdef uint32_t own_why
         cdef int kind
-        wake[0] = NEVER
-        self._why = 0
-        if site.suspended_until > now:
-            self._why = WAITS_SUSPENDED
-            wake[0] = site.suspended_until
-            return -1
         for kind in range(2):
             if roster.count[kind]:
                 source = self._choose_among(list_, roster.count[kind], site, now, wake, send_at)
@@ -1036,14 +1106,19 @@ cdef class Scheduler:
         slot.next = NONE
         cell = &site.cells[source]
         cell.outstanding += 1
+        site.outstanding += 1
         self._pools[site.pool].seats[source].outstanding += 1
         self._pools[site.pool].seats[source].granted += 1
         if cell.daily_left <= UNCAPPED:
             cell.daily_left -= 1
+        if site.daily_left <= UNCAPPED:
+            site.daily_left -= 1
+        if site.interval:
+            site.tat = send_at + site.interval
         cell.grants += 1
         slot.grant = cell.grants
         slot.tat_before = cell.tat
-        cell.tat = (cell.tat if cell.tat > now and cell.interval else now) + cell.interval
+        cell.tat = (cell.tat if cell.tat > send_at and cell.interval else send_at) + cell.interval
         site.turn += 1
         entry.id = slot.id
         entry.send_at = send_at
@@ -1157,6 +1232,7 @@ cdef class Scheduler:
         cdef Flow* flow = &self._flows[slot.flow]
         flow.in_flight -= 1
         self._sites[flow.site].cells[slot.source].outstanding -= 1
+        self._sites[flow.site].outstanding -= 1
         self._pools[self._sites[flow.site].pool].seats[slot.source].outstanding -= 1
         if self._sites[flow.site].parked != NONE:
             self._unpark_site(flow.site)
@@ -1223,6 +1299,8 @@ cdef class Scheduler:
             cell = &self._sites[self._flows[slot.flow].site].cells[slot.source]
             if cell.daily_left <= UNCAPPED:
                 cell.daily_left += 1
+            if self._sites[self._flows[slot.flow].site].daily_left <= UNCAPPED:
+                self._sites[self._flows[slot.flow].site].daily_left += 1
             if slot.grant == cell.grants:
                 cell.grants -= 1
                 cell.tat = slot.tat_before

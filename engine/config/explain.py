@@ -131,6 +131,12 @@ def _profile(profile: Profile) -> list[Setting]:
     rows.append(Setting("rate", str(profile.rate or "unlimited"), profile.origins["rate"]))
     cap = profile.daily_cap
     rows.append(Setting("daily_cap", "none" if cap is None else str(cap), profile.origins["daily_cap"]))
+    together = profile.rate_total
+    rows.append(Setting("rate_total", str(together or "unlimited"), profile.origins["rate_total"]))
+    cap = profile.daily_cap_total
+    rows.append(
+        Setting("daily_cap_total", "none" if cap is None else str(cap), profile.origins["daily_cap_total"])
+    )
     for key in ("pipelining", "chunking"):
         rows.append(Setting(key, "yes" if getattr(profile, key) else "no", profile.origins[key]))
     rows.append(

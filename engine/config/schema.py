@@ -256,6 +256,14 @@ class ProviderConfig(Section):
         None, description="Messages per time from one source, as `100/min`, or `unlimited`."
     )
     daily_cap: Count | None = Field(None, description="Messages per UTC day from one source.")
+    rate_total: RateOrUnlimited | None = Field(
+        None,
+        description="Messages per time from all sources of a region together, or `unlimited` (default). Its pool is "
+        "one process then.",
+    )
+    daily_cap_total: Count | None = Field(
+        None, description="Messages per UTC day from all sources of a region together. Default: no cap."
+    )
     pipelining: bool | None = Field(None, description="Use PIPELINING if the server offers it.", strict=True)
     chunking: bool | None = Field(
         None, description="Use CHUNKING (BDAT) if the server offers it.", strict=True

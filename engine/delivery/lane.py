@@ -177,7 +177,7 @@ class Lane:
                 return None
             pending.popleft()
             jobs = [first]
-            if form.is_shared and self.gate.interval_ns == 0:
+            if form.is_shared and not self.gate.has_rate():
                 self._add_recipients(jobs, session, now_ns)
             self._ahead -= len(jobs)
             self.gate.started(now_ns)

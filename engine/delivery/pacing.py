@@ -2,18 +2,22 @@
 
 The scheduler decides when a message may go and says so in `send_at_ns`; the gate adds what only the pool can
 know, that the previous transaction really started when it did. Two transactions of the same source and site
-never start closer together than the rate's interval, whatever the batches say.
+never start closer together than the rate's interval, whatever the batches say. The same holds for all sources of the
+site together, where they have a rate.
 """
 
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Connections:
-    """Connections to one site from all sources together. `limit` 0: none."""
+class Together:
+    """What one site allows to all sources together: connections (`limit` 0: any number) and time between transactions
+    (`interval_ns` 0: no rate)."""
 
     limit: int
+    interval_ns: int = 0
     open: int = 0
+    next_ns: int = 0
     users: set[object] = field(default_factory=set)
 
     def has_room(self) -> bool:
@@ -41,7 +45,7 @@ class Gate:
 
     limit: int
     interval_ns: int
-    total: Connections
+    total: Together
     open: int = 0
     next_ns: int = 0
     users: set[object] = field(default_factory=set)
@@ -70,8 +74,13 @@ class Gate:
         self.total.open -= 1
 
     def earliest_ns(self, send_at_ns: int) -> int:
-        return max(send_at_ns, self.next_ns)
+        return max(send_at_ns, self.next_ns, self.total.next_ns)
+
+    def has_rate(self) -> bool:
+        return self.interval_ns > 0 or self.total.interval_ns > 0
 
     def started(self, now_ns: int) -> None:
         """A transaction begins now; the interval counts from here, so lateness never turns into a burst."""
         self.next_ns = now_ns + self.interval_ns
+        if self.total.interval_ns:
+            self.total.next_ns = now_ns + self.total.interval_ns

@@ -31,7 +31,7 @@ from engine.config.signing import DkimConfig
 from engine.delivery.form import DEFERRED_HERE
 from engine.delivery.job import Job
 from engine.delivery.lane import Lane
-from engine.delivery.pacing import Connections, Gate
+from engine.delivery.pacing import Gate, Together
 from engine.delivery.ports import (
     EgressSource,
     LeaseCheck,
@@ -139,11 +139,15 @@ class PoolEngine:
         self._lease = lease
         rate = profile.rate
         self._interval_ns = 0 if rate is None else round(rate.period_s * 1e9 / rate.count)
+        together = profile.rate_total
+        self._total_interval_ns = (
+            0 if together is None else math.ceil(together.period_s * 1e9 / together.count)
+        )
         self._epoch = 0
         self._jobs: dict[int, Job] = {}
         self._seen: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._gates: dict[tuple[int, str], Gate] = {}
-        self._totals: dict[str, Connections] = {}
+        self._totals: dict[str, Together] = {}
         self._lanes: dict[tuple[int, str, Any], Lane] = {}
         self._by_domain: dict[tuple[int, str, str, bool], Lane] = {}
         self._resolving: dict[str, list[Job]] = {}
@@ -360,7 +364,7 @@ class PoolEngine:
     def _gate(self, source: int, site: str) -> Gate:
         gate = self._gates.get((source, site))
         if gate is None:
-            total = self._totals.setdefault(site, Connections(self._total_limit()))
+            total = self._totals.setdefault(site, Together(self._total_limit(), self._total_interval_ns))
             gate = self._gates[source, site] = Gate(self.profile.max_connections, self._interval_ns, total)
         return gate
 
@@ -577,9 +581,11 @@ class PoolEngine:
             del self._by_domain[domain_key]
         source, site, _ = key
         gate = lane.gate
-        if not gate.users and gate.open == 0 and gate.next_ns <= self.clock.monotonic_ns():
+        now_ns = self.clock.monotonic_ns()
+        if not gate.users and gate.open == 0 and gate.next_ns <= now_ns:
             self._gates.pop((source, site), None)
-            if gate.total.open == 0:
+            # as long as another source's gate has it, all must have the same
+            if gate.total.next_ns <= now_ns and not any(at == site for _, at in self._gates):
                 self._totals.pop(site, None)
 
     def _end_hopeless(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.delivery.job import Job
 from engine.delivery.lane import Lane
-from engine.delivery.pacing import Connections, Gate, part
+from engine.delivery.pacing import Gate, Together, part
 from engine.delivery.wire import Assignment, Holding
 
 
@@ -59,7 +59,7 @@ def holding(
     jobs: Iterable[Job],
     lanes: Mapping[tuple[int, str, Any], Lane],
     gates: Mapping[tuple[int, str], Gate],
-    totals: Iterable[Connections],
+    totals: Iterable[Together],
     now_ns: int,
 ) -> Holding:
     """What is still here of other processes' sources."""

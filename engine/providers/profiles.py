@@ -24,6 +24,7 @@ from engine.config.types import Name, Section
 from engine.config.units import Rate
 
 DEFAULT = "default"
+OPTIONAL = frozenset({"daily_cap", "rate_total", "daily_cap_total"})  # no limit where no profile says one
 
 
 class ProfileError(Exception):
@@ -46,7 +47,8 @@ class ProfileFile(Section):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The limits towards one provider. `rate` and `daily_cap` are None when there is none."""
+    """The limits towards one provider. Rates and daily caps, of one source and of all together, are None when there is
+    none."""
 
     name: str
     mx_suffixes: tuple[str, ...]
@@ -57,6 +59,8 @@ class Profile:
     max_recipients: int
     rate: Rate | None
     daily_cap: int | None
+    rate_total: Rate | None
+    daily_cap_total: int | None
     pipelining: bool
     chunking: bool
     idle_timeout_s: float
@@ -83,7 +87,7 @@ def _shipped() -> Mapping[str, tuple[ProfileFile, ProviderConfig]]:
             if entry.name != f"{profile.name}.yaml":
                 raise ProfileError(f"{entry.name}: name is {profile.name!r}")
             found[profile.name] = profile, settings
-    missing = set(ProviderConfig.model_fields) - {"daily_cap"} - set(found[DEFAULT][0].settings)
+    missing = set(ProviderConfig.model_fields) - OPTIONAL - set(found[DEFAULT][0].settings)
     if missing:
         raise ProfileError(f"default.yaml: missing are {', '.join(sorted(missing))}")
     return MappingProxyType(found)
@@ -107,8 +111,8 @@ def _merge(name: str, overrides: Mapping[str, ProviderConfig]) -> Profile:
             layers.append((layer, f"engine/providers/{layer}.yaml", *_shipped()[layer]))
         if layer in overrides:
             layers.append((layer, f"fleet.yaml: providers.{layer}", None, overrides[layer]))
-    values: dict[str, Any] = {"daily_cap": None}
-    origins: dict[str, str] = {"daily_cap": "built-in default"}
+    values: dict[str, Any] = dict.fromkeys(OPTIONAL)
+    origins: dict[str, str] = dict.fromkeys(OPTIONAL, "built-in default")
     for layer, origin, file, settings in layers:
         for key in settings.model_fields_set:
             value = getattr(settings, key)
@@ -118,7 +122,7 @@ def _merge(name: str, overrides: Mapping[str, ProviderConfig]) -> Profile:
                 continue  # whose hosts these are is never inherited
             values[key] = value
             origins[key] = f"{origin} ({file.settings[key].source})" if file else f"{origin}.{key}"
-    rate = values["rate"]
+    rate, rate_total = values["rate"], values["rate_total"]
     return Profile(
         name=name,
         mx_suffixes=values.get("mx_suffixes", ()),
@@ -129,6 +133,8 @@ def _merge(name: str, overrides: Mapping[str, ProviderConfig]) -> Profile:
         max_recipients=values["max_recipients"],
         rate=rate if isinstance(rate, Rate) else None,
         daily_cap=values["daily_cap"],
+        rate_total=rate_total if isinstance(rate_total, Rate) else None,
+        daily_cap_total=values["daily_cap_total"],
         pipelining=values["pipelining"],
         chunking=values["chunking"],
         idle_timeout_s=values["idle_timeout"],

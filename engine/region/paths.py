@@ -6,7 +6,7 @@ whose rate is the only obstacle is named as one that may carry the message, soon
 """
 
 from engine.region.allowances import Allowances
-from engine.region.sites import Site, Sites
+from engine.region.sites import ALL, Site, Sites
 from engine.region.suspensions import ALL_SOURCES, Suspensions
 from engine.reputation.serving import bit_of
 from engine.values.stream import Stream
@@ -82,6 +82,8 @@ class Paths:
 
     def _counts(self, number: int, site: Site) -> list[str]:
         reasons = []
+        if site.cap_total is not None and self._sites.used_today(site, ALL) >= site.cap_total:
+            reasons.append(f"today's cap of {site.cap_total} for all sources is used up")
         if number in site.caps and self._sites.used_today(site, number) >= site.caps[number]:
             reasons.append(f"today's cap of {site.caps[number]} is used up")
         window = self._sites.window(site, number)

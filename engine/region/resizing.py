@@ -126,6 +126,8 @@ class Resizer:
 
     def _most_of(self, feed: PoolFeed) -> int:
         profile = self._sites.profile(feed.provider)
+        if profile.rate_total is not None:
+            return 1  # who keeps the pace of all sources must see all of them
         return max(1, min(self._most, len(feed.owners), profile.max_connections_total or self._most))
 
     async def _measure(self, shard: Shard) -> None:

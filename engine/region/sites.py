@@ -10,6 +10,7 @@ A site that no flow has used for `idle_s` is forgotten, and the longest idle one
 site's name, and its rates start full again when the next message for it appears.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,6 +25,7 @@ from native.scheduler import Scheduler
 
 NS_PER_S = 1_000_000_000
 DAY_MS = 86_400_000
+ALL = -1  # in place of a source's number: all sources together
 IDLE_S = 300.0
 MAX_IDLE = 10_000
 TENANCY_CODES = {"shared": 0, "dedicated": 1, "hybrid": 2}
@@ -46,7 +48,8 @@ FREE = Terms()
 
 @dataclass(slots=True)
 class Site:
-    """A destination with limits of its own. `caps`: messages per UTC day, of the sources that have a cap.
+    """A destination with limits of its own. `caps`: messages per UTC day, of the sources that have a cap;
+    `cap_total`: of all together.
 
     `paces`: (interval_ns, connections) of the sources whose limits are not those of the profile; the pool keeps them.
     `flows`: how many of the scheduler's flows go there.
@@ -59,6 +62,7 @@ class Site:
     day: int = 0
     sources: list[int] = field(default_factory=list)
     caps: dict[int, int] = field(default_factory=dict)
+    cap_total: int | None = None
     paces: dict[int, tuple[int, int]] = field(default_factory=dict)
     flows: int = 0
 
@@ -180,6 +184,7 @@ class Sites:
         self._sites[number] = site
         self._idle[number] = now_ns
         self._scheduler.add_site(number, site.pool)
+        self._set_total(site, profile, used.get(ALL, 0), now_ns)
         for source in site.sources:
             found = terms.get(source, FREE)
             cap = _cap(profile, found)
@@ -230,6 +235,17 @@ class Sites:
         return gone
 
     # -- limits
+
+    def _set_total(self, site: Site, profile: Profile, used: int, now_ns: int) -> None:
+        """What all sources together may do at the site."""
+        site.cap_total = profile.daily_cap_total
+        rate = profile.rate_total
+        self._scheduler.set_total(
+            site.number,
+            interval_ns=0 if rate is None else math.ceil(rate.period_s * NS_PER_S / rate.count),
+            daily_left=-1 if site.cap_total is None else max(0, site.cap_total - used),
+            now_ns=now_ns,
+        )
 
     def change(self, site: Site, source: int, terms: Terms) -> None:
         """The owner of a source allows something else at a site from now on."""
@@ -299,17 +315,27 @@ class Sites:
                 site.day = day
                 for source, cap in site.caps.items():
                     self._scheduler.renew_daily(source, site.number, cap)
+                if site.cap_total is not None:
+                    self._scheduler.renew_total(site.number, site.cap_total)
 
     def granted(self) -> dict[str, dict[str, int]]:
-        """Messages handed out today, of every source that has a cap at a site: names of source and site."""
+        """Messages handed out today, of every source that has a cap at a site, and of all together (""), where they
+        have one: names of source and site."""
         found: dict[str, dict[str, int]] = {}
         for site in self._sites.values():
+            if site.cap_total is not None:
+                found.setdefault("", {})[site.name] = self.used_today(site, ALL)
             for source in site.caps:
                 found.setdefault(self.sources[source].name, {})[site.name] = self.used_today(site, source)
         return found
 
     def used_today(self, site: Site, source: int) -> int:
-        """Of a source that has a cap at the site."""
+        """Of a source that has a cap at the site, or of all together (`ALL`) if they have one."""
+        if source == ALL:
+            left = self._scheduler.total_left(site.number)
+            assert left is not None
+            assert site.cap_total is not None
+            return site.cap_total - left
         left = self._scheduler.daily_left(source, site.number)
         assert left is not None
         return site.caps[source] - left

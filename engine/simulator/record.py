@@ -5,12 +5,13 @@ site) pairs; the series of at most `MAX_PAIRS` are kept, first of those that lef
 many were left out.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.config.schema import FleetConfig
-from engine.region.sites import DAY_MS
+from engine.region.sites import ALL, DAY_MS
 from engine.simulator.models import Spoken
 from engine.simulator.node import Node
 from engine.simulator.plan import Happening, Plan
@@ -84,6 +85,7 @@ class Record:
         self._next_ns = self._sample_ns
         self._day = self._start_ms // DAY_MS
         self._allowed: dict[tuple[int, str], float] = {}
+        self._together: dict[str, float] = {}
         self._waited: dict[str, bool] = {}
         self._seen_events = [0 for _ in config.regions]
         self.tenants: list[dict[str, Any]] = []
@@ -157,6 +159,8 @@ class Record:
             series.refused.append(refused)
             series.in_rotation.append(rotating)
             series.depth.append(depth)
+            allowed[name] = min(allowed[name], self._together.get(name, math.inf))
+            self._together[name] = sum(self._allowed_together(node, name) for node in simulation.nodes)
             is_busy = self._waited.get(name, False) and depth > 0 and allowed[name] > 0
             series.utilisation.append(round(min(1.0, used[name] / allowed[name]), 4) if is_busy else None)
             self._waited[name] = depth > 0
@@ -183,6 +187,17 @@ class Record:
             else float(node.sites.window(at, source)) * (self._sample_ns / NS / self.plan.tick)
         )
         return by_rate if left is None else min(float(left), by_rate)
+
+    def _allowed_together(self, node: Node, site: str) -> float:
+        """Messages that a region's sources together may send to a site until the next sample."""
+        if not node.is_up or not node.sites.known(site):
+            return math.inf
+        at = node.sites.site(node.sites.number(site))
+        rate = node.sites.profile(at.provider).rate_total
+        by_rate = math.inf if rate is None else self._sample_ns / NS * rate.count / rate.period_s
+        return (
+            by_rate if at.cap_total is None else min(by_rate, at.cap_total - node.sites.used_today(at, ALL))
+        )
 
     def finish(self, simulation: Simulated) -> None:
         """The end: the conservation law (contract, promise 2) must hold."""

@@ -151,6 +151,50 @@ def test_no_window_at_the_sink_holds_more_than_the_rate(tmp_path: Path) -> None:
             assert log.max_connections(client=client) <= 3
 
 
+def test_no_window_at_the_sink_holds_more_than_the_rate_of_all_sources(tmp_path: Path) -> None:
+    """At most 40 a second and 3 connections from both sources together, by the sink's own timestamps."""
+    with personality(tmp_path, "{}") as server:
+        config = fleet(
+            tmp_path,
+            server.addresses["it"][1],
+            providers={"default": {"rate": "unlimited", "rate_total": "40/1s", "max_connections_total": 3}},
+        )
+        counts = run_to_the_end(config, messages(200))
+        assert counts["delivered"] == 200
+        log = server.log()
+        assert len({client for client, _ in log.clients()}) == 2
+        assert log.max_in_window(0.99) <= 40
+        assert log.max_connections() <= 3
+
+
+def test_a_daily_cap_of_all_sources_holds_over_a_restart(tmp_path: Path) -> None:
+    with personality(tmp_path, "{}") as server:
+        config = fleet(
+            tmp_path,
+            server.addresses["it"][1],
+            providers={"default": {"rate": "unlimited", "daily_cap_total": 30}},
+        )
+
+        async def run() -> None:
+            region, spool, node = await start_region(config)
+            await region.accept(*encode_submission(messages(100), bytes(16)))
+            await until(lambda: spool.counts()["delivered"] == 30)
+            await node.stop()
+            await region.stop()
+            spool.close()
+            region, spool, node = await start_region(config)
+            await until(lambda: "" in region._sites.granted())
+            await asyncio.sleep(0.5)
+            assert spool.counts()["delivered"] == 30
+            assert set(region._sites.granted()[""].values()) == {30}
+            await node.stop()
+            await region.stop()
+            spool.close()
+
+        asyncio.run(run())
+        assert len(server.log().acceptances) == 30
+
+
 @pytest.mark.parametrize("days_back", [0, 1])
 def test_daily_cap_holds_over_a_restart(tmp_path: Path, days_back: int) -> None:
     """Two sources with a cap of 20 a day: 40 messages go, the others wait, also after the region starts again, and

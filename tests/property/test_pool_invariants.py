@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from engine.region.sites import Site
+from engine.region.sites import ALL, Site
 from engine.reputation.standing import State
 from engine.simulator.node import Node
 from engine.simulator.plan import parse_plan
@@ -27,6 +27,7 @@ FIRST_SEED = int(os.environ.get("SENDFLEET_SIMULATED_SEED", "1"))
 ENTRY = struct.Struct("<QqIHHIIQ")
 HOUR_NS = 3_600_000_000_000
 STEP_S = 120
+NS = 1_000_000_000
 
 
 def random_plan(seed: int) -> dict[str, Any]:
@@ -71,6 +72,12 @@ def random_plan(seed: int) -> dict[str, Any]:
     }
     if rng.random() < 0.5:
         providers[rng.choice(sites[:3])]["daily_cap"] = rng.choice([50, 700, 4_000])
+    if rng.random() < 0.4:
+        providers[rng.choice(sites[:3])]["daily_cap_total"] = rng.choice([100, 1_500, 8_000])
+    if rng.random() < 0.4:
+        providers[rng.choice(sites[:3])]["rate_total"] = rng.choice(["1/s", "20/min", "900/h"])
+    if len(groups) > len(regions):
+        groups[-len(regions)]["quality"] = rng.choice([[], [], ["poor"], ["new", "poor"]])
     models = {
         site: {
             "cold": rng.choice([100, 2_000]),
@@ -137,6 +144,7 @@ class Referee:
         self._hours: dict[tuple[str, str], deque[tuple[int, int]]] = {}
         self._days: dict[tuple[str, str, int], int] = {}
         self._slowest: dict[tuple[str, str], int] = {}
+        self._last_together: dict[tuple[str, str], int] = {}
         self._free_ns: dict[tuple[int, str], dict[str, int]] = {}
 
     def taken(self, node: Node, entries: bytes) -> None:
@@ -154,6 +162,7 @@ class Referee:
             for who in ("", name):
                 held = node.suspensions.of(who, site.name)
                 assert held is None or held.until_ms <= now_ms, (name, site.name, held)
+            assert site.cap_total is None or node.sites.used_today(site, ALL) <= site.cap_total
             assert node.allowances.of(source, site.name).weight or node.allowances.is_kept(source, site.name)
         for row in rows:
             self._count(node, row)
@@ -170,10 +179,24 @@ class Referee:
         self._slowest[key] = interval
         day = (*key, site.day)
         self._days[day] = self._days.get(day, 0) + 1
+        self._check_together(node, site, send_at)
         cap = site.caps.get(source)
         if cap is not None:
             assert self._days[day] <= cap, (day, self._days[day], cap)
         self._check_hour(node, key, site.name, send_at)
+
+    def _check_together(self, node: Node, site: Site, send_at: int) -> None:
+        """All sources of a region: the daily cap, and the time between two messages, in the order of the decisions."""
+        place = node.region, site.name
+        profile = node.sites.profile(site.provider)
+        if profile.rate_total is not None:
+            apart = send_at - self._last_together.get(place, -(1 << 60))
+            assert apart >= profile.rate_total.period_s * NS / profile.rate_total.count - 1, (place, apart)
+            self._last_together[place] = send_at
+        if profile.daily_cap_total is not None:
+            day = (*place, site.day)
+            self._days[day] = self._days.get(day, 0) + 1
+            assert self._days[day] <= profile.daily_cap_total, (day, self._days[day])
 
     def _check_hour(self, node: Node, key: tuple[str, str], site: str, send_at: int) -> None:
         """A sliding hour holds no more than the largest hourly cap that was in force in it."""
@@ -192,6 +215,8 @@ class Referee:
             site = node.sites.site(number)
             key = node.sites.sources[source].name, site.name
             self._days[*key, site.day] -= 1
+            if site.cap_total is not None:
+                self._days[node.region, site.name, site.day] -= 1
             self._hours[key].pop()
 
     def stepped(self, now_ns: int) -> None:
@@ -218,7 +243,11 @@ class Referee:
                         sent_ns = self._last.get((named.name, site), (0, 0))[0]
                         since_ns = max(sent_ns, self._free_ns[place][named.name])
                         over_ns.append(now_ns - since_ns - self._pace(node, at, source))
-                assert min(over_ns) <= 4 * STEP_S * 1_000_000_000, (place, flow.depth, rows)
+                if node.sites.profile(at.provider).rate_total is not None:
+                    # whose turn it is among sources that share a rate is chance: one of them has sent
+                    last_ns = self._last_together.get((node.region, site), 0)
+                    over_ns.append(now_ns - max(last_ns, *self._free_ns[place].values()))
+                assert min(over_ns) <= 4 * STEP_S * NS, (place, flow.depth, rows)
 
     def _pace(self, node: Node, site: Site, source: int) -> int:
         """The longest interval that was in force since the source's last message: a promise made then is kept."""

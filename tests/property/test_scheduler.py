@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from native.scheduler import Scheduler
-from tests.reference.scheduler import Cell, FlowKey, Reference, Source
+from tests.reference.scheduler import Cell, FlowKey, Reference, Source, Total
 from tests.support.decisions import decisions, due_keys, packed, unpacked
 
 MS = 1_000_000
@@ -45,6 +45,13 @@ topologies = st.fixed_dictionaries(
         ),
         "sites": st.lists(st.integers(0, 1), min_size=1, max_size=3),  # the pool of each
         "limits": st.lists(limits, min_size=1, max_size=5),
+        "totals": st.lists(
+            st.tuples(
+                st.sampled_from([0, 0, 2 * MS, 7 * MS, 100 * MS]), st.sampled_from([None, None, 5, 25])
+            ),
+            min_size=1,
+            max_size=3,
+        ),
         "weights": st.lists(st.integers(1, 3), min_size=TENANTS, max_size=TENANTS),
     }
 )
@@ -62,12 +69,14 @@ class Traffic(RuleBasedStateMachine):
         self.next_id = 1
         self.now = 1_000 * MS
         self.persisted: dict[tuple[int, int], int] = {}
+        self.persisted_totals: dict[int, int] = {}
         for number, (streams, tenancy, tenant) in enumerate(topology["sources"]):
             made = Source(number // 2, streams, tenancy, tenant)
             made.serves, made.lends = topology["serving"][number % len(topology["serving"])]
             self.reference.sources[number] = made
         for site, pool in enumerate(self.pools):
             self.reference.pools[site] = pool
+            self.reference.totals[site] = Total(*topology["totals"][site % len(topology["totals"])])
             for source in self.reference.sources:
                 chosen = topology["limits"][(site * 3 + source) % len(topology["limits"])]
                 self.reference.cells[source, site] = Cell(**chosen)
@@ -97,6 +106,14 @@ class Traffic(RuleBasedStateMachine):
 
     def open_site(self, site: int, *, fresh: bool) -> None:
         self.scheduler.add_site(site, self.pools[site])
+        total = self.reference.totals[site]
+        left = -1
+        if total.cap is not None:
+            left = max(0, total.cap - self.persisted_totals.get(site, 0))
+            assert left <= total.cap - total.used
+            total.used = total.cap - left
+        total.tat = self.now + self.topology["horizon"] + total.interval
+        self.scheduler.set_total(site, interval_ns=total.interval, daily_left=left, now_ns=self.now)
         for (source_no, number), cell in self.reference.cells.items():
             if number != site:
                 continue
@@ -154,6 +171,11 @@ class Traffic(RuleBasedStateMachine):
             left = self.scheduler.daily_left(decision.source, decision.site)
             if cell.cap is not None and left is not None:
                 self.persisted[decision.source, decision.site] = cell.cap - left
+            total = self.reference.totals[decision.site]
+            left = self.scheduler.total_left(decision.site)
+            assert (left is None) == (total.cap is None)
+            if total.cap is not None and left is not None:
+                self.persisted_totals[decision.site] = total.cap - left
 
     @rule(picks=st.lists(ANY, max_size=8), unknown=ANY)
     def settle(self, picks: list[int], unknown: int) -> None:
@@ -293,7 +315,11 @@ class Traffic(RuleBasedStateMachine):
         for (source, site), cell in self.reference.cells.items():
             if cell.cap is not None:
                 self.scheduler.renew_daily(source, site, cell.cap)
+        for site, total in self.reference.totals.items():
+            if total.cap is not None:
+                self.scheduler.renew_total(site, total.cap)
         self.reference.new_day()
+        self.persisted_totals = {site: total.used for site, total in self.reference.totals.items()}
         # an incarnation that starts now finds yesterday's counts for what is outstanding: those that it wrote
         self.persisted = {key: cell.used for key, cell in self.reference.cells.items()}
 

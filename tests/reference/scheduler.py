@@ -7,6 +7,7 @@ of GCRA; the windows of real time, across restarts, by comparing all grants with
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tests.support.decisions import Decision
 
@@ -53,11 +54,21 @@ class Cell:
     def tat(self) -> int:
         tat = self.start_tat
         for grant in self.grants:
-            tat = max(tat, grant.now) + self.interval
+            tat = max(tat, grant.send_at) + self.interval
         return tat
 
     def earliest(self, now: int) -> int:
         return max(now, self.tat() - (self.burst - 1) * self.interval) if self.interval else now
+
+
+@dataclass
+class Total:
+    """All sources at a site. The rate is one message per interval, whatever is given back."""
+
+    interval: int = 0
+    cap: int | None = None
+    tat: int = 0
+    used: int = 0
 
 
 class Reference:
@@ -66,6 +77,7 @@ class Reference:
         self.sources: dict[int, Source] = {}
         self.cells: dict[tuple[int, int], Cell] = {}
         self.pools: dict[int, int] = {}  # of each site
+        self.totals: dict[int, Total] = {}
         self.classes: dict[int, int] = {}  # of each tenant, 0 for who is not here
         self.suspended_sites: dict[int, int] = {}
         self.shards: dict[tuple[int, int], int] = {}  # (pool, source): 0 for what is not here
@@ -118,8 +130,17 @@ class Reference:
         return {1: 0, 2: 1}.get(source.tenancy, 2) if source.tenant == tenant and source.tenancy else 2
 
     def allowed(self, key: FlowKey, now: int) -> dict[int, int]:
-        """The sources that may carry the flow's next message now, of the best class that has any."""
+        """The sources that may carry the flow's next message now, of the best kind that has any, and when."""
         times = {n: at for n in self.sources if (at := self.may_carry(n, key, now)) is not None}
+        total = self.totals.get(key[0], Total())
+        if total.cap is not None and total.used >= total.cap:
+            return {}
+        if total.interval:
+            at = max(now, total.tat)
+            if at > now + self.horizon:
+                return {}
+            first = max(at, min(times.values(), default=at))
+            times = {n: first for n, time in times.items() if time <= first}
         best = min((self.rank(n, key[2]) for n in times), default=0)
         return {n: at for n, at in times.items() if self.rank(n, key[2]) == best}
 
@@ -176,6 +197,9 @@ class Reference:
         cell.outstanding[decision.id] = grant
         cell.grants.append(grant)
         cell.used += 1
+        total = self.totals.setdefault(site, Total())
+        total.used += 1
+        total.tat = decision.send_at + total.interval
         self.in_flight[decision.id] = key, (decision.source, site)
 
     def settle(self, ids: Iterable[int]) -> None:
@@ -192,6 +216,7 @@ class Reference:
             cell = self.cells[cell_key]
             del cell.outstanding[n]
             cell.used -= 1
+            self.totals[key[0]].used -= 1
             self.lines[key].insert(0, n)
         for cell in self.cells.values():
             # a grant that is not the last one leaves its charge behind: that time is gone
@@ -210,6 +235,8 @@ class Reference:
     def new_day(self) -> None:
         for cell in self.cells.values():
             cell.used = len(cell.outstanding)
+        for site, total in self.totals.items():
+            total.used = sum(len(c.outstanding) for (_, at), c in self.cells.items() if at == site)
 
     def restart(self, now: int, base: int) -> None:
         """A new incarnation with its own clock. What was in flight may have been sent, and is ready again."""
@@ -228,11 +255,15 @@ class Reference:
         for cell in self.cells.values():
             cell.outstanding.clear()
             self._begin_anew(cell)
+        for total in self.totals.values():
+            total.tat = now + self.horizon + total.interval
 
     def forget_site(self, site: int) -> None:
         """The site is dropped, and will be opened again like one that was never met, but for the counts of the day."""
         self.suspended_sites.pop(site, None)
         self.turns.pop(site, None)
+        total = self.totals[site]
+        total.tat = self.now + self.horizon + total.interval
         for (_, number), cell in self.cells.items():
             if number == site:
                 assert not cell.outstanding
@@ -243,14 +274,23 @@ class Reference:
         cell.weight, cell.suspended_until = 1000, 0
         cell.start_tat = self.now + self.horizon + cell.burst * cell.interval
 
+    def times_of(self, cell: Cell) -> list[int]:
+        """Real times of all that went out, or may yet."""
+        return cell.sent + [grant.send_at + self.base for grant in cell.outstanding.values()]
+
     # -- what must hold at any time
 
     def check_windows(self) -> None:
         """No window of real time, however long, holds more than the burst and what the interval adds to it."""
+        for site, total in self.totals.items():
+            assert total.cap is None or total.used <= total.cap
+            at_site = [cell for (_, number), cell in self.cells.items() if number == site]
+            times = sorted(t for cell in at_site for t in self.times_of(cell))
+            assert all(later - one >= total.interval for one, later in pairwise(times))
         for cell in self.cells.values():
             assert len(cell.outstanding) <= cell.window
             assert cell.cap is None or cell.used <= cell.cap
-            times = sorted(cell.sent + [grant.send_at + self.base for grant in cell.outstanding.values()])
+            times = sorted(self.times_of(cell))
             for first, begin in enumerate(times):
                 for last in range(first, len(times)):
                     assert (last - first + 1 - cell.burst) * cell.interval <= times[last] - begin

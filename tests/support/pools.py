@@ -61,6 +61,7 @@ class Profile:
     messages_per_connection: int = 100
     max_recipients: int = 1
     rate: Rate | None = None
+    rate_total: Rate | None = None
     pipelining: bool = True
     chunking: bool = True
     idle_timeout_s: float = 60.0

@@ -1,10 +1,10 @@
 """Gates: connections and pace."""
 
-from engine.delivery.pacing import Connections, Gate
+from engine.delivery.pacing import Gate, Together
 
 
 def test_connections_are_limited_per_source_and_in_total() -> None:
-    total = Connections(limit=3)
+    total = Together(limit=3)
     first, second = Gate(2, 0, total), Gate(2, 0, total)
     first.acquire()
     first.acquire()
@@ -17,14 +17,26 @@ def test_connections_are_limited_per_source_and_in_total() -> None:
 
 
 def test_no_total_limit() -> None:
-    gate = Gate(1, 0, Connections(limit=0))
+    gate = Gate(1, 0, Together(limit=0))
     assert gate.has_room()
 
 
 def test_lateness_never_becomes_a_burst() -> None:
-    gate = Gate(1, 100, Connections(0))
+    gate = Gate(1, 100, Together(0))
     gate.started(1000)
     assert gate.earliest_ns(0) == 1100
     gate.started(1500)  # 400 late
     assert gate.earliest_ns(0) == 1600
     assert gate.earliest_ns(9000) == 9000
+
+
+def test_the_rate_of_all_sources_holds_whoever_sends() -> None:
+    total = Together(limit=0, interval_ns=100)
+    first, second = Gate(1, 0, total), Gate(1, 300, total)
+    first.started(1000)
+    assert first.earliest_ns(0) == second.earliest_ns(0) == 1100
+    second.started(1100)
+    assert first.earliest_ns(0) == 1200
+    assert second.earliest_ns(0) == 1400
+    assert first.has_rate()
+    assert not Gate(1, 0, Together(0)).has_rate()

@@ -1,6 +1,7 @@
 """The scheduler, one promise at a time; tests/property/test_scheduler.py has them all at once."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -794,3 +795,51 @@ def test_what_a_dead_shard_had_may_have_gone_out_at_its_last_moment() -> None:
     made.settle(packed([1, 2]))
     assert {decision.source for decision in take(made, 10 * MS + TICK)} == {0}
     assert [(d.source, d.send_at) for d in take(made, 19 * MS + TICK)] == [(1, 19 * MS + TICK)]
+
+
+# -- all sources of a site together
+
+
+def test_all_sources_together_keep_the_rate_of_the_site() -> None:
+    made = scheduler(3, horizon_ns=5 * S)
+    made.set_total(0, interval_ns=S)
+    made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 100)))
+    found = [d for now in range(0, 20 * S, S // 3) for d in take(made, now)]
+    assert [d.send_at for d in found] == [6 * S + n * S for n in range(len(found))]
+    assert len({d.source for d in found}) == 3
+
+
+def test_no_time_is_lost_where_sources_and_site_have_rates() -> None:
+    made = scheduler(3, horizon_ns=S, interval_ns=3 * S)
+    made.set_total(0, interval_ns=S)
+    made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 100)))
+    found = [d for now in range(2 * S, 32 * S, 100 * MS) for d in take(made, now)]
+    times = [d.send_at for d in found]
+    assert all(b - a == S for a, b in pairwise(times))
+    for source in range(3):
+        mine = [d.send_at for d in found if d.source == source]
+        assert all(b - a >= 3 * S for a, b in pairwise(mine))
+    assert len(found) >= 29
+
+
+def test_all_sources_together_keep_the_daily_count_of_the_site() -> None:
+    made = scheduler(2)
+    made.set_total(0, interval_ns=0, daily_left=5)
+    made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 100)))
+    found = take(made)
+    assert (len(found), made.total_left(0)) == (5, 0)
+    made.give_back(packed(ids(found)[:2]))
+    assert made.total_left(0) == 2
+    assert len(take(made)) == 2
+    made.settle(packed(ids(found)[2:4]))
+    assert take(made) == []
+    assert made.stats()["waits_daily"] > 0
+    made.renew_total(0, 6)  # three are outstanding: they may go out today
+    assert made.total_left(0) == 3
+    assert len(take(made)) == 3
+    with pytest.raises(ValueError, match="cap -1"):
+        made.renew_total(0, -1)
+    with pytest.raises(ValueError, match="interval_ns -1"):
+        made.set_total(0, interval_ns=-1)
+    with pytest.raises(KeyError, match="site 9"):
+        made.set_total(9, interval_ns=1)
