@@ -50,7 +50,7 @@ class Desk(Protocol):
 
 def build_app(desk: Desk, paths: list[str]) -> FastAPI:
     """`paths`: those of the configured links, to which a token is added."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
     async def show(token: str, request: Request) -> HTMLResponse:
         return _response(*desk.look(token, _client(request)))

@@ -141,6 +141,7 @@ def test_post_unsubscribes_whatever_it_carries(body: str | None) -> None:
         ("GET", "/u/abc", 404),
         ("POST", "/u/abc", 404),
         ("GET", "/", 404),
+        ("POST", "/u/abc/", 404),  # RFC 8058 section 3.1: never a redirect
         ("GET", "/docs", 404),
         ("GET", "/openapi.json", 404),
         ("GET", "/u/" + "a" * 5000, 404),
