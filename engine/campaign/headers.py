@@ -20,6 +20,7 @@ CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 MAX_LINE = 998  # RFC 5322 section 2.1.1
 FOLD_AT = 76
 LONGEST_WORD = 900
+MAX_DECODED = 64 << 10  # the library takes quadratic time for encoded words
 WORD_BYTES = 45  # 60 characters of base64, 72 with the frame "=?utf-8?b?" "?="; RFC 2047 allows 75
 
 PARAMETER = re.compile(r';\s*([^\s;=*"]+)(\*[0-9*]*)?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))\s*')
@@ -39,11 +40,11 @@ def unstructured(name: str, value: str) -> bytes:
 
 
 def _fold(text: str, used: int) -> str | None:
-    """Break before spaces; None if there is a word that no line can hold."""
+    """Break before spaces; None if there is a word, or a run of spaces, that no line can hold."""
     lines: list[str] = []
     line = ""
     for word in text.split(" "):
-        if len(word) > LONGEST_WORD:
+        if len(word) > LONGEST_WORD or len(line) > LONGEST_WORD:
             return None
         candidate = f"{line} {word}" if line or not word else word
         # a folded line must hold more than spaces, so an empty word never starts one
@@ -103,8 +104,8 @@ def mailboxes_field(field: str, value: str) -> bytes:
 
 
 def decoded(text: str) -> str:
-    """Without encoded words, where they can be read."""
-    if "=?" not in text:
+    """Without encoded words, where they can be read; up to `MAX_DECODED` characters."""
+    if "=?" not in text or len(text) > MAX_DECODED:
         return text
     try:
         return CONTROLS.sub(" ", str(make_header(decode_header(text))))

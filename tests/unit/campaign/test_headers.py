@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.campaign.headers import decoded as without_encoded_words
 from engine.campaign.headers import mailbox, mailbox_field, unstructured
 from engine.values.address import AddressError
+from tests.support.deadline import deadline
 
 
 def decoded(field: bytes) -> str:
@@ -48,6 +50,18 @@ def test_a_word_that_no_line_can_hold_is_encoded() -> None:
     field = unstructured("Subject", "x" * 2000)
     assert max(map(len, field.split(b"\r\n"))) <= 76
     assert decoded(field) == "x" * 2000
+
+
+def test_a_run_of_spaces_that_no_line_can_hold_is_encoded() -> None:
+    field = unstructured("Subject", "a" + " " * 2000 + "b")
+    assert max(map(len, field.split(b"\r\n"))) <= 76
+    assert decoded(field) == "a" + " " * 2000 + "b"
+
+
+@pytest.mark.parametrize("text", [" " * 2_000_000, "=?utf-8?q?a?= " * 500_000, "ab " * 500_000])
+def test_a_huge_field_takes_no_longer_than_it_must(text: str) -> None:
+    with deadline():
+        unstructured("Subject", without_encoded_words(f"x{text}x"))
 
 
 @pytest.mark.parametrize(
