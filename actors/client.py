@@ -218,14 +218,14 @@ class AsyncClient:
         if region is None:
             return None
         if not self.config.fleet.replicas:
-            found: dict[str, object] | None = await self._regions[region].call("message_status", message_id)
+            found: dict[str, object] | None = await self._regions[region].ask("message_status", message_id)
             return found
         return await self._covered_status(message_id)
 
     async def _covered_status(self, message_id: int) -> dict[str, object] | None:
         """Ask every region, one that may have adopted it knows more than one that gave it up."""
         calls = [
-            actor.call("message_status", message_id, timeout_s=STATUS_TIMEOUT_S)
+            actor.ask("message_status", message_id, timeout_s=STATUS_TIMEOUT_S)
             for actor in self._regions.values()
         ]
         answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -242,14 +242,14 @@ class AsyncClient:
         region = self._numbers.get(region_of(message_id))
         if region is None:
             return None
-        found: dict[str, Any] | None = await self._regions[region].call(
+        found: dict[str, Any] | None = await self._regions[region].ask(
             "trace", message_id, recipient, stream, tenant
         )
         return found
 
     async def source(self, name: str) -> dict[str, Any]:
         """One source's standings, warm-up and shaping, as its owner sees them."""
-        return dict(await self._source(name).call("snapshot"))
+        return dict(await self._source(name).ask("snapshot"))
 
     async def order(self, source: str, name: str, site: str, argument: int | str | None = None) -> bool:
         """An operator's order to a source's owner: `pause`, `resume`, `skip` (to stage `argument`) a warm-up,
@@ -328,7 +328,7 @@ class AsyncClient:
 
     async def snapshot(self) -> dict[str, Any]:
         """The fleet's state: every region's counts and gauges."""
-        return dict(await self._fleet.call("snapshot"))
+        return dict(await self._fleet.ask("snapshot"))
 
     async def usage(self) -> dict[str, ProcessUsage]:
         """What each actor has used, by its name; those that do not answer are left out."""

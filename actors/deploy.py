@@ -98,6 +98,14 @@ class NamedActor:
             self._handle = None
             raise
 
+    async def ask(self, method: str, *args: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
+        """Call a method that changes nothing. If its actor has died (`down` and `up` make another), whoever has the
+        name now is asked."""
+        try:
+            return await self.call(method, *args, timeout_s=timeout_s)
+        except ActorDied:
+            return await self.call(method, *args, timeout_s=timeout_s)
+
 
 def _options(name: str, region: str | None, *, restarts: int, concurrency: int = 1000) -> dict[str, Any]:
     options: dict[str, Any] = {

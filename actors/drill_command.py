@@ -15,6 +15,7 @@ from actors.drill import DrillOptions, run_live, run_temporary
 from actors.drill_fleet import LiveFleet, TemporaryFleet
 from actors.environment import prepare
 from actors.local_cluster import LocalCluster
+from actors.undertaker import Undertaker
 from engine.config.schema import FleetConfig
 from engine.drill.record import DrillRecord
 from engine.drill.scenarios import DrillRefused, Scenario
@@ -31,8 +32,10 @@ class Runner:
         block_after = round(rate / 4 * before_s)  # one of four sources, at about its share
         try:
             console.print("starting a temporary fleet")
-            with TemporaryFleet(directory, scenario.name, block_after=block_after) as fleet:
-                record = run_temporary(scenario, fleet, options, console.print)
+            with Undertaker() as undertaker:
+                undertaker.take(directory)
+                with TemporaryFleet(directory, scenario.name, block_after=block_after) as fleet:
+                    record = run_temporary(scenario, fleet, options, console.print)
         except DrillRefused:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -56,4 +59,6 @@ class Runner:
             return run_live(scenario, fleet, options, console.print)
 
     def again(self, arguments: Sequence[str]) -> int:
-        return subprocess.run([sys.executable, "-m", "actors", "drill", *arguments], check=False).returncode
+        command = [sys.executable, "-m", "actors", "drill", *arguments]
+        with Undertaker():
+            return subprocess.run(command, check=False).returncode

@@ -1,8 +1,9 @@
 """A fleet that lives as long as a `with` block, on this machine, in a directory of its own that is removed afterwards.
 
-For trials and benches. Ray's session files are kept in that directory too, so nothing of it is left elsewhere, and no
-other Ray on this machine is met. Ray and what imports it are loaded only after the environment is prepared; so there
-can be one such fleet in the life of a process.
+For trials and benches. If its process is killed, actors/undertaker.py ends and removes all of it. Ray's session files
+are kept in that directory too, so nothing of it is left elsewhere, and no other Ray on this machine is met. Ray and
+what imports it are loaded only after the environment is prepared; so there can be one such fleet in the life of a
+process.
 """
 
 import importlib
@@ -18,6 +19,7 @@ from typing import Any, Self
 
 from actors.environment import prepare
 from actors.local_cluster import LocalCluster
+from actors.undertaker import Undertaker
 from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
 from engine.config.types import split_host
@@ -44,10 +46,13 @@ class TemporaryFleet:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            undertaker = stack.enter_context(Undertaker())
             self.directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._parent))
+            undertaker.take(self.directory)
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.config = self._build(self.directory)
             self.ray_directory = self._ray_directory(stack)
+            undertaker.take(self.ray_directory)
             os.environ["RAY_TMPDIR"] = str(self.ray_directory)
             prepare(self.config)
             deploy = importlib.import_module("actors.deploy")
@@ -132,14 +137,16 @@ class TrialFleet:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            sink = self._sink or self._start_sink(stack)
+            undertaker = stack.enter_context(Undertaker())
+            sink = self._sink or self._start_sink(stack, undertaker)
             fleet = TemporaryFleet(lambda directory: trial_config(directory, sink), parent=self._parent)
             self.client = stack.enter_context(fleet).client
             self._stack = stack.pop_all()
         return self
 
-    def _start_sink(self, stack: ExitStack) -> str:
+    def _start_sink(self, stack: ExitStack, undertaker: Undertaker) -> str:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=self._parent)))
+        undertaker.take(directory)
         personalities = directory / "sink.yaml"
         personalities.write_text("personalities: {accept: {port: 0}}\n")
         self._own = stack.enter_context(SinkProcess(personalities, directory / "sink.jsonl"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +19,8 @@ from actors.local_cluster import LocalCluster
 from engine.config.schema import FleetConfig
 from tests.support.region import fleet
 
-SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+PROGRAM = "import time; print(flush=True); time.sleep(600)"
+SLEEPER = [sys.executable, "-c", PROGRAM]
 
 
 @pytest.fixture
@@ -26,6 +28,14 @@ def config(tmp_path: Path) -> FleetConfig:
     config = fleet(tmp_path, 2525)
     run_directory(config).mkdir(parents=True)
     return config
+
+
+def started(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Returns when it runs: its environment and arguments can be read then."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, **options)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
 
 
 def write_state(
@@ -44,7 +54,7 @@ def write_state(
 
 @pytest.fixture
 def stranger() -> object:
-    process = subprocess.Popen(SLEEPER)
+    process = started(SLEEPER)
     yield process
     process.kill()
     process.wait()
@@ -103,11 +113,10 @@ def test_what_outlived_its_node_is_found_by_the_token_and_ended(config: FleetCon
     marked = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(token)}
     raylet = tmp_path / "site-packages" / "ray" / "core" / "raylet"
     raylet.parent.mkdir(parents=True)
-    raylet.write_text(SLEEPER[-1])
-    orphan = subprocess.Popen([sys.executable, str(raylet)], env=marked)
-    program = subprocess.Popen(SLEEPER, env=marked)  # somebody's own, which uses the client
+    raylet.write_text(PROGRAM)
+    orphan = started([sys.executable, str(raylet)], env=marked)
+    program = started(SLEEPER, env=marked)  # somebody's own, which uses the client
     try:
-        # Popen returns when the program is loaded, so its environment and arguments can be read
         assert psutil.Process(orphan.pid).environ()["RAY_AUTH_TOKEN_PATH"] == str(token)
         LocalCluster(config).stop()
         assert orphan.wait(timeout=30) == -signal.SIGKILL
