@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util import list_named_actors
 
 from actors.egress_ip import EgressIpActor
+from actors.environment import ONLY_LOOPBACK
 from actors.fleet import FleetActor
 from actors.gateway import GatewayActor
 from actors.isp_pool import IspPoolActor
@@ -321,6 +323,8 @@ def connect_ray(address: str) -> None:
     """Join the cluster as a driver, if this process has not yet. ConnectionError: nobody answers there."""
     if not ray.is_initialized():
         _look_for(address)
+        if os.environ.get(ONLY_LOOPBACK) == "0":  # it may have been imported before that was set
+            ray_constants.ENABLE_RAY_CLUSTER = False
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
 
 

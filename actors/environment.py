@@ -16,6 +16,16 @@ from engine.config.schema import FleetConfig
 TOKEN_FILE = "ray-token"
 ONLY_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray stays on 127.0.0.1; see actors/local_node.py
 
+SETTINGS = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # the default of 15 loses the CPU to any other process
+    "RAY_maximum_gcs_destroyed_actor_cached_count": "1000",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
 
 def run_directory(config: FleetConfig) -> Path:
     """Where a fleet keeps its token, its Ray processes' logs and its process ids."""
@@ -35,18 +45,8 @@ def prepare(config: FleetConfig) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (root, *path) if part)
     if config.ray.address is None:
         os.environ[ONLY_LOOPBACK] = "0"
-    os.environ.update(
-        {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
-            "RAY_worker_niceness": "0",  # the default of 15 loses the CPU to any other process
-            "RAY_maximum_gcs_destroyed_actor_cached_count": "1000",
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-            "RAY_DEDUP_LOGS": "0",
-        }
-    )
+    os.environ.update(SETTINGS)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
 def _make_token(path: Path) -> None:

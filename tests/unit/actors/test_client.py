@@ -33,6 +33,8 @@ class Direct:
             raise ConnectionError("the actor is away")
         return await getattr(self.region, method)(*args)
 
+    ask = call
+
 
 class Fleet:
     """Three regions that accept and send nothing, and a client."""
