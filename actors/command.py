@@ -20,6 +20,7 @@ from actors.temporary import TrialFleet
 from engine.cli.bench import BenchFleets, build_bench
 from engine.cli.drill import build_drill
 from engine.cli.main import build_cli
+from engine.cli.terminal import tell_gaps
 from engine.config.load import ConfigError, load_fleet
 from engine.config.schema import FleetConfig
 
@@ -35,6 +36,17 @@ fleet_option = click.option(
 )
 
 
+def _library(name: str) -> Any:
+    """A module that imports Ray, which must not be imported before the environment is prepared."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"the Python package {error.name} is not installed in {sys.prefix}: install sendfleet with what it needs "
+            "(pip install sendfleet-*.whl, without --no-deps)"
+        ) from error
+
+
 def _prepared(path: Path) -> FleetConfig:
     try:
         config = load_fleet(path)
@@ -47,14 +59,14 @@ def _prepared(path: Path) -> FleetConfig:
 def connect_port(path: Path) -> Any:
     """A client of the running fleet, for the commands of engine/cli."""
     config = _prepared(path)
-    deploy = importlib.import_module("actors.deploy")
-    client = importlib.import_module("actors.client")
-    try:
-        deploy.connect_ray(config.ray.address or LocalCluster(config).address())
-    except FileNotFoundError:
+    deploy = _library("actors.deploy")
+    client = _library("actors.client")
+    cluster = LocalCluster(config)
+    if config.ray.address is None and not cluster.running():
         raise click.ClickException(
             f"no fleet runs here for {path}: start it with `sendfleet up --fleet {path}`"
-        ) from None
+        )
+    deploy.connect_ray(config.ray.address or cluster.address())
     return client.AsyncClient(config)
 
 
@@ -68,22 +80,28 @@ def connect_port(path: Path) -> Any:
 def up(fleet_path: Path, foreground: bool) -> None:
     """Start the fleet: on the cluster at ray.address, or on Ray nodes of this machine."""
     config = _prepared(fleet_path)
+    tell_gaps(fleet_path, config)
+    deploy = _library("actors.deploy")
     if foreground:
         if config.ray.address is not None:
             raise click.UsageError(
                 f"--foreground is for a fleet of one machine, and ray.address is {config.ray.address}: "
                 "leave one of them out"
             )
-        run_in_foreground(config, console.print)
+        run_in_foreground(config, deploy, console.print)
         return
-    deploy = importlib.import_module("actors.deploy")
     if config.ray.address is None:
         console.print(f"starting {len(config.regions)} Ray nodes on this machine")
         cluster = LocalCluster(config)
-        deploy.start_fleet(config, cluster.start(), cluster.check_nodes)
+        is_as_told = deploy.start_fleet(config, cluster.start(), cluster.check_nodes)
         console.print(f"logs: {cluster.logs()}")
     else:
-        deploy.start_fleet(config, config.ray.address)
+        is_as_told = deploy.start_fleet(config, config.ray.address)
+    if not is_as_told:
+        raise click.ClickException(
+            f"the fleet ran already, with a configuration that is not that of {fleet_path} any more, and goes on "
+            "with it: `sendfleet down`, then `up`, to change it"
+        )
     console.print(f"fleet [b]{config.fleet.name}[/b] is up: {', '.join(r.name for r in config.regions)}")
 
 
@@ -92,7 +110,7 @@ def up(fleet_path: Path, foreground: bool) -> None:
 def down(fleet_path: Path) -> None:
     """Stop the fleet. What is not sent yet stays on disk and goes out after the next `up`."""
     config = _prepared(fleet_path)
-    deploy = importlib.import_module("actors.deploy")
+    deploy = _library("actors.deploy")
     if config.ray.address is None:
         _stop_local(config, fleet_path, deploy)
     else:  # the cluster is not ours to end

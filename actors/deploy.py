@@ -343,8 +343,9 @@ def leave_ray() -> None:
     ray.shutdown()
 
 
-def start_fleet(config: FleetConfig, address: str, check: Callable[[], None] = lambda: None) -> None:
-    """Start the Fleet actor on the cluster; returns when every region answers.
+def start_fleet(config: FleetConfig, address: str, check: Callable[[], None] = lambda: None) -> bool:
+    """Start the Fleet actor on the cluster, or find it running; returns when every region answers. False: it ran
+    already, with another configuration.
 
     ConnectionError: a region has no node, within 60 s or as soon as `check` raises it because that node has ended.
     """
@@ -364,6 +365,7 @@ def start_fleet(config: FleetConfig, address: str, check: Callable[[], None] = l
         ) from None
     except RayTaskError as error:
         raise ConnectionError(f"the fleet does not start: {error.cause or error}") from error
+    return bool(ray.get(fleet.configuration.remote(), timeout=CALL_DEADLINE_S) == config_json)
 
 
 def _wait_for_nodes(config: FleetConfig, address: str, check: Callable[[], None]) -> None:

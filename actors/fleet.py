@@ -41,6 +41,7 @@ class FleetActor:
     def __init__(self, config_json: str, services: FleetServices) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._config = FleetConfig.model_validate_json(config_json)
+        self._config_json = config_json
         self._services = services
         self._gateways = [
             region.name for region in self._config.regions if has_gateway(self._config, region.name)
@@ -193,6 +194,10 @@ class FleetActor:
 
     async def ping(self) -> int:
         return os.getpid()
+
+    async def configuration(self) -> str:
+        """As it was given when the fleet was started."""
+        return self._config_json
 
     async def usage(self) -> ProcessUsage:
         return process_usage()

@@ -4,13 +4,13 @@ SIGTERM and SIGINT stop it as `down` does: in order, everything unsent on disk. 
 and the command fails, so that whoever supervises it starts all of it again; the regions go on from their spools.
 """
 
-import importlib
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from actors.local_cluster import LocalCluster
 from engine.config.schema import FleetConfig
@@ -19,9 +19,11 @@ LOOK_S = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def run_in_foreground(config: FleetConfig, say: Callable[[str], None]) -> None:
-    """Returns when the fleet was stopped in order. ConnectionError: it does not start, or a Ray node has ended."""
-    deploy = importlib.import_module("actors.deploy")
+def run_in_foreground(config: FleetConfig, deploy: Any, say: Callable[[str], None]) -> None:
+    """Returns when the fleet was stopped in order. ConnectionError: it does not start, or a Ray node has ended.
+
+    `deploy` is the module of that name, which imports Ray.
+    """
     cluster = LocalCluster(config)
     stop = threading.Event()
 

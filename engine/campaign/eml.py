@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
+from stat import S_ISREG
 
 from engine.campaign.mailboxes import split_mailboxes
 from engine.values.address import AddressError, parse_address
@@ -63,6 +64,8 @@ def read_eml(path: Path, options: EmlOptions) -> Message:
     """The file as a message to submit; raises EmlError."""
     try:
         stat = path.stat()
+        if not S_ISREG(stat.st_mode):
+            raise EmlError(path, "allowed is a file: a pipe cannot be sent again")
         if stat.st_size > MAX_FILE_BYTES:
             raise EmlError(path, f"{stat.st_size} bytes; allowed are {MAX_FILE_BYTES}")
         data = canonicalise(path.read_bytes(), False)

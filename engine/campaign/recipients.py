@@ -86,6 +86,8 @@ class RecipientFile:
         with self.path.open("rb") as file:
             lines = _Lines(self, file)
             first = next(lines, "")
+        if "\r" in first.rstrip("\r\n"):
+            raise RecipientFileError(f"{self.path}: lines end with CR alone; allowed are LF and CRLF")
         if not first.strip():
             raise RecipientFileError(f"{self.path}: empty; a CSV file begins with a line of column names")
         if not self._delimiter:
@@ -104,10 +106,11 @@ class RecipientFile:
         lowered = {name.lower(): name for name in reversed(self.columns)}
         found = [lowered[name.lower()] for name in wanted if name.lower() in lowered]
         if not found:
+            known = ", ".join(ADDRESS_COLUMNS)
             what = (
                 f"no column {self._address_column!r}"
                 if self._address_column
-                else "no column of addresses found"
+                else f"no column of addresses (named {known}, or as recipients.address_column says)"
             )
             raise RecipientFileError(f"{self.path}: line 1: {what}; there are {', '.join(self.columns)}")
         self._address_column = found[0]
@@ -117,7 +120,8 @@ class RecipientFile:
         missing = [name for name in field_names if name not in self.columns]
         if missing and self.format == "csv":
             raise RecipientFileError(
-                f"{self.path}: no column {', '.join(missing)}; there are {', '.join(self.columns)}"
+                f"{self.path}: no column {', '.join(missing)}, which the template wants; "
+                f"there are {', '.join(self.columns)}"
             )
         return self._distinct(self._csv(field_names) if self.format == "csv" else self._json(field_names))
 

@@ -10,8 +10,8 @@ signed as it is. A part that is ASCII with short lines goes as it is; another be
 base64 where that is smaller. Only a recipient whose own address is not ASCII brings UTF-8 into a header (RFC
 6532); such mail needs SMTPUTF8 anyway.
 
-Templates are Jinja2 in a sandbox, compiled once, autoescaped in the HTML part only. An unknown variable is an
-error, never an empty text. Besides the fields a template knows `recipient` (the address), `message_id` (16 hex
+Templates are Jinja2 in a sandbox (sandbox.py), compiled once, autoescaped in the HTML part only. An unknown variable is
+an error, never an empty text. Besides the fields a template knows `recipient` (the address), `message_id` (16 hex
 digits) and `unsubscribe_url`, where the configuration makes links. The link is in the header too (RFC 8058), unless
 the template has a List-Unsubscribe of its own.
 
@@ -28,11 +28,11 @@ from typing import Any, Final
 import jinja2
 from jinja2 import meta
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.bounces.unsubscribe import header_fields
 from engine.campaign.attachments import RenderError, encode_attachments
 from engine.campaign.headers import CONTROLS, NAME, has_short_lines, mailbox, mailbox_field, unstructured
+from engine.campaign.sandbox import Sandbox, begin, joined
 from engine.values.address import AddressError
 from engine.values.message import CampaignTemplate
 from native.mime import canonicalise
@@ -51,19 +51,8 @@ Values = dict[str, Any]
 Part = Callable[[Values], str]
 
 
-def _environment(*, autoescape: bool) -> jinja2.Environment:
-    environment = ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined,
-        autoescape=autoescape,
-        keep_trailing_newline=True,
-        newline_sequence="\r\n",
-    )
-    environment.globals = {name: environment.globals[name] for name in ("range", "namespace")}
-    return environment
-
-
-_PLAIN = _environment(autoescape=False)
-_HTML = _environment(autoescape=True)
+_PLAIN = Sandbox(autoescape=False)
+_HTML = Sandbox(autoescape=True)
 
 
 def _is_static(source: str) -> bool:
@@ -244,7 +233,7 @@ def _domain(template: CampaignTemplate) -> str:
         raise RenderError("from", str(error)) from None
 
 
-def _compile(part: str, source: str, environment: jinja2.Environment) -> Part:
+def _compile(part: str, source: str, environment: Sandbox) -> Part:
     if _is_static(source):
         return lambda values: source
     try:
@@ -258,7 +247,8 @@ def _compile(part: str, source: str, environment: jinja2.Environment) -> Part:
 
     def render(values: Values) -> str:
         try:
-            return "".join(root(Context(environment, values, None, blocks)))
+            begin(values)
+            return joined(root(Context(environment, values, None, blocks)))
         except Exception as error:
             raise RenderError(part, f"{type(error).__name__}: {error}") from error
 

@@ -269,8 +269,11 @@ def _recipients_path(data: Mapping[str, object], directory: Path, problems: list
     if not isinstance(section, Mapping) or not isinstance(file, str):
         return directory
     path = directory / file
-    if not path.is_file():
-        problems.append(Problem("recipients.file", file, "there is no such file"))
+    if not path.exists():
+        problems.append(Problem("recipients.file", file, f"there is no such file in {directory.absolute()}"))
+    elif not path.is_file():
+        reason = "allowed is a file: to go on after an interruption it is read again, which a pipe cannot be"
+        problems.append(Problem("recipients.file", file, reason))
     elif not section.get("format") and path.suffix.lower() not in SUFFIXES:
         problems.append(
             Problem("recipients.format", None, f"the file's name does not say it; allowed: {FORMATS}")

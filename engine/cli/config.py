@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from engine.cli.terminal import CommandGroup, fleet_option, output, read_fleet
+from engine.cli.terminal import CommandGroup, fleet_option, output, read_fleet, tell_gaps
 from engine.config.explain import explain
 from engine.providers.profiles import load_profiles
 from engine.values.stream import Stream
@@ -22,6 +22,7 @@ def check(fleet_path: Path) -> None:
     """Report everything that is wrong with a fleet.yaml; exit status 1 if anything is."""
     config = read_fleet(fleet_path)
     load_profiles(config.providers)
+    tell_gaps(fleet_path, config)
     output().print(
         f"{fleet_path}: good: fleet {config.fleet.name}, {len(config.regions)} regions, "
         f"{len(config.sources)} sources, {len(config.routes)} routes"

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from engine.campaign.attachments import RenderError
 from engine.campaign.bad_rows import BadRowFile
 from engine.campaign.chunks import cut_chunks
 from engine.campaign.eml import EmlError, EmlOptions, find_eml, read_eml
@@ -111,6 +112,7 @@ def _send_campaign(
             _try_out(campaign, rows, bad_rows)
             _report_bad_rows(bad_rows)
             return
+        _render_first(campaign, file)
         port = port_factory(fleet_path)
         report = _run(_transmit(campaign, rows, file, port, bad_rows))
     template = campaign.template
@@ -164,6 +166,24 @@ def regions_of(config: FleetConfig, stream: Stream) -> list[str]:
     if not regions:
         raise Failure(f"no source of the fleet carries the stream {stream}")
     return regions
+
+
+def _render_first(campaign: Campaign, file: RecipientFile) -> None:
+    """Render one message, so that a template that works for nobody is refused before anything is sent; RenderError."""
+    first = next((row for row in file.rows(campaign.field_names) if isinstance(row, Recipient)), None)
+    if first is None:
+        notes().print(f"[yellow]no recipients in {campaign.recipients_path}[/yellow]")
+        return
+    fields = dict(zip(campaign.field_names, first.values, strict=True))
+    now_ms = SystemClock().wall_ms()
+    try:
+        Renderer(campaign.template).render(
+            fields, first.address, FIRST_ID, now_ms, unsubscribe_url=SAMPLE_LINK
+        )
+    except RenderError as error:
+        raise Failure(
+            f"the message to {first.address} (line {first.line}) cannot be made: {error}"
+        ) from error
 
 
 def _try_out(campaign: Campaign, rows: Iterator[Recipient | BadRow], bad_rows: BadRowFile) -> None:

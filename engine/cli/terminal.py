@@ -15,6 +15,7 @@ from engine.campaign.eml import EmlError
 from engine.campaign.recipients import RecipientFileError
 from engine.campaign.sender import SendInterrupted
 from engine.campaign.spec import SpecError
+from engine.config.checks import find_gaps
 from engine.config.load import ConfigError, load_fleet
 from engine.config.schema import FleetConfig
 from engine.spool.errors import SpoolError
@@ -78,7 +79,22 @@ class CommandGroup(click.Group):
         except click.ClickException as error:
             raise Failure(error.message) from error
         except EXPECTED as error:
-            raise Failure(str(error)) from error
+            raise Failure(_words(error)) from error
+
+
+def _words(error: Exception) -> str:
+    """What a user is told; of files: which one, and why."""
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{error.filename}: {error.strerror}: commands of a fleet run as the user who owns its files"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def tell_gaps(path: Path, config: FleetConfig) -> None:
+    """What fleet.yaml allows but probably does not mean."""
+    for gap in find_gaps(config):
+        notes().print(Text(f"{path}: {gap}", style="yellow"))
 
 
 def read_fleet(path: Path) -> FleetConfig:

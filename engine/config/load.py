@@ -1,11 +1,10 @@
 """Read fleet.yaml: everything that is wrong with it is reported at once, with path and what is allowed.
 
 Diagnostics: `ConfigError.problems`. A key given twice is an error too (YAML libraries keep the last one
-silently). Gaps that are allowed but probably not meant are logged as warnings.
+silently). What is allowed but probably not meant: `engine.config.checks.find_gaps`.
 """
 
 import difflib
-import logging
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,11 @@ from typing import Any, Union
 
 from pydantic import BaseModel, ValidationError
 
-from engine.config.checks import Problem, classes_without_sources, cross_check, find_gaps
+from engine.config.checks import Problem, classes_without_sources, cross_check
 from engine.config.schema import FleetConfig
 from engine.config.strict_yaml import YamlError, read_yaml
 from engine.providers.profiles import profile_names
 from engine.warmup.tables import shipped
-
-log = logging.getLogger(__name__)
 
 
 class ConfigError(Exception):
@@ -42,16 +39,18 @@ def load_fleet(path: str | Path) -> FleetConfig:
     name = str(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except FileNotFoundError as error:
+        reason = "there is no such file: name the fleet's with --fleet, or in the variable SENDFLEET_FLEET"
+        raise ConfigError(name, (Problem("", name, reason),)) from error
+    except OSError as error:
+        raise ConfigError(name, (Problem("", name, f"cannot be read: {error.strerror}"),)) from error
+    except UnicodeDecodeError as error:
         raise ConfigError(name, (Problem("", name, f"cannot be read: {error}"),)) from error
     try:
         data = read_yaml(text)
     except YamlError as error:
         raise ConfigError(name, (Problem(error.place, name, f"not YAML: {error.message}"),)) from error
-    config = parse_fleet(data, name)
-    for gap in find_gaps(config):
-        log.warning("%s: %s", name, gap)
-    return config
+    return parse_fleet(data, name)
 
 
 def parse_fleet(data: object, file: str = "fleet.yaml") -> FleetConfig:

@@ -77,7 +77,13 @@ async def _serve(
         addresses: dict[str, tuple[str, int]] = {}
         sessions = itertools.count(1)
         for name, personality in personalities.items():
-            server = await _listen(config.host, name, personality, journal, sessions)
+            try:
+                server = await _listen(config.host, name, personality, journal, sessions)
+            except OSError as error:
+                raise OSError(
+                    f"port {personality.port} of the personality {name} on {config.host}: {error.strerror}; "
+                    f"another sink may run, and --only {name}=PORT takes another port"
+                ) from error
             servers.append(server)
             host, port = server.sockets[0].getsockname()[:2]
             if not ipaddress.ip_address(host).is_loopback:

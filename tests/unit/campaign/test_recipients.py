@@ -103,9 +103,11 @@ def test_the_column_of_addresses(tmp_path: Path) -> None:
     assert good(read(tmp_path, data, "Work_Mail", "id"))[0][2] == ("w@example.com", "1")
     with pytest.raises(RecipientFileError, match="no column 'other'; there are id, E_Mail, Work_Mail"):
         read(tmp_path, data, address_column="other")
-    with pytest.raises(RecipientFileError, match="no column city"):
+    with pytest.raises(RecipientFileError, match=r"no column city, which the template wants; there are id"):
         read(tmp_path, data, "city")
-    with pytest.raises(RecipientFileError, match="no column of addresses"):
+    with pytest.raises(
+        RecipientFileError, match=r"no column of addresses \(named email, .*address_column says\); there are"
+    ):
         read(tmp_path, "a@example.com,Ann\n")
     with pytest.raises(RecipientFileError, match="more than one column is called x_y"):
         read(tmp_path, "email,x y,x-y\n")

@@ -156,10 +156,57 @@ def test_what_the_sandbox_is_for() -> None:
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in name * 9000 %}{% for b in name * 9000 %}{% endfor %}{% endfor %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+        "{% for a in range(90000) %}{{ name * 1000 }}{% endfor %}",
+        "{{ 'x' * 1000000000 }}",
+        "{{ 1000000000 * 'x' }}",
+        "{{ [name] * 1000000000 }}",
+        "{{ 10 ** 1000000000 }}",
+        "{{ 'x'.ljust(1000000000) }}",
+        "{{ 'x'|center(1000000000) }}",
+        "{{ 'x'|center(width=1000000000) }}",
+        "{{ '%01000000000d'|format(1) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ [1]|batch(1000000000, 'x')|list }}",
+        "{{ range(1000000000)|list }}",
+    ],
+)
+def test_a_template_comes_to_an_end(source: str) -> None:
+    with pytest.raises(RenderError, match="text"):
+        render(replace(TEMPLATE, text=source))
+
+
+def test_what_a_template_may_do() -> None:
+    source = (
+        "{% for n in range(3) %}{{ loop.index }}/{{ loop.length }}{% if not loop.last %},{% endif %}{% endfor %} "
+        "{% for x in [] %}{% else %}none{% endfor %} {{ name.split()|join('-') }} {{ '-' * 20 }} {{ 2 ** 10 }} "
+        "{{ 'x'|center(5) }}|{{ '%05d'|format(7) }} {{ '{:>4}'.format(1) }} {{ name|upper|replace('A', 'b') }} "
+        "{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(1) }} {% set ns = namespace(n=0) %}"
+        "{% for i in range(1000) %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}"
+    )
+    text = parse(render(replace(TEMPLATE, text=source, html=""), name="Ada B")).get_content()
+    assert text.rstrip("\r\n") == (
+        "1/3,2/3,3/3 none Ada-B -------------------- 1024   x  |00007    1 bDb B <1> 499500"
+    )
+
+
+def test_each_message_has_all_its_steps() -> None:
+    renderer = Renderer(replace(TEMPLATE, text="{% for n in range(60000) %}{% endfor %}x", html=""))
+    for number in range(3):
+        renderer.render({"name": "x", "code": "y"}, "a@example.org", ID + number, AT_MS)
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"subject": "{{ name"}, "subject"),
         ({"html": "{% if %}"}, "html"),
+        ({"text": "{% for x in y recursive %}{{ loop(x) }}{% endfor %}"}, "text"),
         ({"header_from": "nobody"}, "from"),
         ({"reply_to": "a@b.example, c@d.example"}, "reply_to"),
         ({"headers": {"Bcc": "x@example.com"}}, "headers.Bcc"),

@@ -1,6 +1,7 @@
 """`send` from the command line: campaigns, .eml files, bad rows, repeats, and what it says when it fails."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_failures_are_one_message_and_status_1(campaign: Path, tmp_path: Path) -
     campaign.write_text(campaign.read_text().replace("{{ name }}", "{{ city }}"))
     result = invoke("send", campaign, fleet=fleet)
     assert result.exit_code == 1
-    assert "no column city; there are email, name" in result.stderr
+    assert "no column city, which the template wants; there are email, name" in result.stderr
 
     campaign.write_text("id: x\n")
     result = invoke("send", campaign, fleet=fleet)
@@ -153,3 +154,116 @@ def test_the_envelope_from_the_command_line(tmp_path: Path) -> None:
     assert message.tenant == "acme"
     assert invoke("send", tmp_path / "1.eml", "--recipient", "x", fleet=fleet).exit_code == 2
     assert invoke("send", tmp_path / "1.eml", "--stream", "bulk", fleet=fleet).exit_code == 2
+
+
+def test_a_template_that_works_for_nobody_is_refused_before_anything_is_sent(campaign: Path) -> None:
+    fleet = MemoryFleet()
+    campaign.write_text(campaign.read_text().replace("Dear {{ name }}", "Dear {{ name.first }}"))
+    result = invoke("send", campaign, fleet=fleet)
+    assert result.exit_code == 1
+    assert "the message to u0@example.com (line 2) cannot be made: text:" in result.stderr
+    assert "'first'" in result.stderr
+    assert fleet.templates == []
+
+
+def test_nobody_to_send_to(campaign: Path) -> None:
+    (campaign.parent / "r.csv").write_text("email,name\n")
+    result = invoke("send", campaign, fleet=MemoryFleet())
+    assert "no recipients in" in result.stderr
+    assert "0 recipients accepted" in result.stdout
+
+
+def test_what_cannot_be_read_again_is_refused(campaign: Path) -> None:
+    """Going on after an interruption reads the recipients again: a pipe has nothing any more."""
+    (campaign.parent / "r.csv").unlink()
+    os.mkfifo(campaign.parent / "r.csv")
+    result = invoke("send", campaign, fleet=MemoryFleet())
+    assert result.exit_code == 1
+    assert "recipients.file: 'r.csv': allowed is a file" in result.stderr
+    os.mkfifo(campaign.parent / "pipe.eml")
+    result = invoke("send", campaign.parent / "pipe.eml", fleet=MemoryFleet())
+    assert result.exit_code == 1
+    assert "a pipe cannot be sent again" in result.stderr
+    campaign.write_text(campaign.read_text().replace("r.csv", "/dev/stdin") + "  \n")
+    result = invoke("send", campaign, fleet=MemoryFleet())
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "accepted", "bad"),
+    [
+        (b"\xef\xbb\xbfemail,name\r\na@example.com,Ann\r\nb@example.com,Bob\r\n", 2, []),
+        (b'email,name\na@example.com,"An\nn"\nb@example.com,"Bo""b"\n', 2, []),
+        (b"email,name\na@example.com,\xff\nb@example.com,Bob\n", 1, ["not UTF-8"]),
+        (b"email,name\na@example.com,Ann\nA@EXAMPLE.com,Ann\n", 1, ["the same address as line 2"]),
+        (
+            b"email,name,"
+            + b",".join(b"c%d" % n for n in range(100))
+            + b"\na@example.com,Ann"
+            + b",x" * 100
+            + b"\n",
+            1,
+            [],
+        ),
+        (
+            b"email,name\na@example.com," + b"x" * (3 << 20) + b"\nb@example.com,Bob\n",
+            1,
+            ["longer than 65536 bytes"],
+        ),
+        (b'email,name\na@example.com,"open\nb@example.com,Bob\n', 1, ["quoting"]),
+        (b"email,name\na@example.com,Ann\0\nb@example.com,Bob\n", 2, []),
+    ],
+    ids=["bom-crlf", "quotes", "utf8", "twice", "100-columns", "long-line", "open-quote", "nul"],
+)
+def test_files_as_people_have_them(campaign: Path, data: bytes, accepted: int, bad: list[str]) -> None:
+    (campaign.parent / "r.csv").write_bytes(data)
+    fleet = MemoryFleet()
+    result = invoke("send", campaign, fleet=fleet)
+    assert result.exit_code == 0, result.output
+    assert len(fleet.recipients()) == accepted
+    report = campaign.parent / "r.bad-rows.csv"
+    reasons = [row["reason"] for row in csv.DictReader(report.open())] if report.exists() else []
+    assert len(reasons) == len(bad)
+    assert all(part in reason for part, reason in zip(bad, reasons, strict=True)), reasons
+
+
+def test_json_lines_with_what_is_no_text(campaign: Path) -> None:
+    rows = [
+        '{"email": "a@example.com", "name": {"first": "Ann"}}',
+        '{"email": "b@example.com", "name": ["Bob"]}',
+        '{"email": "c@example.com", "name": null}',
+        '{"email": "d@example.com", "name": 7}',
+        '{"email": "e@example.com"}',
+        "[" * 100_000,
+        '{"email": ["f@example.com"], "name": "F"}',
+    ]
+    (campaign.parent / "r.jsonl").write_text("\n".join(rows))
+    campaign.write_text(campaign.read_text().replace("r.csv", "r.jsonl"))
+    fleet = MemoryFleet()
+    result = invoke("send", campaign, fleet=fleet)
+    assert result.exit_code == 0, result.output
+    assert sorted(fleet.recipients()) == ["c@example.com", "d@example.com"]
+    lines = [row["line"] for row in csv.DictReader((campaign.parent / "r.bad-rows.csv").open())]
+    assert lines == ["1", "2", "5", "6", "7"]
+
+
+def test_a_directory_of_broken_eml_files(tmp_path: Path) -> None:
+    broken = {
+        "empty": b"",
+        "no-header": b"hello\r\n",
+        "no-recipient": b"From: a@example.com\r\n\r\nx",
+        "bad-address": b"From: a@example.com\r\nTo: b at example.org\r\n\r\nx",
+        "binary": bytes(range(256)) * 100,
+    }
+    for name, data in broken.items():
+        (tmp_path / f"{name}.eml").write_bytes(data)
+    (tmp_path / "dangling.eml").symlink_to(tmp_path / "nothing")
+    (tmp_path / "directory.eml").mkdir()
+    mail(tmp_path / "good.eml", 1)
+    fleet = MemoryFleet()
+    result = invoke("send", tmp_path, fleet=fleet)
+    assert result.exit_code == 1
+    assert "1 messages accepted, 0 accepted before, 5 refused" in result.stdout
+    for name in broken:
+        assert f"{name}.eml: " in result.stderr
+    assert "Traceback" not in result.output
