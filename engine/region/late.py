@@ -2,7 +2,8 @@
 
 Whoever calls has checked that the report is about a message of ours (engine/ingress). The message's ledger word stays
 `delivered`: its host did take it. What is added is an event, an entry in the suppression list where the address is gone
-or its owner complained, all in one transaction, and the count for the source's reputation.
+or its owner complained, and the notification of a sender who asked for it, all in one transaction, and the count for
+the source's reputation.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +19,7 @@ from engine.spool import sent
 from engine.spool.sent import Sent
 from engine.values.ids import format_id
 from engine.values.outcome import OutcomeKind, Scope
+from engine.values.reply import Reply
 from engine.values.stream import Stream
 from engine.values.suppression import MAX_NOTE, Level, Reason, Suppression, compared_text, list_of
 
@@ -38,7 +40,7 @@ class LateReports:
         self,
         *,
         store: SentStore,
-        act: Callable[[int, int, Event, Sequence[Suppression]], Awaitable[bool]],
+        act: Callable[[int, int, Event, Sequence[Suppression], Reply | None], Awaitable[bool]],
         classifier: Classifier,
         config: SuppressionConfig,
         observer: Observer,
@@ -75,7 +77,7 @@ class LateReports:
             level = self._config.level("hard_bounce")
             rows = [_row(known, signal, Reason.HARD_BOUNCE, level, str(failure.reply))]
         event = (signal.at_ms, "late_bounce", {**_fields(known, signal), **_meaning(failure, found)})
-        if not await self._act(signal.message_id, sent.BOUNCED, event, rows):
+        if not await self._act(signal.message_id, sent.BOUNCED, event, rows, failure.reply):
             return Effect.REPEATED
         if is_gone:
             self._observer.note_late(known.source, known.site, "bounced")
@@ -85,7 +87,7 @@ class LateReports:
     async def _complaint(self, signal: Signal, known: Sent) -> Effect:
         row = _row(known, signal, Reason.COMPLAINT, self._config.level("complaint"), signal.feedback)
         event = (signal.at_ms, "complaint", {**_fields(known, signal), "feedback": signal.feedback})
-        if not await self._act(signal.message_id, sent.COMPLAINED, event, [row]):
+        if not await self._act(signal.message_id, sent.COMPLAINED, event, [row], None):
             return Effect.REPEATED
         self._observer.note_late(known.source, known.site, "complaints")
         self._tenants.note_late(known.tenant, "complaints")

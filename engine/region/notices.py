@@ -96,6 +96,8 @@ class Notices:
         return AcceptBatch(notice.batch_key, [item], message)
 
     def _body(self, notice: Notice) -> bytes | None:
+        if not notice.content:  # a bounce that came later
+            return None
         try:
             return bytes(self._bodies.body(notice.content))
         except (OSError, DamagedBody) as error:

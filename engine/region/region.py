@@ -196,7 +196,7 @@ class Region:
         )
         self._late = LateReports(
             store=spool,
-            act=lambda id_, flag, event, rows: awaited(spool.report_sent(id_, flag, event, rows)),
+            act=lambda *about: awaited(spool.report_sent(*about)),
             classifier=shipped_classifier(),
             config=config.suppression,
             observer=self._observer,

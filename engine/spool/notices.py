@@ -3,8 +3,9 @@
 notices   id (8) action (1) -> [action, sender, recipient, content, accepted_ms, expires_ms, options, code, enhanced,
           text, host, at_ms, stream, tenant]
 
-A row keeps its message's body segment alive. Whoever turns it into mail does that under a batch key made from the row's
-key, so a crash between the two leaves one notification, not two.
+A row keeps its message's body segment alive; that of a bounce that came later has no content any more. Whoever turns it
+into mail does that under a batch key made from the row's key, so a crash between the two leaves one notification, not
+two.
 """
 
 import hashlib
@@ -114,6 +115,38 @@ def put(
     draft.live(record.content[0], 1)
 
 
+def put_late(
+    draft: Draft,
+    message_id: int,
+    *,
+    sender: str,
+    recipient: str,
+    options: Any,
+    accepted_ms: int,
+    reply: Reply,
+    at_ms: int,
+    stream: int,
+    tenant: str,
+) -> None:
+    """A failure that is known only after the delivery; `options` are packed."""
+    row: tuple[Any, ...] = (
+        int(Action.FAILED),
+        sender,
+        recipient,
+        [],
+        accepted_ms,
+        at_ms,
+        options,
+        *reply,
+        "",
+        at_ms,
+        stream,
+        tenant,
+    )
+    key = message_id.to_bytes(8, "big") + bytes((Action.FAILED,))
+    draft.txn.put(key, pack(row), db=draft.env.db["notices"])
+
+
 def pending(env: Environment, txn: Any, limit: int) -> list[Notice]:
     found: list[Notice] = []
     for key, value in txn.cursor(db=env.db["notices"]):
@@ -146,5 +179,6 @@ def pending(env: Environment, txn: Any, limit: int) -> list[Notice]:
 def done(draft: Draft, key: bytes) -> None:
     """The notification is accepted as mail."""
     stored = draft.txn.pop(key, db=draft.env.db["notices"])
-    if stored is not None:
-        draft.live(msgpack.unpackb(stored)[3][0], -1)
+    content = [] if stored is None else msgpack.unpackb(stored)[3]
+    if content:
+        draft.live(content[0], -1)

@@ -372,6 +372,7 @@ def settle(
                     outcome.source,
                     site,
                     outcome.at_ms,
+                    sent.asked_of(record),
                 ),
             )
         if settlement.suppress is not None:

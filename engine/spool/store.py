@@ -47,6 +47,7 @@ from engine.spool.writer import GroupWriter
 from engine.values.clock import Clock
 from engine.values.ids import SEQ_MASK, format_id
 from engine.values.outcome import OutcomeKind
+from engine.values.reply import Reply
 from engine.values.suppression import Suppression
 
 SWEEP_LIMIT = 8
@@ -445,9 +446,10 @@ class Spool:
         flag: int,
         event: tuple[int, str, dict[str, Any]],
         rows: Sequence[Suppression],
+        reply: Reply | None = None,
     ) -> "Future[bool]":
         """A bounce or complaint that came later, once per message and flag: see engine/spool/sent.py."""
-        return self._writer.submit(lambda draft: sent.report(draft, message_id, flag, event, rows))
+        return self._writer.submit(lambda draft: sent.report(draft, message_id, flag, event, rows, reply))
 
     def notice_done(self, key: bytes) -> "Future[None]":
         """A notification that was owed is accepted as mail."""

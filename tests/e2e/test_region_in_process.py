@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from engine.config.schema import FleetConfig
+from engine.region.awaiting import awaited
 from engine.region.daily import daily_key
-from engine.region.region import _wrap
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.values.message import Message
@@ -358,8 +358,8 @@ def test_one_damaged_record_holds_up_nobody(tmp_path: Path, accepting: SinkProce
             stored = draft.txn.get(key, db=draft.env.db["messages"])
             draft.txn.put(key, damage + stored[len(damage) :], db=draft.env.db["messages"])
 
-        await _wrap(spool._writer.submit(spoil))
-        await _wrap(spool.dispatch(1, b"".join(ids[0].to_bytes(8, "little") for ids in receipt.ids), {}))
+        await awaited(spool._writer.submit(spoil))
+        await awaited(spool.dispatch(1, b"".join(ids[0].to_bytes(8, "little") for ids in receipt.ids), {}))
         await region.stop()
         spool.close()
 

@@ -18,6 +18,7 @@ import pytest
 from aiosmtpd.smtp import Envelope
 
 from engine.bounces.key_files import add_key, use_last_key, write_key
+from engine.bounces.report import ReportKind, read_report
 from engine.bounces.tokens import LOCAL_PART, TokenKeys, verify_return_path
 from engine.config.schema import FleetConfig
 from engine.ingress.gateway import Gateway
@@ -29,6 +30,7 @@ from engine.spool.store import Spool
 from engine.values.clock import SteadyClock
 from engine.values.message import Message
 from engine.values.options import Notify, Options
+from engine.values.reply import Reply
 from engine.values.stream import Stream
 from engine.values.submission import encode_submission
 from engine.values.suppression import Reason
@@ -318,6 +320,53 @@ def test_a_key_is_changed_while_it_runs(tmp_path: Path, host: Host) -> None:
                 ] == [True, False]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_submitter_who_asked_is_told_of_a_late_bounce_once(
+    tmp_path: Path, host: Host, restart: bool
+) -> None:
+    config = config_of(tmp_path, host)
+    asking = (Options(notify=Notify.FAILURE, ret="FULL", envid="order-17"),)
+    batch = [
+        Message("shop@sender.example", ("gone@example.org",), BODY % 1, Stream.MARKETING, options=asking),
+        Message("shop@sender.example", ("quiet@example.org",), BODY % 2, Stream.MARKETING),
+        Message("", ("null@example.org",), BODY % 3, Stream.MARKETING, options=asking),
+    ]
+
+    async def bounce(it: Running, paths: dict[str, str]) -> None:
+        for name in ("gone@example.org", "gone@example.org", "quiet@example.org"):
+            text = DSN.format(recipient=name, status="5.1.1", text="no such user")
+            assert await it.mail(paths[name], text) == 250
+        await until(lambda: len(host.envelopes) >= 4 and not it.spool.notices(10))
+        await until(lambda: it.spool.counts()["queued"] == 0)
+        assert len(host.envelopes) == 4
+
+    async def first() -> dict[str, str]:
+        async with running(config) as it:
+            await send(it, batch)
+            paths = host.senders()
+            if not restart:
+                await bounce(it, paths)
+            return paths
+
+    async def second(paths: dict[str, str]) -> None:
+        async with running(config) as it:
+            await bounce(it, paths)
+
+    paths = asyncio.run(first())
+    if restart:
+        asyncio.run(second(paths))
+    recipient, sender, data = host.envelopes[-1]
+    assert (recipient, sender) == ("shop@sender.example", "")
+    report = read_report(data, sender="")
+    assert report.kind is ReportKind.FAILED
+    assert report.failures[0].addresses == ("gone@example.org",)
+    assert report.failures[0].reply == Reply(550, "5.1.1", "no such user")
+    assert b"Original-Envelope-Id: order-17" in data
+    assert b"message/rfc822" not in data
+    found = audit(tmp_path / "spool" / "eu")
+    assert found.is_clean, found.problems
 
 
 def test_a_complaint_lists_its_recipient_and_counts_for_the_source(tmp_path: Path, host: Host) -> None:
