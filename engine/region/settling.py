@@ -41,7 +41,9 @@ class Settling:
         self._judge = judge
         self._retry = retry
         self._rng = rng
-        self._keeps_sent = bool(config.bounces.return_paths)
+        # a complaint is tied to its message by either
+        bounces, links = config.bounces, config.unsubscribe.links
+        self._keeps_sent = bool(bounces.return_paths or (bounces.feedback and links))
         self._keep_sent_ms = round(config.bounces.expire * 1000)
 
     def settlement(
@@ -96,13 +98,19 @@ class Settling:
         """A delivery whose bounce or complaint could come back is kept for it."""
         number = int.from_bytes(settlement.due_key[:4], "big")
         _, stream, tenant, _ = self._spool.queue(number)
-        if self._config.bounces.return_path(tenant, str(Stream(stream))) is None:
+        if not self._may_come_back(tenant, str(Stream(stream))):
             return settlement
         queue = self._windows.get(number)
         is_routed = queue is not None and queue.flow >= 0
         site = self._site_name(queue.flow) if queue is not None and is_routed else ""
         until_ms = settlement.outcome.at_ms + self._keep_sent_ms
         return settlement._replace(remember=Remember(until_ms, site))
+
+    def _may_come_back(self, tenant: str, stream: str) -> bool:
+        bounces = self._config.bounces
+        if bounces.return_path(tenant, stream) is not None:
+            return True
+        return bool(bounces.feedback) and self._config.unsubscribe.link(tenant, stream) is not None
 
     def _classified(self, settlement: Settlement) -> Settlement:
         outcome = settlement.outcome

@@ -3,6 +3,7 @@
 import asyncio
 import email
 import email.policy
+import re
 import smtplib
 import threading
 from collections import Counter
@@ -245,6 +246,33 @@ def test_a_bounce_that_overtakes_the_delivery_is_not_lost(tmp_path: Path) -> Non
                 await until(lambda: it.spool.counts()["queued"] == 0)
                 assert await it.mail(path, gone) == 250
                 assert it.listed() == {"user0@example.org": Reason.HARD_BOUNCE}
+
+    asyncio.run(run())
+
+
+def test_a_complaint_is_tied_by_the_link_alone(tmp_path: Path, host: Host) -> None:
+    """Without return paths: the message keeps its sender, and has an unsubscribe link."""
+    write_key(tmp_path / "key")
+    config = fleet(
+        tmp_path,
+        host.port,
+        tokens={"keys": [{"id": 1, "file": str(tmp_path / "key")}]},
+        bounces={"feedback": [FEEDBACK]},
+        unsubscribe={"links": [{"url": "https://news.example.com/u"}]},
+        ingress={"mail": {"eu": "127.0.0.1:1"}, "http": {"eu": "127.0.0.1:2"}},
+    )
+
+    async def run() -> None:
+        async with running(config) as it:
+            await send(it, messages(1))
+            (content,) = host.messages().values()
+            link = re.sub(rb"\r\n ", b" ", content.partition(b"\r\n\r\n")[0])
+            field = re.search(rb"^List-Unsubscribe: .*$", link, re.MULTILINE | re.IGNORECASE)
+            assert field is not None
+            report = ARF.replace("Return-Path: <{return_path}>", field[0].decode().strip())
+            assert await it.mail(FEEDBACK, report, "feedback@provider.example") == 250
+            assert it.listed() == {"user0@example.org": Reason.COMPLAINT}
+            assert it.gateway.reports.counts["acted"] == 1
 
     asyncio.run(run())
 
