@@ -73,6 +73,7 @@ class Lane:
         self.pending: deque[Job] = deque()
         self.sessions: set[Session] = set()
         self.opening = False
+        self.is_closed = False
         self._seven_bit = False
         self._ahead = 0  # of `pending`, from its head: those that preparing has begun for, at least
         self._max_recipients = pool.profile.max_recipients
@@ -139,6 +140,7 @@ class Lane:
         return not (self.pending or self.sessions or self.opening or now_ns < self._retry_ns)
 
     def close(self) -> None:
+        self.is_closed = True
         self.gate.leave(self)
         if self._wake is not None:
             self._wake.cancel()

@@ -31,7 +31,7 @@ from engine.config.signing import DkimConfig
 from engine.delivery.form import DEFERRED_HERE
 from engine.delivery.job import Job
 from engine.delivery.lane import Lane
-from engine.delivery.pacing import Gate, Together
+from engine.delivery.lanes import Gates, Lanes
 from engine.delivery.ports import (
     EgressSource,
     LeaseCheck,
@@ -44,6 +44,7 @@ from engine.delivery.ports import (
     Routes,
 )
 from engine.delivery.preparation import THREADS, Preparation, Signing
+from engine.delivery.reports import Reports
 from engine.delivery.session import Session
 from engine.delivery.tenure import Tenure, give_up, holding
 from engine.delivery.wire import (
@@ -56,12 +57,10 @@ from engine.delivery.wire import (
     decode_assignment,
     decode_header,
     encode_holding,
-    encode_report,
     encode_resume,
 )
 from engine.smtp.opener import open_session
 from engine.smtp.policy import Verdict
-from engine.tls.tally import Tally
 from engine.values.clock import Clock
 from engine.values.outcome import OutcomeKind, Scope
 from engine.values.reply import Reply
@@ -69,8 +68,6 @@ from engine.values.reply import Reply
 log = logging.getLogger(__name__)
 
 HOLD_S = 5.0
-FLUSH_S = 0.01
-FLUSH_ROWS = 500
 TICK_S = 0.25
 OPEN_TIMEOUT_S = 30.0
 SEEN_BATCHES = 8192
@@ -128,7 +125,8 @@ class PoolEngine:
         )
         self._reader = reader
         self._sources = sources
-        self._report = report
+        self.reports = Reports(report)
+        self.tally = self.reports.tally
         self._render = render
         self._timeouts_ns = tuple(round(seconds * 1e9) for seconds in timeouts_s)
         self._hold_ns = round(hold_s * 1e9)
@@ -140,28 +138,20 @@ class PoolEngine:
         rate = profile.rate
         self._interval_ns = 0 if rate is None else round(rate.period_s * 1e9 / rate.count)
         together = profile.rate_total
-        self._total_interval_ns = (
-            0 if together is None else math.ceil(together.period_s * 1e9 / together.count)
-        )
         self._epoch = 0
         self._jobs: dict[int, Job] = {}
         self._seen: OrderedDict[tuple[int, int], None] = OrderedDict()
-        self._gates: dict[tuple[int, str], Gate] = {}
-        self._totals: dict[str, Together] = {}
-        self._lanes: dict[tuple[int, str, Any], Lane] = {}
-        self._by_domain: dict[tuple[int, str, str, bool], Lane] = {}
+        self._gates = Gates(
+            connections=profile.max_connections,
+            interval_ns=self._interval_ns,
+            total=self._total_limit,
+            total_interval_ns=0 if together is None else math.ceil(together.period_s * 1e9 / together.count),
+        )
+        self._lanes = Lanes(self._new_lane)
         self._resolving: dict[str, list[Job]] = {}
-        self._rows: list[OutcomeRow] = []
-        self._notices: list[tuple[str, str]] = []
-        self.tally = Tally()
-        self._flush_handle: asyncio.TimerHandle | None = None
-        self._is_flush_due = False
-        self._sequence = 0
-        self._unacknowledged: OrderedDict[int, list[OutcomeRow]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
-        self._counts = dict.fromkeys(OutcomeKind, 0)
 
     # -- the region's side
 
@@ -173,7 +163,7 @@ class PoolEngine:
         key = (head.epoch, head.batch)
         if head.epoch < self._epoch or key in self._seen:
             return
-        self._epoch = head.epoch
+        self._epoch = self.reports.epoch = head.epoch
         self._seen[key] = None
         if len(self._seen) > SEEN_BATCHES:
             self._seen.popitem(last=False)
@@ -191,7 +181,7 @@ class PoolEngine:
         unpacked = list(ENTRY.iter_unpack(entries))
         default = self._interval_ns, self.profile.max_connections
         for cell in {(entry[3], entry[2]) for entry in unpacked}:
-            gate = self._gate(cell[0], sites[cell[1]])
+            gate = self._gates.of(cell[0], sites[cell[1]])
             gate.interval_ns, gate.limit = head.paces.get(cell, default)
         records = self._reader.fetch(b"".join([ID.pack(entry[0]) for entry in unpacked]))
         now_ns = self.clock.monotonic_ns()
@@ -235,27 +225,23 @@ class PoolEngine:
 
     async def acknowledge(self, sequence: int) -> None:
         """Reports up to `sequence` are settled on disk."""
-        while self._unacknowledged and next(iter(self._unacknowledged)) <= sequence:
-            self._unacknowledged.popitem(last=False)
-        if self._is_flush_due and not self._unacknowledged:
-            self._flush()
+        self.reports.acknowledge(sequence)
 
     async def resume(self, epoch: int) -> bytes:
         """Attach a new incarnation of the region; see wire.py for the answer."""
         if epoch > self._epoch:
-            self._epoch = epoch
+            self._epoch = self.reports.epoch = epoch
             self._drop_unsent()
-        self._seal_rows()
-        rows = [row for sealed in self._unacknowledged.values() for row in sealed]
-        return encode_resume(self._sequence, rows, list(self._jobs), sorted(self._tenure.sources or ()))
+        rows = self.reports.unacknowledged()
+        return encode_resume(
+            self.reports.sequence, rows, list(self._jobs), sorted(self._tenure.sources or ())
+        )
 
     async def assign(self, assignment: bytes) -> bytes:
         """Carry these sources from now on, with this part of the shared limits (wire.py, Assignment). The answer says
         what is still here of others; asking again looks again."""
         self._tenure.update(decode_assignment(assignment))
-        limit = self._total_limit()
-        for total in self._totals.values():
-            total.limit = limit
+        self._gates.share_anew()
         for domain, waiting in self._resolving.items():
             self._resolving[domain] = [job for job in waiting if self._tenure.carries(job.source)]
             for job in waiting:
@@ -268,7 +254,7 @@ class PoolEngine:
                 jobs=self._jobs.values(),
                 lanes=self._lanes,
                 gates=self._gates,
-                totals=self._totals.values(),
+                totals=self._gates.totals.values(),
                 now_ns=self.clock.monotonic_ns(),
             )
         )
@@ -296,7 +282,7 @@ class PoolEngine:
             if not any(lane.sessions or (lane.opening and not late) for lane in self._lanes.values()):
                 break
             await asyncio.sleep(min(0.01, self._tick_s))
-        self._flush()
+        self.reports.flush()
 
     async def stop(self, deadline_s: float) -> None:
         """Drain, then end the pool's own tasks."""
@@ -309,19 +295,22 @@ class PoolEngine:
 
     def stats(self) -> dict[str, object]:
         """Counts since the start, and gauges."""
+        counts = self.reports.counts
         return {
             "provider": self.profile.name,
             "held": len(self._jobs),
             "sessions": sum(len(lane.sessions) for lane in self._lanes.values()),
             "opening": sum(lane.opening for lane in self._lanes.values()),
             "lanes": len(self._lanes),
+            "gates": len(self._gates),
+            "known_domains": self._lanes.known_domains(),
             "preparing": self.preparation.waiting,
             "prepared_bytes": self.preparation.held_bytes,
             "signed": self.preparation.signed,
             "signing_failures": self.preparation.failed,
-            "unacknowledged": sum(len(rows) for rows in self._unacknowledged.values()) + len(self._rows),
-            "reported": sum(self._counts.values()) - len(self._rows),
-            "outcomes": {str(kind): count for kind, count in self._counts.items() if count},
+            "unacknowledged": self.reports.kept(),
+            "reported": sum(counts.values()) - self.reports.waiting(),
+            "outcomes": {str(kind): count for kind, count in counts.items() if count},
         }
 
     # -- lanes
@@ -333,9 +322,8 @@ class PoolEngine:
         strict = job.requires_tls
         if strict and hasattr(route, "hosts"):
             route = self.routes.strict(route)
-        key = (job.source, job.site, domain, strict)
-        lane = self._by_domain.get(key)
-        if lane is not None and lane.route is route:
+        lane = self._lanes.known(job, route)
+        if lane is not None:
             return lane
         if route is None:
             waiting = self._resolving.get(domain)
@@ -348,25 +336,10 @@ class PoolEngine:
         if not hasattr(route, "hosts"):
             self._unroutable(job, route)
             return None
-        lane = self._by_domain[key] = self._lane(job, route)
-        return lane
+        return self._lanes.of(job, route)
 
-    def _lane(self, job: Job, route: Any) -> Lane:
-        key = (job.source, job.site, route)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = Lane(
-                self, source=self._sources[job.source], route=route, gate=self._gate(job.source, job.site)
-            )
-        lane.route = route
-        return lane
-
-    def _gate(self, source: int, site: str) -> Gate:
-        gate = self._gates.get((source, site))
-        if gate is None:
-            total = self._totals.setdefault(site, Together(self._total_limit(), self._total_interval_ns))
-            gate = self._gates[source, site] = Gate(self.profile.max_connections, self._interval_ns, total)
-        return gate
+    def _new_lane(self, source: int, site: str, route: Any) -> Lane:
+        return Lane(self, source=self._sources[source], route=route, gate=self._gates.of(source, site))
 
     def _total_limit(self) -> int:
         return self._tenure.part_of(self.profile.max_connections_total or 0)
@@ -378,9 +351,7 @@ class PoolEngine:
             if not hasattr(route, "hosts"):
                 self._unroutable(job, route)
                 continue
-            strict = job.requires_tls
-            lane = self._lane(job, self.routes.strict(route) if strict else route)
-            self._by_domain[job.source, job.site, domain, strict] = lane
+            lane = self._lanes.of(job, self.routes.strict(route) if job.requires_tls else route)
             lane.add(job)
             touched.add(lane)
         for lane in touched:
@@ -455,7 +426,7 @@ class PoolEngine:
 
     def _recall(self, source: int, site: str) -> None:
         """The site has refused the source: what has not begun goes back, to be sent over another."""
-        for lane in list(self._gate(source, site).users):
+        for lane in list(self._gates.of(source, site).users):
             if isinstance(lane, Lane):
                 lane.give_back_all()
 
@@ -473,13 +444,7 @@ class PoolEngine:
     def _finish(self, job: Job, row: OutcomeRow) -> None:
         del self._jobs[job.id]
         self.preparation.forget(job)
-        self._counts[row[1]] += 1  # type: ignore[index]
-        rows = self._rows
-        rows.append(row)
-        if len(rows) == 1:
-            self._flush_handle = asyncio.get_running_loop().call_later(FLUSH_S, self._flush_time)
-        elif len(rows) >= FLUSH_ROWS:
-            self._flush()
+        self.reports.add(row)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -503,34 +468,6 @@ class PoolEngine:
         delay_s = (when_ns - self.clock.monotonic_ns()) / 1e9
         return asyncio.get_running_loop().call_later(max(0.001, math.ceil(delay_s * 1000) / 1000), callback)
 
-    # -- reports
-
-    def _seal_rows(self) -> None:
-        if self._flush_handle is not None:
-            self._flush_handle.cancel()
-            self._flush_handle = None
-        self._is_flush_due = False
-        if self._rows or self._notices:
-            self._sequence += 1
-            self._unacknowledged[self._sequence] = self._rows
-            self._rows = []
-
-    def _flush_time(self) -> None:
-        self._flush_handle = None
-        if self._unacknowledged:
-            self._is_flush_due = True
-        else:
-            self._flush()
-
-    def _flush(self) -> None:
-        before = self._sequence
-        self._seal_rows()
-        if self._sequence != before:
-            rows = self._unacknowledged[self._sequence]
-            findings = self.tally.drain()
-            self._report(encode_report(self._sequence, self._epoch, rows, self._notices, findings))
-            self._notices = []
-
     # -- time
 
     async def _tick_forever(self) -> None:
@@ -541,12 +478,7 @@ class PoolEngine:
     def tick(self) -> None:
         """Timeouts, idle sessions, entries held too long, unacknowledged reports, unused lanes."""
         now_ns = self.clock.monotonic_ns()
-        notices = self.preparation.take_notices()
-        if notices:
-            self._notices += notices
-            self._is_flush_due = True
-        if self._is_flush_due:
-            self._flush()
+        self.reports.tick(self.preparation.take_notices())
         self._expire_resolving(now_ns - self._hold_ns)
         idle_ns = round(self.profile.idle_timeout_s * 1e9)
         for key, lane in list(self._lanes.items()):
@@ -560,7 +492,8 @@ class PoolEngine:
                 lane.expire(now_ns - self._hold_ns)
                 lane.pump()
             elif lane.is_unused(now_ns):
-                self._forget(key, lane)
+                self._lanes.forget(key)
+        self._gates.sweep(now_ns)
 
     def _expire_resolving(self, before_ns: int) -> None:
         """Give back what waits too long for a route: a domain whose DNS or policy server is slow, or wants to be,
@@ -572,21 +505,6 @@ class PoolEngine:
                 jobs[:] = [job for job in jobs if job.held_ns > before_ns]
                 for job in late:
                     self.give_back(job)
-
-    def _forget(self, key: tuple[int, str, Any], lane: Lane) -> None:
-        """Drop an unused lane, and its gate when nothing is to be remembered there either."""
-        lane.close()
-        del self._lanes[key]
-        for domain_key in [k for k, other in self._by_domain.items() if other is lane]:
-            del self._by_domain[domain_key]
-        source, site, _ = key
-        gate = lane.gate
-        now_ns = self.clock.monotonic_ns()
-        if not gate.users and gate.open == 0 and gate.next_ns <= now_ns:
-            self._gates.pop((source, site), None)
-            # as long as another source's gate has it, all must have the same
-            if gate.total.next_ns <= now_ns and not any(at == site for _, at in self._gates):
-                self._totals.pop(site, None)
 
     def _end_hopeless(self) -> None:
         """The deadline of a drain has passed: end what does not wait for the answer to a complete message."""

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
+from engine.delivery.pool import PoolEngine
 from engine.region.region import Region
 from engine.region.sites import IDLE_S as SITE_IDLE_S
 from engine.region.windows import IDLE_S
@@ -65,6 +66,11 @@ def remembered(region: Region) -> dict[str, int]:
     }
 
 
+def kept_by(pool: PoolEngine) -> int:
+    stats = pool.stats()
+    return sum(int(str(stats[name])) for name in ("held", "sessions", "lanes", "gates", "known_domains"))
+
+
 def test_what_has_passed_through_is_forgotten_and_still_welcome(tmp_path: Path) -> None:
     clock = ShiftedClock(SteadyClock())
     with accepting_sink(tmp_path) as server:
@@ -87,6 +93,7 @@ def test_what_has_passed_through_is_forgotten_and_still_welcome(tmp_path: Path) 
             await until(lambda: not remembered(region)["flows"] and not remembered(region)["queues"], 60)
             clock.shift(SITE_IDLE_S + 1)
             await until(lambda: not any(remembered(region).values()), 60)
+            await until(lambda: not any(kept_by(pool) for pool in node.pools.values()), 60)
             again = messages(range(0, DOMAINS, 97))
             await region.accept(*encode_submission(again, b"%16d" % DOMAINS))
             await until(lambda: spool.counts()["queued"] == 0, 60)

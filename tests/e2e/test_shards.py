@@ -130,7 +130,7 @@ def test_limits_hold_over_a_split_and_a_merge_and_nothing_is_lost(tmp_path: Path
             await region.accept(*encode_submission(messages(0, count), bytes(16)))
             await until(lambda: is_settled(region, node, 2))
             assert {len(carried(node, name)) for name in (FIRST, SECOND)} == {SOURCES // 2}
-            totals = [pool._totals[site].limit for pool in node.pools.values() for site in pool._totals]
+            totals = [total.limit for pool in node.pools.values() for total in pool._gates.totals.values()]
             assert sum(totals) <= TOTAL
             before = spool.counts()["delivered"]
             await until(lambda: spool.counts()["delivered"] > before + count // 10)

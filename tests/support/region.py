@@ -129,7 +129,7 @@ class LocalNode:
     def kill_pool(self, name: PoolName) -> None:
         """What it has not reported is never heard of; its connections are cut."""
         pool = self.pools.pop(name)
-        pool._report = lambda _: None
+        pool.reports.send = lambda _: None
         pool.stopping = True
         for lane in pool._lanes.values():
             for session in list(lane.sessions):
