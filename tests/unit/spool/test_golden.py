@@ -2,13 +2,13 @@
 
 `golden/message-v<N>.json` holds message records of version N (hex) with the fields that they must decode to;
 `golden/rows-v<N>.json` one row of each other table; `golden/spool-v<N>.mdb.gz` a whole index. A new version adds a file
-(`python -m tests.unit.spool.test_golden` writes those that are missing); a file that exists is never changed.
+(`python -m tests.unit.spool.test_golden` writes those that are missing); a row that exists is never changed.
 """
 
 import gzip
 import json
 import tempfile
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,39 @@ SAMPLES = [
         content=[4, ["Ann", "", "x" * 300]],
         last=[NOW_MS, 0, "", "connection refused", "", 0],
     ),
+    Record(
+        id=5,
+        queue=7,
+        due_ms=1_700_000_300_000,
+        attempts=2,
+        flags=1,
+        accepted_ms=1_700_000_000_000,
+        expires_ms=1_700_432_000_000,
+        sender="bounce@example.com",
+        recipient="ann@example.org",
+        content=[3, 4096, 10240, 0xDEADBEEF],
+        last=[1_700_000_000_500, 451, "4.7.1", "greylisted", "mx.example.org", 5],
+        options=Options(flags=9, ret="HDRS", envid="QQ314159", notify=6, orcpt="rfc822;ann@example.com"),
+    ),
+    Record(
+        id=5,
+        queue=9,
+        due_ms=1_700_000_000_000,
+        attempts=0,
+        flags=0,
+        accepted_ms=1_700_000_000_000,
+        expires_ms=1_700_432_000_000,
+        sender="bounce@example.com",
+        recipient="jörg@example.org",
+        content=[12, ["Jörg", "Köln"]],
+        last=None,
+    ),
 ]
 
 
 def fields_of(record: Record) -> dict[str, Any]:
-    return record._asdict()
+    options = None if record.options is None else list(astuple(record.options))
+    return {**record._asdict(), "options": options}
 
 
 def version_of(path: Path) -> int:
