@@ -9,20 +9,16 @@ short transactions on any thread. Opening bumps the epoch, marks what was in fli
 queued message.
 """
 
-import errno
-import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
-from engine.config.schema import SpoolConfig
 from engine.failover.messages import Copy
 from engine.failover.store import Accept, Apply, Durable, Operation
 from engine.spool import notices, operations, sent, suppressions
@@ -34,13 +30,17 @@ from engine.spool.batches import (
     Settlement,
     SettleResult,
 )
-from engine.spool.bodies import SegmentWriter, make_directory, segment_path, sync_directory
-from engine.spool.draft import LAST_WORDS, META, PAGE_BYTES, Draft, QueueNumbers, Totals, page_of, word_of
-from engine.spool.environment import Environment, Error, MapFull
-from engine.spool.errors import SpoolError, SpoolFull, SpoolInUse, SpoolSuperseded
+from engine.spool.bodies import SegmentWriter, make_directory, sync_directory
+from engine.spool.draft import LAST_WORDS, PAGE_BYTES, Draft, QueueNumbers, page_of, word_of
+from engine.spool.environment import Environment, Error
+from engine.spool.errors import SpoolError
+from engine.spool.groups import CACHED_QUEUES, Groups
 from engine.spool.notices import Notice
+from engine.spool.opening import lock, recover
+from engine.spool.options import SpoolOptions
 from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, DamagedRecord, Record, decode_record, due_key
+from engine.spool.room import Room
 from engine.spool.sent import Sent
 from engine.spool.standby import Exporter, Keeper, read_durable
 from engine.spool.writer import GroupWriter
@@ -50,47 +50,7 @@ from engine.values.outcome import OutcomeKind
 from engine.values.reply import Reply
 from engine.values.suppression import Suppression
 
-SWEEP_LIMIT = 8
-SWEEP_SENT_EVERY = 16
-CHECK_READERS_EVERY = 64
-CACHED_QUEUES = 200_000
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-NO_ROOM_BYTES = 1 << 20  # LMDB does not say why a write fell short
-
 log = logging.getLogger(__name__)
-
-
-def _run_here(callbacks: list[Callable[[], None]]) -> None:
-    for callback in callbacks:
-        callback()
-
-
-def _no_step(name: str) -> None:
-    """Tests put a hook here that kills the process between durable steps."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolOptions:
-    """`deliver` runs the completions of one group; `step` is called between durable steps."""
-
-    map_size: int = 64 << 30
-    watermark: float = 0.8
-    min_free: int = 512 << 20
-    segment_size: int = 64 << 20
-    deliver: Callable[[list[Callable[[], None]]], None] = _run_here
-    step: Callable[[str], None] = _no_step
-
-    @classmethod
-    def from_config(
-        cls, config: SpoolConfig, *, deliver: Callable[[list[Callable[[], None]]], None] = _run_here
-    ) -> "SpoolOptions":
-        return cls(
-            map_size=config.map_size,
-            watermark=config.watermark,
-            min_free=config.min_free,
-            segment_size=config.segment_size,
-            deliver=deliver,
-        )
 
 
 class Spool:
@@ -99,32 +59,38 @@ class Spool:
     def __init__(self, path: Path, region_number: int, clock: Clock, options: SpoolOptions) -> None:
         self.path = path
         self._clock = clock
-        self._options = options
         self._bodies = path / "bodies"
-        self._queue_cache: QueueNumbers = {}
         self._queue_rows: dict[int, tuple[str, int, str, str]] = {}
         self._campaigns: dict[int, CampaignRecord] = {}
-        self._inflight: dict[int, set[int]] = {}
-        self._group_segment_size = 0
-        self._sealed: set[int] = set()
-        self._is_room_checked = False
+        room = Room(path, options)
+        env = None
+        queues: QueueNumbers = {}
         with ExitStack() as opened:
             try:
                 make_directory(self._bodies)
-                self._owner = self._lock()
+                self._owner = lock(path)
                 opened.callback(os.close, self._owner)
-                self._env = Environment(path, map_size=options.map_size)
+                self._env = env = Environment(path, map_size=options.map_size)
                 opened.callback(self._env.close)
                 sync_directory(path)
-                self._totals = self._recover(region_number)
+                totals = recover(path, self._bodies, self._env, region_number, queues)
             except (Error, OSError) as error:
-                raise self.refusal(error) from error
+                raise room.refusal(error, env) from error
             self._segment = SegmentWriter(self._bodies, options.segment_size)
-            self.epoch = self._totals.epoch
-            self._suppressed_before = self._totals.next_seq
-            self._sent_swept = b""
+            self.epoch = totals.epoch
+            self._groups = Groups(
+                path=path,
+                env=self._env,
+                segment=self._segment,
+                bodies=self._bodies,
+                room=room,
+                totals=totals,
+                queues=queues,
+                clock=clock,
+                step=options.step,
+            )
             self._writer = GroupWriter(
-                self, deliver=options.deliver, step=options.step, now_ns=clock.monotonic_ns
+                self._groups, deliver=options.deliver, step=options.step, now_ns=clock.monotonic_ns
             )
             self._writer.start()
             opened.pop_all()
@@ -146,198 +112,18 @@ class Spool:
         self._env.close()
         os.close(self._owner)
 
-    def _lock(self) -> int:
-        descriptor = os.open(self.path / "owner", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-        except BlockingIOError:
-            os.close(descriptor)
-            raise SpoolInUse(f"spool {self.path} is open in another process") from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
-
-    # -- recovery
-
-    def _recover(self, region_number: int) -> Totals:
-        with self._env.read() as txn:
-            stored = txn.get(META, db=self._env.db["meta"])
-        if stored is None and any(_segments(self._bodies)):
-            raise SpoolError(
-                f"spool {self.path}: its index (data.mdb) is missing or empty, but there are bodies in bodies/: "
-                "put the index back, or move the folder away to begin anew"
-            )
-        totals = Totals(region_number) if stored is None else Totals.decode(stored)
-        if totals.region != region_number:
-            raise SpoolError(
-                f"spool {self.path} belongs to region number {totals.region}, not {region_number}"
-            )
-        totals.epoch += 1
-        while True:
-            try:
-                totals, live = self._take_over(totals)
-                break
-            except MapFull:
-                if not self._env.grow():
-                    raise
-        for number, path in _segments(self._bodies):
-            if number not in live:
-                path.unlink()
-            totals.segment = max(totals.segment, number)
-        return totals
-
-    def _take_over(self, totals: Totals) -> tuple[Totals, set[int]]:
-        """Commit the new epoch and the marks; the numbers and the segments in use."""
-        with self._env.write() as txn:
-            draft = Draft(self._env, txn, totals, self._queue_cache)
-            operations.mark_in_flight(draft)
-            draft.write_out(open_segment=-1)
-            live = set()
-            with txn.cursor(db=self._env.db["segments"]) as cursor:
-                for key, value in cursor:
-                    if int.from_bytes(value, "big"):
-                        live.add(int.from_bytes(key, "big"))
-                    else:
-                        cursor.delete()
-        return draft.totals, live
-
-    # -- the writer's side (Committer)
-
-    def begin_group(self) -> Draft:
-        self._is_room_checked = False
-        self._group_segment_size = self._segment.size
-        txn = self._env.begin_write()
-        stored = txn.get(META, db=self._env.db["meta"])
-        if stored is None or Totals.decode(stored).epoch != self._totals.epoch:
-            txn.abort()
-            raise SpoolSuperseded(f"spool {self.path}: another incarnation has taken over")
-        draft = Draft(self._env, txn, self._totals, self._queue_cache)
-        draft.suppressed_before = self._suppressed_before
-        return draft
-
-    def prepare_group(self, draft: Draft) -> None:
-        if draft.totals.group % CHECK_READERS_EVERY == 0:
-            self._env.check_readers()
-        operations.sweep_keys(draft, self._clock.wall_ms(), SWEEP_LIMIT + 2 * draft.remembered)
-        if draft.sent or draft.totals.group % SWEEP_SENT_EVERY == 0:
-            limit = SWEEP_LIMIT + 2 * draft.sent
-            self._sent_swept = sent.sweep(draft, self._sent_swept, limit, self._clock.wall_ms())
-        for number in self._sealed:
-            draft.live(number, 0)  # if nothing in it is queued, it goes with this commit
-        is_growing = self._segment.is_open and not self._segment.is_full
-        draft.write_out(self._segment.number if is_growing else -1)
-        self._segment.sync()
-        self._options.step("bodies synced")
-
-    def commit_group(self, draft: Draft) -> None:
-        draft.txn.commit()
-
-    def end_group(self, draft: Draft) -> None:
-        self._totals = draft.totals
-        self._suppressed_before = draft.suppressed_before
-        if len(self._queue_cache) > CACHED_QUEUES:
-            self._queue_cache.clear()
-        self._queue_cache.update(draft.new_queues)
-        for batch_no, flying in draft.inflight.items():
-            if flying:
-                self._inflight[batch_no] = flying
-            else:
-                self._inflight.pop(batch_no, None)
-        self._sealed.clear()
-        for number in draft.drained:
-            try:
-                segment_path(self._bodies, number).unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("spool %s: a drained segment stays until the next opening: %s", self.path, error)
-
-    def abort_group(self, draft: Draft) -> None:
-        draft.txn.abort()
-        if self._segment.is_open:
-            self._segment.rewind(self._group_segment_size)
-
-    def make_room(self) -> bool:
-        return self._env.grow() or self._env.check_readers() > 0
-
-    def reopen(self) -> None:
-        self._env.reopen()
-
-    def is_on_disk(self, draft: Draft) -> bool:
-        with self._env.read() as txn:
-            on_disk = Totals.decode(txn.get(META, db=self._env.db["meta"]))
-        if on_disk.epoch != self._totals.epoch:
-            raise SpoolSuperseded(f"spool {self.path}: another incarnation has taken over")
-        if on_disk.group != draft.totals.group:
-            return False
-        # what is read may be in the page cache only; another commit carries it through the barriers
-        with self._env.write() as txn:
-            txn.put(META, draft.totals.encode(), db=self._env.db["meta"])
-        return True
-
-    def refusal(self, cause: BaseException) -> SpoolError:
-        if isinstance(cause, MapFull):
-            return SpoolFull("map", self._env.map_bytes(), self._options.map_size)
-        number = getattr(cause.__cause__ or cause, "errno", None)
-        try:
-            free = self._free_bytes()
-        except OSError:  # the directory itself cannot be reached: that is what `cause` says
-            return SpoolError(f"spool {self.path}: not opened: {cause}")
-        if number in NO_ROOM or free < max(self._options.min_free, NO_ROOM_BYTES):
-            return SpoolFull("disk", free, self._options.min_free)
-        return SpoolError(f"spool {self.path}: not written: {cause}")
-
-    def _append(self, draft: Draft, blob: bytes) -> tuple[int, int]:
-        """Append a batch's bodies to the open segment; returns (segment, offset)."""
-        self._check_room(draft)
-        try:
-            if not self._segment.is_open or self._segment.is_full:
-                self._roll(draft)
-            return self._segment.number, self._segment.append(blob)
-        except OSError as error:
-            raise self.refusal(error) from error
-
-    def _roll(self, draft: Draft) -> None:
-        sealed = self._segment.number
-        number = max(draft.totals.segment, sealed) + 1
-        while segment_path(self._bodies, number).exists():
-            number += 1
-        draft.totals.segment = number
-        self._segment.begin(number)
-        self._group_segment_size = 0
-        if sealed:
-            self._sealed.add(sealed)
-
-    def _free_bytes(self) -> int:
-        stat = os.statvfs(self.path)
-        return stat.f_bavail * stat.f_frsize
-
-    def _check_room(self, draft: Draft) -> None:
-        """Once per group, before the first thing that adds to the spool: SpoolFull beyond the watermarks."""
-        if self._is_room_checked:
-            return
-        free = self._free_bytes()
-        if free < self._options.min_free:
-            raise SpoolFull("disk", free, self._options.min_free)
-        used = self._env.used_by_databases(draft.txn)
-        limit = round(self._options.map_size * self._options.watermark)
-        if used > limit:
-            raise SpoolFull("map", used, limit)
-        self._is_room_checked = True
-
     # -- changes
 
     def accept(self, batch: AcceptBatch) -> "Future[AcceptResult]":
         def run(draft: Draft) -> AcceptResult:
-            segment, base = self._append(draft, batch.blob)
+            segment, base = self._groups.append(draft, batch.blob)
             return operations.accept(draft, batch, segment, base, self._clock.wall_ms())
 
         return self._writer.submit(run, has_bodies=True)
 
     def put_campaign(self, record: CampaignRecord) -> "Future[int]":
         def run(draft: Draft) -> int:
-            self._check_room(draft)
+            self._groups.check_room(draft)
             return operations.put_campaign(draft, record)
 
         return self._writer.submit(run)
@@ -346,7 +132,7 @@ class Spool:
         campaign = self.campaign(chunk.campaign_no)
 
         def run(draft: Draft) -> AcceptResult:
-            self._check_room(draft)
+            self._groups.check_room(draft)
             return operations.accept_chunk(
                 draft, chunk, campaign.sender, campaign.campaign, self._clock.wall_ms()
             )
@@ -359,17 +145,17 @@ class Spool:
         """Do what the failover protocol asks (engine/failover/store.py). `numbers`: those of the regions, by name."""
 
         def run(draft: Draft) -> Any:
-            keeper = Keeper(draft, numbers, self._clock.wall_ms(), self._append)
+            keeper = Keeper(draft, numbers, self._clock.wall_ms(), self._groups.append)
             match operation:
                 case Accept(payload=AcceptBatch() as batch):
-                    segment, base = self._append(draft, batch.blob)
+                    segment, base = self._groups.append(draft, batch.blob)
                     return keeper.accept(operation, batch, segment, base)
                 case Accept(payload=ChunkBatch() as chunk):
-                    self._check_room(draft)
+                    self._groups.check_room(draft)
                     campaign = self.campaign(chunk.campaign_no)
                     return keeper.accept_chunk(operation, chunk, campaign)
                 case Apply(entry=Copy()):
-                    self._check_room(draft)
+                    self._groups.check_room(draft)
             return keeper.apply(operation)
 
         return self._writer.submit(run, has_bodies=isinstance(operation, Accept | Apply))
@@ -398,14 +184,14 @@ class Spool:
             result, gone, kept = operations.settle(draft, settlements, self._queue_row)
             for batch_no, ids in gone.items():
                 for number in (batch_no,) if batch_no else self._batches_of(draft, ids):
-                    operations.land(draft, self._inflight, number, ids, kept=batch_no in kept)
+                    operations.land(draft, self._groups.inflight, number, ids, kept=batch_no in kept)
             return result
 
         return self._writer.submit(run)
 
     def _batches_of(self, draft: Draft, ids: Sequence[int]) -> list[int]:
         """Batches that any of these ids are in flight in."""
-        flying = {**self._inflight, **draft.inflight}
+        flying = {**self._groups.inflight, **draft.inflight}
         return [number for number, batch in flying.items() if not batch.isdisjoint(ids)]
 
     def cancel(self, ids: Sequence[int]) -> "Future[int]":
@@ -432,7 +218,7 @@ class Spool:
         """
 
         def run(draft: Draft) -> int:
-            self._check_room(draft)
+            self._groups.check_room(draft)
             changed = suppressions.put(draft, rows, log=log)
             for event in events if changed else ():
                 draft.event(event)
@@ -583,7 +369,7 @@ class Spool:
 
     def status(self, message_id: int) -> dict[str, object] | None:
         """The last word on an id, and what is waiting for it; None if it was never accepted here."""
-        number = page_of(message_id, self._totals.region)
+        number = page_of(message_id, self._groups.totals.region)
         with self._env.read() as txn:
             page = txn.get(number.to_bytes(8, "big"), db=self._env.db["ledger"]) or bytes(PAGE_BYTES)
             word = word_of(bytes(page), message_id & SEQ_MASK)
@@ -696,7 +482,7 @@ class Spool:
 
     def counts(self) -> dict[str, int]:
         """Accepted, and the ids by their last word."""
-        totals = self._totals
+        totals = self._groups.totals
         counts = {str(kind): totals.counts[kind] for kind in LAST_WORDS if kind < 7 or totals.counts[kind]}
         return {"accepted": totals.accepted, **counts}
 
@@ -710,13 +496,6 @@ class Spool:
             "operations": self._writer.operations,
             "busy_ms": self._writer.busy_ns // 1_000_000,
         }
-
-
-def _segments(bodies: Path) -> Iterator[tuple[int, Path]]:
-    """Body segments by number; files of other names are not ours."""
-    for path in bodies.glob("*.seg"):
-        if path.stem.isdecimal():
-            yield int(path.stem), path
 
 
 def _size(path: Path) -> int:

@@ -89,7 +89,7 @@ def test_a_group_that_meets_a_full_map_is_applied_once(
     assert spool.sizes()["map_bytes"] > map_bytes
     assert results[1].stale == results[4].stale == 0
     assert rows(spool, "inflight") == 1
-    assert spool._inflight == {2: {ids[3]}}
+    assert spool._groups.inflight == {2: {ids[3]}}
     events = [event for _, chunk in spool.read_outbox(10) for event in chunk]
     assert [event[2] for event in events] == ids[:3]
     spool.close()
@@ -108,10 +108,10 @@ def test_bookkeeping_of_a_group_that_was_not_written_is_undone(tmp_path: Path) -
         ):
             with pytest.raises(SpoolError, match="not written"):
                 future.result(PATIENCE_S)
-    assert spool._inflight == {1: set(ids)}
+    assert spool._groups.inflight == {1: set(ids)}
     assert rows(spool, "inflight") == 1
     spool.settle([settlement(key, batch_no=1) for key in keys]).result(PATIENCE_S)
-    assert spool._inflight == {}
+    assert spool._groups.inflight == {}
     assert rows(spool, "inflight") == 0
     spool.close()
     assert_conserved(tmp_path, delivered=2)
@@ -278,11 +278,11 @@ def commits_fail(spool: Spool, *, written: bool) -> Iterator[None]:
             draft.txn.abort()
         raise Error("mdb_txn_commit: Input/output error")
 
-    vars(spool)["commit_group"] = commit
+    vars(spool._groups)["commit_group"] = commit
     try:
         yield
     finally:
-        del vars(spool)["commit_group"]
+        del vars(spool._groups)["commit_group"]
 
 
 def test_a_failed_commit_that_went_through_is_acknowledged(tmp_path: Path) -> None:
@@ -533,7 +533,7 @@ def test_what_a_dead_pool_held_is_in_flight_no_longer(tmp_path: Path) -> None:
     spool.dispatch(2, packed(ids[2:]), {}).result(PATIENCE_S)
     unknown = [settlement(key, OutcomeKind.DEFERRED, possible_duplicate=True) for key in keys[:3]]
     spool.settle(unknown).result(PATIENCE_S)
-    assert spool._inflight == {2: {ids[3]}}
+    assert spool._groups.inflight == {2: {ids[3]}}
     assert rows(spool, "inflight") == 1
     spool.close()
     spool = open_spool(tmp_path)
