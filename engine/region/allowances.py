@@ -37,7 +37,7 @@ class Allowances:
         }
         self._closed: set[tuple[int, str]] = set()
         self._breaches: dict[str, list[Breach]] = {}
-        self._untold: list[tuple[str, Breach]] = []  # those found when a site came up
+        self._untold: dict[str, list[Breach]] = {}  # those found when a site came up
         self.seen: dict[int, int] = dict.fromkeys(sites.sources, 0)
         self._dirty: set[int] = set()
 
@@ -96,13 +96,14 @@ class Allowances:
         found = self._find_breaches(site)
         if found:
             self._breaches[site] = found
-            self._untold += [(site, breach) for breach in found]
+            self._untold[site] = found
         return {number: self._terms(number, site) for number in self._sites.sources}
 
     def forget(self, site: str) -> None:
         """The site is not in use any more; what its sources' owners have said about it stays."""
         self._closed -= {(number, site) for number in self._sites.sources}
         self._breaches.pop(site, None)
+        self._untold.pop(site, None)
 
     def is_closed(self, source: int, site: str) -> bool:
         """A source in warm-up about which its owner has not spoken yet."""
@@ -143,7 +144,8 @@ class Allowances:
         touched = changed | {site for _, site in opened}
         if EVERYWHERE in changed:
             touched |= {site.name for site in self._sites.opened()}
-        news, self._untold = self._untold, []
+        news = [(name, breach) for name, breaches in self._untold.items() for breach in breaches]
+        self._untold.clear()
         for name in sorted(touched):
             if name != EVERYWHERE and self._sites.known(name):
                 site = self._sites.site(self._sites.number(name))

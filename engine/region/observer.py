@@ -29,6 +29,7 @@ REPORT_MS = 250
 NEWS_MS = 20
 IDLE_MS = 5_000
 NO_TLS = "TLS"
+KEPT_SITES = 5_000  # of a source whose owner does not answer: those with the most refusals
 BLOCKING = frozenset({Scope.SOURCE, Scope.NETBLOCK})
 STOPPING = frozenset({"suspend", "recover", "remove"})
 
@@ -49,6 +50,9 @@ class Tally:
     tls_failures: int = 0
     replies: dict[str, tuple[str, int]] = field(default_factory=dict)
     excused: int = 0
+
+    def refusals(self) -> int:
+        return self.blocked + self.bounced + self.deferred + self.tls_failures
 
     def plus(self, later: "Tally") -> "Tally":
         replies = dict(self.replies)
@@ -253,6 +257,14 @@ class Observer:
         for site, told in tallies.items():
             since = cells.get(site)
             cells[site] = told if since is None else told.plus(since)
+        if len(cells) > 2 * KEPT_SITES:
+            kept = sorted(cells.items(), key=lambda cell: cell[1].refusals(), reverse=True)[:KEPT_SITES]
+            log.warning(
+                "source %s: its owner does not answer, what happened at %d sites is forgotten",
+                self._sites.sources[source].name,
+                len(cells) - len(kept),
+            )
+            self._tallies[source] = dict(kept)
 
     def _row(self, site: str, tally: Tally) -> SiteCounts:
         return SiteCounts(

@@ -52,6 +52,8 @@ from engine.values.suppression import Suppression
 
 log = logging.getLogger(__name__)
 
+CACHED_CAMPAIGNS = 1000  # with their templates: kilobytes each
+
 
 class Spool:
     """See the module docstring. Use `Spool.open`."""
@@ -402,7 +404,7 @@ class Spool:
                 raise SpoolError(f"no campaign number {number} in spool {self.path}")
             found = CampaignRecord(*msgpack.unpackb(stored)[1:])
             found.template.pop("attachments", None)  # megabytes, for those who render
-            if len(self._campaigns) >= CACHED_QUEUES:
+            if len(self._campaigns) >= CACHED_CAMPAIGNS:
                 self._campaigns.clear()
             self._campaigns[number] = found
         return found

@@ -7,10 +7,11 @@ import pytest
 
 from engine.config.schema import FleetConfig
 from engine.providers.profiles import load_profiles
+from engine.region import observer
 from engine.region.daily import counts_of, used_today
 from engine.region.enforcement import Enforcement
 from engine.region.sites import DAY_MS, Site
-from engine.reputation.allowance import decode_summary, encode_answer
+from engine.reputation.allowance import Summary, decode_summary, encode_answer
 from engine.reputation.source import SourceOwner
 from engine.values.outcome import Outcome, OutcomeKind, Scope
 from engine.values.reply import Reply
@@ -203,3 +204,33 @@ def test_outcomes_that_are_alike_count_together() -> None:
     (row,) = node.owners["eu-1"].shaping.listing()
     assert row["rule"] == "yahoo-deferred"
     assert node.owners["eu-1"].reputation.whole.counts.to_state()[1][0][:2] == [30.0, 5.0]  # type: ignore[index]
+
+
+def test_of_an_owner_that_is_away_for_long_the_worst_sites_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(observer, "KEPT_SITES", 10)
+    node = Node()
+    hear = node.observe
+    told: list[Summary] = []
+
+    async def away(source: str, summary: bytes) -> bytes:
+        raise ConnectionError("no such actor")
+
+    async def back(source: str, summary: bytes) -> bytes:
+        told.append(decode_summary(summary))
+        return await hear(source, summary)
+
+    node.observe = away  # type: ignore[method-assign]
+    bounced = Outcome(1, OutcomeKind.BOUNCED, Scope.RECIPIENT, Reply(550, "5.1.1", "no"), 0, "mx", 0)
+    good = Outcome(1, OutcomeKind.DELIVERED, Scope.RECIPIENT, Reply(250, "", "ok"), 0, "mx", 0)
+    for n in range(100):
+        site = node.open(f"mx:{n}")
+        node.observer.note(bounced if n % 20 == 0 else good, site.number)
+        node.exchange()
+        assert len(node.observer._tallies[0]) <= 20
+    node.observe = back  # type: ignore[method-assign]
+    node.exchange()
+    (summary,) = [found for found in told if found.rows]
+    assert {row.site for row in summary.rows if row.bounced} == {f"mx:{n}" for n in range(0, 100, 20)}
+    assert len(summary.rows) <= 20
