@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import re
+import time
 from collections import Counter
 from email.utils import formatdate
 from pathlib import Path
@@ -33,6 +34,8 @@ OFTEN = Reply(451, "4.7.1", "too much mail for postmaster, try again later")
 FULL = Reply(452, "4.3.1", "mailbox full, try again later")
 LATER = Reply(451, "4.3.0", "not stored, try again later")
 MAX_FILES = 10_000
+PART = ".part"
+PART_KEPT_S = 3600.0
 HOUR_NS = 3_600 * 10**9
 LOOKED_AT = 256 << 10
 MARK = "postmaster."
@@ -184,7 +187,7 @@ class Postmaster:
         file = folder / f"{key.hex()}.eml"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
+            sizes = _sizes(folder)
             if file.name in sizes:
                 self.counts["repeated"] += 1
                 return TAKEN
@@ -201,9 +204,21 @@ class Postmaster:
         return TAKEN
 
 
+def _sizes(folder: Path) -> dict[str, int]:
+    """Of the files by name; what a crash has left half written an hour ago is removed."""
+    found = {}
+    for entry in os.scandir(folder):
+        status = entry.stat()
+        if entry.name.endswith(PART) and time.time() - status.st_mtime > PART_KEPT_S:
+            Path(entry).unlink(missing_ok=True)
+        elif entry.is_file():
+            found[entry.name] = status.st_size
+    return found
+
+
 def _write_synced(file: Path, data: bytes) -> None:
     """OSError: nothing of it is to be seen."""
-    part = file.with_suffix(f".{os.getpid()}.part")
+    part = file.with_suffix(f".{os.getpid()}{PART}")
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as opened:

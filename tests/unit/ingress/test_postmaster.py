@@ -3,6 +3,7 @@
 import asyncio
 import email
 import email.policy
+import os
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,15 @@ def test_bounds_of_the_folder_and_of_an_hour(tmp_path: Path) -> None:
     for file in tmp_path.iterdir():
         file.unlink()
     assert [take(it), take(it)] == [250, 451]
+
+
+def test_what_a_crash_has_left_takes_no_room_for_ever(tmp_path: Path) -> None:
+    it, _ = desk(tmp_path, Regions(), max_stored="200B")
+    for name in ("old", "new"):
+        (tmp_path / f"{name}.1.part").write_bytes(b"x" * 100)
+    os.utime(tmp_path / "old.1.part", (1, 1))
+    assert take(it) == 250
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".eml", ".part"]
 
 
 def test_a_folder_that_cannot_be_written_is_no_success(tmp_path: Path) -> None:
