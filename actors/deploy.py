@@ -51,7 +51,8 @@ CALL_DEADLINE_S = 30.0
 OBSERVE_DEADLINE_S = 2.0
 START_DEADLINE_S = 180
 CONNECT_TIMEOUT_S = 5.0
-STOP_DEADLINE_S = 30.0  # of the gateways, and of the regions
+STOP_DEADLINE_S = 30.0  # of the gateways, of the pools, and of the regions
+DRAIN_S = 10.0  # for pools to end what they have begun; final replies are waited for longer
 ENDING_S = 30.0
 UNSUBSCRIBE_DEADLINE_S = 5.0
 TELL_DEADLINE_S = 2.0
@@ -397,16 +398,21 @@ def _without_a_node(missing: Set[str], nodes: Sequence[dict[str, Any]], address:
 
 
 def stop_fleet(config: FleetConfig) -> None:
-    """Stop gateways (they take nothing in any more), then regions (everything unsent is on disk), then end all actors.
+    """Stop gateways (they take nothing in any more), have pools finish what is on the wire and regions settle it, stop
+    regions (everything unsent is on disk), then end all actors. So nothing is in doubt at the next start, except what
+    waits for the answer to a complete message for longer than `STOP_DEADLINE_S`.
 
     The Fleet goes first: it would make again what ends. A cluster that was not started by `up` outlives its fleet, so
     this returns only when the names are free for another `up`; ConnectionError if they do not become so.
     """
     _end_actor(FLEET)
-    _stop_in_order(
-        [gateway_actor(region.name) for region in config.regions if has_gateway(config, region.name)]
+    _in_order(
+        [gateway_actor(region.name) for region in config.regions if has_gateway(config, region.name)], "stop"
     )
-    _stop_in_order([region_actor(region.name) for region in config.regions])
+    regions = [region_actor(region.name) for region in config.regions]
+    _in_order(regions, "pause")
+    _in_order([name for name in actor_names() if _is_pool(name, config)], "stop", DRAIN_S)
+    _in_order(regions, "stop")
     deadline = time.monotonic() + ENDING_S
     while left := actor_names():
         if time.monotonic() > deadline:
@@ -416,12 +422,16 @@ def stop_fleet(config: FleetConfig) -> None:
         time.sleep(0.1)
 
 
-def _stop_in_order(names: Sequence[str]) -> None:
-    """Call `stop` of all of them at once; returns when they have answered, or after a deadline for all together."""
+def _is_pool(name: str, config: FleetConfig) -> bool:
+    return any(parse_pool(name, region.name) is not None for region in config.regions)
+
+
+def _in_order(names: Sequence[str], method: str, *args: Any) -> None:
+    """Call that method of all at once; returns when they have answered, or after a deadline for all together."""
     calls: dict[str, Any] = {}
     for name in names:
         try:
-            calls[name] = ray.get_actor(name, namespace=NAMESPACE).stop.remote()
+            calls[name] = getattr(ray.get_actor(name, namespace=NAMESPACE), method).remote(*args)
         except ValueError as error:
             log.warning("%s: not stopped in order: %s", name, error)
     deadline = time.monotonic() + STOP_DEADLINE_S

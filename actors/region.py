@@ -211,6 +211,10 @@ class RegionActor:
         assert self._spool is not None
         await asyncio.wrap_future(self._spool.put_state(key, value))
 
+    async def pause(self) -> None:
+        """Hand nothing more to pools; returns when nothing is on its way to one."""
+        await (await self._engine()).pause()
+
     async def stop(self) -> None:
         """Stop sending and close the spool; everything unsent stays on disk."""
         self._stopping = True

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 RESEND_DELAY_S = 0.05
 LAUNCH_DELAY_S = 0.2
+PAUSE_S = 0.01
 
 
 class DispatchLog(Protocol):
@@ -71,6 +72,7 @@ class Dispatcher:
         self._feeds: dict[int, PoolFeed] = {}
         self._claims: dict[int, dict[int, frozenset[int]]] = {}
         self._batch_no = 0
+        self._handing_over = 0
         # so many credits must be back before a full process is fed again
         self._worthwhile = min(limits.batch, max(1, limits.pool_credits // 4))
         self._resizer = Resizer(
@@ -98,6 +100,12 @@ class Dispatcher:
             provider = self._sites.pools.name(pool)
             feed = self._feeds[pool] = PoolFeed(pool, provider, self._sites.sources)
         return feed
+
+    async def pause(self) -> None:
+        """Take nothing more; returns when every batch that was taken has been handed over."""
+        self.paused = True
+        while self._handing_over:
+            await asyncio.sleep(PAUSE_S)
 
     def wake_all(self) -> None:
         for feed in self._feeds.values():
@@ -225,7 +233,7 @@ class Dispatcher:
     def _take(self, feed: PoolFeed) -> bool:
         """Take one batch and start its way; returns whether another take may yield more at once."""
         term = self._term()
-        if term is None:
+        if term is None or self.paused:
             return False
         room = min(self._limits.batch, self._room(feed))
         if room <= 0:
@@ -239,8 +247,13 @@ class Dispatcher:
         for shard, part in feed.split(entries):
             shard.batches += 1
             self._batch_no += 1
-            self._spawn(self._hand_over(feed, shard, shard.port, self._batch_no, part, term))
+            self._handing_over += 1
+            task = self._spawn(self._hand_over(feed, shard, shard.port, self._batch_no, part, term))
+            task.add_done_callback(self._handed_over)
         return len(entries) == room * ENTRY.size
+
+    def _handed_over(self, _: asyncio.Task[None]) -> None:
+        self._handing_over -= 1
 
     async def _hand_over(
         self, feed: PoolFeed, shard: Shard, port: PoolPort | None, batch_no: int, entries: bytes, term: int

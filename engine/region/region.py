@@ -250,6 +250,10 @@ class Region:
         died.set()
         self._dispatcher.pool_died(name)
 
+    async def pause(self) -> None:
+        """Hand nothing more to pools; returns when nothing is on its way to one. Their outcomes are still settled."""
+        await self._dispatcher.pause()
+
     async def stop(self) -> None:
         """Stop sending and leave everything on disk. The spool is closed by whoever opened it."""
         self._dispatcher.paused = True

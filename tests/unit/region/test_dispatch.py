@@ -351,3 +351,28 @@ def test_processes_of_a_pool_by_configuration_and_cores(
     configured: int | None, cores: int, most: int
 ) -> None:
     assert most_shards(LimitsConfig(pool_shards=configured), cores) == most
+
+
+def test_a_pause_takes_nothing_more_and_waits_for_what_is_on_its_way() -> None:
+    async def go() -> None:
+        world = World()
+
+        def count(what: str) -> int:
+            return sum(said == what for said, _ in world.log)
+
+        world.add(1, 10)
+        await world.until(lambda: count("deliver") == 1)
+        world.disk.clear()
+        world.add(11, 10)
+        await world.until(lambda: count("durable") == 2)
+        pause = asyncio.ensure_future(world.dispatcher.pause())
+        world.add(21, 10)
+        await world.rest()
+        assert not pause.done()
+        world.disk.set()
+        await pause
+        assert count("deliver") == 2
+        await world.rest()
+        assert count("durable") == 2
+
+    asyncio.run(go())
