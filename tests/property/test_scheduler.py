@@ -112,8 +112,9 @@ class Traffic(RuleBasedStateMachine):
             left = max(0, total.cap - self.persisted_totals.get(site, 0))
             assert left <= total.cap - total.used
             total.used = total.cap - left
-        total.tat = self.now + self.topology["horizon"] + total.interval
-        self.scheduler.set_total(site, interval_ns=total.interval, daily_left=left, now_ns=self.now)
+        now = max(self.now, self.reference.now)  # its clock does not step back
+        total.tat = now + self.topology["horizon"] + total.interval
+        self.scheduler.set_total(site, interval_ns=total.interval, daily_left=left, now_ns=now)
         for (source_no, number), cell in self.reference.cells.items():
             if number != site:
                 continue
