@@ -2,14 +2,20 @@
 
 import asyncio
 import ipaddress
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from engine.config.schema import FleetConfig
+from engine.sink.process import SinkProcess
+from engine.spool.audit import audit
 from tests.support.ray_fleet import messages, prepare_ray, two_regions, until
 from tests.support.sinks import accepting_sink
 
@@ -19,9 +25,10 @@ pytestmark = pytest.mark.ray
 class Local:
     """The fleet, started once for this file."""
 
-    def __init__(self, config: FleetConfig, client: Any) -> None:
+    def __init__(self, config: FleetConfig, client: Any, sink: SinkProcess) -> None:
         self.config = config
         self.client = client
+        self.sink = sink
 
     def run(self, call: Any) -> Any:
         return asyncio.run(call)
@@ -42,7 +49,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
         cluster = LocalCluster(config)
         try:
             start_fleet(config, cluster.start(), cluster.check_nodes)
-            yield Local(config, AsyncClient(config))
+            yield Local(config, AsyncClient(config), sink)
             stop_fleet(config)
         finally:
             ray.shutdown()
@@ -111,3 +118,64 @@ def test_a_client_from_before_a_restart_asks_the_actors_of_after_it(local: Local
     assert local.run(local.client.status(id_)) is not None
     local.run(local.client.source(source))
     assert local.run(local.client.submit(messages(1, first=101))).ids
+
+
+RECIPIENTS = 3000
+PATIENCE_S = 180
+
+
+def test_a_sender_is_killed_at_several_moments_and_then_two_go_on_at_once(
+    local: Local, tmp_path: Path
+) -> None:
+    fleet_path = tmp_path / "fleet.yaml"
+    fleet_path.write_text(yaml.safe_dump(local.config.model_dump(mode="json", exclude_unset=True)))
+    wanted = [f"campaign{n}@example.org" for n in range(RECIPIENTS)]
+    (tmp_path / "recipients.csv").write_text("\n".join(["email", *wanted, ""]))
+    campaign = {
+        "id": "killed",
+        "sender": "bounces@example.com",
+        "from": "news@example.com",
+        "subject": "x",
+        "text": "{{ recipient }}",
+        "recipients": {"file": "recipients.csv"},
+    }
+    (tmp_path / "campaign.yaml").write_text(yaml.safe_dump(campaign))
+    command = [
+        sys.executable,
+        "-m",
+        "actors",
+        "send",
+        str(tmp_path / "campaign.yaml"),
+        "--fleet",
+        str(fleet_path),
+    ]
+
+    def accepted() -> int:
+        root = local.config.spool.directory
+        return sum(audit(root / region.name).accepted for region in local.config.regions)
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    before = accepted()
+    for moment in (0, 1, RECIPIENTS // 2):  # recipients that are on disk
+        sender = start()
+        deadline = time.monotonic() + PATIENCE_S
+        while sender.poll() is None and accepted() - before < moment:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        sender.kill()
+        sender.communicate()
+    said = [sender.communicate(timeout=PATIENCE_S)[0] for sender in (start(), start())]
+    assert all("0 refused, 0 bad rows" in text for text in said), said
+    assert accepted() - before == RECIPIENTS
+    last, _ = start().communicate(timeout=PATIENCE_S)
+    assert f"0 recipients accepted, {RECIPIENTS} accepted before" in last
+
+    async def delivered() -> bool:
+        regions = (await local.client.snapshot())["regions"].values()
+        return all(region.get("counts", {}).get("queued") == 0 for region in regions)
+
+    local.run(until(delivered, seconds=PATIENCE_S))
+    arrived = local.sink.log().recipients()
+    assert {r: arrived.get(r) for r in wanted} == dict.fromkeys(wanted, 1)

@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 import yaml
 
 from engine.config.load import load_fleet
@@ -24,6 +27,39 @@ def schema() -> Any:
 
 def test_ray_accepts_the_file() -> None:
     jsonschema.validate(CLUSTER, schema())
+
+
+LAUNCHER = """
+import sys, yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+config = prepare_config(yaml.safe_load(sys.stdin))
+validate_config(config)
+print(sorted(config["available_node_types"]))
+"""
+
+
+@pytest.mark.parametrize(("change", "status"), [({}, 0), ({"nonsense": 1}, 1), ({"head_node_type": "x"}, 1)])
+def test_ray_up_takes_it_as_it_is(change: dict[str, Any], status: int) -> None:
+    """With the launcher's own code: defaults are filled in, then it is validated."""
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER],
+        input=yaml.safe_dump({**CLUSTER, **change}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == status, done.stderr
+    if not status:
+        assert "['head', 'region-eu', 'region-us']" in done.stdout
+
+
+def test_nodes_are_started_with_the_token() -> None:
+    token = "RAY_AUTH_TOKEN_PATH=/srv/sendfleet/run/ray-token"
+    for kind in ("head", "worker"):
+        (start,) = [c for c in CLUSTER[f"{kind}_start_ray_commands"] if "ray start" in c]
+        assert f"RAY_AUTH_MODE=token {token}" in start
+    assert any("/srv/sendfleet/run/ray-token" in command for command in CLUSTER["setup_commands"])
+    assert "ray-token" in CLUSTER["file_mounts"].values()
 
 
 def test_one_node_type_per_region_carries_its_resource() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,26 @@ def test_one_process_has_it_open(tmp_path: Path) -> None:
     with pytest.raises(SpoolError, match="is open in another process"):
         open_spool(tmp_path)
     spool.close()
+
+
+def test_a_copy_of_a_closed_spool_goes_back_to_its_time(tmp_path: Path) -> None:
+    """docs/operations.md, backup: what was sent since is sent again, what was accepted since is not known."""
+    clock = ManualClock()
+    spool = open_spool(tmp_path / "spool", clock)
+    queued = accept(spool, batch(letters=[letter(1), letter(2)]))
+    spool.close()
+    shutil.copytree(tmp_path / "spool", tmp_path / "copy")
+    spool = open_spool(tmp_path / "spool", clock)
+    spool.settle([settlement(key) for key in queued]).result(PATIENCE_S)
+    (later,) = accept(spool, batch(letters=[letter(3)]))
+    spool.close()
+
+    restored = open_spool(tmp_path / "copy", clock)
+    assert sorted(due(restored)) == sorted(queued)
+    (given,) = accept(restored, batch(letters=[letter(4)]))
+    assert id_of(given) == id_of(later), "ids are given again"
+    restored.close()
+    assert_conserved(tmp_path / "copy", queued=3)
 
 
 def test_a_spool_belongs_to_one_region(tmp_path: Path) -> None:
