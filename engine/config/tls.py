@@ -10,9 +10,14 @@ from engine.values.address import AddressError, parse_address
 
 
 class TlsException(Section):
-    """The most specific one holds, by domain before by provider. It replaces DANE and MTA-STS."""
+    """The most specific one holds, by domain before by provider. It replaces DANE and MTA-STS; one by provider not the
+    MTA-STS policy of a domain that is enforced."""
 
-    provider: Name | None = Field(None, description="The provider it is for. Give this or `domain`.")
+    provider: Name | None = Field(
+        None,
+        description="The provider it is for. Give this or `domain`. An enforced MTA-STS policy of a domain goes "
+        "before: the provider is known by MX records, which can be forged.",
+    )
     domain: DomainPattern | None = Field(None, description="The recipient domain or pattern it is for.")
     mode: Literal["disabled", "unverified", "verified"] = Field(
         description="`disabled`: mail goes in plain text. `unverified`: TLS is required, DANE and MTA-STS of the "

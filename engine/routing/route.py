@@ -32,7 +32,8 @@ class Route:
     `site` is what limits apply to: the provider, or in the long tail `mx:` and the rollup name of the best MX
     host. `hosts` are in order of preference and by name within one: whoever connects shuffles equal
     preferences. `is_authenticated`: DNSSEC vouches for the hosts' names, or the configuration gives them, as
-    `is_static` says.
+    `is_static` says. `is_by_provider`: `tls` is an exception for the provider that the MX records name, and so no
+    better than they are.
     """
 
     site: str
@@ -42,6 +43,7 @@ class Route:
     auth: Credentials | None = None
     is_authenticated: bool = False
     is_static: bool = False
+    is_by_provider: bool = False
 
 
 @dataclass(frozen=True, slots=True)

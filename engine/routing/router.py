@@ -183,6 +183,9 @@ class Router:
             ),
             tls=self.tls_of(domain, provider, entry),
             is_authenticated=is_authenticated,
+            is_by_provider=entry is None
+            and provider in self._tls_by_provider
+            and not self._tls_by_domain.get(domain),
         )
 
 

@@ -2,6 +2,8 @@
 
 For a host that the mail of a domain may go to:
 1. A written exception of the configuration, or the credentials of a smart host: the operator's word ends the search.
+   But not an exception by provider for a domain whose MTA-STS policy is enforced: which provider it is, unsigned MX
+   records say, and whoever forges them would choose the exception.
 2. DANE (RFC 7672), if the MX records, the host's addresses and its TLSA records are all authenticated. A look-up of
    TLSA records that fails is a deferral: it never means "no DANE" (section 2.1.2).
 3. MTA-STS (RFC 8461), by the policy of the recipient domain. DANE wins (section 2).
@@ -81,6 +83,15 @@ class SecuredRoute:
     is_authenticated: bool = False
     sts: StsAnswer = NO_POLICY
     requires_tls: bool = False
+    is_by_provider: bool = False
+
+    @property
+    def is_excepted(self) -> bool:
+        """Whether a written exception holds."""
+        if self.tls == "required":
+            return False
+        policy = self.sts.policy
+        return not (self.is_by_provider and policy is not None and policy.mode == "enforce")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +168,7 @@ class SecureRoutes:
             auth=route.auth,
             is_authenticated=route.is_authenticated,
             sts=sts,
+            is_by_provider=route.is_by_provider,
         )
         self._secured[domain] = route, secured
         self._secured.move_to_end(domain)
@@ -180,7 +192,7 @@ class SecureRoutes:
     ) -> HostPolicy | PolicyRefusal:
         if route.auth is not None:
             return VERIFIED
-        if route.tls != "required":
+        if route.is_excepted:
             return _EXCEPTIONS[route.tls]
         dane = await self._dane_of(route, host, answer)
         if dane.failure:
@@ -257,8 +269,8 @@ def build_routes(
 
 
 def _may_have_sts(route: Route) -> bool:
-    """A policy is about the MX records of a domain, and an exception ends the search before it."""
-    return route.tls == "required" and not route.is_static
+    """A policy is about the MX records of a domain, and an exception that they did not choose ends the search before."""
+    return (route.tls == "required" or route.is_by_provider) and not route.is_static
 
 
 def _by_sts(policy: StsPolicy, host: str) -> HostPolicy | PolicyRefusal:

@@ -167,8 +167,10 @@ def test_tls_is_required_except_where_written() -> None:
         bed.dns.set_mx(domain, (1, "mx.example.net"))
     bed.dns.set_mx("china.test", (1, "mx3.qq.com"))
     assert found(bed.route("a.plain.test")).tls == "disabled"
+    assert not found(bed.route("a.plain.test")).is_by_provider
     assert found(bed.route("plain.test")).tls == "required"
     assert found(bed.route("china.test")).tls == "disabled"
+    assert found(bed.route("china.test")).is_by_provider
     assert found(bed.route("strict.test")).tls == "required"
 
 

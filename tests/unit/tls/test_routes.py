@@ -155,6 +155,39 @@ def test_the_written_exception_ends_the_search(mode: str, expected: Check) -> No
     assert kind_of(bed.policy()) == (PolicyKind.EXCEPTION, expected)
 
 
+class Enforced:
+    """The policy of every domain."""
+
+    def __init__(self, mode: str) -> None:
+        self._answer = StsAnswer(StsPolicy("example.org", mode, ("*.l.google.com",), 86400))
+
+    def cached(self, domain: str) -> StsAnswer:
+        return self._answer
+
+    async def get(self, domain: str) -> StsAnswer:
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("by", "mode", "expected"),
+    [
+        ({"provider": "google"}, "enforce", (PolicyKind.STS, Check.NAME)),
+        ({"provider": "google"}, "testing", (PolicyKind.EXCEPTION, Check.PLAIN)),
+        ({"domain": "example.org"}, "enforce", (PolicyKind.EXCEPTION, Check.PLAIN)),
+    ],
+)
+def test_forged_mx_records_do_not_choose_an_exception(
+    monkeypatch: pytest.MonkeyPatch, by: dict[str, str], mode: str, expected: tuple[PolicyKind, Check]
+) -> None:
+    """Unsigned MX records say which provider it is: that must not switch the domain's own policy off."""
+    forged = "aspmx.l.google.com"
+    bed = Bed(tls={"exceptions": [{**by, "mode": "disabled", "reason": "a test"}]})
+    bed.dns.set_mx("example.org", (10, forged))
+    bed.address(forged, authenticated=False)
+    monkeypatch.setattr(bed.routes, "_sts", Enforced(mode))
+    assert kind_of(bed.policy()) == expected
+
+
 def test_requiretls_hardens_every_policy() -> None:
     bed = Bed(tls={"exceptions": [{"domain": "plain.test", "mode": "disabled", "reason": "a test"}]})
     bed.dns.mx_of["plain.test"] = bed.dns.mx_of["example.org"]
