@@ -269,7 +269,7 @@ def build_routes(
 
 
 def _may_have_sts(route: Route) -> bool:
-    """A policy is about the MX records of a domain, and an exception that they did not choose ends the search before."""
+    """A policy is about the MX records of a domain; an exception that they did not choose ends the search before."""
     return (route.tls == "required" or route.is_by_provider) and not route.is_static
 
 
