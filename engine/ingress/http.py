@@ -37,6 +37,7 @@ _server_log.addFilter(_is_about_us)
 
 MAX_HEAD = 16 << 10
 CONNECTION_S = 60.0
+HANDSHAKE_S = 10.0
 RETRY_AFTER_S = "60"
 STOP_S = 5
 
@@ -107,7 +108,28 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to the process that it runs in."""
+    """Leaves the signals to the process that it runs in. A TLS handshake has HANDSHAKE_S: until it is over, the
+    connection is not counted."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        settings = self.config
+
+        def protocol() -> _Protocol:
+            return _Protocol(config=settings, server_state=self.server_state, app_state=self.lifespan.state)
+
+        loop = asyncio.get_running_loop()
+        timeout_s = None if settings.ssl is None else HANDSHAKE_S
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=listener,
+                ssl=settings.ssl,
+                ssl_handshake_timeout=timeout_s,
+                backlog=settings.backlog,
+            )
+            for listener in sockets or ()
+        ]
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

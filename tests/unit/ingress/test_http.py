@@ -17,6 +17,7 @@ from engine.bounces.unsubscribe import make_token
 from engine.config.bounces import IngressConfig
 from engine.config.suppression import SuppressionConfig
 from engine.config.unsubscribe import UnsubscribeConfig
+from engine.ingress import http as http_listener
 from engine.ingress import unsubscribe
 from engine.ingress.http import HttpListener
 from engine.ingress.unsubscribe import UnsubscribeDesk
@@ -278,6 +279,20 @@ def test_it_speaks_tls_and_takes_a_new_certificate(tmp_path: Path) -> None:
                 old.maximum_version = ssl.TLSVersion.TLSv1_1
             with pytest.raises(OSError):  # noqa: PT011 - whatever the machine's OpenSSL makes of it
                 await asyncio.open_connection("127.0.0.1", it.port, ssl=old)
+
+    asyncio.run(run())
+
+
+def test_a_handshake_that_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_listener, "HANDSHAKE_S", 0.5)
+    write_pair(make("news.example.com"), tmp_path / "pem", tmp_path / "key")
+
+    async def run() -> None:
+        async with listening(http_certificate=tmp_path / "pem", http_key=tmp_path / "key") as it:
+            reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+            with suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 30) == b""
+            writer.close()
 
     asyncio.run(run())
 
