@@ -216,9 +216,8 @@ class Region:
 
     async def start(self) -> None:
         """Recover from the spool, attach the pools that outlived us, and begin to send."""
-        for number, domain, stream, tenant, campaign, first_due_ms in self._spool.queues():
-            if first_due_ms is not None:
-                self._windows.learn(number, domain, stream, tenant, campaign, first_due_ms)
+        for number, domain, stream, tenant, campaign, first_due_ms in self._spool.waiting_queues():
+            self._windows.learn(number, domain, stream, tenant, campaign, first_due_ms)
         self._enforcement.restore()
         for name in await self._ports.launcher.survivors():
             try:

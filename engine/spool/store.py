@@ -301,6 +301,21 @@ class Spool:
                 _, domain, stream, tenant, campaign = msgpack.unpackb(value)
                 yield int.from_bytes(key, "big"), domain, stream, tenant, campaign, first
 
+    def waiting_queues(self) -> Iterator[tuple[int, str, int, str, str, int]]:
+        """The spool queues that hold messages, as above, with their first due times. The others, as many as there ever
+        were domains and campaigns, cost nothing."""
+        with self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as due:
+            found = due.first()
+            while found:
+                key = bytes(due.key())
+                number = int.from_bytes(key[:4], "big")
+                stored = txn.get(key[:4], db=self._env.db["queues"])
+                if stored is None:
+                    log.error("spool %s: queue %d holds messages and has no name", self.path, number)
+                else:
+                    yield number, *msgpack.unpackb(stored)[1:], int.from_bytes(key[4:10], "big")
+                found = due.set_range((number + 1).to_bytes(4, "big")) if number < 0xFFFFFFFF else False
+
     def scan_due(
         self, queue: int, after: bytes | None, until_due_ms: int, limit: int
     ) -> list[tuple[bytes, int]]:

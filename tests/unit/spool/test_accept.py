@@ -201,3 +201,19 @@ def test_cancel(tmp_path: Path) -> None:
     assert status["state"] == str(OutcomeKind.CANCELLED)
     spool.close()
     assert_conserved(tmp_path, queued=2, cancelled=1)
+
+
+def test_only_queues_that_hold_messages_are_waiting(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    keys = [
+        accept(spool, batch(bytes([n]) * 16, letters=[letter(n)], domain=f"d{n}.example"))[0]
+        for n in range(1, 9)
+    ]
+    assert [row[0] for row in spool.waiting_queues()] == list(range(1, 9))
+    spool.settle([settlement(key) for n, key in enumerate(keys) if n % 3]).result(PATIENCE_S)
+    expected = [row for row in spool.queues() if row[-1] is not None]
+    assert [row[0] for row in expected] == [1, 4, 7]
+    assert list(spool.waiting_queues()) == expected
+    spool.settle([settlement(key) for key in keys[::3]]).result(PATIENCE_S)
+    assert list(spool.waiting_queues()) == []
+    spool.close()
