@@ -3,7 +3,6 @@
 import importlib
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from actors.undertaker import Undertaker
 from engine.config.schema import FleetConfig
 from engine.drill.record import DrillRecord
 from engine.drill.scenarios import DrillRefused, Scenario
+from engine.ops.own_module import own_module
 
 console = Console(stderr=True, highlight=False)
 
@@ -59,6 +59,6 @@ class Runner:
             return run_live(scenario, fleet, options, console.print)
 
     def again(self, arguments: Sequence[str]) -> int:
-        command = [sys.executable, "-m", "actors", "drill", *arguments]
+        command = [*own_module("actors"), "drill", *arguments]
         with Undertaker():
             return subprocess.run(command, check=False).returncode

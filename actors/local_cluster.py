@@ -12,7 +12,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from actors.environment import TOKEN_FILE, run_directory
 from actors.names import LOOPBACK, placement
 from engine.config.schema import FleetConfig
 from engine.ops.free_port import free_port
+from engine.ops.own_module import own_module
 
 NODE_START_TIMEOUT_S = 60
 STOP_GRACE_S = 15
@@ -73,7 +73,8 @@ class LocalCluster:
 
     def _start_node(self, region: str, address: str, *, is_head: bool) -> subprocess.Popen[bytes]:
         command = [
-            *(sys.executable, "-m", "actors.local_node", "start", "--block"),
+            *own_module("actors.local_node"),
+            *("start", "--block"),
             f"--node-ip-address={LOOPBACK}",
             "--num-cpus=2",
             f"--resources={json.dumps({placement(region): 1})}",

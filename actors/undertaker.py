@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from actors.local_cluster import end_at_once, processes_with
+from engine.ops.own_module import own_module
 
 MARK = "SENDFLEET_TEMPORARY"
 DONE = b"\n"
@@ -42,7 +43,7 @@ class Undertaker:
         mark = secrets.token_hex(16)
         self._former = os.environ.pop(MARK, None)
         self._process = subprocess.Popen(  # without a mark: that of an outer block would have it killed
-            [sys.executable, "-m", "actors.undertaker", mark], stdin=subprocess.PIPE, start_new_session=True
+            [*own_module("actors.undertaker"), mark], stdin=subprocess.PIPE, start_new_session=True
         )
         os.environ[MARK] = mark
         return self

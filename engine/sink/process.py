@@ -9,12 +9,12 @@ import json
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from engine.ops.own_module import own_module
 from engine.sink.log import SinkLog
 
 START_TIMEOUT_S = 20.0
@@ -39,7 +39,7 @@ class SinkProcess:
         """Returns when every port listens; raises RuntimeError with the sink's own words if it does not
         start.
         """
-        command = [sys.executable, "-m", "engine.sink", "--log", str(self.log_path)]
+        command = [*own_module("engine.sink"), "--log", str(self.log_path)]
         if self._config_path is not None:
             command += ["--config", str(self._config_path)]
         for name in self._only:
