@@ -286,6 +286,9 @@ def test_a_suppression_made_anywhere_holds_everywhere(fleet: ClusterFleet, run: 
         own = [make("bounced@example.org", reason=Reason.HARD_BOUNCE, at_ms=1)]
         await fleet.client._regions["eu"].call("suppress", encode_rows(own), True)
         await until(lambda: listed("us", "bounced@example.org"), "the other region did not hear of it")
+        for region, peer in (("eu", "us"), ("us", "eu")):  # with its new disk it has asked for the list
+            state = await fleet.client._regions[region].call("get_state", f"suppression/asked/{peer}")
+            assert state == b""
 
     run(scenario())
 
