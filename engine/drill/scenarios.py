@@ -71,7 +71,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "its lease runs out, it sends nothing more, peers send its mail",
             Bounds(5.0, 2.0, 5.0),
             hold_s=5.0,
-            unavailable="regions hold no leases yet, so a partition between them changes nothing",
+            unavailable="regions of one machine cannot be cut off from each other by a drill",
         ),
         Scenario(
             "head-kill",
@@ -114,6 +114,8 @@ def refusal(scenario: Scenario, config: FleetConfig, *, on_live: bool) -> str:
 
 def caveat(scenario: Scenario, config: FleetConfig) -> str:
     """What a fleet of this configuration cannot show in the scenario, "" if there is nothing of the kind."""
+    if scenario.name in ("region-kill", "region-freeze") and config.fleet.replicas:
+        return "a region whose disk is gone: the region that is hit keeps its own"
     if scenario.name in ("region-kill", "region-freeze"):
         return (
             "regions keep no copies of each other's mail: what the region holds waits until it is back, and a region "

@@ -9,7 +9,7 @@ import pytest
 from engine.drill.figures import Arrival, Submission, Watch, binned, figures_of, longest_gap
 from engine.drill.record import DrillRecord, judge, read_records, write_record
 from engine.drill.report import html, timeline
-from engine.drill.scenarios import SCENARIOS, refusal
+from engine.drill.scenarios import SCENARIOS, caveat, refusal
 from tests.support.fleets import fleet
 
 
@@ -138,9 +138,29 @@ def test_what_a_fleet_cannot_be_put_to() -> None:
     plain = fleet()
     assert refusal(SCENARIOS["pool-kill"], plain, on_live=True) == ""
     assert "temporary fleet" in refusal(SCENARIOS["source-block"], plain, on_live=True)
-    assert "leases" in refusal(SCENARIOS["partition"], plain, on_live=False)
+    assert "cut off" in refusal(SCENARIOS["partition"], plain, on_live=False)
     assert "head's state" in refusal(SCENARIOS["head-kill"], plain, on_live=True)
     assert "dns_failover" in refusal(SCENARIOS["dns"], plain, on_live=True)
     elsewhere = fleet(ray={"address": "192.0.2.1:6379"})
     assert "this machine" in refusal(SCENARIOS["pool-kill"], elsewhere, on_live=True)
     assert refusal(SCENARIOS["disk-full"], plain, on_live=False) == ""
+
+
+def test_what_a_drill_does_not_show_depends_on_whether_the_fleet_keeps_copies() -> None:
+    regions = [{"name": "eu", "number": 1}, {"name": "us", "number": 2}]
+    sources = [
+        {
+            "name": name,
+            "region": name,
+            "ip": f"192.0.2.{n}",
+            "ehlo": f"{name}.example.com",
+            "streams": ["marketing"],
+        }
+        for n, name in enumerate(("eu", "us"), 1)
+    ]
+    alone = fleet(regions=regions, sources=sources)
+    covered = fleet(regions=regions, sources=sources, fleet={"replicas": 1})
+    assert "keep no copies" in caveat(SCENARIOS["region-kill"], alone)
+    assert "disk is gone" in caveat(SCENARIOS["region-kill"], covered)
+    assert "keep no copies" not in caveat(SCENARIOS["region-kill"], covered)
+    assert caveat(SCENARIOS["pool-kill"], covered) == ""
