@@ -244,7 +244,8 @@ class RegionMachine:
             return [] if is_asked else [Write(LookUp(key, "", 0))]
         if len(self._pending) >= MAX_PENDING:
             return [Answer(token, (), FULL) for token in tokens]
-        self._pending[key] = Pending(tokens, usable, now, uncertain=self._is_unsure())
+        uncertain = len(self._away()) > 1 or (self._accept_local and self._is_unsure())
+        self._pending[key] = Pending(tokens, usable, now, uncertain=uncertain)
         return [Write(Accept(key, payload, usable))]
 
     def _accepted(self, operation: Accept, result: Accepted, now: int) -> list[Effect]:

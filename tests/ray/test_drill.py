@@ -1,4 +1,4 @@
-"""One drill on a real temporary fleet: what it finds and writes. Times are not judged, they are the machine's."""
+"""Drills on a real temporary fleet: what they find and write. Times are not judged, they are the machine's."""
 
 import json
 import os
@@ -13,14 +13,15 @@ from engine.drill.record import read_records
 pytestmark = [pytest.mark.ray, pytest.mark.crash]
 
 
-def test_a_pool_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scenario", ["pool-kill", "region-kill"])
+def test_a_process_is_killed(tmp_path: Path, scenario: str) -> None:
     command = [
         sys.executable,
         "-m",
         "actors",
         "drill",
         "--scenario",
-        "pool-kill",
+        scenario,
         "--directory",
         str(tmp_path),
     ]
@@ -43,10 +44,10 @@ def test_a_pool_is_killed(tmp_path: Path) -> None:
     assert figures.detection_s is not None
     assert figures.share_gap_s is not None
     assert figures.share_gap_s >= figures.gap_s > 0
-    assert [text for _, text in record.marks] == ["pool-kill", "detected"]
+    assert [text for _, text in record.marks] == [scenario, "detected"]
     assert sum(record.delivered) == figures.accepted + figures.duplicated
     assert 0 < sum(record.delivered_share) < sum(record.delivered)
     (report,) = tmp_path.glob("*.html")
     assert "<svg" in report.read_text()
     (data,) = tmp_path.glob("*.json")
-    assert json.loads(data.read_text())["scenario"] == "pool-kill"
+    assert json.loads(data.read_text())["scenario"] == scenario

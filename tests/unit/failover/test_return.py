@@ -1,7 +1,8 @@
 """A region that returns, and one that is asked meanwhile: who may hold a dead region's messages, and who asked whom."""
 
-from engine.failover.effects import Answer, Effect, Send, Write
+from engine.failover.effects import Answer, Effect, Export, Send, Write
 from engine.failover.messages import (
+    Ack,
     Ask,
     Beat,
     BeatReply,
@@ -12,9 +13,10 @@ from engine.failover.messages import (
     Standby,
     Standing,
     Told,
+    Welcome,
 )
 from engine.failover.region import UNCERTAIN, RegionMachine
-from engine.failover.store import Adopt, Adopted, Durable, Inspect, Inspected, Operation, SaveClean
+from engine.failover.store import Accepted, Adopt, Adopted, Durable, Inspect, Inspected, Operation, SaveClean
 from engine.failover.timing import MS, Timing
 
 NUMBERS = {"a": 1, "b": 2, "c": 3}
@@ -139,6 +141,21 @@ def test_a_region_on_a_new_disk_that_could_not_ask_all_takes_no_batch_that_may_b
     (reply,) = sent(c.committed(lookup, None, 1120 * MS), ClaimReply)
     assert reply == ClaimReply(2, key, Known.NO)
     assert c.submit(2, key, "batch", 1130 * MS, again=True) != [Answer(2, (), UNCERTAIN)]
+
+
+def test_a_new_batch_with_a_safe_copy_is_not_degraded_because_an_older_one_may_be_elsewhere() -> None:
+    c = machine(durable=NEW_DISK)
+    beat(c, 1000 * MS, RegionView("a", LIVE, 1), RegionView("b", RETURNING, 4))
+    (listing,) = writes(c.receive("a", Welcome(c.link._session, ()), 1010 * MS))
+    (keys,) = c.committed(listing, (), 1020 * MS)
+    assert isinstance(keys, Export)
+    c.exported(keys, (), b"", b"", 1020 * MS)
+    (accept,) = writes(c.submit(1, b"k" * 16, "batch", 1030 * MS))
+    (export,) = c.committed(accept, Accepted(((7, 1),)), 1040 * MS)
+    assert isinstance(export, Export)
+    c.exported(export, export.spans, b"x", b"", 1040 * MS)
+    effects = c.receive("a", Ack(c.link._session, 1), 1050 * MS)
+    assert [e for e in effects if isinstance(e, Answer)] == [Answer(1, ((7, 1),))]
 
 
 def test_a_slot_ends_with_the_fleet_that_gave_it() -> None:
