@@ -63,7 +63,7 @@ def run_all(seeds: range, mutation: dict[str, Any]) -> list[Result]:
             print(f"seed {seed}: {results[-1].violation}", flush=True)
         if len(results) % 100 == 0:
             gc.collect()
-        if len(results) % 5000 == 0:
+        if len(results) % 1000 == 0:
             print(f"{len(results)} schedules", flush=True)
     gc.enable()
     return results
