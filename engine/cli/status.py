@@ -40,7 +40,14 @@ def build_status(port_factory: PortFactory) -> click.Command:
             click.echo(_json(snapshot))
         else:
             output().print(_table(snapshot))
-            for line in (*_backlog(snapshot), *_tls(snapshot), *_tenants(snapshot), *_dns(snapshot)):
+            lines = (
+                *_backlog(snapshot),
+                *_tls(snapshot),
+                *_tenants(snapshot),
+                *_listed(snapshot),
+                *_dns(snapshot),
+            )
+            for line in lines:
                 output().print(line)
         regions = snapshot.get("regions", {})
         silent = [f"{name}: {region['error']}" for name, region in regions.items() if region.get("error")]
@@ -127,6 +134,21 @@ def _tenants(snapshot: dict[str, Any]) -> list[str]:
         for name, row in rows
         if row["quality"] == "poor"
     ]
+
+
+def _listed(snapshot: dict[str, Any]) -> list[str]:
+    """Sources on block lists, and lists that do not work from here."""
+    lines = []
+    for name, region in snapshot.get("regions", {}).items():
+        found = region.get("blocklists") or {}
+        lines += [
+            f"{name}: source {source} is listed: {text}" for source, text in found.get("sources", {}).items()
+        ]
+        lines += [
+            f"{name}: the blocklist {zone} says nothing about us: {text}"
+            for zone, text in found.get("problems", {}).items()
+        ]
+    return lines
 
 
 def _dns(snapshot: dict[str, Any]) -> list[str]:

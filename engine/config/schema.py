@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_serializer, model_validator
 
+from engine.config.blocklists import BlocklistsConfig
 from engine.config.bounces import BouncesConfig, IngressConfig, TokensConfig
 from engine.config.dns_failover import DnsFailoverConfig
 from engine.config.doctor import DoctorConfig
@@ -386,6 +387,10 @@ class FleetConfig(Section):
     dkim: DkimConfig = Field(DkimConfig(), description="Signatures of outgoing mail.")
     reputation: ReputationConfig = Field(
         ReputationConfig(), description="When a source leaves the rotation, and how it returns."
+    )
+    blocklists: BlocklistsConfig = Field(
+        BlocklistsConfig(),
+        description="DNS blocklists that take a source out of the rotation. Default: none is asked.",
     )
     quality: QualityConfig = Field(
         QualityConfig(), description="When a tenant is moved to a pool apart, and how it returns."

@@ -99,6 +99,7 @@ class Observer:
         self._full: set[int] = set(sites.sources)
         self._late: dict[int, Counter[tuple[str, str]]] = {}
         self._due_ms: dict[int, int] = dict.fromkeys(sites.sources, 0)
+        self._listed: dict[int, str] = {}
         self._news = asyncio.Event()
         self._reviewed: set[tuple[int, str]] = set()
 
@@ -142,6 +143,13 @@ class Observer:
         """A complaint, or the bounce of an address that does not exist, came after the delivery."""
         if source in self._sites.sources:
             self._late.setdefault(source, Counter())[site, what] += 1
+
+    def note_listed(self, source: int, text: str) -> None:
+        """What the block lists say of a source, "" for nothing: its owner hears of it at once."""
+        if self._listed.get(source) != text:
+            self._listed[source] = text
+            self._due_ms[source] = 0
+            self._news.set()
 
     def _note_refusal(self, outcome: Outcome, site: int, tally: Tally, count: int) -> bool:
         text = str(outcome.reply)
@@ -237,7 +245,7 @@ class Observer:
         ]
         now_ms = self._clock.wall_ms()
         full = source in self._full
-        summary = Summary(now_ms, full, self._allowances.seen[source], tuple(rows))
+        summary = Summary(now_ms, full, self._allowances.seen[source], tuple(rows), self._listed.get(source))
         try:
             data = await self._sources.observe(name, encode_summary(summary))
         except (ConnectionError, TimeoutError) as error:

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.routing.answers import AddressAnswer
+
 
 class RegionFailed(ConnectionError):
     """The region cannot go on and is about to be started again from its spool: ask it again."""
@@ -14,6 +16,12 @@ class RegionFailed(ConnectionError):
 
 class RegionAway(ConnectionError):
     """The region cannot take a batch now, and has promised nothing: ask it again, or another region."""
+
+
+class AddressQuestions(Protocol):
+    """The part of a resolver that asks for addresses (engine/routing/resolver.py)."""
+
+    async def addresses(self, host: str, *, ipv6: bool) -> AddressAnswer: ...
 
 
 class PoolPort(Protocol):

@@ -34,9 +34,10 @@ from engine.region.expiry import Expiry
 from engine.region.flows import Flows
 from engine.region.intake import Intake
 from engine.region.late import LateReports
+from engine.region.listings import Listings
 from engine.region.notices import Notices
 from engine.region.outcomes import Outcomes
-from engine.region.ports import PoolLauncher, PoolName, RegionFailed, SourcePort
+from engine.region.ports import AddressQuestions, PoolLauncher, PoolName, RegionFailed, SourcePort
 from engine.region.retry import schedule_of
 from engine.region.settling import Settling
 from engine.region.windows import Windows
@@ -68,6 +69,7 @@ class RegionPorts:
     launcher: PoolLauncher
     sources: SourcePort
     peers: PeerPort = NoPeers()  # noqa: RUF009 - it has no state
+    resolver: AddressQuestions | None = None  # for block lists; without it none is asked
     link: PeerLink | None = None  # for copies in other regions; None without `replicas`
 
 
@@ -117,6 +119,17 @@ class Region:
         )
         self._retry = {int(stream): schedule_of(config, stream) for stream in Stream}
         self._flows = Flows(scheduler=self._scheduler, sites=self._sites)
+        self._listings: Listings | None = None
+        if ports.resolver is not None:
+            self._listings = Listings(
+                config=config.blocklists,
+                sites=self._sites,
+                resolver=ports.resolver,
+                store=spool,
+                events=spool,
+                clock=clock,
+                tell=self._observer.note_listed,
+            )
         self._cover: Cover | None = None
         if config.fleet.replicas and ports.link is not None:
             self._cover = Cover(
@@ -219,6 +232,9 @@ class Region:
         for number, domain, stream, tenant, campaign, first_due_ms in self._spool.waiting_queues():
             self._windows.learn(number, domain, stream, tenant, campaign, first_due_ms)
         self._enforcement.restore()
+        if self._listings is not None:
+            self._listings.restore()
+            self._spawn(self._listings.run())
         for name in await self._ports.launcher.survivors():
             try:
                 await self._attach(name)
@@ -530,6 +546,7 @@ class Region:
             "allowances": self._enforcement.allowances.listing(),
             "granted": self._sites.granted(),
             "tenants": self._tenants.listing(),
+            "blocklists": self._listings.listing() if self._listings is not None else {},
             "remembered": self._spool.remembered(),
             "suppression": {"rows": self._spool.suppression_rows(), "waiting": self._spread.waiting()},
         }

@@ -8,7 +8,7 @@ has none of its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any
 
@@ -40,12 +40,14 @@ class SiteCounts:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """`seen`: number of the last event that the region has on disk."""
+    """`seen`: number of the last event that the region has on disk. `listed`: what block lists say of the source, ""
+    for nothing, None if it is not known."""
 
     at_ms: int
     full: bool
     seen: int
     rows: tuple[SiteCounts, ...]
+    listed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,24 @@ class Allowance:
     netblock_until_ms: int = 0
     provider_until_ms: int = 0
     reason: str = ""
+
+
+def both(here: Allowance, everywhere: Allowance) -> Allowance:
+    """The less of what holds at a site and what holds everywhere: an owner that has forgotten a site says the latter
+    only."""
+    if everywhere.state == Allowance(EVERYWHERE).state:
+        return here
+    limits = [allowance.connections for allowance in (here, everywhere) if allowance.connections]
+    return replace(
+        here,
+        state=everywhere.state if here.weight >= everywhere.weight else here.state,
+        score=min(here.score, everywhere.score),
+        weight=min(here.weight, everywhere.weight),
+        rate=min(here.rate, everywhere.rate),
+        connections=min(limits, default=0),
+        interval_us=max(here.interval_us, everywhere.interval_us),
+        reason=everywhere.reason if here.weight > everywhere.weight else here.reason,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +119,12 @@ _ALLOWANCE = attrgetter(*(field.name for field in fields(Allowance)))
 
 def encode_summary(summary: Summary) -> bytes:
     rows = [_COUNTS(row) for row in summary.rows]
-    return bytes(msgpack.packb((summary.at_ms, summary.full, summary.seen, rows)))
+    return bytes(msgpack.packb((summary.at_ms, summary.full, summary.seen, rows, summary.listed)))
 
 
 def decode_summary(data: bytes) -> Summary:
-    at_ms, full, seen, rows = msgpack.unpackb(data)
-    return Summary(at_ms, full, seen, tuple(_counts(row) for row in rows))
+    at_ms, full, seen, rows, listed = msgpack.unpackb(data)
+    return Summary(at_ms, full, seen, tuple(_counts(row) for row in rows), listed)
 
 
 def _counts(row: Sequence[Any]) -> SiteCounts:

@@ -72,6 +72,9 @@ class SourceOwner:
             self._swept_ms = 0
         self._touched |= self._active_sites()
         self._touched.update(row.site for row in summary.rows)
+        if summary.listed is not None and summary.listed != self.reputation.listed:
+            self.reputation.listed = summary.listed
+            self._is_changed = self._has_news = True
         self.reputation.observe(now_ms, summary.rows)
         for row in summary.rows:
             attempts = row.delivered + row.deferred + row.bounced + row.excused

@@ -110,11 +110,12 @@ class Happening(Section):
 
     storm: the provider defers `share` of all mail with its rate-limit reply. listing: the provider (all, if none is
     given) refuses the sources of a netblock with its netblock reply. block: the same for single sources, with the block
-    reply. region_down: the region stops, others take its mail over; it comes back from its state on disk. restart: the
-    region's process dies and starts again from disk. owner_restart: the same for the owners of sources.
+    reply. dnsbl: a DNS blocklist names the sources. region_down: the region stops, others take its mail over; it comes
+    back from its state on disk. restart: the region's process dies and starts again from disk. owner_restart: the same
+    for the owners of sources.
     """
 
-    kind: Literal["storm", "listing", "block", "region_down", "restart", "owner_restart"]
+    kind: Literal["storm", "listing", "block", "dnsbl", "region_down", "restart", "owner_restart"]
     at: Moment
     lasts: Duration = 3600.0
     provider: Name | None = None
@@ -129,6 +130,7 @@ class Happening(Section):
             "storm": "provider",
             "listing": "netblock",
             "block": "sources",
+            "dnsbl": "sources",
             "region_down": "region",
             "restart": "region",
             "owner_restart": "sources",

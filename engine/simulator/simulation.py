@@ -99,6 +99,7 @@ class Simulation:
         self._serial = 1
         self._events = sorted(plan.events, key=lambda event: event.at)
         self._ends: list[tuple[float, int]] = []  # when a region that is down comes back
+        self._delistings: list[tuple[float, tuple[str, ...]]] = []
         self._dying: set[int] = set()  # regions that die in this step
         self._next_report_ns = [0 for _ in self.nodes]
         self._retry: dict[int, RetrySchedule] = {
@@ -175,11 +176,16 @@ class Simulation:
             self.nodes[number].restart()
             self.nodes[number].is_up = True
             self._forget_numbers(number)
+        while self._delistings and self._delistings[0][0] <= now_s:
+            self._note_listed(self._delistings.pop(0)[1], "")
         while self._events and self._events[0].at <= now_s:
             event = self._events.pop(0)
             self.record.happened(now_s, event)
             if event.kind in ("storm", "listing", "block"):
                 self._list(event, now_s)
+            elif event.kind == "dnsbl":
+                self._note_listed(event.sources, "a DNS blocklist")
+                self._delistings = sorted([*self._delistings, (now_s + event.lasts, event.sources)])
             elif event.kind == "owner_restart":
                 for node in self.nodes:
                     for source in event.sources:
@@ -191,6 +197,12 @@ class Simulation:
                 elif self.nodes[number].is_up:
                     self.lose_memory(number)
                     self._go_down(number, now_s + event.lasts)
+
+    def _note_listed(self, sources: tuple[str, ...], text: str) -> None:
+        for node in self.nodes:
+            for number, source in node.sites.sources.items():
+                if source.name in sources:
+                    node.observer.note_listed(number, text)
 
     def _list(self, event: Happening, now_s: float) -> None:
         for site in self._sites:

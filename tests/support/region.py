@@ -195,7 +195,9 @@ async def region_on(node: LocalNode, spool: Spool) -> Region:
         name=node.region_name,
         spool=spool,
         router=Router(config, load_profiles(config.providers), build_resolver(config.resolver), clock),
-        ports=RegionPorts(launcher=node, sources=node, link=node.link),
+        ports=RegionPorts(
+            launcher=node, sources=node, resolver=build_resolver(config.resolver), link=node.link
+        ),
         clock=clock,
         seed=1,
         cores=CORES,

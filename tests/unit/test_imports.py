@@ -22,7 +22,7 @@ ONE_MODULE = ("opentelemetry", "fastapi", "aiosmtpd")
 RAY_MODULES = {"actors.deploy", "actors.client", "actors.local_node"}
 VALUE_CONFIG = (
     "schema|types|units|doctor|dns_failover|tls|signing|bounces|suppression|reputation|warmup"
-    "|shaping|unsubscribe|quality"
+    "|shaping|unsubscribe|quality|blocklists"
 )
 VALUE_MODULES = re.compile(rf"engine\.values(\..*)?|engine\.config\.({VALUE_CONFIG})")
 VALUE_LIBRARIES = {"pydantic", "msgpack", "annotated_types", "typing_extensions"}

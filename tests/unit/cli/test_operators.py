@@ -263,3 +263,18 @@ def test_a_tenant_is_moved_in_every_region() -> None:
     wrong = invoke("tenants", "move", "acme", "bad", fleet=fleet)
     assert wrong.exit_code == 2
     assert "'new', 'good', 'poor'" in wrong.stderr
+
+
+def test_listed_sources_and_lists_that_do_not_work_are_in_the_status() -> None:
+    fleet = MemoryFleet()
+    lists = {
+        "sources": {"eu-1": "bl.test (127.0.0.2 SBL)"},
+        "problems": {"other.test": "it refuses to answer"},
+    }
+    fleet.state = {
+        "fleet": "demo",
+        "regions": {"eu": {"counts": {}, "blocklists": lists}, "us": {"counts": {}}},
+    }
+    text = " ".join(invoke("status", fleet=fleet).stdout.split())
+    assert "eu: source eu-1 is listed: bl.test (127.0.0.2 SBL)" in text
+    assert "eu: the blocklist other.test says nothing about us: it refuses to answer" in text
