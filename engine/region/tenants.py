@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 VERSION = 1
 MAX_TENANTS = 10_000
 SAVE_MS = 10_000
-SWEEP_MS = 60_000
 STATE_KEY = "tenants"
 REMOVED = "removed"
 
@@ -60,7 +59,6 @@ class Tenants:
             for number, source in sites.sources.items()
             if source.tenancy.kind == "dedicated"
         }
-        self._swept_ms = 0
         self._saved_ms = 0
         self._is_dirty = False
 
@@ -136,17 +134,14 @@ class Tenants:
         return change is not None
 
     def advance(self) -> None:
-        """Judge those of whom there is news; the others once a minute."""
+        """Judge those of whom there is news: without any nothing gets worse, and silence proves nothing."""
         now_ms = self._clock.wall_ms()
         counts, self._counts = self._counts, {}
         for tenant, row in counts.items():
-            self._standing(tenant).observe(now_ms, row)
+            standing = self._standing(tenant)
+            standing.observe(now_ms, row)
             self._is_dirty = True
-        sweeps = not 0 <= now_ms - self._swept_ms < SWEEP_MS
-        if sweeps:
-            self._swept_ms = now_ms
-        for tenant in self._standings if sweeps else counts:
-            change = self._standings[tenant].advance(now_ms) if tenant in self._standings else None
+            change = standing.advance(now_ms)
             if change is not None:
                 self._enforce(change)
 
