@@ -14,7 +14,7 @@ import msgpack
 from engine.config.reputation import ReputationConfig
 from engine.region.sites import Site, Sites, Terms
 from engine.region.suspensions import StateStore
-from engine.reputation.allowance import EVERYWHERE, Allowance, decode_allowances, encode_allowances
+from engine.reputation.allowance import EVERYWHERE, Allowance, both, decode_allowances, encode_allowances
 from engine.reputation.floor import Breach, Candidate, find_breaches
 from engine.values.stream import Stream
 
@@ -64,10 +64,10 @@ class Allowances:
     def of(self, source: int, site: str) -> Allowance:
         held = self._held[source]
         found = held.get(site)
+        everywhere = held.get(EVERYWHERE)
         if found is None:
-            everywhere = held.get(EVERYWHERE)
-            found = Allowance(site) if everywhere is None else replace(everywhere, site=site)
-        return found
+            return Allowance(site) if everywhere is None else replace(everywhere, site=site)
+        return found if everywhere is None else both(found, everywhere)
 
     def _terms(self, source: int, site: str) -> Terms:
         if (source, site) in self._closed:

@@ -11,7 +11,7 @@ from engine.region import observer
 from engine.region.daily import counts_of, used_today
 from engine.region.enforcement import Enforcement
 from engine.region.sites import DAY_MS, Site
-from engine.reputation.allowance import Summary, decode_summary, encode_answer
+from engine.reputation.allowance import Allowance, Summary, decode_summary, encode_answer
 from engine.reputation.source import SourceOwner
 from engine.values.outcome import Outcome, OutcomeKind, Scope
 from engine.values.reply import Reply
@@ -234,3 +234,22 @@ def test_of_an_owner_that_is_away_for_long_the_worst_sites_are_remembered(
     (summary,) = [found for found in told if found.rows]
     assert {row.site for row in summary.rows if row.bounced} == {f"mx:{n}" for n in range(0, 100, 20)}
     assert len(summary.rows) <= 20
+
+
+def test_what_holds_everywhere_holds_at_sites_that_the_owner_has_forgotten() -> None:
+    node = Node()
+    node.open("yahoo")
+    here = Allowance("yahoo", state="warming", daily_cap=50)
+    everywhere = Allowance("", state="removed", weight=0, score=0, reason="listed")
+    node.allowances.take(1, [here], full=False, reported=[])
+    assert node.allowances.of(1, "yahoo").weight == 1000
+    node.allowances.take(1, [everywhere], full=False, reported=[])
+    found = node.allowances.of(1, "yahoo")
+    assert (found.state, found.weight, found.daily_cap, found.reason) == ("removed", 0, 50, "listed")
+    assert node.why("yahoo")["eu-2"] == ["out of the rotation (removed): listed"]
+    trickle = Allowance("", state="probation", connections=1, interval_us=30_000_000)
+    node.allowances.take(1, [trickle], full=False, reported=[])
+    found = node.allowances.of(1, "yahoo")
+    assert (found.connections, found.interval_us, found.daily_cap) == (1, 30_000_000, 50)
+    node.allowances.take(1, [Allowance("")], full=False, reported=[])
+    assert node.allowances.of(1, "yahoo") == here
