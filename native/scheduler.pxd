@@ -64,6 +64,9 @@ cdef struct Site:
     uint32_t parked              # its parked shares, first come first
     uint32_t parked_tail
     uint32_t turn                # messages granted
+    uint32_t low_turn            # the turn at which a lower lane was granted one last
+    uint32_t[3] busy             # lanes: shares with ready messages, parked ones too
+    int64_t[3] waits_since       # lanes: when the last message was granted, or when they got work
     uint32_t flows               # how many it has
     int64_t timer                # handle of the parked shares' timer, -1
     int64_t wake                 # and its time
@@ -144,6 +147,7 @@ cdef class Scheduler:
     cdef uint32_t _generation        # of the topology: sources, and whose they are
     cdef uint64_t _random
     cdef int64_t _horizon
+    cdef int64_t _patience           # a lower lane that has waited so long goes before the higher ones
     cdef uint32_t _quantum
     cdef uint64_t _decisions
     cdef uint64_t _parkings
@@ -181,7 +185,7 @@ cdef class Scheduler:
     cdef int _check_flow(self, uint32_t flow) except -1
     cdef int _check_site(self, uint32_t site) except -1
     cdef int _check_cell(self, uint32_t source, uint32_t site) except -1
-    cdef int _next_lane(self, Site* site) noexcept nogil
+    cdef int _next_lane(self, Site* site, int64_t now) noexcept nogil
     cdef int _take_one(self, uint32_t site_no, int64_t now, char* out) except -1
     cdef void _release(self, Slot* slot) noexcept
     cdef void _refund(self, Returned* found, Py_ssize_t count) noexcept

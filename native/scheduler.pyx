@@ -4,7 +4,8 @@ Owns the ready messages in memory, the limits of every (source, site), and who w
 only: time and the seed are arguments, there is no clock, no randomness and no configuration in here.
 
 Order: a pool's sites take turns; at a site the streams have strict priority, except that one message in
-sixteen goes to a lower stream that has work (the two lower ones in turn), so bulk never starves; in a stream
+sixteen goes to a lower stream that has work (the two lower ones in turn), and one in four where that would
+take longer than `patience_ns`, so bulk never starves; in a stream
 tenants share by deficit round robin with their weights, and a tenant's campaigns by turns. The source is
 chosen last: among those that may carry the message now, the less loaded of two picked at random; a tenant's
 dedicated sources first, then hybrid ones of its own, then the shared (and others' hybrid ones) that serve its
@@ -68,6 +69,7 @@ cdef enum:                       # why a source could not take a message: bits o
     WAITS_SUSPENDED = 8
 
 cdef uint32_t LOW_TURN = 16
+cdef uint32_t PATIENT_TURN = 4
 
 
 def live_blocks():
@@ -125,7 +127,7 @@ cdef void* _extended(void* block, uint32_t* capacity, uint32_t wanted, size_t si
 cdef class Scheduler:
     """See the module docstring."""
 
-    def __cinit__(self, *, seed, horizon_ns=50_000_000, quantum=16):
+    def __cinit__(self, *, seed, horizon_ns=50_000_000, quantum=16, patience_ns=900_000_000_000):
         self._wheels = []
         self._free_flow = NONE
         self._free_share = NONE
@@ -137,6 +139,7 @@ cdef class Scheduler:
             self._random = 1
         self._horizon = horizon_ns
         self._quantum = quantum
+        self._patience = patience_ns
         self._generation = 1
         self._rehash(4096)
 
@@ -730,6 +733,9 @@ cdef class Scheduler:
                 self._flows[share.tail].next = flow
             share.tail = flow
         if share.state == IDLE:
+            if self._sites[share.site].busy[share.stream] == 0:
+                self._sites[share.site].waits_since[share.stream] = self._now
+            self._sites[share.site].busy[share.stream] += 1
             self._list_share(listed.share)
 
     cdef void _list_share(self, uint32_t number) noexcept nogil:
@@ -1037,11 +1043,19 @@ cdef class Scheduler:
 
     # -- taking
 
-    cdef int _next_lane(self, Site* site) noexcept nogil:
+    cdef int _next_lane(self, Site* site, int64_t now) noexcept nogil:
         """The lane whose turn it is, -1 if none has work. Turns are messages granted, not tries, so that the
-        lower lanes' turns come up however often the site runs dry."""
+        lower lanes' turns come up however often the site runs dry. Where messages are hours apart, that would
+        be days: a lower lane that has waited for the patience goes first, at most one time in four."""
         cdef int lane
         cdef int low = 0
+        if site.turn - site.low_turn >= PATIENT_TURN:
+            for lane in range(1, LANES):
+                if site.head[lane] != NONE and now - site.waits_since[lane] >= self._patience:
+                    if low == 0 or site.waits_since[lane] < site.waits_since[low]:
+                        low = lane
+            if low:
+                return low
         if site.turn % LOW_TURN == LOW_TURN - 1:
             low = 2 if (site.turn // LOW_TURN) % 2 == 0 else 1
             if site.head[low] != NONE:
@@ -1067,7 +1081,7 @@ cdef class Scheduler:
         cdef int64_t wake, send_at
         cdef int lane
         while True:
-            lane = self._next_lane(site)
+            lane = self._next_lane(site, now)
             if lane < 0:
                 return 0
             number = site.head[lane]
@@ -1085,6 +1099,7 @@ cdef class Scheduler:
                     self._pop_share(site, lane)
                     share.state = IDLE
                     share.served = 0
+                    site.busy[lane] -= 1
                 continue
             if share.generation != self._generation:
                 self._find_roster(share)
@@ -1120,6 +1135,9 @@ cdef class Scheduler:
         slot.tat_before = cell.tat
         cell.tat = (cell.tat if cell.tat > send_at and cell.interval else send_at) + cell.interval
         site.turn += 1
+        site.waits_since[lane] = now
+        if lane:
+            site.low_turn = site.turn
         entry.id = slot.id
         entry.send_at = send_at
         entry.site = site_no
@@ -1149,6 +1167,7 @@ cdef class Scheduler:
             self._pop_share(site, lane)
             share.state = IDLE
             share.served = 0
+            site.busy[lane] -= 1
         elif share.served >= quantum:
             self._pop_share(site, lane)
             share.served = 0

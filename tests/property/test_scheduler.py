@@ -29,6 +29,7 @@ topologies = st.fixed_dictionaries(
     {
         "horizon": st.sampled_from([0, 5 * MS, 50 * MS]),
         "quantum": st.integers(1, 5),
+        "patience": st.sampled_from([900 * 10**9, 100 * MS]),
         "sources": st.lists(
             st.tuples(
                 st.sampled_from([7, 7, 7, 6, 5, 1]),
@@ -64,7 +65,7 @@ class Traffic(RuleBasedStateMachine):
     @initialize(topology=topologies, seed=ANY)
     def build(self, topology: dict[str, Any], seed: int) -> None:
         self.topology = topology
-        self.reference = Reference(topology["horizon"])
+        self.reference = Reference(topology["horizon"], topology["patience"])
         self.pools = topology["sites"]
         self.next_id = 1
         self.now = 1_000 * MS
@@ -86,7 +87,10 @@ class Traffic(RuleBasedStateMachine):
         """An incarnation as a region builds it: limits of unknown past, daily counts from disk."""
         self.started = self.now
         self.scheduler = Scheduler(
-            seed=seed, horizon_ns=self.topology["horizon"], quantum=self.topology["quantum"]
+            seed=seed,
+            horizon_ns=self.topology["horizon"],
+            quantum=self.topology["quantum"],
+            patience_ns=self.topology["patience"],
         )
         self.flows: dict[int, FlowKey] = {}
         for number, source in self.reference.sources.items():

@@ -13,6 +13,7 @@ from tests.support.decisions import Decision
 
 TICK = 1 << 20  # a timer fires at most so late
 LOW_TURN = 16
+PATIENT_TURN = 4
 FlowKey = tuple[int, int, int, int]  # site, stream, tenant, campaign
 
 
@@ -72,8 +73,11 @@ class Total:
 
 
 class Reference:
-    def __init__(self, horizon: int) -> None:
+    def __init__(self, horizon: int, patience: int = 900 * 10**9) -> None:
         self.horizon = horizon
+        self.patience = patience
+        self.low_turns: dict[int, int] = {}  # the turn behind the last one of a lower lane
+        self.waits_since: dict[tuple[int, int], int] = {}  # (site, lane): the last grant, or when it got work
         self.sources: dict[int, Source] = {}
         self.cells: dict[tuple[int, int], Cell] = {}
         self.pools: dict[int, int] = {}  # of each site
@@ -186,7 +190,14 @@ class Reference:
         assert self.allowed(key, now).get(decision.source) == decision.send_at
         turn = self.turns.get(site, 0)
         surely = self.lanes_with_work(site, now - TICK)  # those whose timer must have fired
-        if turn % LOW_TURN != LOW_TURN - 1:
+        since = self.waits_since.get((site, lane), 0)
+        is_patient = turn - self.low_turns.get(site, 0) >= PATIENT_TURN and now - since >= self.patience
+        self.waits_since[site, lane] = now
+        if lane:
+            self.low_turns[site] = turn + 1
+        if lane and is_patient:
+            pass  # it has waited long enough
+        elif turn % LOW_TURN != LOW_TURN - 1:
             assert not any(other < lane for other in surely), "a higher lane was passed over"
         elif lane == 0:
             assert surely <= {0}, "the lower lanes were passed over in their turn"
@@ -245,6 +256,8 @@ class Reference:
             self.cells[cell_key].sent.append(self.cells[cell_key].outstanding[n].send_at + self.base)
         self.in_flight.clear()
         self.turns.clear()
+        self.low_turns.clear()
+        self.waits_since.clear()
         self.suspended_sites.clear()
         self.shards.clear()
         self.held.clear()
@@ -262,6 +275,7 @@ class Reference:
         """The site is dropped, and will be opened again like one that was never met, but for the counts of the day."""
         self.suspended_sites.pop(site, None)
         self.turns.pop(site, None)
+        self.low_turns.pop(site, None)
         total = self.totals[site]
         total.tat = self.now + self.horizon + total.interval
         for (_, number), cell in self.cells.items():
