@@ -207,7 +207,7 @@ async def region_on(node: LocalNode, spool: Spool) -> Region:
     return region
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for a condition; the deadline is for a broken engine, not a promise about speed."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():
