@@ -233,7 +233,10 @@ class Referee:
                 stream = int(Stream.parse(traffic.stream))
                 rows = node.paths.explain(site, stream, traffic.tenant, self._now_ms()) if waits else []
                 free = {str(row["source"]) for row in rows if row["eligible"]}
-                self._free_ns[place] = {name: self._free_ns.get(place, {}).get(name, now_ns) for name in free}
+                # one that is gone may have been the one whose turn it was (a tenant's own come first)
+                before = self._free_ns.get(place, {})
+                since = before if before.keys() <= free else {}
+                self._free_ns[place] = {name: since.get(name, now_ns) for name in free}
                 if not free:
                     continue
                 at = node.sites.site(node.sites.number(site))
