@@ -1,7 +1,7 @@
 """The section `quality` of fleet.yaml: by what a tenant is judged, and when it is moved to a pool apart.
 
 The limits of complaints are Google's published ones (see engine/config/reputation.py); the other numbers are our
-choice, docs/adr/0025 says why.
+choice, docs/adr/0027 says why.
 """
 
 from typing import Annotated, Literal, Self
