@@ -193,24 +193,21 @@ class SourceOwner:
         """Those whose allowance time alone may change."""
         return {EVERYWHERE, *self.shaping.sites, *self.reputation.unsettled}
 
-    def _sites_to_look_at(self, now_ms: int) -> set[str]:
-        """See the module docstring."""
+    def _sites_to_look_at(self, now_ms: int) -> tuple[set[str], bool]:
+        """See the module docstring; and whether these are all."""
         touched, self._touched = self._touched | self._active_sites(), set()
         whole = self.reputation.whole.state, self.reputation.whole.share()
         is_over = not 0 <= now_ms - self._swept_ms < SWEEP_MS or now_ms // DAY_MS != self._swept_ms // DAY_MS
         if not is_over and whole == self._whole:
-            return touched
+            return touched, False
         self._whole = whole
         self._swept_ms = now_ms
-        if self._table is not None:
-            # what is known of a forgotten plan's site is what it began with; the region still has that
-            known = touched | self.warmup.plans.keys()
-            self._sent = {site: sent for site, sent in self._sent.items() if site in known}
-        return touched.union(self._sent, self.warmup.plans)
+        return touched.union(self._sent, self.warmup.plans), True
 
     def _answer(self, now_ms: int) -> Answer:
         changed = []
-        for site in sorted(self._sites_to_look_at(now_ms)):
+        sites, are_all = self._sites_to_look_at(now_ms)
+        for site in sorted(sites):
             allowance = self.allowance(now_ms, site)
             default = Allowance(site)
             if _is_same(self._sent.get(site, default), allowance):
@@ -220,6 +217,11 @@ class SourceOwner:
                 self._sent.pop(site, None)
             else:
                 self._sent[site] = allowance
+        if are_all and self._table is not None and self.reputation.whole.state is State.ACTIVE:
+            # what is known of a forgotten plan's site is what it began with; the region still has that, if what was
+            # said last has nothing in it of the whole source's state
+            known = self._active_sites() | self.warmup.plans.keys()
+            self._sent = {site: sent for site, sent in self._sent.items() if site in known}
         return Answer(self._review_ms(now_ms), tuple(changed), tuple(self._events))
 
     def _review_ms(self, now_ms: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.reputation.allowance import Allowance, SiteCounts, Summary
+from engine.reputation.allowance import EVERYWHERE, Allowance, SiteCounts, Summary, both
 from engine.reputation.source import SourceOwner
 from tests.support.fleets import fleet, fleet_data
 
@@ -36,8 +36,18 @@ step = st.tuples(
 
 
 def matters(allowance: Allowance) -> Allowance:
-    """Without what drifts all day; that comes with a site's own mail, and once a minute."""
-    return replace(allowance, interval_us=0, daily_used=0, score=0, reason="")
+    """Without what drifts all day; that comes with a site's own mail, and once a minute. A source that carries nothing
+    has no use for connections."""
+    connections = allowance.connections if allowance.weight else 0
+    return replace(allowance, connections=connections, interval_us=0, daily_used=0, score=0, reason="")
+
+
+def known(held: dict[str, Allowance], site: str) -> Allowance:
+    """What a region goes by: what it was told of the site and what holds everywhere (engine/region/allowances.py)."""
+    found, everywhere = held.get(site), held.get(EVERYWHERE)
+    if found is None:
+        return Allowance(site) if everywhere is None else replace(everywhere, site=site)
+    return found if everywhere is None else both(found, everywhere)
 
 
 @given(warmup=st.sampled_from([None, "standard"]), steps=st.lists(step, max_size=30))
@@ -71,6 +81,6 @@ def test_the_region_knows_what_holds_at_every_site(
         for allowance in answer.allowances:
             held[allowance.site] = allowance
         for name in {*owner.warmup.plans, *owner.shaping.sites, *owner.reputation.unsettled, *held}:
-            assert matters(held.get(name, Allowance(name))) == matters(owner.allowance(now_ms, name)), name
+            assert matters(known(held, name)) == matters(owner.allowance(now_ms, name)), name
         if answer.review_ms:
             assert answer.review_ms > now_ms

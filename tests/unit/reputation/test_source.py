@@ -278,3 +278,15 @@ def test_a_plan_with_nothing_left_to_lose_is_forgotten_and_begins_again_in_the_s
     answer = life.after(250, SiteCounts("mx:1", 0, 0, 0, 0))  # the region asks before it sends there
     assert of(answer, "mx:1").daily_cap == before.daily_cap
     assert set(life.owner.warmup.plans) == {"mx:1", "mx:2"}
+
+
+def test_a_site_that_left_with_the_whole_source_returns_with_it_though_its_plan_is_forgotten() -> None:
+    life = Life("standard")
+    bounces = [SiteCounts(site, 20, 0, 180, 0) for site in ("google", "outlook")]
+    gone = life.after(250, *bounces, SiteCounts("mx:1", 0, 0, 0, 0), full=True)
+    assert (of(gone, "mx:1").state, of(gone, "mx:1").weight) == ("removed", 0)
+    life.after(20 * DAY_MS)
+    life.after(250, bounces[0])
+    back = life.after(20 * DAY_MS)
+    assert "mx:1" not in life.owner.warmup.plans
+    assert of(back, "mx:1").weight > 0
