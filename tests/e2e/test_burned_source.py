@@ -169,7 +169,7 @@ def test_the_last_source_of_a_stream_never_leaves_silently(
     tmp_path: Path, floor: str, moves: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     # held mail must wait beyond the block, and the block must outlast the removal, also on a busy machine
-    with sink(tmp_path, "300ms" if moves else "2s") as server:
+    with sink(tmp_path, "3s" if moves else "60s") as server:
         config = outlook_fleet(
             tmp_path,
             server.addresses["outlook"][1],
