@@ -27,8 +27,7 @@ from engine.drill.figures import Arrival, Figures, Submission, Watch, figures_of
 from engine.failover.rendezvous import rank
 from engine.sink.log import SinkLog
 from engine.sink.process import SinkProcess
-from tests.support.ray_fleet import ClusterFleet, actor_processes, messages
-from tests.support.region import fleet
+from tests.support.ray_fleet import ClusterFleet, actor_processes, fleet_of, messages
 from tests.support.sinks import accepting_sink
 
 REGIONS = ("eu", "us", "ap")
@@ -44,24 +43,11 @@ Fault = Callable[["Faults"], Awaitable[float]]
 
 
 def three_regions(directory: Path, port: int, replicas: int) -> FleetConfig:
-    sources = [
-        {
-            "name": f"{region}-{n}",
-            "region": region,
-            "ip": f"127.0.{number}.{10 + n}",
-            "ehlo": f"mta{n}.{region}.example.com",
-            "streams": ["transactional", "notification", "marketing"],
-            "netblock": f"127.0.{number}.{8 * n}/29",
-        }
-        for number, region in enumerate(REGIONS, 1)
-        for n in (1, 2)
-    ]
-    return fleet(
+    return fleet_of(
+        REGIONS,
         directory,
         port,
         fleet={"replicas": replicas, "degraded": "refuse"},
-        regions=[{"name": name, "number": number} for number, name in enumerate(REGIONS, 1)],
-        sources=sources,
         providers={
             "default": {"rate": "unlimited", "max_connections": 5, "messages_per_connection": 100_000}
         },

@@ -31,6 +31,11 @@ BODY = (
 
 def two_regions(directory: Path, port: int, **sections: Any) -> FleetConfig:
     """Two regions with two sources each, everything routed to one port of this machine."""
+    return fleet_of(REGIONS, directory, port, **sections)
+
+
+def fleet_of(names: Sequence[str], directory: Path, port: int, **sections: Any) -> FleetConfig:
+    """Regions with two sources each, everything routed to one port of this machine."""
     sources = [
         {
             "name": f"{region}-{n}",
@@ -40,10 +45,10 @@ def two_regions(directory: Path, port: int, **sections: Any) -> FleetConfig:
             "streams": ["transactional", "notification", "marketing"],
             "netblock": f"127.0.{number}.{8 * n}/29",
         }
-        for number, region in enumerate(REGIONS, 1)
+        for number, region in enumerate(names, 1)
         for n in (1, 2)
     ]
-    regions = [{"name": name, "number": number} for number, name in enumerate(REGIONS, 1)]
+    regions = [{"name": name, "number": number} for number, name in enumerate(names, 1)]
     return fleet(directory, port, **{"regions": regions, "sources": sources, **sections})
 
 
