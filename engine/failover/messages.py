@@ -107,12 +107,17 @@ class Standby(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """`mine`: ids that the asker has lost. `highest`: the highest id of the asker's own ever seen here."""
+    """`mine`: ids that the asker has lost. `highest`: the highest id of the asker's own ever seen here.
+
+    `first`: the epoch in which the answering region returned on this disk for the first time. What it may have sent
+    before, under another disk, it does not know.
+    """
 
     nonce: int
     mine: Spans
     highest: int
     standby: Standby
+    first: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,7 @@ class RegionMachine:
         self.epoch = durable.epoch
         self.clean = durable.clean
         self.first = durable.first
+        self._lived = durable.lived
         self.view: tuple[RegionView, ...] = ()
         self.counters = Counters()
         self._timing = timing
@@ -522,7 +523,7 @@ class RegionMachine:
             return effects
         lost = round_.lost()
         effects += [Write(GiveUp(piece)) for piece in pieces(lost, AT_ONCE)]
-        if round_.away():
+        if round_.away() or round_.has_new_disk_since(self._lived):
             effects += [Write(Mark(piece)) for piece in pieces(subtract(round_.queued, lost), AT_ONCE)]
         effects += [Write(DropCopies(peer)) for peer in round_.with_verdict(Standby.DROP)]
         round_.phase = Phase.SAVING
@@ -535,6 +536,7 @@ class RegionMachine:
             return []
         self.clean = True
         self.first = self.first or operation.epoch
+        self._lived = operation.epoch
         self._unasked = dict(operation.unasked)
         self._round = None
         self.counters.returns += 1
@@ -699,7 +701,7 @@ class RegionMachine:
         if result is None or not self.clean or self._new_epoch:
             return []
         verdict, effects = self._verdict(operation.owner, operation.held, operation.epoch)
-        told = Told(operation.nonce, result.mine, result.highest, verdict)
+        told = Told(operation.nonce, result.mine, result.highest, verdict, self.first)
         return [*effects, Send(operation.owner, told)]
 
     def exported(self, export: Export, spans: Spans, payload: bytes, cursor: bytes, now: int) -> list[Effect]:

@@ -2,7 +2,7 @@
 
 Under the slot, in rounds: adopt what is to be adopted, list what is queued, ask every live region, give up what they
 own. A round starts again when the view changes. Regions that are dead meanwhile are not asked: they will have to ask
-this one. What remains then may have been sent by one of them, and is marked.
+this one. What remains then may have been sent by one of them, or by one that has lost its disk since, and is marked.
 """
 
 from dataclasses import dataclass, field
@@ -54,6 +54,10 @@ class Round:
 
     def highest(self) -> int:
         return max((told.highest for told in self.told.values()), default=0)
+
+    def has_new_disk_since(self, lived: int) -> bool:
+        """Whether one that was asked has lost its disk since the asker was live, in epoch `lived`."""
+        return any(told.first > lived for told in self.told.values())
 
     def with_verdict(self, verdict: Standby) -> list[str]:
         return [name for name, told in self.told.items() if told.standby is verdict]

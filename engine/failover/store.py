@@ -19,7 +19,7 @@ class Durable:
 
     `first`: the first epoch in which it was clean on this disk. `held`: by owner, its epoch when it last opened a
     session here. `asked`: by owner, the epoch under which it asked what is ours, unless it was called dead since.
-    `unasked`: see SaveClean.
+    `unasked`: see SaveClean. `lived`: the latest epoch in which it was clean on this disk.
     """
 
     epoch: int = 0
@@ -31,6 +31,7 @@ class Durable:
     asked: tuple[tuple[str, int], ...] = ()
     unasked: tuple[tuple[str, int], ...] = ()
     unsafe: tuple[tuple[bytes, Spans], ...] = ()
+    lived: int = 0
 
 
 @dataclass(frozen=True, slots=True)

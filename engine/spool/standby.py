@@ -3,7 +3,7 @@
 copies    owner's number (2, big endian) id (8) -> record as in messages; queue and content are this spool's own
 unsafe    batch key -> spans of ids that are queued and not due: their copy is not on the standby's disk yet
 failover  `self` -> [epoch, first, clean, standby]; `o` number (2) -> [fence, by adoption, held, highest id]
-          `unasked` -> [[region, epoch]]: see SaveClean in engine/failover/store.py
+          `unasked` -> [[region, epoch]]: see SaveClean in engine/failover/store.py; `lived` -> epoch: see Durable there
 
 A copy's body stands in the body segments like any other and counts as live there, so an adoption moves rows only.
 What travels between regions (the payload of a Copy) is msgpack [keys, campaigns, rows, blob].
@@ -52,6 +52,7 @@ from engine.values.outcome import OutcomeKind
 
 SELF = b"self"
 UNASKED = b"unasked"
+LIVED = b"lived"
 FENCED = "superseded"
 ADOPTED_AT_ONCE = 2000
 KEYS_AT_ONCE = 2000
@@ -80,9 +81,11 @@ def read_durable(env: Environment, txn: Any, numbers: Mapping[str, int]) -> Dura
                 asked.append((name, fence))
     stored = txn.get(UNASKED, db=env.db["failover"])
     unasked = tuple((name, since) for name, since in msgpack.unpackb(stored)) if stored else ()
+    stored = txn.get(LIVED, db=env.db["failover"])
+    lived = msgpack.unpackb(stored) if stored else first
     unsafe = [(bytes(key), _spans(value)) for key, value in txn.cursor(db=env.db["unsafe"])]
     return Durable(
-        epoch, first, clean, standby, tuple(fences), tuple(held), tuple(asked), unasked, tuple(unsafe)
+        epoch, first, clean, standby, tuple(fences), tuple(held), tuple(asked), unasked, tuple(unsafe), lived
     )
 
 
@@ -214,6 +217,8 @@ class Keeper:
         self._save(epoch, first or op.epoch, epoch == op.epoch, standby)
         totals = self._draft.totals
         wanted = (op.highest & SEQ_MASK) + 1 if op.highest else 0
+        if epoch == op.epoch:
+            self._txn.put(LIVED, pack(epoch), db=self._db["failover"])
         self._txn.put(UNASKED, pack(op.unasked), db=self._db["failover"])
         if op.unasked and not first:
             wanted = max(wanted, (self._now_ms // 1000 - TIME_BEGINS_S) << IDS_PER_SECOND_BITS)

@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.failover.effects import Answer, Effect, Write
 from engine.failover.fleet import FleetMachine
-from engine.failover.messages import Ask, Beat, Data, Message, Standby
+from engine.failover.messages import Ask, Beat, Data, Message, Standby, Told
 from engine.failover.region import RegionMachine
 from engine.failover.standby import StandbyRole
 from engine.failover.store import Accept, Accepted, Durable, GiveUp
@@ -117,6 +117,15 @@ class SeesNoGap(RegionMachine):
         return super().receive(sender, message, now)
 
 
+class TrustsANewDisk(RegionMachine):
+    """Believes that a region has sent nothing of its messages, although that one's disk was lost meanwhile."""
+
+    def receive(self, sender: str, message: Message, now: int) -> list[Effect]:
+        if isinstance(message, Told):
+            message = replace(message, first=0)
+        return super().receive(sender, message, now)
+
+
 class KeepsAnOldSlot(RegionMachine):
     """Goes on returning in the slot of an earlier Fleet, when it has answered the next one."""
 
@@ -176,6 +185,7 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "forgets-who-asked": {"machine": ForgetsWhoAsked},
     "begins-without-end": {"machine": BeginsWithoutEnd},
     "sees-no-gap": {"machine": SeesNoGap},
+    "trusts-a-new-disk": {"machine": TrustsANewDisk},
     "keeps-an-old-slot": {"machine": KeepsAnOldSlot},
     "haste-fleet": {"fleet": HasteFleet},
     "forgetful-fleet": {"fleet": ForgetfulFleet},

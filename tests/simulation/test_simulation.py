@@ -41,6 +41,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     302120: "keeps-an-old-slot",
     303453: "repeating-fleet",
     401395: "hasty-slot-fleet",
+    611459: "trusts-a-new-disk",
 }
 
 

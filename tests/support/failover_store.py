@@ -54,6 +54,7 @@ class Disk:
     epoch: int = 0
     first: int = 0
     clean: bool = False
+    lived: int = 0
     standby: str = ""
     unasked: tuple[tuple[str, int], ...] = ()
     next_seq: int = 1
@@ -78,6 +79,7 @@ class Disk:
             tuple(sorted((owner, epoch) for owner, (epoch, adopted) in self.fences.items() if not adopted)),
             self.unasked,
             tuple(self.unsafe.items()),
+            self.lived,
         )
 
     def safe(self) -> list[int]:
@@ -119,6 +121,7 @@ class Disk:
                     self.next_seq = max(self.next_seq, self.born << 16)
                 self.unasked = op.unasked
                 self.first = self.first or op.epoch
+                self.lived = op.epoch if self.clean else self.lived
             case SaveStandby():
                 self.standby = op.name
             case Accept():

@@ -16,7 +16,17 @@ from engine.failover.messages import (
     Welcome,
 )
 from engine.failover.region import UNCERTAIN, RegionMachine
-from engine.failover.store import Accepted, Adopt, Adopted, Durable, Inspect, Inspected, Operation, SaveClean
+from engine.failover.store import (
+    Accepted,
+    Adopt,
+    Adopted,
+    Durable,
+    Inspect,
+    Inspected,
+    Mark,
+    Operation,
+    SaveClean,
+)
 from engine.failover.timing import MS, Timing
 
 NUMBERS = {"a": 1, "b": 2, "c": 3}
@@ -168,8 +178,22 @@ def test_a_slot_ends_with_the_fleet_that_gave_it() -> None:
     assert sent(b.receive("", Beat(2, 1, 1, 0, -1, False, ()), 910 * MS), BeatReply)
     for peer in ("a", "c"):
         assert isinstance(asks[0], Ask)
-        assert b.receive(peer, Told(asks[0].nonce, (), 0, Standby.DROP), 920 * MS) == []
+        assert b.receive(peer, Told(asks[0].nonce, (), 0, Standby.DROP, 1), 920 * MS) == []
     assert not b.clean
+
+
+def test_what_a_region_with_a_new_disk_may_have_sent_is_marked() -> None:
+    """It may have adopted and sent these messages, and lost the disk that said so before the asker was back."""
+    for first, is_marked in ((2, False), (3, False), (4, True)):
+        b = machine("b", durable=Durable(epoch=5, first=2, lived=3, standby="c"), peers=("a", "c"))
+        view = (RegionView("a", LIVE, 4), RegionView("b", RETURNING, 5), RegionView("c", LIVE, 1))
+        (listing,) = writes(b.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS))
+        (ask, _) = sent(b.committed(listing, ((7, 3),), 902 * MS), Ask)
+        assert isinstance(ask, Ask)
+        b.receive("c", Told(ask.nonce, ((8, 1),), 0, Standby.DROP, 1), 910 * MS)
+        operations = writes(b.receive("a", Told(ask.nonce, (), 0, Standby.DROP, first), 910 * MS))
+        assert (Mark(((7, 1), (9, 1))) in operations) is is_marked
+        assert operations[-1] == SaveClean(5, 0, ())
 
 
 def test_a_region_that_asks_all_the_others_later_is_sure_again() -> None:
@@ -179,6 +203,6 @@ def test_a_region_that_asks_all_the_others_later_is_sure_again() -> None:
     (listing,) = writes(c.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS))
     (ask, _) = sent(c.committed(listing, (), 902 * MS), Ask)
     assert isinstance(ask, Ask)
-    c.receive("a", Told(ask.nonce, (), 0, Standby.DROP), 910 * MS)
-    *_, clean = writes(c.receive("b", Told(ask.nonce, (), 0, Standby.DROP), 910 * MS))
+    c.receive("a", Told(ask.nonce, (), 0, Standby.DROP, 1), 910 * MS)
+    *_, clean = writes(c.receive("b", Told(ask.nonce, (), 0, Standby.DROP, 1), 910 * MS))
     assert clean == SaveClean(5, 0, ())

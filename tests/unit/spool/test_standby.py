@@ -220,6 +220,16 @@ def test_a_new_disk_whose_region_could_not_ask_everybody_begins_its_ids_at_the_t
     assert pair.accept(b"2" * 16)[0][0] == spans[0][0] + 3
 
 
+def test_a_spool_remembers_in_which_epoch_its_region_was_live_last(pair: Pair) -> None:
+    pair.do("a", SaveClean(1, 0))
+    pair.do("a", SaveEpoch(4))
+    pair.do("a", SaveClean(3, 0))  # overtaken by the epoch: it was never live in it
+    pair.spools["a"].close()
+    pair.open("a")
+    durable = pair.spools["a"].durable(NUMBERS)
+    assert (durable.epoch, durable.clean, durable.lived) == (4, False, 1)
+
+
 def test_everything_survives_a_restart(pair: Pair) -> None:
     spans = pair.accept()
     pair.copy(spans)
