@@ -1,6 +1,8 @@
 """From a recipient domain to a route: static routes first, else MX (RFC 5321 section 5.1, RFC 7505).
 
-- MX hosts in order of preference, the best `resolver.max_hosts` of them; always port 25.
+- MX hosts in order of preference, the best `resolver.max_hosts` of them; always port 25. If equal ones are too many,
+some of them, others every `TURN_S`: none is idle for ever, and mail is not stuck to dead ones. Domains with the same
+hosts get the same ones, and so share sessions.
 - A single MX record with the root as its host is a null MX: the domain takes no mail, 5.1.10. A null MX
 beside others is malformed and passed over.
 - The domain itself is its MX host only if it exists and has no MX records at all, and has an address.
@@ -18,6 +20,7 @@ says otherwise, for a source that takes mail too.
 
 import asyncio
 import ipaddress
+import random
 from collections.abc import Mapping
 from typing import Literal
 
@@ -33,6 +36,7 @@ from engine.values.clock import Clock
 from engine.values.reply import Reply
 
 SMTP_PORT = 25
+TURN_S = 900.0
 TlsChoice = Literal["required", "disabled", "unverified", "verified"]
 
 
@@ -44,6 +48,8 @@ class Router:
     ) -> None:
         self._options = config.resolver
         self._resolver = resolver
+        self._clock = clock
+        self._seed = random.getrandbits(64)  # processes and restarts choose differently
         self._providers = ProviderTable(profiles)
         self._tls_by_domain: PatternTable[TlsChoice] = PatternTable(
             (exception.domain, exception.mode)
@@ -149,8 +155,10 @@ class Router:
             return _bounced("5.4.4", f"{domain}: no MX host that may be used"), self._hosts.positive_ttl(
                 answer.ttl_s
             )
-        route = self._by_names(domain, entry, hosts, is_authenticated=answer.authenticated)
-        return route, self._hosts.positive_ttl(answer.ttl_s)
+        kept_s = self._hosts.positive_ttl(answer.ttl_s)
+        if len(hosts) > self._options.max_hosts:
+            kept_s = min(kept_s, TURN_S)
+        return self._by_names(domain, entry, hosts, is_authenticated=answer.authenticated), kept_s
 
     async def _by_own_address(
         self, domain: str, entry: RouteConfig | None, mx: MxAnswer
@@ -178,15 +186,26 @@ class Router:
         return Route(
             site=provider if provider != DEFAULT else f"mx:{rollup(best)}",
             provider=provider,
-            hosts=tuple(
-                HostTarget(h, SMTP_PORT, preference) for preference, h in hosts[: self._options.max_hosts]
-            ),
+            hosts=tuple(HostTarget(h, SMTP_PORT, preference) for preference, h in self._chosen(hosts)),
             tls=self.tls_of(domain, provider, entry),
             is_authenticated=is_authenticated,
             is_by_provider=entry is None
             and provider in self._tls_by_provider
             and not self._tls_by_domain.get(domain),
         )
+
+    def _chosen(self, hosts: list[tuple[int, str]]) -> list[tuple[int, str]]:
+        """`max_hosts` of these, which are sorted: the preferred ones, and this turn's choice of the last equal ones."""
+        most = self._options.max_hosts
+        if len(hosts) <= most:
+            return hosts
+        cut = hosts[most][0]
+        kept = [host for host in hosts if host[0] < cut]
+        equal = [host for host in hosts if host[0] == cut]
+        random.Random(self._seed).shuffle(equal)
+        count = most - len(kept)
+        first = self._clock.monotonic_ns() // round(TURN_S * 1e9) * count
+        return kept + sorted(equal[(first + index) % len(equal)] for index in range(count))
 
 
 def _normal(domain: str) -> str:

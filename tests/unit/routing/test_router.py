@@ -10,7 +10,7 @@ from engine.providers.profiles import load_profiles
 from engine.routing.answers import AddressAnswer, MxAnswer, Status
 from engine.routing.hosts import is_public
 from engine.routing.route import Credentials, Failure, HostAnswer, HostStatus, HostTarget, Route
-from engine.routing.router import Router
+from engine.routing.router import TURN_S, Router
 from tests.support.clock import ManualClock
 from tests.support.dns_answers import FakeResolver
 from tests.support.fleets import fleet
@@ -246,6 +246,24 @@ def test_addresses_are_bounded_and_one_family_may_fail() -> None:
     bed.dns.set_a("mx.example.net", *[f"8.8.8.{n}" for n in range(9)])
     bed.dns.v6_of["mx.example.net"] = AddressAnswer(Status.FAILED)
     assert len(answer_of(bed, "mx.example.net").addresses) == 3
+
+
+def test_of_too_many_equal_hosts_each_has_its_turn() -> None:
+    bed = Bed(resolver={"max_hosts": 4})
+    many = [(10, f"mx{n}.example.net") for n in range(12)]
+    hosts = [(5, "best.example.net"), (5, "best2.example.net"), *many, (90, "last.example.net")]
+    for domain in ("one.example", "two.example"):
+        bed.dns.set_mx(domain, *hosts, ttl_s=86400.0)
+    used: set[str] = set()
+    for _ in range(6):
+        one, two = found(bed.route("one.example")), found(bed.route("two.example"))
+        assert one == two  # they go on sharing sessions
+        assert one.hosts == tuple(sorted(one.hosts, key=lambda host: (host.preference, host.name)))
+        assert [host.name for host in one.hosts[:2]] == ["best.example.net", "best2.example.net"]
+        assert [host.preference for host in one.hosts] == [5, 5, 10, 10]
+        used |= {host.name for host in one.hosts[2:]}
+        bed.clock.advance(TURN_S)  # whatever the TTL says
+    assert used == {name for _, name in many}
 
 
 INSIDE = ["127.0.0.1", "10.1.2.3", "169.254.169.254", "192.168.0.1", "0.0.0.0", "224.0.0.1", "100.64.0.1"]
