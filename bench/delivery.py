@@ -120,7 +120,7 @@ class Memory:
     async def policy(self, route: Any, host: Any, answer: HostAnswer) -> HostPolicy:
         return PLAIN
 
-    def strict(self, route: Any) -> Any:
+    def wished(self, route: Any, tls_wish: int) -> Any:
         return route
 
 

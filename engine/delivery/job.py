@@ -62,7 +62,14 @@ class Job:
         return str(self.record.recipient).rpartition("@")[2].lower()
 
     @property
+    def tls_wish(self) -> int:
+        """What the message demands of TLS beyond what its domain does (engine/values/options.py), 0 for nothing: each
+        has a route, and so lanes and sessions, of its own."""
+        options = self.record.options
+        return 0 if options is None else int(options.tls_wish)
+
+    @property
     def requires_tls(self) -> bool:
-        """REQUIRETLS: it has a lane of its own, whose hosts must prove their name and offer the same."""
+        """REQUIRETLS: its hosts must prove their name and offer the same."""
         options = self.record.options
         return options is not None and bool(options.requires_tls)

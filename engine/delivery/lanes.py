@@ -76,11 +76,11 @@ class Lanes(Mapping[LaneKey, Lane]):
     def __init__(self, make: Callable[[int, str, Any], Lane]) -> None:
         self._make = make
         self._lanes: dict[LaneKey, Lane] = {}
-        self._by_domain: dict[tuple[int, str, str, bool], Lane] = {}
+        self._by_domain: dict[tuple[int, str, str, int], Lane] = {}
 
     def known(self, job: Job, route: Any) -> Lane | None:
         """The lane that served this source, site and domain last, if it still has that very route."""
-        lane = self._by_domain.get((job.source, job.site, job.domain, job.requires_tls))
+        lane = self._by_domain.get((job.source, job.site, job.domain, job.tls_wish))
         return lane if lane is not None and lane.route is route and not lane.is_closed else None
 
     def of(self, job: Job, route: Any) -> Lane:
@@ -92,7 +92,7 @@ class Lanes(Mapping[LaneKey, Lane]):
         lane.route = route
         if len(self._by_domain) >= KNOWN_DOMAINS:
             self._by_domain.clear()
-        self._by_domain[job.source, job.site, job.domain, job.requires_tls] = lane
+        self._by_domain[job.source, job.site, job.domain, job.tls_wish] = lane
         return lane
 
     def forget(self, key: LaneKey) -> None:

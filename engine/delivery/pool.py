@@ -187,7 +187,7 @@ class PoolEngine:
         now_ns = self.clock.monotonic_ns()
         carries = self._tenure.carries
         touched: set[Lane] = set()
-        lanes: dict[tuple[int, int, str, bool], Lane] = {}
+        lanes: dict[tuple[int, int, str, int], Lane] = {}
         for (id_, send_at_ns, site_no, source, _, _, _, _), record in zip(unpacked, records, strict=True):
             known = self._jobs.get(id_)
             if known is not None:
@@ -211,7 +211,7 @@ class PoolEngine:
             if isinstance(record, str):  # it cannot be read, and this is why
                 self.settle(job, DEFERRED_HERE, Reply(0, "4.3.0", record[:1024]), "", False)
                 continue
-            place = source, site_no, job.domain, job.requires_tls
+            place = source, site_no, job.domain, job.tls_wish
             lane = lanes.get(place)
             if lane is None:
                 lane = self._lane_of(job)
@@ -319,9 +319,8 @@ class PoolEngine:
         """The lane of a job; None while its route is being looked up."""
         domain = job.domain
         route = self.routes.cached(domain)
-        strict = job.requires_tls
-        if strict and hasattr(route, "hosts"):
-            route = self.routes.strict(route)
+        if job.tls_wish and hasattr(route, "hosts"):
+            route = self.routes.wished(route, job.tls_wish)
         lane = self._lanes.known(job, route)
         if lane is not None:
             return lane
@@ -351,7 +350,7 @@ class PoolEngine:
             if not hasattr(route, "hosts"):
                 self._unroutable(job, route)
                 continue
-            lane = self._lanes.of(job, self.routes.strict(route) if job.requires_tls else route)
+            lane = self._lanes.of(job, self.routes.wished(route, job.tls_wish) if job.tls_wish else route)
             lane.add(job)
             touched.add(lane)
         for lane in touched:

@@ -75,6 +75,7 @@ def make_mail(reporter: Reporter, report: Report, *, sender: str, recipient: str
     mail["TLS-Report-Domain"] = report.domain
     mail["TLS-Report-Submitter"] = reporter.submitter
     mail["Auto-Submitted"] = "auto-generated"
+    mail["TLS-Required"] = "No"  # RFC 8689 section 3: for the hosts behind ours
     note = f"This is an aggregate report on TLS sessions to {report.domain} (RFC 8460)."
     mail.attach(
         MIMEText(f"{note}\n{reporter.organisation}, {reporter.contact}\n", "plain", "utf-8", policy=SMTP)

@@ -2,8 +2,9 @@
 
 The `rua` of `_smtp._tls.DOMAIN` decides: a domain without that record gets no report. Mail goes through the region's
 own accept path, with an idempotency key per report and address, so that a crash between acceptance and the note that it
-is done sends nothing twice. What is posted (engine/tls/report_post.py) has the report's id, by which a receiver knows
-it if a restart posts it again. Both are spread over `SPREAD_S` (section 4.1).
+is done sends nothing twice; failures of DANE and MTA-STS do not hold it back (section 5.3.1), it is encrypted all the
+same. What is posted (engine/tls/report_post.py) has the report's id, by which a receiver knows it if a restart posts it
+again. Both are spread over `SPREAD_S` (section 4.1).
 
 What fails, a look-up, the disk, the spool, a POST, is tried again in the next round, until the day is `MAX_AGE_DAYS`
 old.
@@ -30,6 +31,7 @@ from engine.tls.report import Report, Reporter, mail_addresses, make_mail, make_
 from engine.tls.report_post import Place, PostFailed, places, post_report
 from engine.values.clock import Clock
 from engine.values.message import Message
+from engine.values.options import Flag, Options
 from engine.values.stream import Stream
 from engine.values.submission import decode_receipt, encode_submission
 
@@ -185,6 +187,7 @@ class TlsReporter:
                 ),
                 self._stream,
                 send_at_ms=now_ms + round(self._rng.random() * SPREAD_S * 1000),
+                options=(Options(flags=Flag.ANY_TLS),),
                 key=f"tlsrpt/{hashlib.sha256(f'{report.id} {recipient}'.encode()).hexdigest()}",
             )
             for recipient in recipients

@@ -15,6 +15,10 @@ domains whose policies differ never share a session, whatever hosts they share.
 
 A message with REQUIRETLS (RFC 8689) has a route of its own, on which every host must prove its name and offer
 REQUIRETLS, and the name itself must be vouched for: by DNSSEC, by an MTA-STS policy, or by the configuration.
+
+A message with ANY_TLS, as TLS reports are (RFC 8460 section 5.3.1: failures of MTA-STS and DANE do not count for them),
+has one too, on which these policies are only tested: what fails is counted, and the session goes on under plain
+required TLS. Written exceptions hold for it like for any other.
 """
 
 import functools
@@ -48,12 +52,13 @@ from engine.tls.sts_fetch import https_context
 from engine.tls.sts_policies import NO_POLICY, StsAnswer, StsPolicies
 from engine.tls.sts_store import StsStore
 from engine.values.clock import Clock
+from engine.values.options import Flag
 from engine.values.reply import Reply
 
 STS_FILE = "mta-sts.sqlite"
 TLSA_CACHE = 20_000
 MIN_KEPT_S, MAX_KEPT_S, FAILURE_KEPT_S = 30.0, 3600.0, 30.0
-STRICT_ROUTES = 2000
+WISHED_ROUTES = 2000
 
 
 class PlainRoutes(Protocol):
@@ -84,6 +89,7 @@ class SecuredRoute:
     sts: StsAnswer = NO_POLICY
     requires_tls: bool = False
     is_by_provider: bool = False
+    any_tls: bool = False
 
     @property
     def is_excepted(self) -> bool:
@@ -152,9 +158,9 @@ class SecureRoutes:
     async def addresses(self, host: str) -> HostAnswer:
         return await self._router.addresses(host)
 
-    def strict(self, route: SecuredRoute) -> SecuredRoute:
-        """The route for messages with REQUIRETLS."""
-        return _strict(route)
+    def wished(self, route: SecuredRoute, tls_wish: int) -> SecuredRoute:
+        """The route for messages with REQUIRE_TLS or ANY_TLS (engine/values/options.py)."""
+        return _wished(route, tls_wish)
 
     def _secure(self, domain: str, route: Route, sts: StsAnswer) -> SecuredRoute:
         known = self._secured.get(domain)
@@ -185,6 +191,8 @@ class SecureRoutes:
         if route.requires_tls and not _is_vouched(route, host.name):
             return _unvouched(route.sts, host.name)
         found = await self._policy(route, host, answer)
+        if route.any_tls:
+            return _tested(found)
         return _hardened(found) if route.requires_tls and isinstance(found, HostPolicy) else found
 
     async def _policy(
@@ -321,9 +329,20 @@ def _hardened(policy: HostPolicy) -> HostPolicy:
     return replace(policy, check=Check.NAME, is_testing=False, fault=None, requires_tls=True)
 
 
-@functools.lru_cache(STRICT_ROUTES)
-def _strict(route: SecuredRoute) -> SecuredRoute:
-    return replace(route, requires_tls=True)
+def _tested(policy: HostPolicy | PolicyRefusal) -> HostPolicy:
+    """For ANY_TLS: DANE and MTA-STS as MTA-STS mode `testing` has it."""
+    if isinstance(policy, PolicyRefusal):
+        return HostPolicy(
+            policy.kind, Check.ENCRYPT, is_testing=True, published=policy.published, fault=policy.fault
+        )
+    return replace(policy, is_testing=True) if policy.kind in (PolicyKind.DANE, PolicyKind.STS) else policy
+
+
+@functools.lru_cache(WISHED_ROUTES)
+def _wished(route: SecuredRoute, tls_wish: int) -> SecuredRoute:
+    return replace(
+        route, requires_tls=bool(tls_wish & Flag.REQUIRE_TLS), any_tls=bool(tls_wish & Flag.ANY_TLS)
+    )
 
 
 def _kept_s(ttl_s: float) -> float:

@@ -24,13 +24,16 @@ _HEX = re.compile(r"\+([0-9A-F]{2})")
 
 class Flag(IntFlag):
     """REQUIRE_TLS: bounce rather than pass on without REQUIRETLS. SMTPUTF8, BODY_8BIT: declared by the
-    submitter; what the bytes need is found out anyway. VERP: the return path should tell the recipient.
+    submitter; what the bytes need is found out anyway. VERP: the return path should tell the recipient. ANY_TLS: the
+    policies of the recipients' side (DANE, MTA-STS) do not hold the message back, as `TLS-Required: No` of RFC 8689
+    section 4.2.2 says; TLS itself is as mandatory as ever.
     """
 
     REQUIRE_TLS = 1
     SMTPUTF8 = 2
     BODY_8BIT = 4
     VERP = 8
+    ANY_TLS = 16
 
 
 class Notify(IntFlag):
@@ -70,6 +73,11 @@ class Options:
         return bool(self.flags & Flag.REQUIRE_TLS)
 
     @property
+    def tls_wish(self) -> int:
+        """REQUIRE_TLS, ANY_TLS, or 0: which of a domain's routes the message takes."""
+        return int(self.flags) & _TLS_WISHES
+
+    @property
     def wants_verp(self) -> bool:
         return bool(self.flags & Flag.VERP)
 
@@ -78,15 +86,17 @@ class Options:
 
     def check(self) -> None:
         """Raise OptionError for the first field that is not allowed."""
-        if not _is_bits(self.flags):
-            raise OptionError("options.flags", self.flags, "allowed are 0 to 15")
+        if not _is_bits(self.flags, 31):
+            raise OptionError("options.flags", self.flags, "allowed are 0 to 31")
+        if self.tls_wish == _TLS_WISHES:
+            raise OptionError("options.flags", self.flags, "allowed is one of REQUIRE_TLS and ANY_TLS")
         if self.ret not in ("", "FULL", "HDRS"):
             raise OptionError("options.ret", self.ret, "allowed are FULL and HDRS")
         if not isinstance(self.envid, str) or not _PRINTABLE.fullmatch(self.envid):
             raise OptionError("options.envid", self.envid, "allowed are printable ASCII characters")
         if len(self.envid) > MAX_ENVID:
             raise OptionError("options.envid", self.envid, f"allowed are {MAX_ENVID} characters")
-        if not _is_bits(self.notify):
+        if not _is_bits(self.notify, 15):
             raise OptionError("options.notify", self.notify, "allowed are 0 to 15")
         if self.notify & Notify.NEVER and self.notify != Notify.NEVER:
             raise OptionError("options.notify", self.notify, "NEVER stands alone (RFC 3461 section 4.1)")
@@ -100,8 +110,11 @@ class Options:
                 raise OptionError("options.orcpt", self.orcpt, "allowed are printable ASCII characters")
 
 
-def _is_bits(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 15
+_TLS_WISHES: Final = int(Flag.REQUIRE_TLS | Flag.ANY_TLS)
+
+
+def _is_bits(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def unpack_options(fields: Sequence[Any] | None) -> Options | None:

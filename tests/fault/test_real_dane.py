@@ -17,6 +17,7 @@ from engine.routing.router import Router
 from engine.smtp.opener import SessionOpener
 from engine.tls.routes import SecureRoutes
 from engine.values.clock import SystemClock
+from engine.values.options import Flag
 from engine.values.outcome import OutcomeKind
 from tests.support.certificates import make, server_context, tlsa
 from tests.support.fleets import fleet
@@ -113,7 +114,7 @@ async def deliver(
         if isinstance(route, Failure):
             return route
         if strict:
-            route = routes.strict(route)
+            route = routes.wished(route, Flag.REQUIRE_TLS)
         found = await find_host(
             route, Source(), routes=routes, opener=SessionOpener(), rng=random.Random(1), timeout_s=3.0
         )

@@ -128,8 +128,8 @@ class World:
             return VERIFIED
         return self.policies.get(host.name, PLAIN if route.tls == "disabled" else ENCRYPT)
 
-    def strict(self, route: Route) -> Route:
-        return replace(route, tls="strict")
+    def wished(self, route: Route, tls_wish: int) -> Route:
+        return replace(route, tls=f"wish {tls_wish}")
 
     def report(self, data: bytes) -> None:
         report = decode_report(data)

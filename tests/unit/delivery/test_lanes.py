@@ -90,8 +90,8 @@ class World:
         return lane
 
 
-def job(domain: str, source: int = 0, *, strict: bool = False) -> Any:
-    return SimpleNamespace(source=source, site="a", domain=domain, requires_tls=strict)
+def job(domain: str, source: int = 0, *, wish: int = 0) -> Any:
+    return SimpleNamespace(source=source, site="a", domain=domain, tls_wish=wish)
 
 
 def test_domains_of_one_route_share_a_lane_and_find_it_again() -> None:
@@ -100,7 +100,7 @@ def test_domains_of_one_route_share_a_lane_and_find_it_again() -> None:
     lane = world.lanes.of(job("a.example"), route)
     assert world.lanes.of(job("b.example"), route) is lane
     assert world.lanes.known(job("a.example"), route) is lane
-    assert world.lanes.known(job("a.example", strict=True), route) is None
+    assert world.lanes.known(job("a.example", wish=1), route) is None
     assert world.lanes.known(job("a.example", source=1), route) is None
     assert world.lanes.known(job("a.example"), newer) is None
     assert world.lanes.of(job("a.example"), newer) is lane

@@ -3,7 +3,8 @@
 A cell is what must come of it. Opened: `plain` in clear text, `tls` encrypted but verified by nobody, `name` or `dane`
 what has vouched for the peer; behind a slash the fault that is reported although the session was opened. Not opened:
 `-` and the fault for which the mail is deferred. Faults: S starttls-not-supported, H certificate-host-mismatch,
-E certificate-expired, T certificate-not-trusted, V validation-failure, I injected plaintext, D dnssec-invalid.
+E certificate-expired, T certificate-not-trusted, V validation-failure, I injected plaintext, D dnssec-invalid. `any/`:
+a message with ANY_TLS, as TLS reports are.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from engine.tls.policy import Fault, TlsFault
 from engine.tls.routes import SecureRoutes
 from engine.tls.sts import StsPolicy
 from engine.tls.sts_policies import NO_POLICY, StsAnswer
+from engine.values.options import Flag, Options
 from engine.values.outcome import OutcomeKind, Scope
 from tests.support.certificates import (
     Identity,
@@ -35,7 +37,7 @@ from tests.support.certificates import (
 )
 from tests.support.clock import ManualClock
 from tests.support.dns_answers import FakeResolver
-from tests.support.pools import Source
+from tests.support.pools import Source, World, hand_over, make_pool, settled
 from tests.support.tls_server import TlsServer
 
 MX = "mx.example.net"
@@ -78,6 +80,13 @@ dane-over-sts  -S     -S       -I       -V     -V      -V     dane    dane    da
 dane-unusable  -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
 dane-bogus     -D     -D       -D       -D     -D      -D     -D      -D      -D      -D      -D      -D     -D
 dane-unsigned  -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
+any/required   -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
+any/verified   -S     -S       -I       -V     -V      -V     -T      -E      -H      -T      name    name   -V
+any/sts-enforce -S    -S       -I       -V     -V      -V     tls/T   tls/E   tls/H   tls/T   name    name   tls/V
+any/sts-other-mx -S   -S       -I       -V     -V      -V     tls/V   tls/V   tls/V   tls/V   tls/V   tls/V  tls/V
+any/dane-ee-wrong -S  -S       -I       -V     -V      -V     tls/V   tls/V   tls/V   tls/V   tls/V   tls/V  tls/V
+any/dane-ta-full -S   -S       -I       -V     -V      -V     tls/T   tls/E   tls/H   tls/T   dane    dane   dane
+any/dane-bogus -S     -S       -I       -V     -V      -V     tls/D   tls/D   tls/D   tls/D   tls/D   tls/D  tls/D
 """
 
 
@@ -166,6 +175,7 @@ def test_policy_and_server(tmp_path: Path, policy: str, server: str, expected: s
 
 async def _meet(folder: Path, policy: str, server: str, expected: str) -> None:
     script, identity = server_of(server)
+    wish, _, policy = policy.rpartition("/")
     async with script:
         resolver = FakeResolver()
         resolver.tlsa_of[f"_{script.port}._tcp.{MX}"] = tlsa_of(policy, identity)
@@ -182,6 +192,8 @@ async def _meet(folder: Path, policy: str, server: str, expected: str) -> None:
             return result
 
         route = await routes.route(DOMAIN)
+        if wish:
+            route = routes.wished(route, Flag.ANY_TLS)
         refused = await routes.policy(route, route.hosts[0], await routes.addresses(MX))
         found = await find_host(
             route, Source(), routes=routes, opener=watched, rng=random.Random(1), timeout_s=20.0
@@ -244,7 +256,7 @@ def test_requiretls(
     async def go() -> Found | NotFound:
         async with TlsServer(server_context(CERTIFICATES[certificate]), extensions=extensions) as script:
             routes = SecureRoutes(OneRoute(script.port, tls), FakeResolver(), ManualClock(), limit=10)
-            route = routes.strict(await routes.route(DOMAIN))
+            route = routes.wished(await routes.route(DOMAIN), Flag.REQUIRE_TLS)
             opener = SessionOpener(write_authorities(tmp_path / "ca.pem", authority()))
             found = await find_host(
                 route, Source(), routes=routes, opener=opener, rng=random.Random(1), timeout_s=20.0
@@ -259,3 +271,26 @@ def test_requiretls(
         assert found.reply.enhanced == expected
         kind = OutcomeKind.BOUNCED if expected == "5.7.30" else OutcomeKind.DEFERRED
         assert found.verdict.kind is kind
+
+
+def test_a_tls_report_arrives_where_other_mail_waits_for_a_good_certificate() -> None:
+    """RFC 8460 section 5.3.1, through a whole pool: the same domain, the same host, each in a session of its own."""
+
+    async def go() -> None:
+        async with TlsServer(server_context(CERTIFICATES["self"])) as script:
+            sts: Any = OneSts(sts_of("sts-enforce"))
+            routes = SecureRoutes(
+                OneRoute(script.port, "required"), FakeResolver(), ManualClock(), limit=10, sts=sts
+            )
+            world = World({}, options={2: Options(flags=Flag.ANY_TLS)})
+            pool = make_pool(world, router=routes)
+            await hand_over(pool, [1, 2])
+            await settled(world, 2)
+            await pool.stop(5)
+            assert world.of(1).kind is OutcomeKind.DEFERRED
+            assert world.of(1).reply.enhanced == "4.7.5"
+            assert world.of(2).kind is OutcomeKind.DELIVERED
+            assert len(script.messages) == 1
+            assert not any(line.upper().startswith(b"MAIL") for line in script.plain_commands)
+
+    asyncio.run(go())

@@ -33,6 +33,7 @@ from engine.tls.report import mail_addresses, rua_of
 from engine.tls.reporter import SPREAD_S, TlsReporter
 from engine.tls.tally import Tally, decode_findings
 from engine.values.message import Receipt
+from engine.values.options import Flag, Options
 from engine.values.submission import decode_submission, encode_receipt
 from tests.support.clock import ManualClock
 from tests.support.dns_answers import FakeResolver
@@ -248,6 +249,8 @@ def test_the_mail(tmp_path: Path) -> None:
     assert mail.get_content_type() == "multipart/report"
     assert mail.get_param("report-type") == "tlsrpt"
     assert mail["TLS-Report-Domain"] == "sts.test"
+    assert mail["TLS-Required"] == "No"
+    assert item[8] == [list(Options(flags=Flag.ANY_TLS).pack())], "a broken policy does not hold it back"
     assert mail["TLS-Report-Submitter"] == "example.com"
     assert mail["Subject"].startswith("Report Domain: sts.test Submitter: example.com Report-ID: <")
     note, attached = mail.iter_parts()

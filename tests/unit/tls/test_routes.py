@@ -13,6 +13,7 @@ from engine.tls.policy import Check, Fault, HostPolicy, PolicyKind, PolicyRefusa
 from engine.tls.routes import SecuredRoute, build_routes
 from engine.tls.sts import StsPolicy
 from engine.tls.sts_policies import StsAnswer
+from engine.values.options import Flag
 from tests.support.clock import ManualClock
 from tests.support.dns_answers import FakeResolver
 from tests.support.fleets import fleet
@@ -42,14 +43,14 @@ class Bed:
     def tlsa(self, name: str, *records: Tlsa, authenticated: bool = True) -> None:
         self.dns.tlsa_of[f"{PORT}{name}"] = TlsaAnswer(Status.FOUND, records, 300.0, "", authenticated)
 
-    def policy(self, domain: str = "example.org", *, strict: bool = False) -> HostPolicy | PolicyRefusal:
-        return asyncio.run(self._policy(domain, strict))
+    def policy(self, domain: str = "example.org", *, wish: int = 0) -> HostPolicy | PolicyRefusal:
+        return asyncio.run(self._policy(domain, wish))
 
-    async def _policy(self, domain: str, strict: bool) -> HostPolicy | PolicyRefusal:
+    async def _policy(self, domain: str, wish: int) -> HostPolicy | PolicyRefusal:
         route = await self.routes.route(domain)
         assert isinstance(route, SecuredRoute), route
-        if strict:
-            route = self.routes.strict(route)
+        if wish:
+            route = self.routes.wished(route, wish)
         host = route.hosts[0]
         answer: HostAnswer = await self.routes.addresses(host.name)
         return await self.routes.policy(route, host, answer)
@@ -192,12 +193,12 @@ def test_requiretls_hardens_every_policy() -> None:
     bed = Bed(tls={"exceptions": [{"domain": "plain.test", "mode": "disabled", "reason": "a test"}]})
     bed.dns.mx_of["plain.test"] = bed.dns.mx_of["example.org"]
     for domain in ("example.org", "plain.test"):
-        policy = bed.policy(domain, strict=True)
+        policy = bed.policy(domain, wish=Flag.REQUIRE_TLS)
         assert isinstance(policy, HostPolicy)
         assert (policy.check, policy.requires_tls) == (Check.NAME, True)
     bed.tlsa(MX, GOOD)
     bed.clock.advance(4000)
-    policy = bed.policy(strict=True)
+    policy = bed.policy(wish=Flag.REQUIRE_TLS)
     assert isinstance(policy, HostPolicy)
     assert (policy.check, policy.requires_tls) == (Check.DANE, True)
 
@@ -210,11 +211,11 @@ def test_requiretls_wants_somebody_to_vouch_for_the_host() -> None:
     )
     for domain in ("unsigned.test", "plain.test"):
         bed.dns.set_mx(domain, (10, MX))
-        policy = bed.policy(domain, strict=True)
+        policy = bed.policy(domain, wish=Flag.REQUIRE_TLS)
         assert isinstance(policy, PolicyRefusal)
         assert (policy.reply.enhanced, policy.is_final) == ("5.7.30", True)
         assert isinstance(bed.policy(domain), HostPolicy), "other mail does not mind"
-    assert isinstance(bed.policy("static.test", strict=True), HostPolicy)
+    assert isinstance(bed.policy("static.test", wish=Flag.REQUIRE_TLS), HostPolicy)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_an_sts_policy_vouches_for_its_hosts(mode: str, hosts: tuple[str, ...], 
     async def go() -> HostPolicy | PolicyRefusal:
         bed.dns.set_mx("unsigned.test", (10, MX))
         route = await bed.routes.route("unsigned.test")
-        strict = bed.routes.strict(replace(route, sts=StsAnswer(policy)))
+        strict = bed.routes.wished(replace(route, sts=StsAnswer(policy)), Flag.REQUIRE_TLS)
         return await bed.routes.policy(strict, route.hosts[0], await bed.routes.addresses(MX))
 
     found = asyncio.run(go())
@@ -244,7 +245,7 @@ def test_a_policy_that_cannot_be_had_now_is_waited_for() -> None:
         bed.dns.set_mx("unsigned.test", (10, MX))
         route = await bed.routes.route("unsigned.test")
         answer = StsAnswer(None, fault=TlsFault(Fault.STS_FETCH, "status 500"))
-        strict = bed.routes.strict(replace(route, sts=answer))
+        strict = bed.routes.wished(replace(route, sts=answer), Flag.REQUIRE_TLS)
         return await bed.routes.policy(strict, route.hosts[0], await bed.routes.addresses(MX))
 
     found = asyncio.run(go())
@@ -264,6 +265,31 @@ def test_equal_routes_share_sessions_and_unequal_ones_do_not() -> None:
     one, other, unsigned = asyncio.run(routes())
     assert one == other
     assert one != unsigned
-    assert bed.routes.strict(one) != one
-    assert bed.routes.strict(one) is bed.routes.strict(other)
+    strict, lenient = (bed.routes.wished(one, wish) for wish in (Flag.REQUIRE_TLS, Flag.ANY_TLS))
+    assert len({one, strict, lenient}) == 3
+    assert bed.routes.wished(other, Flag.REQUIRE_TLS) is strict
     assert bed.routes.cached("example.org") is one
+
+
+def test_with_any_tls_no_policy_of_the_recipients_side_holds_a_message_back() -> None:
+    """RFC 8460 section 5.3.1. It is encrypted all the same, and what the operator has written holds."""
+    exceptions = [{"domain": "verified.test", "mode": "verified", "reason": "by contract"}]
+    bed = Bed(tls={"exceptions": exceptions})
+    bed.dns.mx_of["verified.test"] = bed.dns.mx_of["example.org"]
+    assert bed.policy(wish=Flag.ANY_TLS) == bed.policy()
+    assert bed.policy("verified.test", wish=Flag.ANY_TLS) == bed.policy("verified.test")
+    bed.clock.advance(4000)
+    bed.tlsa(MX, GOOD)
+    policy, other = bed.policy(wish=Flag.ANY_TLS), bed.policy()
+    assert isinstance(policy, HostPolicy)
+    assert isinstance(other, HostPolicy)
+    assert (policy.check, policy.is_testing) == (Check.DANE, True)
+    assert not other.is_testing, "other mail minds"
+    bed.clock.advance(4000)
+    bed.dns.tlsa_of[f"{PORT}{MX}"] = TlsaAnswer(Status.FAILED, reason="SERVFAIL")
+    policy = bed.policy(wish=Flag.ANY_TLS)
+    assert isinstance(policy, HostPolicy)
+    assert (policy.kind, policy.check, policy.is_testing) == (PolicyKind.DANE, Check.ENCRYPT, True)
+    assert policy.fault is not None
+    assert policy.fault.fault is Fault.DNSSEC_INVALID
+    assert isinstance(bed.policy(), PolicyRefusal)

@@ -33,12 +33,14 @@ def test_round_trip() -> None:
     assert ALL.requires_tls
     assert ALL.wants_verp
     assert not Options().requires_tls
+    assert Options(flags=Flag.ANY_TLS | Flag.VERP).tls_wish == Flag.ANY_TLS
 
 
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        (Options(flags=16), "flags"),
+        (Options(flags=32), "flags"),
+        (Options(flags=Flag.REQUIRE_TLS | Flag.ANY_TLS), "flags"),
         (Options(flags=-1), "flags"),
         (Options(flags=True), "flags"),
         (Options(ret="ALL"), "ret"),
