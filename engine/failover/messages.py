@@ -17,6 +17,9 @@ class Standing(IntEnum):
     RETURNING = 4  # it has `epoch` on disk and must find out what others own of its messages
 
 
+AWAY = (Standing.DEAD, Standing.RETURNING)
+
+
 @dataclass(frozen=True, slots=True)
 class RegionView:
     """A region as Fleet sees it. `weight` (0 to 100) is its share of new mail, less than 100 while it ramps up."""

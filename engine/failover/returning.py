@@ -8,10 +8,13 @@ this one. What remains then may have been sent by one of them, or by one that ha
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from engine.failover.messages import RegionView, Standby, Standing, Told
-from engine.failover.spans import Spans, union
+from engine.failover.effects import Effect, Send, Write
+from engine.failover.messages import AWAY, Ask, RegionView, Standby, Told
+from engine.failover.situation import Situation
+from engine.failover.spans import Spans, pieces, subtract, union
+from engine.failover.store import DropCopies, GiveUp, Mark, SaveClean, TakeQueued
 
-AWAY = (Standing.DEAD, Standing.RETURNING)
+AT_ONCE = 2000  # messages per operation of the store
 
 
 class Phase(IntEnum):
@@ -61,3 +64,116 @@ class Round:
 
     def with_verdict(self, verdict: Standby) -> list[str]:
         return [name for name, told in self.told.items() if told.standby is verdict]
+
+
+class Return:
+    """The rounds of one process. `slot_until`: the end of the slot in which this region may return, -1 for none."""
+
+    def __init__(self, situation: Situation, *, incarnation: int) -> None:
+        self._own = situation
+        self._nonce = incarnation << 24
+        self._round: Round | None = None
+        self.slot_until = -1
+
+    def abort(self) -> None:
+        """This region was called dead again."""
+        self.slot_until = -1
+        self._round = None
+
+    def told(self, sender: str, message: Told, now: int) -> list[Effect]:
+        """A live region's answer."""
+        if self._round is None or self._round.nonce != message.nonce:
+            return []
+        self._round.told[sender] = message
+        return self.step(now)
+
+    def listed(self, operation: TakeQueued, queued: Spans, now: int) -> list[Effect]:
+        """The store says what is queued here."""
+        if self._round is None or self._round.nonce != operation.tag:
+            return []
+        self._round.queued = queued
+        self._round.phase = Phase.ASKING
+        self._round.asked_at = now - self._own.timing.resend
+        return self.step(now)
+
+    def step(self, now: int) -> list[Effect]:
+        """Take the next step, if the slot is ours."""
+        own = self._own
+        if own.clean or own.new_epoch or own.writes.is_returning():
+            return []
+        if now >= self.slot_until:
+            self._round = None
+            return []
+        sight = sight_of(own.view, own.name)
+        if self._round is None or self._round.sight != sight:
+            self._nonce += 1
+            self._round = Round(self._nonce, sight)
+        if self._round.phase is Phase.ADOPTING:
+            return self._adopt(self._round, now)
+        if self._round.phase is Phase.ASKING:
+            return self._ask(self._round, now)
+        return []
+
+    def _adopt(self, round_: Round, now: int) -> list[Effect]:
+        """First, what is to be adopted from those that are not asked."""
+        own = self._own
+        if any(now < own.lease.given_until(name) for name in round_.away()):
+            return []  # a promise of ours may let it go on sending
+        effects: list[Effect] = []
+        for name, epoch in round_.away().items():
+            if own.standby.fences.get(name, 0) < epoch:
+                effects += own.standby.adopt(name, epoch, own.epoch)
+        if not own.standby.is_adopting():
+            round_.phase = Phase.LISTING
+            effects.append(Write(TakeQueued(unsafe=True, tag=round_.nonce)))
+        return effects
+
+    def _ask(self, round_: Round, now: int) -> list[Effect]:
+        own = self._own
+        effects: list[Effect] = []
+        if now - round_.asked_at >= own.timing.resend:
+            round_.asked_at = now
+            dead = tuple(round_.away().items())
+            for peer in round_.open():
+                held = own.standby.held.get(peer, 0)
+                ask = Ask(own.epoch, round_.nonce, round_.queued, not own.first, held, dead)
+                effects.append(Send(peer, ask))
+        if not round_.open():
+            effects += self.conclude(round_)
+        return effects
+
+    def conclude(self, round_: Round) -> list[Effect]:
+        """Everybody has answered."""
+        own = self._own
+        effects: list[Effect] = []
+        adopt = [peer for peer in round_.with_verdict(Standby.ADOPT) if peer in own.standby.held]
+        if adopt:
+            epochs = {name: epoch for name, _, epoch in round_.sight}
+            for peer in adopt:
+                del own.standby.held[peer]
+                fence = max(own.standby.fences.get(peer, 0), epochs[peer])
+                effects += own.standby.adopt(peer, fence, own.epoch, forced=True)
+            self._round = None  # there is more to ask about now
+            return effects
+        lost = round_.lost()
+        effects += [Write(GiveUp(piece)) for piece in pieces(lost, AT_ONCE)]
+        if round_.away() or round_.has_new_disk_since(own.lived):
+            effects += [Write(Mark(piece)) for piece in pieces(subtract(round_.queued, lost), AT_ONCE)]
+        effects += [Write(DropCopies(peer)) for peer in round_.with_verdict(Standby.DROP)]
+        round_.phase = Phase.SAVING
+        unasked = own.unasked if own.first else round_.away()
+        still = tuple((name, epoch) for name, epoch in unasked.items() if name not in round_.told)
+        return [*effects, Write(SaveClean(own.epoch, round_.highest(), still))]
+
+    def returned(self, operation: SaveClean) -> bool:
+        """It is on disk. False if this region was called dead once more before."""
+        own = self._own
+        if operation.epoch != own.epoch:
+            return False
+        own.clean = True
+        own.first = own.first or operation.epoch
+        own.lived = operation.epoch
+        own.unasked = dict(operation.unasked)
+        own.counters.returns += 1
+        self._round = None
+        return True

@@ -264,15 +264,15 @@ class Cover:
 
     def _refused(self, operation: Operation, error: BaseException) -> None:
         """The spool cannot do it now: only what adds to it may be refused."""
-        now = self._clock.monotonic_ns()
         if isinstance(operation, Accept) and isinstance(error, SpoolError | ValueError):
-            for token in self.machine.refused(operation, now):
+            for token in self.machine.refused(operation):
                 waiter = self._tokens.get(token)
                 if waiter is not None and not waiter.done():
                     waiter.set_exception(error)
         elif isinstance(operation, Apply) and isinstance(error, SpoolError):
             log.warning("region %s: a copy for %s was refused: %s", self._name, operation.owner, error)
-            self._do(self.machine.committed(operation, f"{type(error).__name__}: {error}", now))
+            problem = f"{type(error).__name__}: {error}"
+            self._do(self.machine.committed(operation, problem, self._clock.monotonic_ns()))
         else:
             self._spawn(_fail(error))
 

@@ -7,8 +7,9 @@ from engine.failover.effects import Answer, Effect, Write
 from engine.failover.fleet import FleetMachine
 from engine.failover.messages import Ask, Beat, Data, Message, Standby, Told
 from engine.failover.region import RegionMachine
+from engine.failover.returning import Round
 from engine.failover.standby import StandbyRole
-from engine.failover.store import Accept, Accepted, Durable, GiveUp
+from engine.failover.store import Accept, Accepted, Durable, GiveUp, Operation
 
 
 class NoLeaseCheck(RegionMachine):
@@ -21,20 +22,26 @@ class NoLeaseCheck(RegionMachine):
 class NoFence(RegionMachine):
     """Returns with its new epoch, and keeps what others say is theirs."""
 
-    def _conclude(self, round_: Any) -> list[Effect]:
-        return [
-            e
-            for e in super()._conclude(round_)
-            if not (isinstance(e, Write) and isinstance(e.operation, GiveUp))
-        ]
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        conclude = self.returning.conclude
+
+        def keep(round_: Round) -> list[Effect]:
+            effects = conclude(round_)
+            return [e for e in effects if not (isinstance(e, Write) and isinstance(e.operation, GiveUp))]
+
+        self.returning.conclude = keep  # type: ignore[method-assign]
 
 
 class ReceiptBeforeCopy(RegionMachine):
     """Gives the receipt when the batch is on its own disk."""
 
-    def _accepted(self, operation: Accept, result: Accepted, now: int) -> list[Effect]:
-        pending = self._pending.get(operation.key)
-        effects = super()._accepted(operation, result, now)
+    def _committed(self, operation: Operation, result: object, now: int) -> list[Effect]:
+        if not isinstance(operation, Accept):
+            return super()._committed(operation, result, now)
+        assert isinstance(result, Accepted)
+        pending = self.acceptance._pending.get(operation.key)
+        effects = super()._committed(operation, result, now)
         if not result.known and pending is not None:
             effects += [Answer(token, result.spans) for token in pending.tokens]
         return effects
@@ -52,7 +59,7 @@ class AdoptsFromSuspects(RegionMachine):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.standby = _Hasty(self.standby.fences, self.standby.held)
+        self.own.standby = _Hasty(self.standby.fences, self.standby.held)
 
 
 class ForgetsPromises(RegionMachine):
@@ -67,8 +74,9 @@ class ForgetsPromises(RegionMachine):
 class KeepsStaleCopies(RegionMachine):
     """Returns with copies whose owner has another standby by now."""
 
-    def _verdict(self, peer: str, held: int, epoch: int) -> tuple[Standby, list[Effect]]:
-        return Standby.KEEP, []
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.choice.verdict = lambda peer, held, epoch: (Standby.KEEP, [])  # type: ignore[method-assign]
 
 
 class AcceptsWithoutAsking(RegionMachine):
@@ -77,7 +85,7 @@ class AcceptsWithoutAsking(RegionMachine):
     def submit(
         self, token: int, key: bytes, payload: object, now: int, *, again: bool = False
     ) -> list[Effect]:
-        self._promises.clear()
+        self.acceptance._promises.clear()
         return super().submit(token, key, payload, now)
 
 
@@ -98,14 +106,20 @@ class ForgetsWhoAsked(RegionMachine):
 class BeginsWithoutEnd(RegionMachine):
     """Begins an adoption and forgets it, because a promise forbids the next one."""
 
-    def _close(self, away: dict[str, int], now: int) -> list[Effect] | None:
-        effects: list[Effect] = []
-        for name, epoch in away.items():
-            closing = super()._close({name: epoch}, now)
-            if closing is None:
-                return None
-            effects += closing
-        return effects
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        close = self.own.close
+
+        def close_each(away: dict[str, int], now: int) -> list[Effect] | None:
+            effects: list[Effect] = []
+            for name, epoch in away.items():
+                closing = close({name: epoch}, now)
+                if closing is None:
+                    return None
+                effects += closing
+            return effects
+
+        self.own.close = close_each  # type: ignore[method-assign]
 
 
 class SeesNoGap(RegionMachine):

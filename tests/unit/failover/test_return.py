@@ -1,5 +1,6 @@
 """A region that returns, and one that is asked meanwhile: who may hold a dead region's messages, and who asked whom."""
 
+from engine.failover.acceptance import UNCERTAIN
 from engine.failover.effects import Answer, Effect, Export, Send, Write
 from engine.failover.messages import (
     Ack,
@@ -15,7 +16,7 @@ from engine.failover.messages import (
     Told,
     Welcome,
 )
-from engine.failover.region import UNCERTAIN, RegionMachine
+from engine.failover.region import RegionMachine
 from engine.failover.store import (
     Accepted,
     Adopt,

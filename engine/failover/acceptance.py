@@ -1,0 +1,279 @@
+"""Batches of clients: what a region accepts, when that is safe, and who else may have accepted it.
+
+A receipt is given when the batch is on this disk and on the standby's, or, marked as degraded, on this disk only. A
+batch that a client may have given to another region before is accepted when all that may be live have said that they
+neither have it nor will take it without asking. Batches of before a restart, without a receipt, are asked for too.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from engine.failover.effects import Answer, Effect, Forget, Ready, Send, Write
+from engine.failover.enquiry import Enquiries, Enquiry
+from engine.failover.link import State
+from engine.failover.messages import Claim, ClaimReply, Known
+from engine.failover.situation import Situation
+from engine.failover.spans import Spans, intersect
+from engine.failover.store import Abandon, Accept, Accepted, LookUp, Release
+
+MAX_PENDING = 4096
+MAX_PROMISES = 65_536
+
+AWAY_REFUSAL = "this region was called dead and has not returned yet"
+NO_STANDBY = "no standby region is within reach"
+IN_HAND = "a region has this batch in hand: ask again"
+UNCERTAIN = "regions that may have this batch are away"
+FULL = "too many batches wait"
+
+Tokens: TypeAlias = list[tuple[int, object]]  # (token, payload) of clients that wait for one key
+
+
+@dataclass(slots=True)
+class Pending:
+    """A batch that has no receipt yet. `spans` is () until it is on disk."""
+
+    tokens: list[int]
+    guarded: bool
+    since: int
+    uncertain: bool = False
+    spans: Spans = ()
+
+
+class Acceptance:
+    """See the module docstring. `unsafe`: batches that the disk held without a receipt when the process started."""
+
+    def __init__(
+        self, situation: Situation, unsafe: tuple[tuple[bytes, Spans], ...], *, incarnation: int, now: int
+    ) -> None:
+        self._own = situation
+        self._unsafe = dict(unsafe)
+        self._pending: dict[bytes, Pending] = {}
+        self._lookups: dict[bytes, list[int]] = {}  # who asks for a key that cannot be accepted now
+        self._promises: dict[bytes, None] = {}
+        self._enquiries: Enquiries[Tokens | None] = Enquiries(
+            situation.timing, number=incarnation << 24
+        )  # None: about an own batch, after a restart
+        self._recover_at = 0
+        self._wary_until = (
+            now  # until then, a batch may have been accepted elsewhere while this region was away
+        )
+
+    # -- clients
+
+    def submit(self, token: int, key: bytes, payload: object, now: int, *, again: bool) -> list[Effect]:
+        own = self._own
+        if not own.is_live():
+            return [Answer(token, (), AWAY_REFUSAL)]
+        if key in self._pending:
+            self._pending[key].tokens.append(token)
+            return []
+        if key in self._unsafe:
+            return [Answer(token, (), IN_HAND)]
+        enquiry = self._enquiries.get(key)
+        if enquiry is not None:
+            if enquiry.what is None:
+                return [Answer(token, (), IN_HAND)]
+            enquiry.what.append((token, payload))
+            return []
+        if not again and key not in self._promises and now >= self._wary_until:
+            return self._accept([token], key, payload, now)
+        away = own.away()
+        if own.is_unsure() and not own.accept_local:
+            return [Answer(token, (), UNCERTAIN)]
+        if self._enquiries.is_full():
+            return [Answer(token, (), FULL)]
+        effects = own.close(dict(away), now)
+        if effects is None:
+            return [Answer(token, (), IN_HAND)]
+        return [*effects, *self._enquiries.begin(key, [(token, payload)], own.present(), away, now)]
+
+    def _accept(self, tokens: list[int], key: bytes, payload: object, now: int) -> list[Effect]:
+        own = self._own
+        usable = own.is_covered(now)
+        if not usable and not own.accept_local:  # but what was accepted before has its receipt
+            is_asked = key in self._lookups
+            self._lookups.setdefault(key, []).extend(tokens)
+            return [] if is_asked else [Write(LookUp(key, "", 0))]
+        if len(self._pending) >= MAX_PENDING:
+            return [Answer(token, (), FULL) for token in tokens]
+        uncertain = len(own.away()) > 1 or (own.accept_local and own.is_unsure())
+        self._pending[key] = Pending(tokens, usable, now, uncertain=uncertain)
+        return [Write(Accept(key, payload, usable))]
+
+    def accepted(self, operation: Accept, result: Accepted, now: int) -> list[Effect]:
+        """The batch is on this disk."""
+        own = self._own
+        pending = self._pending.get(operation.key)
+        if pending is None or pending.spans:  # superseded meanwhile
+            if result.known:
+                return []
+            if operation.guarded:
+                self._unsafe[operation.key] = result.spans
+                return []
+            own.link.owns(result.spans)
+            return [Ready(result.spans)]
+        if result.known:
+            del self._pending[operation.key]
+            return [Answer(token, result.spans, repeated=True) for token in pending.tokens]
+        pending.spans = result.spans
+        if operation.guarded:
+            own.link.copy(result.spans, operation.key)
+            return own.link.pump(now)
+        del self._pending[operation.key]
+        own.counters.degraded += 1
+        own.link.owns(result.spans)
+        answers = [Answer(token, result.spans, degraded=True) for token in pending.tokens]
+        return [*answers, Ready(result.spans), *own.link.pump(now)]
+
+    def refused(self, operation: Accept) -> list[int]:
+        """The store could not accept it: the tokens of those who wait for it."""
+        pending = self._pending.pop(operation.key, None)
+        return pending.tokens if pending is not None else []
+
+    def safe(self, key: bytes, *, degraded: bool = False) -> list[Effect]:
+        """The copy of a batch is safe, or nobody waits for it any longer (degraded)."""
+        pending = self._pending.pop(key, None)
+        if pending is None:
+            return []
+        degraded = degraded or pending.uncertain
+        self._own.counters.degraded += degraded
+        answers = [Answer(token, pending.spans, degraded=degraded) for token in pending.tokens]
+        return [Write(Release(key, pending.spans)), *answers]
+
+    def waiting(self) -> list[tuple[Spans, bytes]]:
+        """Batches on this disk that wait for their copy."""
+        return [(p.spans, key) for key, p in self._pending.items() if p.guarded and p.spans]
+
+    # -- this region was called dead, and returns
+
+    def superseded(self) -> list[Effect]:
+        """This region was called dead: nobody gets a receipt, and what is on disk without one is asked for later."""
+        refusals: list[Effect] = []
+        for key, pending in self._pending.items():
+            refusals += [Answer(token, (), AWAY_REFUSAL) for token in pending.tokens]
+            if pending.guarded and pending.spans:
+                self._unsafe[key] = pending.spans
+        self._pending.clear()
+        for enquiry in self._enquiries.clear():
+            refusals += [Answer(token, (), AWAY_REFUSAL) for token, _ in enquiry.what or ()]
+        return refusals
+
+    def given_up(self, spans: Spans) -> None:
+        for key, own in list(self._unsafe.items()):
+            if intersect(own, spans):
+                del self._unsafe[key]
+
+    def returned(self, now: int) -> list[Effect]:
+        self._wary_until = now + self._own.timing.late
+        return self._recover(now)
+
+    def _recover(self, now: int) -> list[Effect]:
+        """Batches without a receipt, of before a restart: find out whether they were accepted elsewhere since."""
+        own = self._own
+        effects: list[Effect] = []
+        self._recover_at = now + own.timing.resend
+        closing = own.close(dict(own.away()), now) if self._unsafe else None
+        if closing is None:
+            return effects
+        effects += closing
+        for key in self._unsafe:
+            if key not in self._enquiries and not self._enquiries.is_full():
+                effects += self._enquiries.begin(key, None, own.present(), own.away(), now)
+        return effects
+
+    # -- enquiries of ours
+
+    def answered(self, sender: str, reply: ClaimReply, now: int) -> list[Effect]:
+        self._enquiries.answered(sender, reply)
+        return self._enquire(now)
+
+    def _enquire(self, now: int) -> list[Effect]:
+        effects, decided = self._enquiries.tick(set(self._own.present()), now)
+        for enquiry in decided:
+            effects += self._recovered(enquiry, now) if enquiry.what is None else self._decided(enquiry, now)
+        return effects
+
+    def _decided(self, enquiry: Enquiry[Tokens | None], now: int) -> list[Effect]:
+        clients = enquiry.what or []
+        if enquiry.known is Known.YES:
+            return [Answer(token, enquiry.spans, repeated=True) for token, _ in clients]
+        if enquiry.known is not Known.NO or enquiry.key in self._unsafe:
+            return [Answer(token, (), IN_HAND) for token, _ in clients]
+        if not clients:
+            return []
+        return self._accept([token for token, _ in clients], enquiry.key, clients[0][1], now)
+
+    def _recovered(self, enquiry: Enquiry[Tokens | None], now: int) -> list[Effect]:
+        spans = self._unsafe.get(enquiry.key)
+        if spans is None or enquiry.known is Known.PENDING:
+            return []
+        if enquiry.known is Known.YES and not intersect(spans, enquiry.spans):
+            del self._unsafe[enquiry.key]
+            return [Write(Abandon(enquiry.key, spans, enquiry.spans)), Forget(spans)]
+        del self._unsafe[enquiry.key]
+        self._pending[enquiry.key] = Pending([], True, now, spans=spans)
+        self._own.link.copy(spans, enquiry.key)
+        return self._own.link.pump(now)
+
+    # -- enquiries of others
+
+    def claimed(self, sender: str, claim: Claim, now: int) -> list[Effect]:
+        """Another region asks who knows a key. No answer as long as the dead may still have their way here."""
+        own = self._own
+        dead = dict(claim.dead)
+        if not own.is_live() or own.name in dead:
+            return []
+        closing = own.close(dead, now)
+        if closing is None or own.standby.is_adopting():
+            return closing or []  # it asks again
+        effects = closing
+        known = self._in_hand(sender, claim)
+        self._promises[claim.key] = None
+        if len(self._promises) > MAX_PROMISES:
+            del self._promises[next(iter(self._promises))]
+        if known is None:
+            return [*effects, Write(LookUp(claim.key, sender, claim.number))]
+        return [*effects, Send(sender, ClaimReply(claim.number, claim.key, known))]
+
+    def _in_hand(self, sender: str, claim: Claim) -> Known | None:
+        """The answer to a claim of a batch that is being accepted here, or asked for; None if it is not."""
+        if claim.key in self._pending:
+            return Known.PENDING
+        if claim.key in self._unsafe:  # if both of us have it, without a receipt, the first by name keeps it
+            return Known.NO if claim.recovering and sender < self._own.name else Known.PENDING
+        enquiry = self._enquiries.get(claim.key)
+        if enquiry is None:
+            return None
+        if self._own.name < sender and not claim.recovering:
+            return Known.PENDING
+        enquiry.known = Known.PENDING
+        return None
+
+    def looked_up(self, operation: LookUp, result: Accepted | None) -> list[Effect]:
+        if not operation.asker:
+            tokens = self._lookups.pop(operation.key, [])
+            if result is None:
+                return [Answer(token, (), NO_STANDBY) for token in tokens]
+            return [Answer(token, result.spans, repeated=True) for token in tokens]
+        unknown = Known.PENDING if self._own.unasked and not self._own.accept_local else Known.NO
+        known = unknown if result is None else Known.YES
+        spans = result.spans if result else ()
+        return [Send(operation.asker, ClaimReply(operation.number, operation.key, known, spans))]
+
+    # -- time
+
+    def tick(self, now: int) -> list[Effect]:
+        effects = self._recover(now) if now >= self._recover_at else []
+        return [*effects, *self._enquire(now)]
+
+    def give_up_waiting(self, now: int) -> list[Effect]:
+        """With `accept_local`: what waits for a standby that is out of reach gets its receipt, degraded."""
+        own = self._own
+        if not own.accept_local or own.link.state is State.LISTING or own.is_covered(now):
+            return []
+        effects: list[Effect] = []
+        for key, pending in list(self._pending.items()):
+            if pending.guarded and pending.spans and now - pending.since >= own.timing.patience:
+                own.link.owns(pending.spans)
+                effects += self.safe(key, degraded=True)
+        return effects

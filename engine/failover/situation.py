@@ -1,0 +1,121 @@
+"""What a region knows of itself and of the others: the ground on which the parts of its machine decide.
+
+The parts (acceptance.py, standby_choice.py, returning.py, and region.py, which joins them) share one Situation.
+"""
+
+from dataclasses import dataclass
+
+from engine.failover.effects import Effect, Write
+from engine.failover.lease import Lease
+from engine.failover.link import Link
+from engine.failover.messages import AWAY, RegionView
+from engine.failover.standby import StandbyRole
+from engine.failover.store import Durable, Operation, SaveClean
+from engine.failover.timing import Timing
+
+
+@dataclass(slots=True)
+class Counters:
+    """For status and metrics."""
+
+    adopted: int = 0
+    given_up: int = 0
+    degraded: int = 0
+    returns: int = 0
+
+
+class Writes:
+    """Operations that were given to the store and are not on its disk yet."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[int, Operation]] = []  # since when
+
+    def watch(self, effects: list[Effect], now: int) -> None:
+        for effect in effects:
+            if isinstance(effect, Write):
+                self._open.append((now, effect.operation))
+
+    def done(self, operation: Operation) -> None:
+        """It is on disk, or was refused."""
+        for index, (_, written) in enumerate(self._open):
+            if written is operation:
+                del self._open[index]
+                return
+
+    def is_returning(self) -> bool:
+        """Whether a return is on its way to the disk."""
+        return any(isinstance(operation, SaveClean) for _, operation in self._open)
+
+    def is_older_than(self, age: int, now: int) -> bool:
+        return bool(self._open) and now - self._open[0][0] > age
+
+
+class Situation:
+    """See the module docstring. Epochs, and what is told to peers, are those that are on disk."""
+
+    def __init__(
+        self,
+        name: str,
+        peers: tuple[str, ...],
+        *,
+        durable: Durable,
+        incarnation: int,
+        now: int,
+        timing: Timing,
+        accept_local: bool,
+    ) -> None:
+        self.name = name
+        self.peers = peers
+        self.life = incarnation
+        self.timing = timing
+        self.accept_local = accept_local
+        self.epoch = durable.epoch
+        self.new_epoch = 0  # on its way to the disk
+        self.clean = durable.clean
+        self.first = durable.first
+        self.lived = durable.lived
+        self.view: tuple[RegionView, ...] = ()
+        self.asked = dict(durable.asked)  # peers that have asked us on their return, by their epoch
+        # by name, their epoch: what they have of ours from an earlier disk is not known here
+        self.unasked = {n: e for n, e in durable.unasked if self.asked.get(n, -1) < e}
+        self.standby_name = durable.standby
+        self.lease = Lease(peers, now=now, timing=timing)
+        self.link = Link(timing, life=incarnation)
+        self.standby = StandbyRole(dict(durable.fences), dict(durable.held))
+        self.writes = Writes()
+        self.counters = Counters()
+
+    def is_live(self) -> bool:
+        """Whether this region has returned, as far as it knows."""
+        return self.clean and not self.new_epoch
+
+    def standings(self) -> dict[str, RegionView]:
+        return {v.name: v for v in self.view if v.name != self.name}
+
+    def away(self) -> tuple[tuple[str, int], ...]:
+        """Peers that cannot have accepted anything lately: who is on its way back has asked us before it does."""
+        return tuple(
+            (n, v.epoch)
+            for n, v in self.standings().items()
+            if v.standing in AWAY and self.asked.get(n, -1) < v.epoch
+        )
+
+    def present(self) -> list[str]:
+        """Peers that may be live; all of them before the first view."""
+        away = {name for name, _ in self.away()}
+        return [peer for peer in self.peers if peer not in away]
+
+    def is_unsure(self) -> bool:
+        """Whether a batch may have been accepted that no live region knows of: more than one's word is out of reach."""
+        return len(self.away()) > 1 or bool(self.unasked)
+
+    def is_covered(self, now: int) -> bool:
+        """Whether a copy that is sent now may be expected to be safe soon."""
+        return self.link.is_usable(now) and self.standby_name in self.present()
+
+    def close(self, away: dict[str, int], now: int) -> list[Effect] | None:
+        """Take nothing more from these under an older epoch; None if a promise of ours forbids it still."""
+        open_ = {name: epoch for name, epoch in away.items() if self.standby.fences.get(name, 0) < epoch}
+        if not all(self.lease.may_adopt(name, now) for name in open_):
+            return None
+        return [e for name, epoch in open_.items() for e in self.standby.adopt(name, epoch, self.epoch)]

@@ -1,0 +1,72 @@
+"""The standby of a region's messages: which peer that is, and what a returning peer does with the copies it has.
+
+A live region's copies are adoptable at one place. So the standby changes only when Fleet has called it dead, and one
+that returns is told what has become of the copies on its disk before it may adopt from them.
+"""
+
+from engine.failover.effects import Effect, Write
+from engine.failover.messages import AWAY, Standby, Standing
+from engine.failover.rendezvous import rank
+from engine.failover.situation import Situation
+from engine.failover.store import SaveStandby
+
+
+class StandbyChoice:
+    """See the module docstring. `fleet_at` of its methods: when Fleet was heard last."""
+
+    def __init__(self, situation: Situation, asked: tuple[tuple[str, int], ...]) -> None:
+        self._own = situation
+        self._choosing = ""
+        # returning standbys that were told to keep our copies, by their epoch; or that may have been told so
+        self._kept = {n: epoch for n, epoch in asked if n == situation.standby_name}
+
+    def choose(self, fleet_at: int) -> list[Effect]:
+        """Keep the standby, unless Fleet has called it dead and there is another."""
+        own = self._own
+        if self._choosing:
+            return []
+        standings = own.standings()
+        current = standings.get(own.standby_name)
+        if current is not None and (
+            current.standing not in AWAY or self._kept.get(current.name, -1) >= current.epoch
+        ):
+            return self._connect(fleet_at)
+        live = [n for n, v in standings.items() if v.standing is Standing.LIVE]
+        if not live:
+            return self._connect(fleet_at) if current is not None else []
+        self._choosing = rank(own.name.encode(), live)[0]
+        own.link.connect("", own.epoch, 0)
+        return [Write(SaveStandby(self._choosing))]
+
+    def _connect(self, fleet_at: int) -> list[Effect]:
+        own = self._own
+        if own.link.peer == own.standby_name:
+            return []
+        return own.link.connect(own.standby_name, own.epoch, fleet_at)
+
+    def chosen(self, operation: SaveStandby, fleet_at: int) -> list[Effect]:
+        """It is on disk."""
+        self._own.standby_name = operation.name
+        if operation.name != self._choosing:
+            return []
+        self._choosing = ""
+        return self._connect(fleet_at)
+
+    def superseded(self) -> None:
+        """This region was called dead."""
+        self._choosing = ""
+
+    def verdict(self, peer: str, held: int, epoch: int) -> tuple[Standby, list[Effect]]:
+        """What a returning peer shall do with the copies of our messages that it holds."""
+        own = self._own
+        if held and held < own.first:
+            return Standby.ADOPT, []
+        if self._choosing:
+            return Standby.WAIT, []
+        if own.standby_name == peer:
+            self._kept[peer] = epoch
+            return Standby.KEEP, []
+        if not own.standby_name:
+            self._choosing = peer
+            return Standby.WAIT, [Write(SaveStandby(peer))]
+        return (Standby.DROP if own.link.is_complete() else Standby.WAIT), []
