@@ -35,7 +35,7 @@ class ReportKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What is said of one recipient. `addresses`: how it is named, original and final; perhaps none."""
+    """What is said of one recipient. `addresses`: how it is named, original first, final last; perhaps none."""
 
     addresses: tuple[str, ...]
     reply: Reply
@@ -66,6 +66,14 @@ _REPLY = re.compile(rf"(?<![\d.])([45]\d\d)(?:[ -]+#?{_ENHANCED})?(?![\d.])[ :-]
 _REPLY_END = re.compile(r"\n\n|\ngiving up on ", re.IGNORECASE)
 _STATUS_ONLY = re.compile(rf"#?\b{_ENHANCED}\b", re.ASCII)
 _ADDRESS = re.compile(r"[^\s<>@,;:\"()]{1,64}@[A-Za-z0-9.-]{1,255}")
+# people to write to, no recipients
+_ROLE = re.compile(
+    r"(?:postmaster|mailer-daemon|abuse|hostmaster|helpdesk|support|noreply|no-reply)@", re.IGNORECASE
+)
+# "carl@b.example (generated from anna@a.example)", as Exim has it; Postfix: "expanded from"
+_ORIGIN = re.compile(
+    r"\((?:[a-z]+ )?(?:generated|expanded|forwarded) (?:from|by) [^()]{0,400}\)", re.IGNORECASE
+)
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")  # RFC 3461 section 4
 _VERP = re.compile(r"b\+[a-z2-7]{34}@[a-z0-9.-]{1,253}", re.IGNORECASE | re.ASCII)
 _LINK = re.compile(r"https?://[^\s<>\"']{1,1500}")
@@ -256,7 +264,7 @@ def _text(message: Part, parts: list[Part], sender: str) -> Report:
         (_without_tags(part.text()) for part in parts if part.kind == "text/html"), ""
     )
     words = _own_words(told)
-    failed = tuple(_ADDRESS.findall(headers.get("x-failed-recipients", "")))[:MAX_RECIPIENTS]
+    failed = _addresses(headers.get("x-failed-recipients", ""))
     if not failed and _AUTO_SUBJECT.search(subject):
         return Report(ReportKind.AUTO_REPLY)
     is_program = not sender and bool(_PROGRAM.search(words[:300]))
@@ -275,8 +283,13 @@ def _text(message: Part, parts: list[Part], sender: str) -> Report:
         return Report(ReportKind.UNKNOWN)  # nobody's word but that of whoever has written this
     if reply is None:
         reply = Reply(0, "", _one_line(words)[:MAX_REPLY])
-    named = failed or tuple(_ADDRESS.findall(words))[:1]
-    return Report(ReportKind.FAILED, (Failure(named, reply),))
+    named = failed or tuple(one for one in _addresses(_ORIGIN.sub(" ", words)) if not _ROLE.match(one))
+    return Report(ReportKind.FAILED, tuple(Failure((one,), reply) for one in named) or (Failure((), reply),))
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    found = dict.fromkeys(one.rstrip(".") for one in _ADDRESS.findall(text))
+    return tuple(found)[:MAX_RECIPIENTS]
 
 
 def _is_automatic(headers: dict[str, str], subject: str) -> bool:

@@ -3,7 +3,7 @@
 Whoever calls has checked that the report is about a message of ours (engine/ingress). The message's ledger word stays
 `delivered`: its host did take it. What is added is an event, an entry in the suppression list where the address is gone
 or its owner complained, and the notification of a sender who asked for it, all in one transaction, and the count for
-the source's reputation.
+the source's reputation. A failure elsewhere (engine/bounces/tie.py) is told and lists nobody.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from engine.bounces.classifier import Classification, Classifier
 from engine.bounces.report import Failure
 from engine.bounces.signal import Effect, Signal, SignalKind
+from engine.bounces.tie import tied
 from engine.config.suppression import SuppressionConfig
 from engine.region.observer import Observer
 from engine.region.tenants import Tenants
@@ -67,17 +68,23 @@ class LateReports:
         return await self._bounce(signal, known)
 
     async def _bounce(self, signal: Signal, known: Sent) -> Effect:
-        failure = failure_of(known.recipient, signal.failures, is_partial=signal.is_partial)
-        if failure is None:
+        about = tied(known.recipient, signal.failures, is_partial=signal.is_partial)
+        if about is None:
             return Effect.IGNORED
+        failure, elsewhere = about
         found = self._classifier.classify(OutcomeKind.BOUNCED, Scope.RECIPIENT, failure.reply)
-        is_gone = found.hard and found.scope is Scope.RECIPIENT
+        is_gone = found.hard and found.scope is Scope.RECIPIENT and not elsewhere
         rows = []
         if is_gone:
             level = self._config.level("hard_bounce")
             rows = [_row(known, signal, Reason.HARD_BOUNCE, level, str(failure.reply))]
-        event = (signal.at_ms, "late_bounce", {**_fields(known, signal), **_meaning(failure, found)})
-        if not await self._act(signal.message_id, sent.BOUNCED, event, rows, failure.reply):
+        meaning = _meaning(failure, found)
+        if elsewhere:
+            meaning |= {"hard": False, "elsewhere": elsewhere}
+        event = (signal.at_ms, "late_bounce", {**_fields(known, signal), **meaning})
+        # what happens elsewhere does not stand in for the bounce of the recipient, should that come too
+        flag = sent.ELSEWHERE if elsewhere else sent.BOUNCED
+        if not await self._act(signal.message_id, flag, event, rows, failure.reply):
             return Effect.REPEATED
         if is_gone:
             self._observer.note_late(known.source, known.site, "bounced")
@@ -92,18 +99,6 @@ class LateReports:
         self._observer.note_late(known.source, known.site, "complaints")
         self._tenants.note_late(known.tenant, "complaints")
         return Effect.ACTED
-
-
-def failure_of(recipient: str, failures: Sequence[Failure], *, is_partial: bool) -> Failure | None:
-    """What a report says of our recipient. None if it speaks of others only: a list some of whose members are gone.
-
-    A report that names other addresses only, all of which failed, is about where ours forwards to.
-    """
-    wanted = compared_text(recipient)
-    for failure in failures:
-        if wanted in [compared_text(address) for address in failure.addresses]:
-            return failure
-    return failures[0] if failures and not is_partial else None
 
 
 def _fields(known: Sent, signal: Signal) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from engine.values.suppression import Suppression
 
 BOUNCED = 1
 COMPLAINED = 2
+ELSEWHERE = 4  # what the recipient's host passed on has failed
 
 
 class Sent(NamedTuple):
@@ -72,7 +73,7 @@ def report(
 ) -> bool:
     """A bounce or complaint about a message that was sent: its event, the addresses it lists, and the flag.
 
-    `reply`: why it was bounced; a sender who asked is told.
+    `reply`: why it was bounced; a sender who asked is told, once.
 
     False if there is no row any more or the flag was set before: then nothing is done.
     """
@@ -81,7 +82,8 @@ def report(
         return False
     row = known._replace(flags=known.flags | flag)
     draft.txn.put(message_id.to_bytes(8, "big"), pack(row.fields()), db=draft.env.db["sent"])
-    if reply is not None and known.asked is not None:
+    is_told = known.flags & (BOUNCED | ELSEWHERE)
+    if reply is not None and known.asked is not None and not is_told:
         sender, options, accepted_ms = known.asked
         notices.put_late(
             draft,

@@ -188,22 +188,28 @@ def test_a_late_bounce_lists_its_recipient_once(tmp_path: Path, host: Host) -> N
             spam = DSN.format(recipient="user2@example.org", status="5.7.1", text="spam content")
             for name, text in (("user0", gone), ("user0", gone), ("user1", full), ("user2", spam)):
                 assert await it.mail(paths[f"{name}@example.org"], text) == 250
-            # the word of somebody who has seen another message's return path is about that message
+            # whoever gets user3's mail has gone; then user3 himself
             assert await it.mail(paths["user3@example.org"], gone) == 250
+            assert await it.mail(paths["user3@example.org"], gone) == 250
+            assert it.listed() == {"user0@example.org": Reason.HARD_BOUNCE}, "not user3"
+            own = gone.replace("USER0@", "user3@")
+            assert await it.mail(paths["user3@example.org"], own) == 250
             assert await it.mail(f"b+{'a' * 34}@{DOMAIN}", gone) == 550
             late = [event for event in it.events() if event["event"] == "late_bounce"]
             assert [(e["recipient"], e["hard"], e["category"]) for e in late] == [
                 ("user0@example.org", True, "bad-mailbox"),
                 ("user1@example.org", False, "quota-issues"),
                 ("user2@example.org", False, "spam-related"),
+                ("user3@example.org", False, "bad-mailbox"),
                 ("user3@example.org", True, "bad-mailbox"),
             ]
+            assert [e.get("elsewhere") for e in late] == [None, None, None, "USER0@example.org", None]
             assert it.region.snapshot()["remembered"] == {"sent": 4, "notices": 0}
             assert it.listed() == dict.fromkeys(
                 ("user0@example.org", "user3@example.org"), Reason.HARD_BOUNCE
             )
             counts = it.gateway.reports.counts
-            assert (counts["acted"], counts["repeated"], counts["forged"]) == (4, 1, 1)
+            assert (counts["acted"], counts["repeated"], counts["forged"]) == (5, 2, 1)
             await send(it, messages(4), b"2" * 16)
 
     asyncio.run(run())
@@ -363,9 +369,11 @@ def test_a_submitter_who_asked_is_told_of_a_late_bounce_once(
     ]
 
     async def bounce(it: Running, paths: dict[str, str]) -> None:
-        for name in ("gone@example.org", "gone@example.org", "quiet@example.org"):
-            text = DSN.format(recipient=name, status="5.1.1", text="no such user")
-            assert await it.mail(paths[name], text) == 250
+        elsewhere = ("gone@example.org", "forward@example.org")
+        for name, named in (elsewhere, *[(name, name) for name in ("gone@example.org", "quiet@example.org")]):
+            text = DSN.format(recipient=named, status="5.1.1", text="no such user")
+            for _ in range(2):
+                assert await it.mail(paths[name], text) == 250
         await until(lambda: len(host.envelopes) >= 4 and not it.spool.notices(10))
         await until(lambda: it.spool.counts()["queued"] == 0)
         assert len(host.envelopes) == 4
