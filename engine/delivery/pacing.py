@@ -8,6 +8,8 @@ site together, where they have a rate.
 
 from dataclasses import dataclass, field
 
+LONG_AGO_NS = -(1 << 62)
+
 
 @dataclass(slots=True)
 class Together:
@@ -41,13 +43,14 @@ def part(total: int, shard: int, of: int) -> int:
 
 @dataclass(slots=True)
 class Gate:
-    """One (source, site). `interval_ns` 0: no rate."""
+    """One (source, site). `interval_ns` 0: no rate. It may change at any time: the next transaction keeps the new
+    distance from the last one, as in the scheduler, so that what that grants does not wait here for the old one."""
 
     limit: int
     interval_ns: int
     total: Together
     open: int = 0
-    next_ns: int = 0
+    started_ns: int = LONG_AGO_NS
     users: set[object] = field(default_factory=set)
 
     def join(self, user: object) -> None:
@@ -73,6 +76,11 @@ class Gate:
         self.open -= 1
         self.total.open -= 1
 
+    @property
+    def next_ns(self) -> int:
+        """The next transaction begins at this time at the earliest, as far as this source alone is concerned."""
+        return self.started_ns + self.interval_ns
+
     def earliest_ns(self, send_at_ns: int) -> int:
         return max(send_at_ns, self.next_ns, self.total.next_ns)
 
@@ -81,6 +89,6 @@ class Gate:
 
     def started(self, now_ns: int) -> None:
         """A transaction begins now; the interval counts from here, so lateness never turns into a burst."""
-        self.next_ns = now_ns + self.interval_ns
+        self.started_ns = now_ns
         if self.total.interval_ns:
             self.total.next_ns = now_ns + self.total.interval_ns

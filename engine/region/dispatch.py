@@ -238,6 +238,7 @@ class Dispatcher:
         room = min(self._limits.batch, self._room(feed))
         if room <= 0:
             return False
+        self._sites.new_day(self._clock.wall_ms())
         self._windows.refill(feed.number)
         now_ns = self._clock.monotonic_ns()
         entries = self._scheduler.take(feed.number, now_ns, room)
@@ -264,7 +265,8 @@ class Dispatcher:
         ids = b"".join([entries[at : at + ID.size] for at in range(0, len(entries), ENTRY.size)])
         cells = {(entry[2], entry[3]) for entry in ENTRY.iter_unpack(entries)}
         sites = {number: self._sites.site(number) for number, _ in cells}
-        daily = counts_of(self._sites, ((sites[number], source) for number, source in cells))
+        capped = ((sites[number], source) for number, source in cells)
+        daily = counts_of(self._sites, capped, self._clock.wall_ms())
         paces = {
             (source, number): sites[number].paces[source]
             for number, source in cells

@@ -10,7 +10,7 @@ from typing import Protocol
 from engine.config.schema import FleetConfig
 from engine.providers.profiles import Profile
 from engine.region.allowances import Allowances
-from engine.region.daily import used_today
+from engine.region.daily import counts_on_disk, settled_counts
 from engine.region.observer import EventStore, Observer
 from engine.region.paths import Paths
 from engine.region.ports import SourcePort
@@ -72,13 +72,11 @@ class Enforcement:
         if self.sites.known(name):
             return self.sites.site(self.sites.number(name))
         now_ms = self._clock.wall_ms()
-        day, used = used_today(self.sites, name, provider, self._store.get_state, now_ms)
         site = self.sites.open(
             name,
             provider,
             now_ns=self._clock.monotonic_ns(),
-            day=day,
-            used=used,
+            counts=counts_on_disk(self.sites, name, provider, self._store.get_state, now_ms),
             terms=self.allowances.terms_for(name),
         )
         self.suspensions.apply_to(site)
@@ -88,3 +86,5 @@ class Enforcement:
         """Forget sites that have long been out of use, at most `limit`."""
         for site in self.sites.sweep(self._clock.monotonic_ns(), limit):
             self.allowances.forget(site.name)
+            for key, value in settled_counts(self.sites, site).items():
+                self._store.put_state(key, value.to_bytes(8, "big"))

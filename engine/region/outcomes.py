@@ -14,6 +14,7 @@ from engine.region.cover import Cover
 from engine.region.observer import Observer
 from engine.region.ports import PoolName
 from engine.region.settling import POOL_DIED, Settling
+from engine.region.sites import DAY_MS, Sites
 from engine.region.tenants import Tenants
 from engine.region.windows import Windows
 from engine.spool.batches import Settlement
@@ -34,6 +35,7 @@ class Outcomes:
         self,
         *,
         scheduler: Scheduler,
+        sites: Sites,
         windows: Windows,
         spool: Spool,
         settling: Settling,
@@ -46,6 +48,7 @@ class Outcomes:
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
     ) -> None:
         self._scheduler = scheduler
+        self._sites = sites
         self._windows = windows
         self._spool = spool
         self._settling = settling
@@ -97,6 +100,8 @@ class Outcomes:
     async def settle_outcomes(self, outcomes: Sequence[Outcome], batch_no: int | Sequence[int]) -> None:
         """Settle what a pool says; `batch_no` of all, or of each: 0 is a batch that is not known."""
         now_ms = self._clock.wall_ms()
+        self._sites.new_day(now_ms)
+        midnight_ms = now_ms - now_ms % DAY_MS
         settlements: list[Settlement] = []
         returned: list[int] = []
         done: list[int] = []
@@ -122,6 +127,8 @@ class Outcomes:
                 returned.append(id_)
             else:
                 done.append(id_)
+                if outcome.at_ms < midnight_ms and is_ours and site >= 0:
+                    self._sites.answered_before(midnight_ms, self._sites.site(site), outcome.source)
                 rerouted = self._observer.note(outcome, site)
                 self._tenants.note(tenant, outcome)
             settlements.append(self._settling.settlement(key, outcome, number, now_ms, rerouted=rerouted))
@@ -160,6 +167,7 @@ class Outcomes:
     async def lost(self, name: PoolName, ids: list[int]) -> None:
         """A process of a pool died holding these: each may have been sent; all are due again at once, marked."""
         now_ms = self._clock.wall_ms()
+        self._sites.new_day(now_ms)
         reply = Reply(0, "4.3.0", POOL_DIED)
         settlements = []
         for id_ in ids:

@@ -196,6 +196,7 @@ class Region:
         )
         self._outcomes = Outcomes(
             scheduler=self._scheduler,
+            sites=self._sites,
             windows=self._windows,
             spool=spool,
             settling=self._settling,

@@ -46,10 +46,21 @@ class Terms:
 FREE = Terms()
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What is known of the UTC day number `day` at a site, by source, `ALL` together: messages `used` of the caps, and
+    those that a former incarnation may have `under_way` still."""
+
+    day: int
+    used: Mapping[int, int] = field(default_factory=dict)
+    under_way: Mapping[int, int] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Site:
     """A destination with limits of its own. `caps`: messages per UTC day, of the sources that have a cap;
-    `cap_total`: of all together.
+    `cap_total`: of all together. `inherited`: messages that are not in the scheduler and may be under way still, so
+    that they count for the next day too; `carried`: of whom that has been written to disk (engine/region/daily.py).
 
     `paces`: (interval_ns, connections) of the sources whose limits are not those of the profile; the pool keeps them.
     `flows`: how many of the scheduler's flows go there.
@@ -65,6 +76,12 @@ class Site:
     cap_total: int | None = None
     paces: dict[int, tuple[int, int]] = field(default_factory=dict)
     flows: int = 0
+    inherited: dict[int, int] = field(default_factory=dict)
+    carried: set[int] = field(default_factory=set)
+
+    def is_capped(self, source: int) -> bool:
+        """Whether a source, or all together (`ALL`), may send so many a day only."""
+        return self.cap_total is not None if source == ALL else source in self.caps
 
 
 class Sites:
@@ -163,12 +180,10 @@ class Sites:
         provider: str,
         *,
         now_ns: int,
-        day: int,
-        used: Mapping[int, int],
+        counts: Counts,
         terms: Mapping[int, Terms],
     ) -> Site:
-        """Return the site, with its limits set if it is new. `used` has the counts of the UTC day number `day`
-        and `terms` the owner's word per source number."""
+        """Return the site, with its limits set if it is new. `terms` has the owner's word per source number."""
         if name in self._numbers:
             return self._sites[self._numbers.number(name)]
         number = self._numbers.hold(name)
@@ -178,20 +193,21 @@ class Sites:
             name=name,
             provider=profile.name,
             pool=self.pools.number(profile.name),
-            day=day,
+            day=counts.day,
             sources=list(self.sources),
+            inherited=dict(counts.under_way),
         )
         self._sites[number] = site
         self._idle[number] = now_ns
         self._scheduler.add_site(number, site.pool)
-        self._set_total(site, profile, used.get(ALL, 0), now_ns)
+        self._set_total(site, profile, counts.used.get(ALL, 0), now_ns)
         for source in site.sources:
             found = terms.get(source, FREE)
             cap = _cap(profile, found)
             left = -1
             if cap is not None:
                 site.caps[source] = cap
-                left = max(0, cap - max(used.get(source, 0), found.daily_used))
+                left = max(0, cap - max(counts.used.get(source, 0), found.daily_used))
             interval_ns, connections, window = self._limits(profile, found)
             self._set_pace(site, source, profile, interval_ns, connections)
             self._scheduler.set_limit(
@@ -305,7 +321,11 @@ class Sites:
         return site.paces.get(source) or self._limits(self.profile(site.provider), FREE)[:2]
 
     def new_day(self, now_ms: int) -> None:
-        """Grant the daily caps anew when a later UTC day has begun; a clock set back grants nothing."""
+        """Grant the daily caps anew when a later UTC day has begun; a clock set back grants nothing.
+
+        What is under way may be sent on the new day, so it counts for that one, too. Call this before anything that
+        may have been sent after midnight is settled: then it is under way still.
+        """
         day = now_ms // DAY_MS
         if day <= self._day:
             return
@@ -313,10 +333,24 @@ class Sites:
         for site in self._sites.values():
             if site.day < day:
                 site.day = day
+                inherited, site.inherited = site.inherited, {}
                 for source, cap in site.caps.items():
-                    self._scheduler.renew_daily(source, site.number, cap)
+                    self._scheduler.renew_daily(source, site.number, max(0, cap - inherited.get(source, 0)))
                 if site.cap_total is not None:
-                    self._scheduler.renew_total(site.number, site.cap_total)
+                    total = max(0, site.cap_total - inherited.get(ALL, 0))
+                    self._scheduler.renew_total(site.number, total)
+
+    def answered_before(self, midnight_ms: int, site: Site, source: int) -> None:
+        """A message that midnight met under way had been answered before it: it does not count for the day that began
+        then. (Of all sources together it does: that count is not corrected.)"""
+        if midnight_ms == site.day * DAY_MS and source in site.caps:
+            self._scheduler.change_daily(source, site.number, 1)
+
+    def under_way(self, site: Site, source: int) -> int:
+        """Messages of a source, or of all (`ALL`), that were taken and not answered yet."""
+        numbers = site.sources if source == ALL else (source,)
+        here = sum(self._scheduler.outstanding(number, site.number) for number in numbers)
+        return here + site.inherited.get(source, 0)
 
     def granted(self) -> dict[str, dict[str, int]]:
         """Messages handed out today, of every source that has a cap at a site, and of all together (""), where they

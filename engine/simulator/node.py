@@ -108,7 +108,7 @@ class Node:
 
     def keep_counts(self, cells: list[tuple[Site, int]]) -> None:
         """As a dispatch does before its batch is handed over."""
-        for key, value in counts_of(self.sites, cells).items():
+        for key, value in counts_of(self.sites, cells, self._clock.wall_ms()).items():
             self.store.put_state(key, value.to_bytes(8, "big"))
 
     def exchange(self) -> None:

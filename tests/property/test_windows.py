@@ -11,7 +11,7 @@ from engine.config.load import parse_fleet
 from engine.providers.profiles import load_profiles
 from engine.region.flows import Flows
 from engine.region.sites import IDLE_S as SITE_IDLE_S
-from engine.region.sites import Sites
+from engine.region.sites import Counts, Sites
 from engine.region.windows import IDLE_S, Windows
 from engine.routing.route import Failure, Route
 from engine.values.reply import Reply
@@ -127,8 +127,7 @@ class Traffic(RuleBasedStateMachine):
                     f"mx{domain[:2]}" if domain < "d1" else "mx",
                     "default",
                     now_ns=self.clock.monotonic_ns(),
-                    day=0,
-                    used={},
+                    counts=Counts(0),
                     terms={},
                 )
                 self.windows.routed(domain, Route(site.name, "default", (), "disabled"), site)

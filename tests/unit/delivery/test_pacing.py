@@ -30,6 +30,19 @@ def test_lateness_never_becomes_a_burst() -> None:
     assert gate.earliest_ns(9000) == 9000
 
 
+def test_another_rate_holds_from_the_last_transaction_on() -> None:
+    """As in the scheduler, whose grants would wait here else: for hours, in a warm-up that catches up."""
+    gate = Gate(1, 1000, Together(0))
+    assert gate.earliest_ns(0) == 0
+    gate.started(500)
+    gate.interval_ns = 100
+    assert gate.earliest_ns(0) == 600
+    gate.interval_ns = 3000
+    assert gate.earliest_ns(0) == 3500
+    gate.interval_ns = 0
+    assert gate.earliest_ns(700) == 700
+
+
 def test_the_rate_of_all_sources_holds_whoever_sends() -> None:
     total = Together(limit=0, interval_ns=100)
     first, second = Gate(1, 0, total), Gate(1, 300, total)

@@ -13,7 +13,7 @@ from engine.providers.profiles import load_profiles
 from engine.region import dispatch
 from engine.region.dispatch import Dispatcher, most_shards
 from engine.region.ports import PoolName
-from engine.region.sites import Sites
+from engine.region.sites import Counts, Sites
 from native.scheduler import Scheduler
 from tests.support.clock import ManualClock
 from tests.support.decisions import due_keys, packed
@@ -39,7 +39,7 @@ class World:
         self.sites = Sites(
             config=config, region="eu", profiles=load_profiles(config.providers), scheduler=self.scheduler
         )
-        self.sites.open("mx", "default", now_ns=self.clock.monotonic_ns(), day=1, used={}, terms={})
+        self.sites.open("mx", "default", now_ns=self.clock.monotonic_ns(), counts=Counts(1), terms={})
         self.clock.advance(10)
         self.log: list[tuple[str, Any]] = []
         self.tasks: set[asyncio.Task[None]] = set()

@@ -16,7 +16,7 @@ from engine.providers.profiles import load_profiles
 from engine.region import resizing
 from engine.region.feeds import PoolFeed, Shard
 from engine.region.resizing import Resizer
-from engine.region.sites import Sites
+from engine.region.sites import Counts, Sites
 from native.scheduler import Scheduler
 from tests.support.clock import ManualClock
 from tests.support.decisions import decisions, due_keys, packed
@@ -77,7 +77,7 @@ class Pool:
             config=config, region="eu", profiles=load_profiles(config.providers), scheduler=self.scheduler
         )
         self.site = self.sites.open(
-            "mx.example.net", "default", now_ns=self.clock.monotonic_ns(), day=1, used={}, terms={}
+            "mx.example.net", "default", now_ns=self.clock.monotonic_ns(), counts=Counts(1), terms={}
         )
         self.resizer = Resizer(
             scheduler=self.scheduler,

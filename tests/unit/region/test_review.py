@@ -8,9 +8,9 @@ import pytest
 from engine.config.schema import FleetConfig
 from engine.providers.profiles import load_profiles
 from engine.region import observer
-from engine.region.daily import counts_of, used_today
+from engine.region.daily import counts_of, counts_on_disk
 from engine.region.enforcement import Enforcement
-from engine.region.sites import DAY_MS, Site
+from engine.region.sites import DAY_MS, Counts, Site
 from engine.reputation.allowance import Allowance, Summary, decode_summary, encode_answer
 from engine.reputation.source import SourceOwner
 from engine.values.outcome import Outcome, OutcomeKind, Scope
@@ -182,14 +182,15 @@ def test_the_daily_count_belongs_to_the_source_not_to_its_place_in_the_file() ->
     site = node.open("yahoo")
     node.exchange()
     node.scheduler.set_daily_left(1, site.number, 150)
-    written = counts_of(node.sites, [(site, 0), (site, 1)])
+    written = counts_of(node.sites, [(site, 0), (site, 1)], site.day * DAY_MS)
     assert list(written) == ["daily/eu-2/yahoo"]
     state = {key: value.to_bytes(8, "big") for key, value in written.items()}
     moved = Node(warmup="standard")
     moved.sites.sources = {0: moved.sites.sources[1]}  # eu-1 is gone from the file: eu-2 is the first now
     today = site.day
-    assert used_today(moved.sites, "yahoo", "yahoo", state.get, today * DAY_MS) == (today, {0: 50})
-    assert used_today(moved.sites, "yahoo", "yahoo", state.get, (today + 1) * DAY_MS) == (today + 1, {})
+    assert counts_on_disk(moved.sites, "yahoo", "yahoo", state.get, today * DAY_MS) == Counts(today, {0: 50})
+    later = (today + 1) * DAY_MS
+    assert counts_on_disk(moved.sites, "yahoo", "yahoo", state.get, later) == Counts(today + 1)
 
 
 def test_outcomes_that_are_alike_count_together() -> None:

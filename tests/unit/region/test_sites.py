@@ -7,10 +7,10 @@ import pytest
 
 from engine.config.load import parse_fleet
 from engine.providers.profiles import load_profiles
-from engine.region.daily import counts_of, used_today
+from engine.region.daily import counts_of, counts_on_disk
 from engine.region.enforcement import Enforcement
 from engine.region.flows import Flows
-from engine.region.sites import DAY_MS, FREE, IDLE_S, MAX_IDLE, Site, Sites, Terms
+from engine.region.sites import ALL, DAY_MS, FREE, IDLE_S, MAX_IDLE, Counts, Site, Sites, Terms
 from engine.reputation.allowance import Allowance
 from engine.values.quality import Quality
 from native.scheduler import Scheduler
@@ -80,7 +80,7 @@ class World:
         self.next_id += count
         now_ns = self.clock.monotonic_ns()
         found = decisions(self.scheduler.take(site.pool, now_ns, 1000))
-        for key, value in counts_of(self.sites, [(site, 0), (site, 1)]).items():
+        for key, value in counts_of(self.sites, [(site, 0), (site, 1)], self.clock.wall_ms()).items():
             self.store.put_state(key, value.to_bytes(8, "big"))
         self.scheduler.settle(packed([d.id for d in found]))
         self.scheduler.remove(packed(range(1, self.next_id)))
@@ -137,10 +137,8 @@ def test_a_daily_cap_is_not_granted_again_to_a_site_that_was_forgotten() -> None
     assert world.send(world.open(), 20) == []
     world.rest(DAY_MS / 1000)
     assert len(world.send(world.open(), 20)) == 10
-    assert used_today(world.sites, "mx:a", "default", world.store.get_state, world.clock.wall_ms())[1] == {
-        0: 5,
-        1: 5,
-    }
+    counts = counts_on_disk(world.sites, "mx:a", "default", world.store.get_state, world.clock.wall_ms())
+    assert counts.used == {0: 5, 1: 5}
 
 
 def test_a_rate_begins_full_when_its_site_comes_back() -> None:
@@ -288,7 +286,7 @@ def test_a_cap_that_begins_counts_what_is_outstanding() -> None:
     config = parse_fleet(fleet_data(providers={"default": {"rate": "unlimited"}}))
     scheduler = Scheduler(seed=1)
     sites = Sites(config=config, region="eu", profiles=load_profiles(config.providers), scheduler=scheduler)
-    site = sites.open("mx", "default", now_ns=0, day=1, used={}, terms={})
+    site = sites.open("mx", "default", now_ns=0, counts=Counts(1), terms={})
     scheduler.add(scheduler.flow(site.number, 0, 0, 0), due_keys(range(1, 100)))
     under_way = [d.id for d in decisions(scheduler.take(site.pool, 10**9, 6))]
     assert len(under_way) == 6
@@ -297,3 +295,99 @@ def test_a_cap_that_begins_counts_what_is_outstanding() -> None:
     scheduler.give_back(packed(under_way[:1]))
     assert scheduler.daily_left(0, site.number) == 3
     assert len(decisions(scheduler.take(site.pool, 2 * 10**9, 50))) == 3
+
+
+# -- midnight
+
+CAPPED = {"rate": "unlimited", "daily_cap": 5, "daily_cap_total": 8}
+
+
+def under_way(world: World, site: Site, count: int) -> list[int]:
+    """Take so many messages of eu-0, write what a hand-over writes, and leave them under way."""
+    flow = world.flows.join(site, 1, "t", "c")
+    world.scheduler.add(flow, due_keys(range(world.next_id, world.next_id + count)))
+    world.next_id += count
+    found = decisions(world.scheduler.take(site.pool, world.clock.monotonic_ns(), count))
+    assert {decision.source for decision in found} == {0}
+    for key, value in counts_of(world.sites, [(site, 0)], world.clock.wall_ms()).items():
+        world.store.put_state(key, value.to_bytes(8, "big"))
+    return [decision.id for decision in found]
+
+
+def before_midnight(seconds: float, **profile: Any) -> tuple[World, Site]:
+    """A world so long before midnight; the source eu-1 sends nothing."""
+    world = World(**CAPPED | profile)
+    world.clock.advance((DAY_MS - world.clock.wall_ms() % DAY_MS) / 1000 - seconds)
+    site = world.open()
+    world.sites.change(site, 1, Terms(weight=0))
+    return world, site
+
+
+def test_what_midnight_meets_under_way_counts_for_both_days() -> None:
+    world, site = before_midnight(1)
+    ids = under_way(world, site, 3)
+    world.clock.advance(2)
+    world.sites.new_day(world.clock.wall_ms())
+    assert (world.sites.used_today(site, 0), world.sites.used_today(site, ALL)) == (3, 3)
+    world.scheduler.give_back(packed(ids[:1]))  # it was not sent
+    assert (world.sites.used_today(site, 0), world.sites.used_today(site, ALL)) == (2, 2)
+
+
+def test_what_was_answered_before_midnight_does_not_count_for_the_new_day() -> None:
+    world, site = before_midnight(1)
+    under_way(world, site, 3)
+    world.clock.advance(2)
+    now_ms = world.clock.wall_ms()
+    world.sites.new_day(now_ms)
+    world.sites.answered_before(now_ms - now_ms % DAY_MS, site, 0)
+    assert (world.sites.used_today(site, 0), world.sites.used_today(site, ALL)) == (2, 3)
+    # the clock is set back: the day that it was set back from goes on, and gets nothing
+    world.sites.answered_before(now_ms - now_ms % DAY_MS - DAY_MS, site, 0)
+    assert world.sites.used_today(site, 0) == 2
+
+
+def test_a_region_that_starts_after_midnight_knows_what_was_under_way_at_it() -> None:
+    world, site = before_midnight(1)
+    under_way(world, site, 3)
+    world.clock.advance(2)
+    world.start()  # the former incarnation's pool may send them now
+    site = world.open()
+    assert (world.sites.used_today(site, 0), world.sites.used_today(site, ALL)) == (3, 3)
+    world.sites.change(site, 1, Terms(weight=0))
+    assert len(under_way(world, site, 9)) == 2
+    world.start()
+    site = world.open()
+    assert (world.sites.used_today(site, 0), world.sites.used_today(site, ALL)) == (5, 5)
+
+
+def test_a_region_that_starts_just_before_midnight_knows_it_too() -> None:
+    world, site = before_midnight(10)
+    under_way(world, site, 3)
+    world.start()
+    site = world.open()
+    assert (world.sites.used_today(site, 0), world.sites.used_today(site, ALL)) == (3, 3)
+    world.clock.advance(11)
+    world.sites.new_day(world.clock.wall_ms())
+    assert (world.sites.used_today(site, 0), world.sites.used_today(site, ALL)) == (3, 3)
+    world.clock.advance(DAY_MS / 1000)
+    world.sites.new_day(world.clock.wall_ms())
+    assert (world.sites.used_today(site, 0), world.sites.used_today(site, ALL)) == (0, 0)
+
+
+def test_what_was_under_way_hours_before_midnight_does_not_matter() -> None:
+    world, site = before_midnight(7200)
+    under_way(world, site, 3)
+    world.clock.advance(7300)
+    world.start()
+    site = world.open()
+    assert (world.sites.used_today(site, 0), world.sites.used_today(site, ALL)) == (0, 0)
+
+
+def test_a_site_that_goes_has_nothing_under_way() -> None:
+    world, site = before_midnight(600)
+    assert len(world.send(site, 3)) == 3
+    assert set(world.store.state) >= {"carried/eu-0/mx:a", "carried//mx:a"}
+    world.rest(700)
+    assert len(world.sites) == 0
+    site = world.open()
+    assert (world.sites.used_today(site, 0), world.sites.used_today(site, ALL)) == (0, 0)

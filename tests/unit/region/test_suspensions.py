@@ -4,7 +4,7 @@ import pytest
 
 from engine.config.load import parse_fleet
 from engine.providers.profiles import load_profiles
-from engine.region.sites import Sites
+from engine.region.sites import Counts, Sites
 from engine.region.suspensions import PROVISIONAL_MS, STATE_KEY, Suspensions
 from native.scheduler import Scheduler
 from tests.support.clock import ManualClock
@@ -46,7 +46,7 @@ class World:
         self.next_id = 1
 
     def open_site(self) -> None:
-        site = self.sites.open(SITE, "default", now_ns=self.clock.monotonic_ns(), day=1, used={}, terms={})
+        site = self.sites.open(SITE, "default", now_ns=self.clock.monotonic_ns(), counts=Counts(1), terms={})
         self.subject.apply_to(site)
         self.clock.advance(1)
 

@@ -7,7 +7,7 @@ from engine.config.load import parse_fleet
 from engine.config.schema import LimitsConfig
 from engine.providers.profiles import load_profiles
 from engine.region.flows import Flows
-from engine.region.sites import Sites
+from engine.region.sites import Counts, Sites
 from engine.region.windows import IDLE_S, MAX_RESTING, Windows
 from engine.routing.route import Failure, Route
 from engine.values.reply import Reply
@@ -66,7 +66,7 @@ class World:
         self.woken += 1
 
     def route(self, domain: str = DOMAIN) -> None:
-        site = self.sites.open("mx", "default", now_ns=self.clock.monotonic_ns(), day=0, used={}, terms={})
+        site = self.sites.open("mx", "default", now_ns=self.clock.monotonic_ns(), counts=Counts(0), terms={})
         self.windows.routed(domain, Route("mx", "default", (), "disabled"), site)
         self.windows.refill(0)
 
