@@ -2,7 +2,7 @@
 
 
 class VirtualClock:
-    """Both clocks start together and never jump. Starts at `start_ms` (unix milliseconds)."""
+    """Both clocks start together; only `step_wall` parts them. Starts at `start_ms` (unix milliseconds)."""
 
     __slots__ = ("_ns", "_start_ms")
 
@@ -21,3 +21,7 @@ class VirtualClock:
         if ns < self._ns:
             raise ValueError(f"clock: allowed is a time from {self._ns} ns on, got {ns}")
         self._ns = ns
+
+    def step_wall(self, ms: int) -> None:
+        """Somebody sets the wall clock forward or back."""
+        self._start_ms += ms

@@ -249,7 +249,7 @@ class Simulation:
                 held = sum(scheduler.contains(id_) for id_ in range(first, first + count))
                 if held:
                     flow.retry(0, attempts_of(first), minute_of(first), held)
-            flow.loaded.clear()
+            flow.forget_all_loaded()
         self._forget_numbers(number)
 
     def _die_with(self, number: int, node: Node, entries: bytes) -> None:

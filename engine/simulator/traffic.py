@@ -60,6 +60,7 @@ class Flow:
     waiting: deque[Chunk] = field(default_factory=deque)
     retries: list[tuple[int, int, int, int]] = field(default_factory=list)  # due_ms, attempts, minute, count
     loaded: deque[tuple[int, int]] = field(default_factory=deque)  # (first id, count), oldest first
+    loaded_count: int = 0  # ids in `loaded`
     granted: int = 0  # decisions of the scheduler
     depth: int = 0  # all that waits: in `waiting`, in `retries`, in the scheduler
 
@@ -96,6 +97,7 @@ class Flow:
             first = chunk.attempts << ATTEMPTS_SHIFT | chunk.minute << SERIAL_BITS | (serial + taken)
             keys.append(due_keys(first, size, self.queue, now_ms))
             self.loaded.append((first, size))
+            self.loaded_count += size
             taken += size
             chunk.count -= size
             if not chunk.count:
@@ -105,9 +107,13 @@ class Flow:
     def forget_loaded(self, ready: int) -> None:
         """Keep the ranges that hold the `ready` ids which are still in the scheduler: ids leave in about the order in
         which they came, so the oldest ranges are empty when the newer ones hold that many."""
-        total = sum(count for _, count in self.loaded)
-        while self.loaded and total - self.loaded[0][1] >= ready + 2 * self.loaded[0][1]:
-            total -= self.loaded.popleft()[1]
+        while self.loaded and self.loaded_count >= ready + 3 * self.loaded[0][1]:
+            self.loaded_count -= self.loaded.popleft()[1]
+
+    def forget_all_loaded(self) -> None:
+        """The scheduler is gone."""
+        self.loaded.clear()
+        self.loaded_count = 0
 
 
 class Arrivals:

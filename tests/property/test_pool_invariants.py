@@ -1,11 +1,13 @@
 """Whatever providers, operators and crashes do on simulated days: no limit is exceeded, nothing flaps, nothing starves.
 
 The plans are random: sources in warm-up and warm ones, dedicated and shared, rates, daily caps, greylisting, providers
-that turn on single sources and netblocks, storms, restarts of regions in the middle of a batch, of sources' owners, and
-the loss of a region. State goes through the bytes that the spool keeps. `make soak` runs thousands of days
-(SENDFLEET_SIMULATED_DAYS, from the seed SENDFLEET_SIMULATED_SEED on).
+that turn on single sources and netblocks, storms, restarts of regions in the middle of a batch, also of the last one
+before midnight, of sources' owners, and the loss of a region. Each goes on for two hours after midnight. State goes
+through the bytes that the spool keeps. On some more days somebody sets the clock, back and forward, by minutes and by
+days. `make soak` runs thousands of days (SENDFLEET_SIMULATED_DAYS, from the seed SENDFLEET_SIMULATED_SEED on).
 """
 
+import logging
 import os
 import random
 import struct
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from engine.region.sites import ALL, Site
+from engine.region.sites import ALL, DAY_MS, Site
 from engine.reputation.standing import State
 from engine.simulator.node import Node
 from engine.simulator.plan import parse_plan
@@ -27,6 +29,7 @@ FIRST_SEED = int(os.environ.get("SENDFLEET_SIMULATED_SEED", "1"))
 ENTRY = struct.Struct("<QqIHHIIQ")
 HOUR_NS = 3_600_000_000_000
 STEP_S = 120
+DAY_S = 86_400
 NS = 1_000_000_000
 
 
@@ -91,16 +94,21 @@ def random_plan(seed: int) -> dict[str, Any]:
     return {
         "name": f"day-{seed}",
         "seed": seed,
-        "duration": "1d",
+        "duration": "26h",
         "start": rng.choice(["2026-01-05", "2026-12-31"]),
         "tick": f"{STEP_S}s",
-        "report": f"{STEP_S * rng.choice((1, 4))}s",
+        "report": f"{STEP_S * rng.choice((1, 4, 15))}s",
         "samples": 24,
         "window": rng.choice([50, 5_000]),
         "sources": groups,
         "traffic": traffic,
         "models": models,
-        "events": [event_of(rng, groups, regions) for _ in range(rng.randint(0, 8))],
+        "events": [event_of(rng, groups, regions) for _ in range(rng.randint(0, 8))]
+        + [
+            {"kind": "restart", "at": f"{DAY_S - STEP_S}s", "region": region}
+            for region in regions
+            if rng.random() < 0.5
+        ],
         "fleet": {
             "providers": providers,
             "warmup": {"tables": {"tiny": {"stages": [5, 20, {"day": 60, "hour": 30}]}}},
@@ -140,7 +148,8 @@ class Referee:
     def __init__(self) -> None:
         self.simulation: Simulation
         self.decisions = 0
-        self._last: dict[tuple[str, str], tuple[int, int]] = {}  # send time, interval then
+        # send time, interval then; of the present step, and the last one before
+        self._sent: dict[tuple[str, str], list[tuple[int, int]]] = {}
         self._hours: dict[tuple[str, str], deque[tuple[int, int]]] = {}
         self._days: dict[tuple[str, str, int], int] = {}
         self._slowest: dict[tuple[str, str], int] = {}
@@ -150,7 +159,11 @@ class Referee:
     def taken(self, node: Node, entries: bytes) -> None:
         rows = list(ENTRY.iter_unpack(entries))
         self.decisions += len(rows)
-        now_ms = self.simulation.clock.wall_ms()
+        now_s = self.simulation.clock.monotonic_ns() // NS
+        # the region dies with this batch: its pools may send it in the next step
+        is_late = (
+            self.simulation.nodes.index(node) in self.simulation._dying and now_s % DAY_S >= DAY_S - STEP_S
+        )
         for number, source in {(row[2], row[3]) for row in rows}:
             site = node.sites.site(number)
             name = node.sites.sources[source].name
@@ -159,24 +172,40 @@ class Referee:
                 site.name,
             )
             assert site.caps.get(source) is None or node.sites.used_today(site, source) <= site.caps[source]
-            for who in ("", name):
-                held = node.suspensions.of(who, site.name)
-                assert held is None or held.until_ms <= now_ms, (name, site.name, held)
+            self._check_suspended(node, ("", name), site.name)
             assert site.cap_total is None or node.sites.used_today(site, ALL) <= site.cap_total
             assert node.allowances.of(source, site.name).weight or node.allowances.is_kept(source, site.name)
         for row in rows:
             self._count(node, row)
+            if is_late:
+                self._count_of_tomorrow(node, row)
+
+    def _check_day(self, site: Site) -> None:
+        assert site.day == self._now_ms() // DAY_MS, site
+
+    def _check_suspended(self, node: Node, names: tuple[str, str], site: str) -> None:
+        """Neither all sources together nor this one is suspended."""
+        for name in names:
+            held = node.suspensions.of(name, site)
+            assert held is None or held.until_ms <= self._now_ms(), (name, site, held)
+
+    def _count_of_tomorrow(self, node: Node, row: tuple[int, ...]) -> None:
+        site = node.sites.site(row[2])
+        for key in ((node.sites.sources[row[3]].name, site.name), (node.region, site.name)):
+            day = (*key, site.day + 1)
+            self._days[day] = self._days.get(day, 0) + 1
 
     def _count(self, node: Node, row: tuple[int, ...]) -> None:
         _, send_at, number, source, *_ = row
         site = node.sites.site(number)
         key = node.sites.sources[source].name, site.name
         interval, _ = node.sites.pace(site, source)
-        before = self._last.get(key)
-        if before is not None:
-            assert send_at - before[0] >= min(before[1], interval), (key, send_at, before, interval)
-        self._last[key] = send_at, interval
+        sent = self._sent.setdefault(key, [])
+        if sent:
+            assert send_at - sent[-1][0] >= min(sent[-1][1], interval), (key, send_at, sent[-1], interval)
+        sent.append((send_at, interval))
         self._slowest[key] = interval
+        self._check_day(site)
         day = (*key, site.day)
         self._days[day] = self._days.get(day, 0) + 1
         self._check_together(node, site, send_at)
@@ -218,8 +247,14 @@ class Referee:
             if site.cap_total is not None:
                 self._days[node.region, site.name, site.day] -= 1
             self._hours[key].pop()
+            self._sent[key].pop()
 
     def stepped(self, now_ns: int) -> None:
+        self._check_starvation(now_ns)
+        for sent in self._sent.values():
+            del sent[:-1]
+
+    def _check_starvation(self, now_ns: int) -> None:
         """No starvation: while mail waits that free sources may carry, one of them sends as its rate allows.
 
         Whose mail it carries is a matter of lanes and fair shares: tests/property/test_scheduler.py.
@@ -243,7 +278,8 @@ class Referee:
                 over_ns = []
                 for source, named in node.sites.sources.items():
                     if named.name in free:
-                        sent_ns = self._last.get((named.name, site), (0, 0))[0]
+                        sent = self._sent.get((named.name, site))
+                        sent_ns = sent[-1][0] if sent else 0
                         since_ns = max(sent_ns, self._free_ns[place][named.name])
                         over_ns.append(now_ns - since_ns - self._pace(node, at, source))
                 if node.sites.profile(at.provider).rate_total is not None:
@@ -278,11 +314,48 @@ def check_no_flapping(simulation: Simulation) -> None:
                 assert later - at >= stay_s - 1, (key, rows)
 
 
-@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + DAYS))
-def test_a_random_day(seed: int) -> None:
-    referee = Referee()
+class ClockSetter(Referee):
+    """Sets the clock now and then; asks for the limits only, because what lasts until a time may then last longer."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._rng = random.Random(seed)
+        self._stepped_ms = 0
+        self.steps = 0
+
+    def _check_starvation(self, now_ns: int) -> None:
+        if self._rng.random() > 0.01:
+            return
+        by_s = self._rng.choice((-1, 1)) * self._rng.choice((1, 120, 3_600, 50_000, DAY_S, 3 * DAY_S))
+        if self._stepped_ms + by_s * 1000 < -(now_ns // 1_000_000):
+            return  # a message is not older than the simulation
+        self._stepped_ms += by_s * 1000
+        self.simulation.clock.step_wall(by_s * 1000)
+        self.steps += 1
+
+    def _check_day(self, site: Site) -> None:
+        pass
+
+    def _check_suspended(self, node: Node, names: tuple[str, str], site: str) -> None:
+        pass
+
+
+def run(seed: int, referee: Referee) -> Simulation:
+    logging.getLogger("engine.region").setLevel(logging.CRITICAL)
     simulation = Simulation(parse_plan(random_plan(seed)), watch=referee)
     referee.simulation = simulation
     simulation.run()  # raises if a message is lost or doubled
     assert referee.decisions > 0
-    check_no_flapping(simulation)
+    return simulation
+
+
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + DAYS))
+def test_a_random_day(seed: int) -> None:
+    check_no_flapping(run(seed, Referee()))
+
+
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + max(1, DAYS // 5)))
+def test_a_random_day_on_which_the_clock_is_set(seed: int) -> None:
+    referee = ClockSetter(seed)
+    run(seed, referee)
+    assert referee.steps > 0
