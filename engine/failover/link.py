@@ -120,6 +120,14 @@ class Link:
             return False
         return not self._window or now - self._heard_at < self._timing.patience
 
+    @property
+    def session(self) -> int:
+        return self._session
+
+    def is_waiting(self, key: bytes) -> bool:
+        """Whether the copies of this key are on their way, in this session."""
+        return any(sent.key == key for sent in self._window) or any(k == key for _, k in self._urgent)
+
     def is_complete(self) -> bool:
         """Whether the standby has everything."""
         return self.state is State.OPEN and not self._backlog and not self._window and not self._urgent

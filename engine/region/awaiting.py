@@ -19,8 +19,11 @@ class AwaitedDispatch:
 
     async def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> list[int]:
         stopped = await awaited(self._spool.dispatch(batch_no, ids, daily))
-        if stopped:
-            self._stopped(stopped)
+        settled = [
+            id_ for id_ in stopped if self._spool.message(id_) is None
+        ]  # the others are offered to a peer
+        if settled:
+            self._stopped(settled)
         return stopped
 
 

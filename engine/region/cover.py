@@ -15,6 +15,7 @@ from engine.config.schema import FleetConfig
 from engine.failover.effects import Answer, Effect, Export, Forget, Ready, Send, Write
 from engine.failover.messages import Beat, BeatReply, Message
 from engine.failover.region import FLEET, RegionMachine
+from engine.failover.returning import AWAY
 from engine.failover.spans import Spans, ids_of, of_ids
 from engine.failover.store import Accept, Accepted, Apply, LookUp, Operation, Release
 from engine.failover.timing import MS, Timing
@@ -29,6 +30,7 @@ from engine.values.clock import Clock
 log = logging.getLogger(__name__)
 
 TICK_S = 0.05
+MAX_FOLLOWED = 256
 SENDS = 512  # messages to one peer that are on their way; more are dropped, the protocol repeats them
 
 
@@ -96,6 +98,8 @@ class Cover:
         self._reply: BeatReply | None = None
         self._flush = False
         self._is_closed = False
+        self._accept_local = config.fleet.degraded == "accept_local"
+        self._followed: dict[bytes, int] = {}  # hand-overs that were copied on, with the session of that
 
     # -- dispatch
 
@@ -139,6 +143,45 @@ class Cover:
     def look_up(self, key: bytes) -> "Future[Accepted | None]":
         """What a batch key stands for on this disk: one span per item."""
         return self._spool.failover(LookUp(key, "", 0), self._by_name)
+
+    # -- hand-over
+
+    def away(self) -> dict[str, int]:
+        """Peers that were called dead and have not returned, with their epochs."""
+        return {v.name: v.epoch for v in self.machine.view if v.standing in AWAY and v.name != self._name}
+
+    def heir(self) -> tuple[str, ...]:
+        """Who may be given messages: the standby alone, so that nobody else can adopt an old copy of them."""
+        if not self.may_dispatch() or not self.machine.is_covered(self._clock.monotonic_ns()):
+            return ()
+        return (self.machine.standby_name,)
+
+    def may_take(self) -> bool:
+        """Whether messages may be taken over: with a lease, and where a copy of them can go."""
+        is_covered = self.machine.is_covered(self._clock.monotonic_ns())
+        return self.may_dispatch() and (is_covered or self._accept_local)
+
+    def may_judge(self, dead: tuple[str, int] | None) -> bool:
+        """Whether this disk's word counts: it has a lease, and what is held of the dead has been adopted."""
+        standby = self.machine.standby
+        if dead is not None and (standby.fences.get(dead[0], -1) < dead[1] or standby.is_adopting()):
+            return False
+        return self.may_dispatch()
+
+    def is_copied(self, key: bytes, spans: Spans) -> bool:
+        """Whether these, which were taken over, are on the standby's disk as well; if not, they are on their way."""
+        link = self.machine.link
+        if not self.machine.is_covered(self._clock.monotonic_ns()):
+            return self._accept_local
+        if self._followed.get(key) == link.session:
+            return not link.is_waiting(key)
+        self._followed.pop(key, None)
+        self._followed[key] = link.session
+        if len(self._followed) > MAX_FOLLOWED:
+            del self._followed[next(iter(self._followed))]
+        link.copy(spans, key)
+        self._soon()
+        return False
 
     # -- outcomes
 

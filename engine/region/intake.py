@@ -5,6 +5,7 @@ those has it too, or the receipt says that none does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgpack
 
@@ -24,8 +25,15 @@ from engine.values.submission import MalformedBatch, batch_key_of, decode_submis
 KEY_OF_ANOTHER = "stands for a message to other recipients: a new message needs a new key"
 
 
+class Admit(Protocol):
+    """Raises RegionDraining unless the batch of that key, or that part of a campaign, was accepted here before."""
+
+    async def __call__(self, *, key: bytes = b"", chunk: bytes = b"") -> None: ...
+
+
 class Intake:
-    """See the module docstring. `streams`: those that the sources serve; `offer`: these due keys are on disk."""
+    """See the module docstring. `streams`: those that the sources serve; `offer`: these due keys are on disk; `admit`:
+    asked before anything is accepted from a client."""
 
     def __init__(
         self,
@@ -38,6 +46,7 @@ class Intake:
         retry: Mapping[int, RetrySchedule],
         cover: Cover | None,
         offer: Callable[[Sequence[bytes]], None],
+        admit: Admit,
     ) -> None:
         self._config = config
         self._name = name
@@ -47,6 +56,7 @@ class Intake:
         self._retry = retry
         self._cover = cover
         self._offer = offer
+        self._admit = admit
         self._admission = Admission(
             limits=config.limits,
             streams=streams,
@@ -56,9 +66,11 @@ class Intake:
     async def accept(self, header: bytes, blob: bytes, *, again: bool = False) -> bytes:
         """Accept a batch (engine/values/submission.py). The answer is a receipt: what it names is on disk.
 
-        `again`: another region may have accepted it before. RegionAway: nothing is promised.
+        `again`: another region may have accepted it before. RegionAway: nothing is promised. RegionDraining: it never
+        will be.
         """
         submission = decode_submission(header, len(blob))
+        await self._admit(key=submission.batch_key)
         now_ms = self._clock.wall_ms()
         admitted = self._admission.admit(submission, now_ms)
         ids: list[Sequence[int]] = [()] * len(submission.items)
@@ -136,6 +148,7 @@ class Intake:
     async def accept_chunk(self, data: bytes) -> bytes:
         """Accept a campaign chunk: msgpack [campaign_no, number, digest, field_names, recipients, fields]."""
         campaign_no, number, digest, _, recipients, fields = msgpack.unpackb(data)
+        await self._admit(chunk=campaign_no.to_bytes(4, "big") + number.to_bytes(4, "big"))
         campaign = self._spool.campaign(campaign_no)
         now_ms = self._clock.wall_ms()
         good: list[int] = []

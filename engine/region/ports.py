@@ -18,6 +18,10 @@ class RegionAway(ConnectionError):
     """The region cannot take a batch now, and has promised nothing: ask it again, or another region."""
 
 
+class RegionDraining(RegionAway):
+    """The region is being drained: it has not accepted this and will not; any other region may."""
+
+
 class AddressQuestions(Protocol):
     """The part of a resolver that asks for addresses (engine/routing/resolver.py)."""
 

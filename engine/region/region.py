@@ -23,6 +23,8 @@ from engine.bounces.unknown import STATE_KEY as UNKNOWN_REPLIES
 from engine.bounces.unknown import UnknownReplies
 from engine.config.schema import FleetConfig
 from engine.delivery.wire import decode_resume
+from engine.failover.handover import Reply as HandoverReply
+from engine.failover.handover import Request as HandoverRequest
 from engine.failover.messages import Beat, BeatReply
 from engine.failover.messages import Message as PeerMessage
 from engine.providers.profiles import load_profiles
@@ -32,6 +34,7 @@ from engine.region.dispatch import Dispatcher
 from engine.region.enforcement import Enforcement
 from engine.region.expiry import Expiry
 from engine.region.flows import Flows
+from engine.region.handing import Handing, HandoverPort, NoHandover
 from engine.region.intake import Intake
 from engine.region.late import LateReports
 from engine.region.listings import Listings
@@ -71,6 +74,7 @@ class RegionPorts:
     peers: PeerPort = NoPeers()  # noqa: RUF009 - it has no state
     resolver: AddressQuestions | None = None  # for block lists; without it none is asked
     link: PeerLink | None = None  # for copies in other regions; None without `replicas`
+    handover: HandoverPort = NoHandover()  # noqa: RUF009 - it has no state
 
 
 class Region:
@@ -152,6 +156,7 @@ class Region:
             retry=self._retry,
             cover=self._cover,
             offer=self._offer,
+            admit=self._admit,
         )
         self._windows = Windows(
             index=spool,
@@ -162,6 +167,19 @@ class Region:
             want_route=self._want_route,
             expire=lambda keys: self._outcomes.expire(keys),
             wake_pool=self._wake_pool,
+        )
+        self._handing = Handing(
+            config=config,
+            name=name,
+            spool=spool,
+            clock=clock,
+            port=ports.handover,
+            cover=self._cover,
+            scheduler=self._scheduler,
+            windows=self._windows,
+            offer=self._offer,
+            wake=self._wake_pools,
+            spawn=self._spawn,
         )
         self._dispatcher = Dispatcher(
             scheduler=self._scheduler,
@@ -250,6 +268,8 @@ class Region:
         self._spawn(self._keep_books())
         if self._cover is not None:
             self._spawn(self._cover.run())
+        await self._handing.start()
+        self._spawn(self._handing.run())
 
     async def _attach(self, name: PoolName) -> None:
         """Settle what a pool that outlived us has done meanwhile, and leave it what it has on the wire."""
@@ -339,6 +359,9 @@ class Region:
         self.check()
         return await self._intake.accept(header, blob, again=again)
 
+    async def _admit(self, *, key: bytes = b"", chunk: bytes = b"") -> None:
+        await self._handing.admit(key=key, chunk=chunk)
+
     async def put_campaign(self, record: bytes) -> int:
         """Store a campaign's template (msgpack of CampaignRecord's fields); returns its number here."""
         self.check()
@@ -375,10 +398,28 @@ class Region:
             self._cover.settled(ids)
 
     def _term(self) -> int | None:
-        """The epoch under which mail may be handed to pools; 0 in a fleet without copies, None without a lease."""
+        """The epoch under which mail may be handed to pools; 0 in a fleet without copies. None: not now."""
+        if self._handing.holds_dispatch():
+            return None
         if self._cover is None:
             return 0
         return self._cover.term if self._cover.may_dispatch() else None
+
+    async def drain(self, on: bool) -> bool:
+        """Begin or end draining; on disk when this returns. False: it was so already. ValueError: nobody to give to."""
+        self.check()
+        return await self._handing.drain(on)
+
+    async def hand_over(self, request: HandoverRequest) -> HandoverReply | None:
+        """A peer's request about messages that it hands over; None: it is to ask again."""
+        self.check()
+        return await self._handing.answer(request)
+
+    @property
+    def condition(self) -> str:
+        """`up`, `draining` or `drained`."""
+        status = self._handing.status()
+        return "drained" if status["is_drained"] else "draining" if status["is_draining"] else "up"
 
     def beat(self, beat: Beat) -> BeatReply | None:
         self.check()
@@ -502,7 +543,11 @@ class Region:
     async def cancel(self, ids: Sequence[int]) -> int:
         """Cancel queued messages that are not on the wire; returns how many were."""
         self._scheduler.remove(b"".join(id_.to_bytes(8, "little") for id_ in ids))
-        free = [i for i in ids if not self._scheduler.contains(i) and not self._windows.is_held(i)]
+        free = [
+            i
+            for i in ids
+            if not (self._scheduler.contains(i) or self._windows.is_held(i) or self._handing.is_offered(i))
+        ]
         self._windows.settling(free)
         try:
             cancelled: int = await awaited(self._spool.cancel(free))
@@ -529,6 +574,7 @@ class Region:
         cover = {} if self._cover is None else {"failover": self._cover.status()}
         return {
             **cover,
+            "hand_over": self._handing.status(),
             "region": self.name,
             "epoch": self._spool.epoch,
             "tls": self.tls.listing(),

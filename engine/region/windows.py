@@ -332,6 +332,9 @@ class Windows:
         """They are on disk; those that are deferred come with `redue`."""
         self._settling.difference_update(ids)
 
+    def is_settling(self, id_: int) -> bool:
+        return id_ in self._settling
+
     def redue(self, due_key: bytes) -> None:
         """A deferred message has got this due key."""
         now_ms = self._clock.wall_ms()

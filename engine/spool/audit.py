@@ -1,8 +1,9 @@
 """The audit of a spool: conservation, id by id, from the disk (contract, promise 2).
 
 For every id that was ever accepted: if its last word is `queued`, it has a record and exactly the due key that the
-record names; any other has neither. The sums of the words are the counters. One read transaction, so it can run
-beside a live region.
+record names, or none while it is offered to another region; any other has neither. The sums of the words are the
+counters. One read transaction, so it can run beside a live region. What has moved between regions is accounted for in
+engine/spool/audit_moved.py.
 """
 
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from engine.spool.draft import (
     word_of,
 )
 from engine.spool.environment import Environment, Error
+from engine.spool.handover import offered_ids
 from engine.spool.records import DamagedRecord, decode_record, due_key
 from engine.values.ids import format_id, make_id
 from engine.values.outcome import OutcomeKind
@@ -73,6 +75,7 @@ def audit(path: str | Path) -> AuditReport:
             totals = Totals.decode(stored)
             words = [0] * 16
             held = _held(env, txn)
+            waiting = 0  # of these, queued
             for id_, word in _words(env, txn, totals):
                 words[word] += 1
                 if word == 0:
@@ -88,14 +91,17 @@ def audit(path: str | Path) -> AuditReport:
                         report.problem(f"{format_id(id_)}: queued, but unreadable: {error}")
                         continue
                     is_due = txn.get(due_key(record.queue, record.due_ms, id_), db=env.db["due"]) is not None
+                    waiting += id_ in held
                     if is_due and id_ in held:
-                        report.problem(f"{format_id(id_)}: due, but its copy is not safe yet")
+                        report.problem(
+                            f"{format_id(id_)}: due, but its copy is not safe yet, or it is offered elsewhere"
+                        )
                     elif not is_due and id_ not in held:
                         report.problem(f"{format_id(id_)}: queued, but never due")
             report.accepted = totals.accepted
             report.counts = {str(kind): words[kind] for kind in LAST_WORDS if kind < 7 or words[kind]}
             queued = words[OutcomeKind.QUEUED]
-            for name, wanted in (("messages", queued), ("due", queued - len(held))):
+            for name, wanted in (("messages", queued), ("due", queued - waiting)):
                 entries = txn.stat(env.db[name])["entries"]
                 if entries != wanted:
                     report.problem(f"{wanted} ids are queued, but there are {entries} entries in {name}")
@@ -113,10 +119,12 @@ def audit(path: str | Path) -> AuditReport:
 
 
 def _held(env: Environment, txn: Any) -> set[int]:
-    """Ids that are queued and not due: their copies are not safe yet."""
+    """Ids that are not due as long as they are queued: their copies are not safe yet, or they are offered elsewhere."""
+    offered = offered_ids(env, txn)
     if "unsafe" not in env.db:
-        return set()
-    return {id_ for _, value in txn.cursor(db=env.db["unsafe"]) for id_ in ids_of(msgpack.unpackb(value))}
+        return offered
+    unsafe = {id_ for _, value in txn.cursor(db=env.db["unsafe"]) for id_ in ids_of(msgpack.unpackb(value))}
+    return unsafe | offered
 
 
 def _words(env: Environment, txn: Any, totals: Totals) -> Iterator[tuple[int, int]]:

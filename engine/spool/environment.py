@@ -48,6 +48,7 @@ DATABASES = (
     b"copies",
     b"unsafe",
     b"failover",
+    b"offers",
 )
 FIRST_MAP = 256 << 20
 MAX_READERS = 510

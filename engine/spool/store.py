@@ -35,6 +35,15 @@ from engine.spool.draft import LAST_WORDS, PAGE_BYTES, Draft, QueueNumbers, page
 from engine.spool.environment import Environment, Error
 from engine.spool.errors import SpoolError
 from engine.spool.groups import CACHED_QUEUES, Groups
+from engine.spool.handover import (
+    Decide,
+    HandoverKeeper,
+    HandoverOperation,
+    KeepKeys,
+    Offers,
+    read_offers,
+    without_offered,
+)
 from engine.spool.notices import Notice
 from engine.spool.opening import lock, recover
 from engine.spool.options import SpoolOptions
@@ -42,7 +51,7 @@ from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, DamagedRecord, Record, decode_record, due_key
 from engine.spool.room import Room
 from engine.spool.sent import Sent
-from engine.spool.standby import Exporter, Keeper, read_durable
+from engine.spool.standby import Exporter, read_durable
 from engine.spool.writer import GroupWriter
 from engine.values.clock import Clock
 from engine.values.ids import SEQ_MASK, format_id
@@ -147,7 +156,7 @@ class Spool:
         """Do what the failover protocol asks (engine/failover/store.py). `numbers`: those of the regions, by name."""
 
         def run(draft: Draft) -> Any:
-            keeper = Keeper(draft, numbers, self._clock.wall_ms(), self._groups.append)
+            keeper = HandoverKeeper(draft, numbers, self._clock.wall_ms(), self._groups.append)
             match operation:
                 case Accept(payload=AcceptBatch() as batch):
                     segment, base = self._groups.append(draft, batch.blob)
@@ -162,6 +171,21 @@ class Spool:
 
         return self._writer.submit(run, has_bodies=isinstance(operation, Accept | Apply))
 
+    def hand_over(self, operation: HandoverOperation, numbers: Mapping[str, int]) -> "Future[Any]":
+        """A step of a hand-over (engine/spool/handover.py). SpoolFull: there is no room to take anything."""
+        is_taking = isinstance(operation, Decide) and operation.is_willing
+
+        def run(draft: Draft) -> Any:
+            if is_taking or isinstance(operation, KeepKeys):
+                self._groups.check_room(draft)
+            return HandoverKeeper(draft, numbers, self._clock.wall_ms(), self._groups.append).do(operation)
+
+        return self._writer.submit(run, has_bodies=is_taking)
+
+    def offers(self) -> Offers:
+        """Offers to other regions that are not decided."""
+        return read_offers(self._env)
+
     def durable(self, numbers: Mapping[str, int]) -> Durable:
         """What the protocol needs when it starts."""
         with self._env.read() as txn:
@@ -173,11 +197,14 @@ class Spool:
     def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> "Future[list[int]]":
         """Make a batch's way out durable: the ids (8 bytes little endian each) and the counters they charge.
 
-        The answer: ids that must not go out, because their recipients have been suppressed meanwhile.
+        The answer: ids that must not go out, because their recipients have been suppressed meanwhile, or because they
+        have been offered to another region.
         """
 
         def run(draft: Draft) -> list[int]:
-            return operations.dispatch(draft, batch_no, ids, daily, self._clock.wall_ms(), self._queue_row)
+            going, offered = without_offered(self._env, draft, ids)
+            now_ms = self._clock.wall_ms()
+            return offered + operations.dispatch(draft, batch_no, going, daily, now_ms, self._queue_row)
 
         return self._writer.submit(run)
 

@@ -18,6 +18,7 @@ from engine.dkim.signer import signer_of
 from engine.providers.profiles import load_profiles
 from engine.region.awaiting import deliver_on
 from engine.region.cover import PeerLink
+from engine.region.handing import HandoverPort, NoHandover
 from engine.region.lease_file import LeaseView
 from engine.region.ports import PoolName
 from engine.region.region import Region, RegionPorts
@@ -86,6 +87,7 @@ class LocalNode:
         self.region_name = region
         self.region: Region | None = None
         self.link: PeerLink | None = None
+        self.handover: HandoverPort = NoHandover()
         self.pools: dict[PoolName, PoolEngine] = {}
         self.meters: dict[PoolName, Meter] = {}
         self._deaths: dict[PoolName, Callable[[PoolName], None]] = {}
@@ -176,7 +178,12 @@ class LocalNode:
 
 
 async def start_region(
-    config: FleetConfig, name: str = "eu", *, link: PeerLink | None = None, clock: Clock | None = None
+    config: FleetConfig,
+    name: str = "eu",
+    *,
+    link: PeerLink | None = None,
+    clock: Clock | None = None,
+    handover: HandoverPort | None = None,
 ) -> tuple[Region, Spool, LocalNode]:
     clock = clock or SteadyClock()
     number = next(region.number for region in config.regions if region.name == name)
@@ -184,6 +191,7 @@ async def start_region(
     spool = Spool.open(config.spool.directory / name, region_number=number, clock=clock, options=options)
     node = LocalNode(config, name, spool, clock)
     node.link = link
+    node.handover = handover or NoHandover()
     return await region_on(node, spool), spool, node
 
 
@@ -196,7 +204,11 @@ async def region_on(node: LocalNode, spool: Spool) -> Region:
         spool=spool,
         router=Router(config, load_profiles(config.providers), build_resolver(config.resolver), clock),
         ports=RegionPorts(
-            launcher=node, sources=node, resolver=build_resolver(config.resolver), link=node.link
+            launcher=node,
+            sources=node,
+            resolver=build_resolver(config.resolver),
+            link=node.link,
+            handover=node.handover,
         ),
         clock=clock,
         seed=1,

@@ -1,0 +1,364 @@
+"""What joins a region to the hand-over protocol, as giver and as taker, and the draining of a region.
+
+The giver's machine (engine/failover/handover.py) decides; here its operations go to the spool, its requests to the
+peers, and what it may give is found: messages that wait, that no pool has, whose outcome is not just being written, and
+which some source of the peer may send. In a fleet with copies they go to the region's own standby, so that nobody else
+can adopt an old copy of them, and what it takes is copied on before the giver forgets it.
+
+A draining region accepts nothing from clients (RegionDraining), except that it answers for what it has accepted before.
+It goes on sending only what it cannot hand over: to nobody within reach, or nobody who has a source for it. That it is
+draining is on disk.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from engine.config.schema import FleetConfig
+from engine.failover.handover import (
+    Ask,
+    Effect,
+    Giver,
+    Inquire,
+    Kept,
+    Keys,
+    MakeOffer,
+    Offer,
+    Operation,
+    Pick,
+    Recall,
+    Reply,
+    Request,
+    SettleOffer,
+    Terms,
+    Write,
+    key_of,
+)
+from engine.failover.spans import Spans, ids_of, of_ids
+from engine.region.awaiting import awaited
+from engine.region.cover import Cover
+from engine.region.ports import RegionDraining
+from engine.region.windows import Windows
+from engine.spool.errors import SpoolError
+from engine.spool.handover import Decide, Decided, Identify, KeepKeys, Knows
+from engine.spool.store import Spool
+from engine.values.clock import Clock
+from engine.values.stream import Stream
+from native.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.05
+DRAINING = "handover/draining"  # a state of the spool
+OFFER_MESSAGES = 500
+OFFER_BYTES = 4 << 20  # of bodies; one message may be larger
+OFFER_CAMPAIGNS = 4  # templates that travel with one offer
+LOOKED_AT = 2000  # due keys per look
+KEYS_RETRY_S = 1.0
+
+
+class HandoverPort(Protocol):
+    """Carries requests to other regions. ConnectionError, TimeoutError: nobody can say whether it arrived."""
+
+    async def hand_over(self, region: str, request: Request) -> Reply | None: ...
+
+
+class NoHandover:
+    """Of a region that has nobody to give to."""
+
+    async def hand_over(self, region: str, request: Request) -> Reply | None:
+        raise ConnectionError(f"no way to region {region}")
+
+
+class Handing:
+    """See the module docstring. All methods run on the region's loop."""
+
+    def __init__(
+        self,
+        *,
+        config: FleetConfig,
+        name: str,
+        spool: Spool,
+        clock: Clock,
+        port: HandoverPort,
+        cover: Cover | None,
+        scheduler: Scheduler,
+        windows: Windows,
+        offer: Callable[[Sequence[bytes]], None],
+        wake: Callable[[], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], Any],
+    ) -> None:
+        self._name = name
+        self._spool = spool
+        self._clock = clock
+        self._port = port
+        self._cover = cover
+        self._scheduler = scheduler
+        self._windows = windows
+        self._offer = offer
+        self._wake = wake
+        self._spawn = spawn
+        self._numbers = {region.name: region.number for region in config.regions}
+        self._peers = [region.name for region in config.regions if region.name != name]
+        self._served = {peer: _served_by(config, peer) for peer in self._peers}
+        self._exporter = spool.exporter()
+        self._cursors = dict.fromkeys(self._peers, b"")
+        self._sweeps = dict.fromkeys(self._peers, 0)  # found since the cursor was at the start
+        self._keys_given: dict[
+            str, bytes
+        ] = {}  # peers that have all our keys, with the disk they have them on
+        self._giving_keys: set[str] = set()
+        self._offered: set[int] = set()  # not to be cancelled: a peer may have them
+        self._was_holding = False
+        self.is_draining = spool.get_state(DRAINING) == b"1"
+        self._disk = b""
+        stored = spool.offers()
+        for row in stored.offers:
+            self._offered.update(ids_of(row.spans))
+        first = max(stored.number + 1, clock.wall_ms() << 10)
+        self._giver = Giver(name, self._peers, offers=stored.offers, number=first)
+
+    async def start(self) -> None:
+        self._disk = await awaited(self._spool.hand_over(Identify(os.urandom(8)), self._numbers))
+
+    async def run(self) -> None:
+        while True:
+            self._look_around()
+            self._do(self._giver.tick(self._clock.monotonic_ns()))
+            is_holding = self.holds_dispatch()
+            if self._was_holding and not is_holding:
+                self._wake()
+            self._was_holding = is_holding
+            await asyncio.sleep(TICK_S)
+
+    def _look_around(self) -> None:
+        """Who may be given to now, and who is away."""
+        giver, now = self._giver, self._clock.monotonic_ns()
+        to: Iterable[str] = self._peers
+        if self._cover is not None:
+            giver.epoch = self._cover.term
+            giver.away = self._cover.away()
+            to = self._cover.heir()
+        giver.give(to if self.is_draining else (), now)
+
+    # -- draining
+
+    async def drain(self, on: bool) -> bool:
+        """Begin or end draining; on disk when this returns. False: it was so already. ValueError: nobody to give to."""
+        if on and not self._peers:
+            raise ValueError(f"region {self._name} is the only one: there is nobody to hand its mail over to")
+        if on == self.is_draining:
+            return False
+        await awaited(self._spool.put_state(DRAINING, b"1" if on else b"0"))
+        self.is_draining = on
+        log.warning("region %s: %s", self._name, "is being drained" if on else "takes mail again")
+        if not on:
+            self._keys_given.clear()
+            self._look_around()
+            self._wake()
+        return True
+
+    async def admit(self, *, key: bytes = b"", chunk: bytes = b"") -> None:
+        """RegionDraining, unless this was accepted here before."""
+        if self.is_draining and not await awaited(self._spool.hand_over(Knows(key, chunk), self._numbers)):
+            raise RegionDraining(f"region {self._name} is being drained: another region takes this")
+
+    def holds_dispatch(self) -> bool:
+        """Nothing is given to pools while it can be given to a peer."""
+        return self.is_draining and self._giver.is_giving()
+
+    def is_offered(self, id_: int) -> bool:
+        return id_ in self._offered
+
+    # -- the taker
+
+    async def answer(self, request: Request) -> Reply | None:
+        """A peer's request. None: no answer now, it is to ask again."""
+        if isinstance(request, Inquire):
+            return Terms(self._disk, self._refusal())
+        if isinstance(request, Keys):
+            await awaited(self._spool.hand_over(KeepKeys(request.payload), self._numbers))
+            return Kept()
+        if self._cover is not None and not self._cover.may_judge(getattr(request, "dead", None)):
+            return None
+        try:
+            decided = await self._decide(request, is_willing=not self._refusal())
+        except SpoolError as error:
+            log.warning("region %s: nothing is taken over from %s: %s", self._name, request.giver, error)
+            if not isinstance(request, Offer):
+                raise
+            decided = await self._decide(request, is_willing=False)
+        if decided is None:
+            return None
+        self._offer(decided.due_keys)
+        verdict = decided.verdict
+        if self._cover is None or not verdict.taken:
+            return verdict
+        key = key_of(self._numbers[request.giver], request.number)
+        return replace(verdict, is_safe=self._cover.is_copied(key, verdict.taken))
+
+    async def _decide(self, request: Offer | Recall, *, is_willing: bool) -> Decided | None:
+        decided: Decided | None = await awaited(
+            self._spool.hand_over(Decide(request, is_willing), self._numbers)
+        )
+        return decided
+
+    def _refusal(self) -> str:
+        """Why nothing is taken over now; "" if it is."""
+        if self.is_draining:
+            return "it is being drained itself"
+        if self._cover is not None and not self._cover.may_take():
+            return "it has no lease, or no standby within reach"
+        return ""
+
+    # -- effects
+
+    def _do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Ask():
+                    self._spawn(self._ask(effect.peer, effect.request))
+                case Pick():
+                    self._pick(effect.peer)
+                case Write():
+                    self._spawn(self._write(effect.operation))
+        for peer, disk in self._giver.willing().items():
+            if self._cover is None and self._keys_given.get(peer) != disk and peer not in self._giving_keys:
+                self._giving_keys.add(peer)
+                self._spawn(self._give_keys(peer, disk))
+
+    async def _ask(self, peer: str, request: Request) -> None:
+        if isinstance(request, Offer):
+            _, payload = self._exporter.messages(request.spans, [])
+            request = Offer(
+                request.giver, request.epoch, request.number, request.disk, request.spans, payload
+            )
+        try:
+            reply = await self._port.hand_over(peer, request)
+        except (OSError, RuntimeError, SpoolError) as error:
+            log.info("region %s: %s does not answer: %s", self._name, peer, error)
+            reply = None
+        now = self._clock.monotonic_ns()
+        if reply is None:
+            self._do(self._giver.unanswered(peer, request, now))
+        else:
+            self._do(self._giver.answered(peer, reply, now))
+
+    async def _write(self, operation: Operation) -> None:
+        ids = ids_of(operation.spans) if isinstance(operation, MakeOffer) else []
+        self._windows.settling(ids)
+        try:
+            result = await awaited(self._spool.hand_over(operation, self._numbers))
+        finally:
+            self._windows.settled(ids)
+        now = self._clock.monotonic_ns()
+        if isinstance(operation, MakeOffer):
+            self._offered.difference_update(set(ids).difference(ids_of(result)))
+            self._do(self._giver.written(operation, result, now))
+            return
+        if result.is_done:
+            self._settled(operation)
+        self._offer(result.due_keys)
+        self._do(self._giver.written(operation, result.is_done, now))
+
+    def _settled(self, operation: SettleOffer) -> None:
+        self._offered.difference_update(ids_of(self._giver.spans_of(operation.number)))
+        if self._cover is not None and operation.taken:
+            self._cover.settled(ids_of(operation.taken))
+
+    def _pick(self, peer: str) -> None:
+        """Look at some of the due index, from where the last look for this peer has ended."""
+        start = self._cursors[peer]
+        spans, following = self._find(peer, start)
+        self._sweeps[peer] = (self._sweeps[peer] if start else 0) + bool(spans)
+        self._cursors[peer] = following
+        is_whole = not following and not self._sweeps[peer]  # from the first to the last, nothing was found
+        now = self._clock.monotonic_ns()
+        self._do(self._giver.picked(peer, spans, now, is_last=is_whole))
+
+    def _find(self, peer: str, after: bytes) -> tuple[Spans, bytes]:
+        """Messages for one offer behind a due key; where to go on, b"" at the end."""
+        rows = self._spool.due_rows(after, LOOKED_AT)
+        chosen: list[int] = []
+        campaigns: set[int] = set()
+        size = 0
+        is_full = False
+        for key, _ in rows:
+            id_ = int.from_bytes(key[10:], "big")
+            if self._is_served(peer, key) and self._is_free(id_):
+                record = self._spool.message(id_)
+                if record is not None:  # a damaged one stays
+                    content = record.content
+                    if len(content) == 4:
+                        size += content[2]
+                    else:
+                        campaigns.add(content[0])
+                    if chosen and (size > OFFER_BYTES or len(campaigns) > OFFER_CAMPAIGNS):
+                        is_full = True
+                        break
+                    chosen.append(id_)
+            after = key
+            if len(chosen) == OFFER_MESSAGES:
+                is_full = True
+                break
+        self._scheduler.remove(b"".join([id_.to_bytes(8, "little") for id_ in chosen]))
+        found = [id_ for id_ in chosen if not self._scheduler.contains(id_)]  # the others are at a pool
+        self._offered.update(found)
+        return of_ids(found), after if is_full or len(rows) == LOOKED_AT else b""
+
+    def _is_served(self, peer: str, key: bytes) -> bool:
+        _, stream, tenant, _ = self._spool.queue(int.from_bytes(key[:4], "big"))
+        return (stream, "") in self._served[peer] or (stream, tenant) in self._served[peer]
+
+    def _is_free(self, id_: int) -> bool:
+        """Whether nothing about a message is being written, and no pool of an earlier incarnation has it."""
+        is_busy = self._windows.is_held(id_) or self._windows.is_settling(id_)
+        return not is_busy and id_ not in self._offered
+
+    async def _give_keys(self, peer: str, disk: bytes) -> None:
+        """All idempotency keys: who asks there for a batch that was accepted here gets its receipt."""
+        try:
+            cursor = b""
+            while True:
+                payload, cursor = self._exporter.keys(cursor)
+                await self._port.hand_over(peer, Keys(self._name, payload))
+                if not cursor:
+                    break
+            self._keys_given[peer] = disk
+        except (OSError, RuntimeError, SpoolError) as error:
+            log.info("region %s: %s does not take the keys: %s", self._name, peer, error)
+            await asyncio.sleep(KEYS_RETRY_S)
+        finally:
+            self._giving_keys.discard(peer)
+
+    # -- looking in
+
+    def status(self) -> dict[str, object]:
+        """`left`: messages that are still here, and notifications that are owed; `is_drained`: nothing is."""
+        left = self._spool.counts()["queued"] + self._spool.remembered()["notices"]
+        without_keys = [p for p, d in self._giver.willing().items() if self._keys_given.get(p) != d]
+        return {
+            "is_draining": self.is_draining,
+            "is_drained": self.is_draining and not left and (self._cover is not None or not without_keys),
+            "left": left,
+            "offered": self._giver.open_offers(),
+            "takers": sorted(self._giver.willing()),
+            "refusals": self._giver.refusals(),
+            "handed_over": self._giver.counters.handed_over,
+            "came_back": self._giver.counters.came_back,
+        }
+
+
+def _served_by(config: FleetConfig, region: str) -> set[tuple[int, str]]:
+    """(stream, tenant) whose mail a region has sources for; the tenant "" stands for every one."""
+    found = set()
+    for source in config.sources:
+        if source.region != region:
+            continue
+        kind, owner = source.tenancy_of()
+        for stream in source.streams:
+            found.add((int(Stream.parse(str(stream))), owner if kind == "dedicated" else ""))
+    return found
