@@ -1,12 +1,17 @@
-"""A region is drained: its peer takes what waits there, whoever is killed on the way, and nothing is lost or sent twice."""
+"""A region is drained: its peer takes what waits there, whoever is killed on the way; nothing is lost or sent twice."""
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from engine.failover.handover import Offer, Recall, Request
+from engine.failover.messages import Standing
 from engine.region.ports import RegionDraining
-from tests.e2e.test_regions_cover import NOWHERE, mail
+from engine.sink.process import SinkProcess
+from tests.e2e.test_regions_cover import NOWHERE, copies, covered, mail, recipients
+from tests.support.covered import CoveredFleet
 from tests.support.draining import DrainingFleet
 from tests.support.ray_fleet import two_regions
 from tests.support.region import until
@@ -41,3 +46,102 @@ def test_a_drained_region_is_empty_and_its_peer_sends_everything(tmp_path: Path)
     asyncio.run(run(fleet))
     assert_conserved(fleet.path("eu"), moved=1200)
     assert_conserved(fleet.path("us"), queued=1200)
+
+
+@pytest.mark.parametrize("victim", ["eu", "us"])
+@pytest.mark.parametrize("moment", ["offered", "taken", "asked"])
+def test_either_side_is_killed_between_two_steps(
+    tmp_path: Path, sink: SinkProcess, victim: str, moment: str
+) -> None:
+    """Killed when the offer is on the giver's disk alone; when it is on both; when the giver has asked again."""
+    kills: list[str] = []
+
+    async def run(fleet: DrainingFleet) -> None:
+        async def killer() -> None:
+            await until(lambda: bool(kills))
+            await fleet.kill(victim)
+            fleet.fault = lambda *_: None
+            await fleet.start(victim)
+
+        def fault(sender: str, receiver: str, request: Request, is_before: bool) -> None:
+            point = {"offered": (Offer, True), "taken": (Offer, False), "asked": (Recall, False)}[moment]
+            if kills or (moment == "asked" and isinstance(request, Offer) and not is_before):
+                raise ConnectionError("lost")
+            if isinstance(request, point[0]) and is_before is point[1]:
+                kills.append(victim)
+                raise ConnectionError("lost")
+
+        async with fleet:
+            for region in fleet.regions.values():
+                region._dispatcher.paused = True  # or it is all sent before anybody is killed
+            await fleet.submit("eu", mail(60), KEY)
+            fleet.fault = fault
+            await fleet.regions["eu"].drain(True)
+            await killer()
+            for region in fleet.regions.values():
+                region._dispatcher.paused = False
+                region._wake_pools()
+            await until(lambda: fleet.regions["eu"].condition == "drained")
+            await until(lambda: fleet.spools["us"].counts()["queued"] == 0)
+
+    fleet = DrainingFleet(two_regions(tmp_path, sink.addresses["accept"][1]))
+    asyncio.run(run(fleet))
+    assert kills == [victim]
+    assert_conserved(fleet.path("eu"))
+    assert_conserved(fleet.path("us"))
+    assert Counter(sink.log().recipients()) == Counter(recipients(60))
+
+
+def lose_the_answer(sender: str, receiver: str, request: Request, is_before: bool) -> None:
+    """What was offered is taken, and the giver does not hear of it."""
+    if isinstance(request, Recall) or (isinstance(request, Offer) and not is_before):
+        raise ConnectionError("lost")
+
+
+def test_with_copies_they_follow_the_new_owner(tmp_path: Path) -> None:
+    async def run(fleet: CoveredFleet) -> None:
+        async with fleet:
+            await fleet.submit("eu", mail(700), KEY)
+            await fleet.regions["eu"].drain(True)
+            await until(lambda: fleet.regions["eu"].condition == "drained")
+            assert fleet.spools["us"].counts()["queued"] == 700
+            await until(lambda: copies(fleet, "us") == 0)
+            assert copies(fleet, "eu") == 700
+            await fleet.regions["eu"].drain(False)
+            await fleet.submit("eu", mail(1, first=700), bytes(16))
+
+    fleet = covered(tmp_path, NOWHERE)
+    asyncio.run(run(fleet))
+    assert_conserved(tmp_path / "spool" / "eu", moved=700, queued=1)
+    assert_conserved(tmp_path / "spool" / "us", queued=700)
+
+
+@pytest.mark.parametrize("victim", ["eu", "us"])
+def test_with_copies_a_region_dies_while_it_is_not_known_who_has_them(
+    tmp_path: Path, sink: SinkProcess, victim: str
+) -> None:
+    async def run(fleet: CoveredFleet) -> None:
+        async with fleet:
+            for region in fleet.regions.values():
+                region._dispatcher.paused = True
+            await fleet.submit("eu", mail(300), KEY)
+            fleet.fault = lose_the_answer
+            await fleet.regions["eu"].drain(True)
+            await until(lambda: fleet.spools["us"].counts()["queued"] == 300)
+            await fleet.kill(victim)
+            await until(lambda: fleet.standing(victim) is Standing.DEAD)
+            fleet.fault = lambda *_: None
+            (survivor,) = fleet.regions.values()
+            survivor._dispatcher.paused = False
+            survivor._wake_pools()
+            await until(lambda: survivor._spool.counts()["queued"] == 0)
+            await fleet.start(victim)
+            await until(fleet.all_live)
+            await until(lambda: all(spool.counts()["queued"] == 0 for spool in fleet.spools.values()))
+
+    fleet = covered(tmp_path, sink.addresses["accept"][1])
+    asyncio.run(run(fleet))
+    survivor = "us" if victim == "eu" else "eu"
+    assert_conserved(tmp_path / "spool" / survivor, delivered=300)
+    assert_conserved(tmp_path / "spool" / victim, moved=300)
+    assert Counter(sink.log().recipients()) == Counter(recipients(300))

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
 from engine.config.schema import FleetConfig
 from engine.failover.fleet import FleetMachine, first_epoch_at
+from engine.failover.handover import Request
 from engine.failover.messages import Message, Standing
 from engine.failover.timing import Timing
 from engine.region.ports import RegionAway
@@ -15,6 +17,7 @@ from engine.spool.store import Spool
 from engine.values.message import Message as Mail
 from engine.values.message import Receipt
 from engine.values.submission import decode_receipt, encode_submission
+from tests.support.draining import HandoverWay
 from tests.support.region import LocalNode, start_region, until
 
 TICK_S = 0.02
@@ -29,6 +32,9 @@ class CoveredFleet:
         self.spools: dict[str, Spool] = {}
         self.nodes: dict[str, LocalNode] = {}
         self.cut: set[tuple[str, str]] = set()  # (sender, receiver) whose messages are lost; Fleet is ""
+        self.fault: Callable[[str, str, Request, bool], None] = lambda *_: (
+            None
+        )  # as in tests/support/draining.py
         self.fleet = self._new_fleet()
 
     def _new_fleet(self) -> FleetMachine:
@@ -58,7 +64,7 @@ class CoveredFleet:
 
     async def start(self, name: str) -> None:
         self.regions[name], self.spools[name], self.nodes[name] = await start_region(
-            self.config, name, link=self
+            self.config, name, link=self, handover=HandoverWay(self, name)
         )
 
     async def kill(self, name: str) -> None:

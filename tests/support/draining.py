@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from engine.config.schema import FleetConfig
 from engine.failover.handover import Reply, Request
@@ -13,6 +13,13 @@ from engine.values.message import Message as Mail
 from engine.values.message import Receipt
 from engine.values.submission import decode_receipt, encode_submission
 from tests.support.region import LocalNode, start_region
+
+
+class Regions(Protocol):
+    """A fleet in one process."""
+
+    regions: dict[str, Region]
+    fault: Callable[[str, str, Request, bool], None]
 
 
 class DrainingFleet:
@@ -37,7 +44,7 @@ class DrainingFleet:
             await self.kill(name)
 
     async def start(self, name: str) -> None:
-        port = _Port(self, name)
+        port = HandoverWay(self, name)
         self.regions[name], self.spools[name], self.nodes[name] = await start_region(
             self.config, name, handover=port
         )
@@ -64,10 +71,10 @@ class DrainingFleet:
         return Path(self.config.spool.directory) / region
 
 
-class _Port:
+class HandoverWay:
     """How one region reaches the others."""
 
-    def __init__(self, fleet: DrainingFleet, sender: str) -> None:
+    def __init__(self, fleet: Regions, sender: str) -> None:
         self._fleet = fleet
         self._sender = sender
 
