@@ -15,7 +15,6 @@ from engine.config.schema import FleetConfig
 from engine.failover.effects import Answer, Effect, Export, Forget, Ready, Send, Write
 from engine.failover.messages import Beat, BeatReply, Message
 from engine.failover.region import FLEET, RegionMachine
-from engine.failover.returning import AWAY
 from engine.failover.spans import Spans, ids_of, of_ids
 from engine.failover.store import Accept, Accepted, Apply, LookUp, Operation, Release
 from engine.failover.timing import MS, Timing
@@ -147,8 +146,8 @@ class Cover:
     # -- hand-over
 
     def away(self) -> dict[str, int]:
-        """Peers that were called dead and have not returned, with their epochs."""
-        return {v.name: v.epoch for v in self.machine.view if v.standing in AWAY and v.name != self._name}
+        """Peers that were called dead and have not asked on their return, with their epochs."""
+        return dict(self.machine.own.away())
 
     def heir(self) -> tuple[str, ...]:
         """Who may be given messages: the standby alone, so that nobody else can adopt an old copy of them."""
