@@ -10,6 +10,8 @@ PYTHON := $(BIN)/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 SENDFLEET_BUILD ?= release
 PYTEST_FLAGS ?=
+# Two at a time: the tests that start fleets, which mostly wait, and all others (tests/conftest.py).
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help demo test check bench soak lint format type build kernels debug sanitised clean machine test-servers
@@ -30,10 +32,10 @@ test: build .venv/complete-dev test-servers
 	ruff format --check --quiet .
 	ruff check --quiet .
 	cython-lint native
-	$(PYTHON) -m pytest -q $(PYTEST_FLAGS)
+	$(PYTHON) -m pytest -q $(PARALLEL) $(PYTEST_FLAGS)
 
 check: build lint type test-servers
-	$(PYTHON) -m pytest -q $(PYTEST_FLAGS)
+	$(PYTHON) -m pytest -q $(PARALLEL) $(PYTEST_FLAGS)
 
 lint: .venv/complete-dev
 	ruff format --check .
