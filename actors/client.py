@@ -22,7 +22,7 @@ from typing import Any
 import msgpack
 import ray
 
-from actors.deploy import NamedActor, actor_names, connect_ray
+from actors.deploy import NamedActor, actor_names, ask_head, connect_ray
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor, source_actor
 from engine.campaign.record import parts_of
@@ -332,7 +332,7 @@ class AsyncClient:
 
     async def usage(self) -> dict[str, ProcessUsage]:
         """What each actor has used, by its name; those that do not answer are left out."""
-        names = actor_names()
+        names = await ask_head("list actors", actor_names)
         answers = await asyncio.gather(
             *(self._actor(name).call("usage", timeout_s=USAGE_TIMEOUT_S) for name in names),
             return_exceptions=True,

@@ -22,6 +22,7 @@ from actors.egress_ip import EgressIpActor
 from actors.environment import ONLY_LOOPBACK
 from actors.fleet import FleetActor
 from actors.gateway import GatewayActor
+from actors.head_calls import HeadCalls
 from actors.isp_pool import IspPoolActor
 from actors.names import (
     FLEET,
@@ -56,6 +57,9 @@ DRAIN_S = 10.0  # for pools to end what they have begun; final replies are waite
 ENDING_S = 30.0
 UNSUBSCRIBE_DEADLINE_S = 5.0
 TELL_DEADLINE_S = 2.0
+HEAD_DEADLINE_S = 60.0
+
+_head = HeadCalls()
 
 
 class ActorDied(ConnectionError):
@@ -82,6 +86,17 @@ async def call(handle: Any, method: str, *args: Any, timeout_s: float = CALL_DEA
         raise ConnectionError(f"{method}: {error}") from error
 
 
+async def ask_head(name: str, ask: Callable[[], Any], *, timeout_s: float = HEAD_DEADLINE_S) -> Any:
+    """Have Ray's head answer a call that blocks until it does. TimeoutError, ConnectionError: it gives none (yet).
+
+    What Ray raises for that differs by call and by how long the head has been away.
+    """
+    try:
+        return await _head.run(name, ask, timeout_s)
+    except RayError as error:
+        raise ConnectionError(f"{name}: the head of Ray: {error}") from error
+
+
 class NamedActor:
     """An actor by its name: looked up at first use, and again after the one that had the name is dead for good."""
 
@@ -92,7 +107,7 @@ class NamedActor:
     async def call(self, method: str, *args: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
         if self._handle is None:
             try:
-                self._handle = ray.get_actor(self._name, namespace=NAMESPACE)
+                self._handle = await ask_head(f"look up {self._name}", self._look_up, timeout_s=timeout_s)
             except ValueError as error:
                 raise ActorDied(f"no actor {self._name}") from error
         try:
@@ -100,6 +115,9 @@ class NamedActor:
         except ActorDied:
             self._handle = None
             raise
+
+    def _look_up(self) -> Any:
+        return ray.get_actor(self._name, namespace=NAMESPACE)
 
     async def ask(self, method: str, *args: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
         """Call a method that changes nothing. If its actor has died (`down` and `up` make another), whoever has the
@@ -175,7 +193,7 @@ class RayPool:
     async def stop(self, deadline_s: float) -> None:
         """As the region asks for it; then its process ends, and its name is free."""
         await call(self._handle, "stop", deadline_s, timeout_s=deadline_s + CALL_DEADLINE_S)
-        ray.kill(self._handle)
+        await ask_head(f"end a pool of id {id(self)}", lambda: ray.kill(self._handle))
 
 
 class RayNodeServices:
@@ -194,8 +212,9 @@ class RayNodeServices:
     async def launch(self, name: PoolName, on_death: Callable[[PoolName], None]) -> PoolPort:
         """Start the pool, or find it running. Its process is watched through a pidfd: its death wakes us at once."""
         actor = pool_actor(self._region, name)
-        for _ in range(LAUNCH_TRIES):
-            handle = (
+
+        def make() -> Any:
+            return (
                 ray.remote(IspPoolActor)
                 .options(**_options(actor, self._region, restarts=0))
                 .remote(
@@ -205,7 +224,10 @@ class RayNodeServices:
                     RayNodeServices(self._config_json, self._region),
                 )
             )
+
+        for _ in range(LAUNCH_TRIES):
             try:
+                handle = await ask_head(f"start {actor}", make)
                 pid = int(await call(handle, "pid", timeout_s=NODE_START_TIMEOUT_S))
                 self._watch(pid, name, on_death)
             except (ConnectionError, TimeoutError, ProcessLookupError) as error:
@@ -227,7 +249,8 @@ class RayNodeServices:
         self._watched.add(pid)
 
     async def survivors(self) -> list[PoolName]:
-        found = (parse_pool(name, self._region) for name in actor_names())
+        names = await ask_head("list actors", actor_names)
+        found = (parse_pool(name, self._region) for name in names)
         return [name for name in found if name is not None]
 
     async def observe(self, source: str, summary: bytes) -> bytes:
@@ -279,19 +302,21 @@ class RayFleetServices:
         self._actors: dict[str, NamedActor] = {}
 
     async def ensure_region(self, region: str) -> None:
-        ray.remote(RegionActor).options(**_options(region_actor(region), region, restarts=-1)).remote(
-            self._config_json, region, RayNodeServices(self._config_json, region)
-        )
+        await self._ensure(region_actor(region), region, RegionActor, region)
 
     async def ensure_source(self, source: str, region: str) -> None:
-        ray.remote(EgressIpActor).options(**_options(source_actor(source), region, restarts=-1)).remote(
-            self._config_json, source, RayNodeServices(self._config_json, region)
-        )
+        await self._ensure(source_actor(source), region, EgressIpActor, source)
 
     async def ensure_gateway(self, region: str) -> None:
-        ray.remote(GatewayActor).options(**_options(gateway_actor(region), region, restarts=-1)).remote(
-            self._config_json, region, RayNodeServices(self._config_json, region)
-        )
+        await self._ensure(gateway_actor(region), region, GatewayActor, region)
+
+    async def _ensure(self, actor: str, region: str, kind: type, name: str) -> None:
+        def make() -> None:
+            ray.remote(kind).options(**_options(actor, region, restarts=-1)).remote(
+                self._config_json, name, RayNodeServices(self._config_json, region)
+            )
+
+        await ask_head(f"start {actor}", make)
 
     async def call(self, actor: str, method: str, *args: Any, timeout_s: float) -> Any:
         named = self._actors.get(actor)

@@ -24,7 +24,12 @@ SETTINGS = {
     "RAY_maximum_gcs_destroyed_actor_cached_count": "1000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "2592000",  # nodes outlive their head for so long, not for a minute
 }
+
+# Of the head's node only: its state is on disk, so that it can return to the nodes that are there (ADR 0031).
+HEAD_STORAGE = {"RAY_gcs_storage": "rocksdb"}
+HEAD_STORAGE_PATH = "RAY_gcs_storage_path"
 
 
 def run_directory(config: FleetConfig) -> Path:

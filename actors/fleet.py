@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import time
+from collections.abc import Awaitable
 
 from actors.names import gateway_actor, region_actor, source_actor
 from actors.ports import FleetServices
@@ -30,6 +31,7 @@ WATCH_S = 0.2
 SOURCES_EVERY = 5  # rounds of the watch
 PING_TIMEOUT_S = 2.0
 START_TIMEOUT_S = 60.0
+ENSURE_TIMEOUT_S = 2.0  # of one that is missing; while Ray's head is away nothing is made
 SNAPSHOT_TIMEOUT_S = 5.0
 BEAT_TICK_S = 0.025
 BEAT_TIMEOUT_S = 1.0
@@ -47,6 +49,7 @@ class FleetActor:
             region.name for region in self._config.regions if has_gateway(self._config, region.name)
         ]
         self._health: dict[str, str] = {}
+        self._unmade: set[str] = set()  # missing, and not made again yet
         self._watch = asyncio.get_running_loop().create_task(self._run())
         self._failover: FleetMachine | None = None
         if self._config.fleet.replicas:
@@ -149,15 +152,26 @@ class FleetActor:
         if self._health.get(region) != "down":
             log.warning("region %s does not answer", region)
         self._health[region] = "down"
-        await self._services.ensure_region(region)
+        await self._make_again(region_actor(region), self._services.ensure_region(region))
 
     async def _watch_source(self, source: str, region: str) -> None:
         if not await self._answers(source_actor(source)):
-            await self._services.ensure_source(source, region)
+            await self._make_again(source_actor(source), self._services.ensure_source(source, region))
 
     async def _watch_gateway(self, region: str) -> None:
         if not await self._answers(gateway_actor(region)):
-            await self._services.ensure_gateway(region)
+            await self._make_again(gateway_actor(region), self._services.ensure_gateway(region))
+
+    async def _make_again(self, actor: str, making: Awaitable[None]) -> None:
+        """Without Ray's head this has to wait, and the watch over the others has not."""
+        try:
+            async with asyncio.timeout(ENSURE_TIMEOUT_S):
+                await making
+            self._unmade.discard(actor)
+        except (ConnectionError, TimeoutError) as error:
+            if actor not in self._unmade:
+                log.warning("%s is not made again yet, Ray's head does not answer: %s", actor, error)
+            self._unmade.add(actor)
 
     async def _answers(self, actor: str) -> bool:
         try:

@@ -4,6 +4,7 @@ On real machines the nodes are started by Ray's cluster launcher (cluster.yaml) 
 
 What was started is in run/cluster.json: process ids with the time of their start, so that after a reboot no stranger is
 taken for a node. Whoever is left of a cluster whose nodes were killed is found by the fleet's token in its environment.
+The state of Ray's head is in run/head, so that its process can die and return; it goes with its cluster.
 """
 
 import fcntl
@@ -20,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from actors.environment import TOKEN_FILE, run_directory
+from actors.environment import HEAD_STORAGE, HEAD_STORAGE_PATH, TOKEN_FILE, run_directory
 from actors.names import LOOPBACK, placement
 from engine.config.schema import FleetConfig
 from engine.ops.free_port import free_port
@@ -58,6 +59,7 @@ class LocalCluster:
                 return self.address()
             self.stop()  # what is left of one of which a node was killed
             self._forget_sessions()
+            self._forget_head()
             address = f"{LOOPBACK}:{free_port()}"
             nodes: dict[str, subprocess.Popen[bytes]] = {}
             try:
@@ -81,7 +83,9 @@ class LocalCluster:
             f"--object-store-memory={LOCAL_STORE_BYTES}",
             "--disable-usage-stats",
         ]
+        environment = {**os.environ, "RAY_TMPDIR": str(self.ray_directory())}
         if is_head:
+            environment |= {**HEAD_STORAGE, HEAD_STORAGE_PATH: str(self._head_state())}
             command += ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false"]
         else:
             command += [f"--address={address}"]
@@ -92,7 +96,7 @@ class LocalCluster:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**os.environ, "RAY_TMPDIR": str(self.ray_directory())},
+                env=environment,
             )
 
     def log_file(self, region: str) -> Path:
@@ -136,6 +140,14 @@ class LocalCluster:
         left = _still_alive(nodes, STOP_GRACE_S) + _still_alive(below, WORKER_GRACE_S)
         end_at_once([*left, *self._orphans()])
         self._state.unlink(missing_ok=True)
+        self._forget_head()
+
+    def _head_state(self) -> Path:
+        return self._directory / "head"
+
+    def _forget_head(self) -> None:
+        """A cluster that starts must not find the actors of another."""
+        shutil.rmtree(self._head_state(), ignore_errors=True)
 
     def _nodes(self) -> Iterator[psutil.Process]:
         if not self._state.exists():

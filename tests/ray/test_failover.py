@@ -1,6 +1,6 @@
-"""A region's node is frozen, and then killed with its disk, under load: its peer covers for it.
+"""The head of Ray dies and returns; then a region's node is frozen, and killed with its disk: its peer covers for it.
 
-Every message that got a receipt arrives; what arrives twice is marked. Submissions go on meanwhile.
+All under load. Every message that got a receipt arrives; what arrives twice is marked. Submissions go on meanwhile.
 SENDFLEET_FAILOVER_ROUNDS repeats the freezing; `make soak` sets it.
 """
 
@@ -45,6 +45,7 @@ class Load:
     def __init__(self, client: Any) -> None:
         self._client = client
         self.acknowledged: set[str] = set()
+        self.degraded = 0
         self.seconds: list[float] = []
         self._going = True
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -57,6 +58,7 @@ class Load:
             receipt = await self._client.submit(batch)
             self.seconds.append(time.monotonic() - began)
             assert not receipt.errors
+            self.degraded += receipt.degraded
             self.acknowledged.update(message.recipients[0] for message in batch)
             first += BATCH
             await asyncio.sleep(PAUSE_S)
@@ -70,6 +72,80 @@ def processes_of(node: Any) -> list[psutil.Process]:
     """The raylet of a node and all that it started: the region, its pools and sources."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
     return [*raylet.children(recursive=True), raylet]
+
+
+def net_of(config: FleetConfig, region: str) -> str:
+    """What the addresses of its sources begin with."""
+    return next(str(source.ip) for source in config.sources if source.region == region).rpartition(".")[0]
+
+
+async def lose_the_head(fleet: ClusterFleet, load: Load, sink: SinkProcess) -> None:
+    """Ray's head (GCS) dies and Fleet with it, so nobody leases; a pool dies, which nobody starts again meanwhile."""
+    from actors.deploy import NamedActor
+    from actors.names import region_actor
+
+    async def arrived(region: str, recipients: set[str]) -> bool:
+        rows = await asyncio.to_thread(lambda: sink.log().acceptances)
+        net = net_of(fleet.config, region)
+        return any(row.recipient in recipients and row.client.startswith(net) for row in rows)
+
+    async def both_send() -> bool:
+        return all([await arrived(region, load.acknowledged) for region in (VICTIM, PEER)])
+
+    await until(both_send, "not every region sends")
+    before = await fleet.client.snapshot()
+    pool = next(p for p in processes_of(fleet.nodes[VICTIM]) if _title(p).startswith("ray::IspPoolActor"))
+    fleet.kill_head()
+    os.kill(int(before["pid"]), signal.SIGKILL)
+    pool.kill()
+    old, degraded = set(load.acknowledged), load.degraded
+    began = time.monotonic()
+
+    async def accepts_and_sends() -> bool:
+        """For longer than any lease that Fleet gave."""
+        new = load.acknowledged - old
+        return time.monotonic() - began > 3.0 and len(new) > 10 * BATCH and await arrived(PEER, new)
+
+    await until(accepts_and_sends, "without the head mail does not go on")
+    victim = NamedActor(region_actor(VICTIM))
+    assert int(await victim.call("ping")) == before["regions"][VICTIM]["pid"], (
+        "a region that waits for a pool answers"
+    )
+    assert load.degraded == degraded
+    fleet.return_head()
+    new = load.acknowledged - old
+
+    async def everything_arrives() -> bool:
+        return new <= set(await asyncio.to_thread(lambda: sink.log().recipients()))
+
+    await until(everything_arrives, "what waited for a pool was not sent when the head was back")
+
+    async def is_watched() -> dict[str, Any] | None:
+        try:
+            return dict(await fleet.client.snapshot())
+        except (ConnectionError, TimeoutError):
+            return None
+
+    await until(is_watched, "Fleet is not started again")
+    after = await fleet.client.snapshot()
+    assert after["pid"] != before["pid"]
+    for region in (VICTIM, PEER):
+        assert after["regions"][region]["pid"] == before["regions"][region]["pid"]
+    source = next(p for p in processes_of(fleet.nodes[VICTIM]) if _title(p).startswith("ray::EgressIpActor"))
+    source.kill()
+
+    async def is_replaced() -> bool:
+        found = [p for p in processes_of(fleet.nodes[VICTIM]) if _title(p).startswith("ray::EgressIpActor")]
+        return len(found) == 2
+
+    await until(is_replaced, "a source that dies is not started again")
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return process.cmdline()[0]
+    except (psutil.Error, IndexError):
+        return ""
 
 
 def send_signal(processes: list[psutil.Process], number: signal.Signals) -> None:
@@ -90,7 +166,7 @@ def marked(config: FleetConfig) -> set[str]:
     return found
 
 
-def test_a_region_that_freezes_and_dies_is_covered(tmp_path: Path, sink: SinkProcess) -> None:
+def test_the_head_dies_then_a_region_freezes_and_dies(tmp_path: Path, sink: SinkProcess) -> None:
     config = two_regions(
         tmp_path,
         sink.addresses["accept"][1],
@@ -111,6 +187,8 @@ def test_a_region_that_freezes_and_dies_is_covered(tmp_path: Path, sink: SinkPro
             return await standing(fleet) == "dead"
 
         load = Load(fleet.client)
+        await lose_the_head(fleet, load, sink)
+        await until(is_live, "the region did not return to Fleet's lease")
         for _ in range(ROUNDS):
             await asyncio.sleep(1.0)
             victims = processes_of(fleet.nodes[VICTIM])

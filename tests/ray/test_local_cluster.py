@@ -120,6 +120,49 @@ def test_a_client_from_before_a_restart_asks_the_actors_of_after_it(local: Local
     assert local.run(local.client.submit(messages(1, first=101))).ids
 
 
+def processes_of(config: FleetConfig, name: str) -> list[psutil.Process]:
+    """Those of the fleet with a name or title that begins so."""
+    from actors.environment import TOKEN_FILE, run_directory
+    from actors.local_cluster import processes_with
+
+    found = []
+    for process in processes_with("RAY_AUTH_TOKEN_PATH", str(run_directory(config) / TOKEN_FILE)):
+        try:
+            if process.name().startswith(name) or process.cmdline()[0].startswith(name):
+                found.append(process)
+        except (psutil.Error, IndexError):
+            continue
+    return found
+
+
+def test_the_head_of_ray_dies_and_returns_to_the_actors_that_are_there(local: Local) -> None:
+    from actors.local_cluster import LocalCluster
+
+    before = local.run(local.client.snapshot())
+    (head,) = processes_of(local.config, "gcs_server")
+    head.kill()
+    assert local.run(local.client.submit(messages(1, first=200))).ids
+
+    async def is_back() -> bool:
+        found = processes_of(local.config, "gcs_server")
+        return len(found) == 1 and found[0] != head
+
+    local.run(until(is_back, "the head is not started again"))
+    source = processes_of(local.config, "ray::EgressIpActor")[0]
+    source.kill()
+
+    async def is_replaced() -> bool:
+        found = processes_of(local.config, "ray::EgressIpActor")
+        return len(found) == len(local.config.sources) and source not in found
+
+    local.run(until(is_replaced, "a source that dies is not started again"))
+    after = local.run(local.client.snapshot())
+    assert after["pid"] == before["pid"]
+    for region, found in before["regions"].items():
+        assert after["regions"][region]["pid"] == found["pid"]
+    assert LocalCluster(local.config).fallen() == []
+
+
 RECIPIENTS = 3000
 PATIENCE_S = 180
 

@@ -7,6 +7,7 @@ that it reads, so all clusters of one test run share one.
 import asyncio
 import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any, Self
 
 import psutil
 
-from actors.environment import TOKEN_FILE, prepare, run_directory
+from actors.environment import HEAD_STORAGE, HEAD_STORAGE_PATH, TOKEN_FILE, prepare, run_directory
+from actors.head_keeper import GCS, HeadKeeper
 from engine.config.schema import FleetConfig
 from engine.sink.process import SinkProcess
 from engine.spool.audit import AuditReport, audit
@@ -161,7 +163,7 @@ def delivered_events(config: FleetConfig) -> tuple[set[str], set[str]]:
 class ClusterFleet:
     """The fleet on `ray.cluster_utils.Cluster`, one node per region, the first with the head; a context manager.
 
-    `client` is an AsyncClient.
+    `client` is an AsyncClient. The head's state is on disk, as it is on the cluster that `up` starts.
     """
 
     def __init__(self, config: FleetConfig) -> None:
@@ -177,6 +179,8 @@ class ClusterFleet:
         from actors.deploy import start_fleet
         from actors.names import placement
 
+        os.environ.update(HEAD_STORAGE)
+        os.environ[HEAD_STORAGE_PATH] = str(run_directory(self.config) / "head")
         self._cluster: Any = Cluster()
         try:
             for region in self.config.regions:
@@ -193,6 +197,18 @@ class ClusterFleet:
         self.client = AsyncClient(self.config)
         return self
 
+    def kill_head(self) -> float:
+        """SIGKILL of the head's process; nobody starts it again but `return_head`. Monotonic seconds."""
+        process = self._cluster.head_node.all_processes[GCS][0].process
+        at_s = time.monotonic()
+        process.kill()
+        process.wait()
+        return at_s
+
+    def return_head(self) -> None:
+        """Start it again as actors/local_node.py does."""
+        HeadKeeper(lambda node: node.dead_processes()).look(self._cluster.head_node)
+
     def __exit__(self, *_: object) -> None:
         from actors.deploy import stop_fleet
 
@@ -206,3 +222,5 @@ class ClusterFleet:
 
         ray.shutdown()
         self._cluster.shutdown()
+        for name in (*HEAD_STORAGE, HEAD_STORAGE_PATH):
+            os.environ.pop(name, None)

@@ -11,8 +11,10 @@ import jsonschema
 import pytest
 import yaml
 
+from actors.environment import SETTINGS
 from engine.config.load import load_fleet
 
+RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 ROOT = Path(__file__).parents[2]
 CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 
@@ -60,6 +62,17 @@ def test_nodes_are_started_with_the_token() -> None:
         assert f"RAY_AUTH_MODE=token {token}" in start
     assert any("/srv/sendfleet/run/ray-token" in command for command in CLUSTER["setup_commands"])
     assert "ray-token" in CLUSTER["file_mounts"].values()
+
+
+def test_the_head_can_return_to_its_nodes() -> None:
+    outlive = f"{RECONNECT}={SETTINGS[RECONNECT]}"
+    for kind in ("head", "worker"):
+        (start,) = [c for c in CLUSTER[f"{kind}_start_ray_commands"] if "ray start" in c]
+        assert outlive in start
+        assert ("RAY_gcs_storage=rocksdb RAY_gcs_storage_path=/srv/sendfleet/run/head" in start) == (kind == "head")
+    unit = (ROOT / "examples" / "systemd" / "sendfleet-head.service").read_text()
+    assert "Environment=RAY_gcs_storage=rocksdb RAY_gcs_storage_path=/srv/sendfleet/run/head\n" in unit
+    assert f"    {outlive}\n" in (ROOT / "docs" / "operations.md").read_text()
 
 
 def test_one_node_type_per_region_carries_its_resource() -> None:
