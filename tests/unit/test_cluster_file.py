@@ -69,7 +69,9 @@ def test_the_head_can_return_to_its_nodes() -> None:
     for kind in ("head", "worker"):
         (start,) = [c for c in CLUSTER[f"{kind}_start_ray_commands"] if "ray start" in c]
         assert outlive in start
-        assert ("RAY_gcs_storage=rocksdb RAY_gcs_storage_path=/srv/sendfleet/run/head" in start) == (kind == "head")
+        assert ("RAY_gcs_storage=rocksdb RAY_gcs_storage_path=/srv/sendfleet/run/head" in start) == (
+            kind == "head"
+        )
     unit = (ROOT / "examples" / "systemd" / "sendfleet-head.service").read_text()
     assert "Environment=RAY_gcs_storage=rocksdb RAY_gcs_storage_path=/srv/sendfleet/run/head\n" in unit
     assert f"    {outlive}\n" in (ROOT / "docs" / "operations.md").read_text()
