@@ -79,6 +79,8 @@ class Profile:
     pipelining: bool = True
     chunking: bool = False
     idle_timeout_s: float = 60.0
+    transaction_timeout_s: float = 7200.0
+    min_data_rate: int = 500
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,11 @@ cdef class TransactionMachine:
     cdef long _seen_serial             # at the last tick that saw progress: its value,
     cdef Py_ssize_t _seen_buffered     # the size of the write buffer,
     cdef long long _seen_ns            # and the time
+    cdef long _finished                # transactions answered in this session
+    cdef long _timed                   # its value at the last tick, -1 before the first
+    cdef long long _begun_ns           # the first tick that saw the current transaction,
+    cdef long long _leaving_ns         # and the first that saw its body leaving; 0: it does not
+    cdef Py_ssize_t _leaving           # what had still to leave then
 
     cdef int _handle(self, int code) except -1
     cdef int _advance(self) except -1
@@ -48,3 +53,4 @@ cdef class TransactionMachine:
     cdef int _end(self, str reason, int code, bint abort) except -1
     cdef Py_ssize_t _unsent(self) except -1
     cdef bint _has_early_input(self) noexcept
+    cdef bint _is_overdue(self, long long now_ns, Py_ssize_t buffered, tuple timeouts_ns, long long least_rate) except -1

@@ -25,7 +25,8 @@ Promises:
 
 Deadlines: `tick` is called by one coarse timer for all sessions of a pool. A phase that shows no progress (a
 reply, or bytes leaving the write buffer) from one tick to another for longer than its timeout ends the
-session.
+session. So that a peer that makes a little progress now and then holds nobody for ever, a message must leave
+at a least rate, and a whole transaction has a deadline too.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -45,6 +46,7 @@ cdef enum:
     STAGE_DOT = 5
     STAGE_QUIT = 6
     BLOCK = 7            # timeout slot of a body that is still leaving the write buffer
+    WHOLE = 8            # and of a whole transaction
     TLS_RECORD = 64      # more than a TLS record adds to what it carries
     JOIN_LIMIT = 65536   # up to here one copy is cheaper than one more write
 
@@ -123,6 +125,7 @@ cdef class TransactionMachine:
         self._chunking = chunking
         self._descriptor = -1
         self._stage = STAGE_IDLE
+        self._timed = -1
 
     # -- the owner's side
 
@@ -134,7 +137,7 @@ cdef class TransactionMachine:
     @property
     def is_body_sent(self):
         """Whether a reply to a complete message is awaited: such a session must not be killed."""
-        return self._current is not None and self._body_sent
+        return self._current is not None and self._body_sent and self._unsent() <= self._tail
 
     @property
     def phase(self):
@@ -175,13 +178,18 @@ cdef class TransactionMachine:
         """End the session at once."""
         self._end(ABORTED, 0, True)
 
-    def tick(self, long long now_ns, tuple timeouts_ns not None):
-        """`timeouts_ns`: by phase (0 unused, RSET, MAIL, RCPT, DATA, DOT, QUIT), and at 7 the body block."""
+    def tick(self, long long now_ns, tuple timeouts_ns not None, long long least_rate=0):
+        """`timeouts_ns`: by phase (0 unused, RSET, MAIL, RCPT, DATA, DOT, QUIT), at 7 the body block, at 8 a whole
+        transaction. `least_rate`: bytes per second at which a message must leave, behind the first block; 0: none.
+        """
         cdef Py_ssize_t buffered
         cdef long long limit
         if self.transport is None or (self._current is None and not self._quit_sent):
             return
         buffered = self._unsent()
+        if self._current is not None and self._is_overdue(now_ns, buffered, timeouts_ns, least_rate):
+            self._end(TIMEOUT, 0, True)
+            return
         if self._serial != self._seen_serial or buffered != self._seen_buffered:
             self._seen_serial = self._serial
             self._seen_buffered = buffered
@@ -190,6 +198,27 @@ cdef class TransactionMachine:
         limit = timeouts_ns[BLOCK if buffered and self._stage == STAGE_DOT else self._stage]
         if now_ns - self._seen_ns >= limit:
             self._end(TIMEOUT, 0, True)
+
+    cdef bint _is_overdue(
+        self, long long now_ns, Py_ssize_t buffered, tuple timeouts_ns, long long least_rate
+    ) except -1:
+        """Whether the current transaction has had its time, whatever progress it makes."""
+        if self._timed != self._finished:
+            self._timed = self._finished
+            self._begun_ns = now_ns
+            self._leaving_ns = 0
+        if now_ns - self._begun_ns >= <long long> timeouts_ns[WHOLE]:
+            return True
+        if buffered <= self._tail:
+            self._leaving_ns = 0
+        elif self._leaving_ns == 0:
+            self._leaving_ns = now_ns
+            self._leaving = buffered
+        elif least_rate > 0:
+            return now_ns - self._leaving_ns >= (
+                <long long> timeouts_ns[BLOCK] + <long long> self._leaving * 1000000000 // least_rate
+            )
+        return False
 
     # -- asyncio.Protocol
 
@@ -370,6 +399,7 @@ cdef class TransactionMachine:
     cdef int _finish(self) except -1:
         """The current transaction is answered; the following one, if any, becomes current."""
         cdef Transaction done = self._current
+        self._finished += 1
         self._current = self._following
         self._following = None
         self._start_stage()
@@ -444,8 +474,11 @@ cdef class TransactionMachine:
         cdef tuple answer
         cdef Py_ssize_t i
         cdef bint silent
+        cdef bint partly
         if transport is None:
             return 0
+        # given up with the final dot still here: nobody can have the whole message
+        partly = reason is TIMEOUT and self._unsent() > self._tail
         words = self._replies.last() if code else ("", reason)
         self.transport = None
         self._wire = None
@@ -466,7 +499,7 @@ cdef class TransactionMachine:
                     if current.answers[i] is None:
                         current.answers[i] = answer
                         # a 421 before its turn does not say that what we sent behind it was thrown away
-                        if self._body_sent and (code == 0 or self._stage != STAGE_DOT):
+                        if self._body_sent and not partly and (code == 0 or self._stage != STAGE_DOT):
                             current.possible_duplicate = True
             self.owner.transaction_ended(self, current)
         if following is not None:

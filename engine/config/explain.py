@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from engine.config.schema import FleetConfig, RouteConfig, SourceConfig
 from engine.config.signing import DkimConfig, DkimDomain
-from engine.config.units import format_duration
+from engine.config.units import format_duration, format_size
 from engine.providers.profiles import DEFAULT, Profile
 from engine.routing.route import Failure, Route
 from engine.routing.table import PatternTable
@@ -142,6 +142,10 @@ def _profile(profile: Profile) -> list[Setting]:
     rows.append(
         Setting("idle_timeout", format_duration(profile.idle_timeout_s), profile.origins["idle_timeout"])
     )
+    whole = format_duration(profile.transaction_timeout_s)
+    rows.append(Setting("transaction_timeout", whole, profile.origins["transaction_timeout"]))
+    least = f"{format_size(profile.min_data_rate)} per second"
+    rows.append(Setting("min_data_rate", least, profile.origins["min_data_rate"]))
     for rule in profile.automation:
         text = f"{rule.action} {rule.scope} for {format_duration(rule.duration)}"
         rows.append(Setting(f"automation: {rule.name}", text, profile.origins["automation"]))

@@ -272,6 +272,14 @@ class ProviderConfig(Section):
         None, description="Use CHUNKING (BDAT) if the server offers it.", strict=True
     )
     idle_timeout: Duration | None = Field(None, description="An idle session is closed after so long.")
+    transaction_timeout: Duration | None = Field(
+        None, description="From MAIL to the last reply, however often the peer shows a little progress."
+    )
+    min_data_rate: Size | None = Field(
+        None,
+        description="What a message must leave at per second, after three minutes (RFC 5321 section 4.5.3.2.5), "
+        "or the session ends and the message is deferred.",
+    )
     automation: tuple[AutomationRule, ...] | None = Field(
         None, description="What this provider's replies change; given, it replaces the shipped rules."
     )

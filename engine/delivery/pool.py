@@ -128,7 +128,8 @@ class PoolEngine:
         self.reports = Reports(report)
         self.tally = self.reports.tally
         self._render = render
-        self._timeouts_ns = tuple(round(seconds * 1e9) for seconds in timeouts_s)
+        limits_s = (*timeouts_s, profile.transaction_timeout_s)
+        self._timeouts_ns = tuple(round(seconds * 1e9) for seconds in limits_s)
         self._hold_ns = round(hold_s * 1e9)
         self._tick_s = tick_s
         self._on_failure = on_failure
@@ -486,7 +487,7 @@ class PoolEngine:
                 if machine.is_idle and now_ns - session.idle_since_ns >= idle_ns:
                     machine.quit()
                 else:
-                    machine.tick(now_ns, self._timeouts_ns)
+                    machine.tick(now_ns, self._timeouts_ns, self.profile.min_data_rate)
             if lane.pending:
                 lane.expire(now_ns - self._hold_ns)
                 lane.pump()

@@ -64,6 +64,8 @@ class Profile:
     pipelining: bool
     chunking: bool
     idle_timeout_s: float
+    transaction_timeout_s: float
+    min_data_rate: int
     automation: tuple[AutomationRule, ...]
     origins: Mapping[str, str] = field(compare=False)
 
@@ -138,6 +140,8 @@ def _merge(name: str, overrides: Mapping[str, ProviderConfig]) -> Profile:
         pipelining=values["pipelining"],
         chunking=values["chunking"],
         idle_timeout_s=values["idle_timeout"],
+        transaction_timeout_s=values["transaction_timeout"],
+        min_data_rate=values["min_data_rate"],
         automation=values["automation"],
         origins=MappingProxyType(origins),
     )

@@ -215,6 +215,38 @@ def test_an_endless_reply_is_not_read_to_its_end(mode: str, phase: str) -> None:
     assert asyncio.run(go()) < 16 * 2**20
 
 
+def test_a_peer_that_takes_a_little_now_and_then_holds_nobody_for_ever() -> None:
+    """It is never still for as long as a block may take; what ends it is the least rate of the profile."""
+    profile = Profile(max_connections=1, min_data_rate=8 * 2**20)  # five times what it takes
+
+    async def one(mode: str) -> None:
+        settings = MODES[mode]
+        async with HostileServer(
+            Fault("body", "trickle"),
+            pipelining=settings["pipelining"],
+            chunking=settings["chunking"],
+            extensions=("8BITMIME", "SIZE 100000000"),
+            tls=tls_context() if settings["tls"] else None,
+        ) as server:
+            tls = "required" if settings["tls"] else "disabled"
+            route = Route("test", (Host("127.0.0.1", server.port),), tls=tls)
+            world = World({"example.net": route}, same_body=True, body_bytes=LARGE)
+            pool = make_pool(world, profile, timeouts_s=(0.0, *(20.0,) * 6, 2.0))
+            await hand_over(pool, [1, 2])
+            await settled(world, 2)
+            await pool.stop(5.0)
+            first, second = world.of(1), world.of(2)
+            assert (first.kind, first.reply.text.partition(": ")[2]) == (OutcomeKind.DEFERRED, "timed out")
+            assert not first.possible_duplicate, "the final dot has never left"
+            assert second.kind is OutcomeKind.DELIVERED
+            assert server.committed == ["u2@example.net"]
+
+    async def go() -> None:
+        await asyncio.gather(*map(one, ("pipelining", "lockstep", "chunking", "pipelining+tls")))
+
+    asyncio.run(go())
+
+
 def number_of_cases() -> int:
     return sum(len(cases_of(mode, phase)) for mode, phase in GROUPS)
 

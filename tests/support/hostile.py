@@ -7,6 +7,7 @@ recipients it is about, so an answer that a client ties to the wrong message can
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -33,8 +34,17 @@ FAULTS = (
     "2xx",
     "bytewise",
 )
-# what can happen while the message is on its way, before there is anything to answer
-BODY_FAULTS = ("close", "reset", "stall", "early_2xx", "early_4xx", "early_5xx", "early_421", "slow")
+# what can happen while the message is on its way, before there is anything to answer; and `trickle`
+BODY_FAULTS = (
+    "close",
+    "reset",
+    "stall",
+    "early_2xx",
+    "early_4xx",
+    "early_5xx",
+    "early_421",
+    "slow",
+)
 STARTTLS_FAULTS = ("injected", "handshake_close", "handshake_garbage")
 LARGEST = 32 * 2**20
 ENDLESS_BYTES = 64 * 2**20
@@ -239,6 +249,8 @@ class _Conversation:
             self._writer.transport.pause_reading()
         if kind == "stall":
             await asyncio.sleep(3600)
+        if kind == "trickle":
+            await self._trickle()
         if kind == "slow":
             for _ in range(3):
                 await asyncio.sleep(0.02)
@@ -250,6 +262,17 @@ class _Conversation:
         await self._send(code + b" 2.0.0 before the message has come\r\n")
         await asyncio.sleep(0.2)
         raise _Ended
+
+    async def _trickle(self) -> None:
+        """Take a little of the message now and then, for as long as anybody lets us."""
+        handle = self._writer.get_extra_info("socket")
+        with socket.socket(fileno=os.dup(handle.fileno())) as copy:
+            copy.setblocking(False)
+            while True:
+                await asyncio.sleep(0.01)
+                with contextlib.suppress(BlockingIOError):
+                    if not copy.recv(16384):
+                        raise _Ended
 
     async def _dot(self, recipients: list[str], body: bytes) -> None:
         server = self._server

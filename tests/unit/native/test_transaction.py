@@ -20,7 +20,7 @@ from native.transaction import (
     TransactionMachine,
 )
 
-TIMEOUTS_NS = (0, 10, 10, 10, 10, 100, 5, 50)
+TIMEOUTS_NS = (0, 10, 10, 10, 10, 100, 5, 50, 10_000)
 
 
 class Wire:
@@ -355,6 +355,56 @@ def test_a_body_that_keeps_leaving_does_not_time_out() -> None:
     assert owner.end is None
     machine.tick(1000 + 9 * 49 + 50, TIMEOUTS_NS)
     assert owner.end is not None, "the block timeout, not the longer one of the dot"
+
+
+def test_a_body_that_trickles_away_has_a_least_rate() -> None:
+    machine, owner, wire = start(txn("a"))
+    machine.data_received(OK3)
+    # 1000 bytes at 500 bytes per 1000 ns, behind a block of 50 ns
+    rate, now_ns = 500 * 10**6, 1000
+    while owner.end is None and now_ns < 9000:
+        wire.buffered = 1000 - (now_ns - 1000) // 40
+        machine.tick(now_ns, TIMEOUTS_NS, rate)
+        now_ns += 40
+    assert owner.end is not None
+    assert owner.end[0] == TIMEOUT
+    assert 1000 + 2050 <= now_ns - 40 < 1000 + 2050 + 40
+    assert not owner.done[0].possible_duplicate, "the final dot has never left"
+
+
+def test_what_leaves_fast_enough_may_take_its_time() -> None:
+    machine, owner, wire = start(txn("a"))
+    machine.data_received(OK3)
+    for step in range(40):
+        wire.buffered = 1000 - 25 * step
+        machine.tick(1000 + 48 * step, TIMEOUTS_NS, 500 * 10**6)
+    wire.buffered = 0
+    machine.tick(3000, TIMEOUTS_NS, 500 * 10**6)
+    machine.tick(3099, TIMEOUTS_NS, 500 * 10**6)
+    assert owner.end is None, "now it waits for the answer to the dot"
+    machine.data_received(b"250 ok\r\n")
+    assert owner.done[0].answers == [(DOT, 250, "", "ok")]
+
+
+def test_a_transaction_has_a_deadline_whatever_progress_it_makes() -> None:
+    machine, owner, _ = start(txn("a", recipients=10))
+    machine.data_received(b"250 ok\r\n")
+    for step in range(9):
+        machine.data_received(b"250 ok\r\n")
+        machine.tick(1000 + 1200 * step, (0, *[9000] * 7, 9000))
+        assert (owner.end is None) == (step < 8)
+    assert owner.end is not None
+    assert owner.end[0] == TIMEOUT
+
+
+def test_the_deadline_is_that_of_each_transaction() -> None:
+    machine, owner, _ = start(*[txn(name) for name in "abcdef"])
+    for step in range(6):
+        machine.data_received(OK3)
+        machine.tick(1000 + 100 * step, (0, *[9000] * 7, 150))
+        machine.data_received(b"250 ok\r\n")
+    assert owner.end is None
+    assert len(owner.done) == 6
 
 
 def test_an_idle_session_has_no_deadline() -> None:
