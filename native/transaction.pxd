@@ -53,4 +53,6 @@ cdef class TransactionMachine:
     cdef int _end(self, str reason, int code, bint abort) except -1
     cdef Py_ssize_t _unsent(self) except -1
     cdef bint _has_early_input(self) noexcept
-    cdef bint _is_overdue(self, long long now_ns, Py_ssize_t buffered, tuple timeouts_ns, long long least_rate) except -1
+    cdef bint _is_overdue(
+        self, long long now_ns, Py_ssize_t buffered, tuple timeouts_ns, long long least_rate
+    ) except -1

@@ -179,8 +179,9 @@ cdef class TransactionMachine:
         self._end(ABORTED, 0, True)
 
     def tick(self, long long now_ns, tuple timeouts_ns not None, long long least_rate=0):
-        """`timeouts_ns`: by phase (0 unused, RSET, MAIL, RCPT, DATA, DOT, QUIT), at 7 the body block, at 8 a whole
-        transaction. `least_rate`: bytes per second at which a message must leave, behind the first block; 0: none.
+        """`timeouts_ns`: by phase (0 unused, RSET, MAIL, RCPT, DATA, DOT, QUIT), at 7 the body block, at 8 a
+        whole transaction. `least_rate`: bytes per second at which a message must leave, behind the time of one
+        block; 0: none.
         """
         cdef Py_ssize_t buffered
         cdef long long limit
