@@ -180,8 +180,8 @@ cdef class TransactionMachine:
 
     def tick(self, long long now_ns, tuple timeouts_ns not None, long long least_rate=0):
         """`timeouts_ns`: by phase (0 unused, RSET, MAIL, RCPT, DATA, DOT, QUIT), at 7 the body block, at 8 a
-        whole transaction. `least_rate`: bytes per second at which a message must leave, behind the time of one
-        block; 0: none.
+        whole transaction. `least_rate`: bytes per second at which a message must leave, behind the time of
+        one block; 0: none.
         """
         cdef Py_ssize_t buffered
         cdef long long limit
