@@ -205,9 +205,8 @@ class AsyncClient:
         return set(await self._persist(region, "progress", tenant, campaign))
 
     async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
-        data = msgpack.packb(
-            (campaign_no, chunk.number, chunk.digest, chunk.field_names, chunk.recipients, chunk.fields)
-        )
+        content = (chunk.number, chunk.digest, chunk.field_names, chunk.recipients, chunk.fields)
+        data = msgpack.packb((campaign_no, *content, int(chunk.engagement)))
         return decode_receipt(await self._persist(region, "accept_chunk", data))
 
     # looking in

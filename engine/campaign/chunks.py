@@ -1,6 +1,7 @@
 """A campaign's recipients as numbered chunks: the unit that is submitted, repeated and counted.
 
-The same recipients give the same chunks, whatever process cuts them: number, content and digest. A region
+The same recipients give the same chunks, whatever process cuts them: number, content and digest. All recipients of a
+chunk are of one class of engagement. A region
 keeps the numbers it has accepted and refuses a number that comes again with another digest, so the size is
 part of the format: with another size a campaign that was begun could not be continued.
 
@@ -11,7 +12,7 @@ region, campaign and number. It never goes to another one while its outcome ther
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import groupby, islice
 
 import msgpack
 
@@ -49,11 +50,7 @@ def cut_chunks(
                 yield row
 
     names = tuple(field_names)
-    recipients = good()
-    for number in count():
-        part = list(islice(recipients, size))
-        if not part:
-            return
+    for number, part in enumerate(_parts(good(), size)):
         addresses = tuple([recipient.address for recipient in part])
         fields = tuple([recipient.values for recipient in part])
         chunk = CampaignChunk(
@@ -64,8 +61,15 @@ def cut_chunks(
             field_names=names,
             recipients=addresses,
             fields=fields,
+            engagement=part[0].engagement,
         )
         yield CutChunk(chunk, tuple([recipient.line for recipient in part]))
+
+
+def _parts(recipients: Iterable[Recipient], size: int) -> Iterator[list[Recipient]]:
+    for _, alike in groupby(recipients, key=lambda recipient: recipient.engagement):
+        while part := list(islice(alike, size)):
+            yield part
 
 
 def digest_of(

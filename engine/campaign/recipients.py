@@ -25,6 +25,7 @@ from typing import BinaryIO
 import orjson
 
 from engine.values.address import AddressError, parse_address
+from engine.values.engagement import Engagement
 
 FORMATS = ("csv", "jsonl")
 SUFFIXES = {
@@ -50,6 +51,7 @@ class Recipient:
     line: int
     address: str
     values: tuple[str, ...]
+    engagement: Engagement = Engagement.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ answer was lost goes to the same region again until that region answers: there i
 number. It never goes to another region, which could not know it. After a kill -9 the same command does the
 same again, and what was accepted is skipped.
 
+The classes of engagement go one after the other: the next one begins when all of the last one is accepted.
+
 A region that is full is asked again later, as one that does not answer. Every other refusal (another template
 or other recipients under the same campaign) ends the sending. What was accepted before stays accepted.
 """
@@ -12,6 +14,7 @@ or other recipients under the same campaign) ends the sending. What was accepted
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +22,7 @@ from typing import Protocol, TypeVar
 
 from engine.campaign.chunks import CutChunk, choose_region
 from engine.spool.errors import SpoolFull
+from engine.values.engagement import Engagement
 from engine.values.message import CampaignChunk, CampaignTemplate, ItemError, Receipt
 
 T = TypeVar("T")
@@ -65,6 +69,7 @@ class SendReport:
     """Counts of recipients and chunks, growing while the sending goes on.
 
     `suppressed`: of the accepted, those that are not sent to. `waiting_for`: the regions that are asked again, and why.
+    `classes`: recipients by their engagement, also those that were accepted before.
     """
 
     accepted: int = 0
@@ -75,6 +80,7 @@ class SendReport:
     retries: int = 0
     suppressed: int = 0
     waiting_for: dict[str, str] = field(default_factory=dict)
+    classes: Counter[Engagement] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
@@ -137,9 +143,15 @@ class CampaignSender:
             finally:
                 room.release()
 
+        running: set[asyncio.Task[None]] = set()
+        engagement = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 for cut in chunks:
+                    if cut.chunk.engagement is not engagement and running:
+                        await asyncio.wait(running)
+                    engagement = cut.chunk.engagement
+                    self.report.classes[engagement] += len(cut.chunk.recipients)
                     if cut.chunk.number in accepted:
                         self.report.chunks_skipped += 1
                         self.report.skipped += len(cut.chunk.recipients)
@@ -149,7 +161,9 @@ class CampaignSender:
                         template.tenant, template.campaign, cut.chunk.number, self._regions
                     )
                     await room.acquire()
-                    tasks.create_task(submit(cut, region))
+                    task = tasks.create_task(submit(cut, region))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
         except ExceptionGroup as group:
             raise _first(group) from None
         return self.report

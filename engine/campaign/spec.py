@@ -12,6 +12,7 @@
     headers: {List-Unsubscribe: "<https://example.com/u/{{ token }}>"}
     attachments: [{file: terms.pdf}, {file: logo.png, inline: logo}]   # the HTML shows it as cid:logo
     recipients: {file: recipients.csv, address_column: email, format: csv, delimiter: ","}
+        # engagement: opens, or {column: last_open, engaged: 2026-09-01, unengaged: 2026-03-01}
 
 Without a text part one is made from the HTML (engine/campaign/plain_text.py); `text: ""` sends HTML alone.
 Files are looked for beside campaign.yaml. The templates are checked here; whether the recipients have the
@@ -21,14 +22,16 @@ fields that they want, when the file is opened.
 import mimetypes
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine.campaign.attachments import MAX_BYTES, RenderError
+from engine.campaign.engagement import EngagementRule, read_limit
 from engine.campaign.headers import mailbox
 from engine.campaign.plain_text import html_to_text
-from engine.campaign.recipients import FORMATS, SUFFIXES
+from engine.campaign.recipients import FORMATS, SUFFIXES, field_name
 from engine.campaign.render import Renderer, template_variables
 from engine.config.checks import Problem
 from engine.config.load import translate
@@ -58,6 +61,39 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class EngagementSpec(_Section):
+    """The column alone, or with the limits of the classes: two numbers or two days."""
+
+    column: str = Field(min_length=1)
+    engaged: int | float | str | date = 1
+    unengaged: int | float | str | date | None = None
+
+    @field_validator("engaged", "unengaged")
+    @classmethod
+    def _limit(cls, value: float | str | date | None) -> float | str | date | None:
+        if value is not None:
+            read_limit(str(value))
+        return value
+
+    @model_validator(mode="after")
+    def _order(self) -> "EngagementSpec":
+        rule = self.rule()
+        if rule.unengaged is None:
+            return self
+        if isinstance(rule.engaged, date) != isinstance(rule.unengaged, date):
+            raise ValueError("engaged, unengaged: allowed are two numbers or two days")
+        if rule.unengaged > rule.engaged:  # type: ignore[operator]
+            raise ValueError("unengaged: allowed is at most engaged")
+        return self
+
+    def rule(self) -> EngagementRule:
+        return EngagementRule(
+            column=field_name(self.column),
+            engaged=read_limit(str(self.engaged)),
+            unengaged=None if self.unengaged is None else read_limit(str(self.unengaged)),
+        )
+
+
 class RecipientsSpec(_Section):
     """Where the recipients are."""
 
@@ -65,6 +101,12 @@ class RecipientsSpec(_Section):
     address_column: str = ""
     format: str = ""
     delimiter: str = ""
+    engagement: EngagementSpec | None = None
+
+    @field_validator("engagement", mode="before")
+    @classmethod
+    def _engagement(cls, value: object) -> object:
+        return {"column": value} if isinstance(value, str) else value
 
     @field_validator("format")
     @classmethod
@@ -143,6 +185,7 @@ class Campaign:
     address_column: str
     format: str
     delimiter: str
+    engagement: EngagementRule | None = None
 
 
 def load_campaign(path: Path) -> Campaign:
@@ -200,6 +243,7 @@ def load_campaign(path: Path) -> Campaign:
         address_column=spec.recipients.address_column,
         format=spec.recipients.format,
         delimiter=spec.recipients.delimiter,
+        engagement=spec.recipients.engagement.rule() if spec.recipients.engagement is not None else None,
     )
 
 

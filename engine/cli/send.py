@@ -5,7 +5,8 @@ same command goes on where it stopped.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from engine.campaign.attachments import RenderError
 from engine.campaign.bad_rows import BadRowFile
 from engine.campaign.chunks import cut_chunks
 from engine.campaign.eml import EmlError, EmlOptions, find_eml, read_eml
+from engine.campaign.engagement import read_in_order
 from engine.campaign.recipients import BadRow, Recipient, RecipientFile
 from engine.campaign.render import Renderer
 from engine.campaign.sender import CampaignSender, SendReport
@@ -26,6 +28,7 @@ from engine.cli.terminal import Failure, Interrupted, fleet_option, notes, outpu
 from engine.config.schema import FleetConfig
 from engine.values.address import AddressError, parse_address
 from engine.values.clock import SystemClock
+from engine.values.engagement import Engagement
 from engine.values.ids import format_id
 from engine.values.message import ItemError, Receipt
 from engine.values.stream import Stream
@@ -106,7 +109,7 @@ def _send_campaign(
     )
     bad_rows_path = bad_rows_path or campaign.recipients_path.with_suffix(".bad-rows.csv")
     # the file's columns are compared with the template before anything is done
-    rows = file.rows(campaign.field_names)
+    rows = read_in_order(file, campaign.field_names, campaign.engagement)
     with BadRowFile(bad_rows_path) as bad_rows:
         if dry_run:
             _try_out(campaign, rows, bad_rows)
@@ -122,6 +125,7 @@ def _send_campaign(
         f"{report.skipped} accepted before, {report.refused} refused, "
         f"{bad_rows.count - report.refused} bad rows"
     )
+    _report_engagement(campaign, report.classes)
     _report_bad_rows(bad_rows)
 
 
@@ -191,6 +195,7 @@ def _try_out(campaign: Campaign, rows: Iterator[Recipient | BadRow], bad_rows: B
     renderer = Renderer(campaign.template)
     now_ms = SystemClock().wall_ms()
     count = 0
+    classes = Counter[Engagement]()
     for row in rows:
         if isinstance(row, BadRow):
             bad_rows.write(row)
@@ -200,7 +205,18 @@ def _try_out(campaign: Campaign, rows: Iterator[Recipient | BadRow], bad_rows: B
         if not count:
             click.echo(message.decode("utf-8", "replace").replace("\r\n", "\n"))
         count += 1
+        classes[row.engagement] += 1
     output().print(f"dry run: {count} recipients, {bad_rows.count} bad rows; nothing was sent")
+    _report_engagement(campaign, classes)
+
+
+def _report_engagement(campaign: Campaign, classes: Mapping[Engagement, int]) -> None:
+    if campaign.engagement is not None:
+        counts = ", ".join(
+            f"{classes.get(found, 0)} {found.name.lower()}"
+            for found in (Engagement.ENGAGED, Engagement.NORMAL, Engagement.UNENGAGED)
+        )
+        output().print(f"in this order: {counts}")
 
 
 def _report_bad_rows(bad_rows: BadRowFile) -> None:

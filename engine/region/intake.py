@@ -13,15 +13,24 @@ from engine.config.schema import FleetConfig
 from engine.region.admission import Admission
 from engine.region.awaiting import awaited
 from engine.region.cover import Cover
+from engine.region.refills import TOGETHER_MS
 from engine.region.retry import RetrySchedule
 from engine.spool.batches import AcceptBatch, AcceptResult, CampaignRecord, ChunkBatch
 from engine.spool.store import Spool
 from engine.values.address import AddressError, parse_address
 from engine.values.clock import Clock
+from engine.values.engagement import Engagement
 from engine.values.message import ItemError, Receipt
 from engine.values.stream import Stream
 from engine.values.submission import MalformedBatch, batch_key_of, decode_submission, encode_receipt
 
+# further apart than what the windows read together
+AHEAD_MS = {
+    Engagement.ENGAGED: 10 * TOGETHER_MS,
+    Engagement.NORMAL: 5 * TOGETHER_MS,
+    Engagement.UNENGAGED: 0,
+    Engagement.UNKNOWN: 0,
+}
 KEY_OF_ANOTHER = "stands for a message to other recipients: a new message needs a new key"
 
 
@@ -146,8 +155,14 @@ class Intake:
         return sorted(self._spool.campaign_progress(tenant, campaign))
 
     async def accept_chunk(self, data: bytes) -> bytes:
-        """Accept a campaign chunk: msgpack [campaign_no, number, digest, field_names, recipients, fields]."""
-        campaign_no, number, digest, _, recipients, fields = msgpack.unpackb(data)
+        """Accept a campaign chunk: msgpack [campaign_no, number, digest, field_names, recipients, fields, engagement];
+        the last is left out by senders of the first release.
+
+        Mail is taken in the order of its due time (engine/region/windows.py), so what is engaged is due a little
+        earlier than what came before it.
+        """
+        campaign_no, number, digest, _, recipients, fields, *rest = msgpack.unpackb(data)
+        engagement = Engagement(rest[0]) if rest else Engagement.UNKNOWN
         await self._admit(chunk=campaign_no.to_bytes(4, "big") + number.to_bytes(4, "big"))
         campaign = self._spool.campaign(campaign_no)
         now_ms = self._clock.wall_ms()
@@ -171,7 +186,7 @@ class Intake:
             recipients=addresses,
             domains=domains,
             fields=[fields[index] for index in good],
-            due_ms=now_ms,
+            due_ms=now_ms - AHEAD_MS[engagement],
             expires_ms=now_ms + self._retry[campaign.stream].expire_ms,
             tenant=campaign.tenant,
             stream=campaign.stream,

@@ -14,13 +14,13 @@ neither waiting nor on the wire, it is forgotten, and its flow with it if no oth
 learnt again from the spool when something is offered for it.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Protocol
 
 from engine.config.schema import LimitsConfig
 from engine.region.flows import Flows
+from engine.region.refills import Line, Refills
 from engine.region.sites import Site
 from engine.routing.route import Failure, Route
 from engine.values.clock import Clock
@@ -60,6 +60,7 @@ class SpoolQueue:
         "cursor",
         "domain",
         "flow",
+        "head_ms",
         "listed",
         "number",
         "pool",
@@ -78,7 +79,8 @@ class SpoolQueue:
         self.pool = -1
         self.cursor: bytes | None = None  # everything up to here has been loaded once
         self.backlogged = False  # due messages are on disk that are not in memory
-        self.listed = False  # stands in its pool's refill list
+        self.head_ms = 0  # and none of these is older
+        self.listed = False  # waits for its refill
         self.armed_ms = 0  # due time of the timer, 0 for none
         self.timer = 0
 
@@ -109,7 +111,7 @@ class Windows:
         self._queues: dict[int, SpoolQueue] = {}
         self._resting: dict[int, int] = {}  # since when, monotonic ns; the longest first
         self._unrouted: dict[str, list[SpoolQueue]] = {}
-        self._refills: dict[int, deque[SpoolQueue]] = {}
+        self._refills = Refills[SpoolQueue]()
         self._wheel = Wheel(clock.wall_ms() * 1_000_000)
         self._elsewhere: dict[int, bytes | None] = {}
         self._settling: set[int] = set()
@@ -123,7 +125,7 @@ class Windows:
 
     def backlogged(self) -> int:
         """How many routed queues wait for room in memory."""
-        return sum(len(refill) for refill in self._refills.values())
+        return len(self._refills)
 
     def unrouted_domains(self) -> int:
         return len(self._unrouted)
@@ -171,12 +173,19 @@ class Windows:
             self._arm(queue, min(_due(key) for key in keys if _due(key) > now_ms))
         if not ready:
             return
-        if queue.flow < 0 or queue.backlogged or len(ready) > self._room(queue.flow):
-            self._rewind(queue, min(ready))
-            self._back(queue)
+        if self._is_behind(queue) or len(ready) > self._room(queue.flow):
+            first = min(ready)
+            self._rewind(queue, first)
+            self._back(queue, _due(first))
             return
         self._add(queue, ready)
         self._rest(queue)
+
+    def _is_behind(self, queue: SpoolQueue) -> bool:
+        """Whether something that goes before what comes now is on disk still, or there is no route yet."""
+        if queue.flow < 0 or queue.backlogged:
+            return True
+        return bool(queue.campaign) and self._refills.has_line(queue.flow)
 
     def hold(self, holder: str, ids: Sequence[int]) -> None:
         """These are on the wire in a process that outlived the former incarnation: not to be loaded until released."""
@@ -228,7 +237,9 @@ class Windows:
         if queue.cursor is not None and key <= queue.cursor:
             queue.cursor = _before(key)
 
-    def _back(self, queue: SpoolQueue) -> None:
+    def _back(self, queue: SpoolQueue, due_ms: int) -> None:
+        """It has messages on disk that are due; none of those that are news is older than `due_ms`."""
+        queue.head_ms = min(queue.head_ms, due_ms) if queue.backlogged else due_ms
         queue.backlogged = True
         if queue.flow < 0:
             waiting = self._unrouted.get(queue.domain)
@@ -240,7 +251,7 @@ class Windows:
             return
         if not queue.listed:
             queue.listed = True
-            self._refills.setdefault(queue.pool, deque()).append(queue)
+            self._refills.add(queue)
             self._wake_pool(queue.pool)
 
     def routed(self, domain: str, route: Route, site: Site) -> None:
@@ -248,7 +259,7 @@ class Windows:
         for queue in self._unrouted.pop(domain, ()):
             queue.flow = self._flows.join(site, queue.stream, queue.tenant, queue.campaign)
             queue.pool = site.pool
-            self._back(queue)
+            self._back(queue, queue.head_ms)
 
     def take_unroutable(self, domain: str, failure: Failure, limit: int) -> list[bytes]:
         """Due keys of a domain that has no route now, at most `limit`; [] when there are no more.
@@ -272,27 +283,33 @@ class Windows:
 
     def refill(self, pool: int) -> None:
         """Read backlogged queues of a pool from disk while their flows run low."""
-        refill = self._refills.get(pool)
-        if not refill:
-            return
-        for _ in range(min(len(refill), REFILL_CHECKS)):
-            queue = refill.popleft()
-            room = self._room(queue.flow)
-            if room * 2 < self._limits.ready_window and self._scheduler.ready(queue.flow) > 0:
-                refill.append(queue)
-                continue
-            if room <= 0:
-                refill.append(queue)
-                continue
-            if self._load(queue, room):
-                refill.append(queue)
+        left = REFILL_CHECKS
+        for _ in range(min(self._refills.lines(pool), REFILL_CHECKS)):
+            line = self._refills.take_turn(pool)
+            left -= self._fill(line, left)
+            self._refills.end_turn(pool, line)
+            if left <= 0:
+                return
+
+    def _fill(self, line: Line[SpoolQueue], limit: int) -> int:
+        """Read queues of one flow while it runs low; returns how many were, at most `limit`."""
+        for count in range(limit):
+            room = self._room(line.flow) if line else 0
+            is_low = room * 2 >= self._limits.ready_window or self._scheduler.ready(line.flow) == 0
+            if room <= 0 or not is_low:
+                return count
+            queue, until_ms = line.pop()
+            if self._load(queue, room, until_ms):
+                line.add(queue)
             else:
                 queue.listed = False
+        return limit
 
-    def _load(self, queue: SpoolQueue, room: int) -> bool:
-        """Load up to `room` messages; returns whether more are waiting on disk."""
+    def _load(self, queue: SpoolQueue, room: int, until_ms: int) -> bool:
+        """Load up to `room` messages that were due at `until_ms`; returns whether more are waiting on disk."""
         now_ms = self._clock.wall_ms()
-        found = read = self._index.scan_due(queue.number, queue.cursor, now_ms, room)
+        until_ms = min(now_ms, until_ms)
+        found = read = self._index.scan_due(queue.number, queue.cursor, until_ms, room)
         if self._settling:
             found = [row for row in read if _id(row[0]) not in self._settling]
         expired = [
@@ -309,12 +326,20 @@ class Windows:
             keys = [key for key, _ in found]
         if read:
             queue.cursor = read[-1][0]
+            queue.head_ms = _due(queue.cursor)
         if keys:
             self._add(queue, keys)
         if len(read) >= room:
             return True
+        due_ms = self._index.first_due_after(queue.number, queue.cursor)
+        if due_ms is not None and due_ms <= now_ms and until_ms < now_ms:
+            queue.head_ms = due_ms
+            return True
         queue.backlogged = False
-        self._arm_next(queue)
+        if due_ms is not None:
+            self._arm(queue, due_ms)
+        else:
+            self._rest(queue)
         return False
 
     def _arm_next(self, queue: SpoolQueue) -> None:
@@ -362,8 +387,8 @@ class Windows:
                 return
             for number in fired:
                 queue = self._queues[number]
-                queue.armed_ms = 0
-                self._back(queue)
+                due_ms, queue.armed_ms = queue.armed_ms, 0
+                self._back(queue, due_ms)
 
     # -- forgetting
 

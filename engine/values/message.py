@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from engine.values.engagement import Engagement
 from engine.values.options import Options
 from engine.values.stream import Stream
 
@@ -61,7 +62,7 @@ class CampaignChunk:
     """A numbered, immutable slice of a campaign's recipients: the unit of idempotent submission.
 
     `fields` has one tuple per recipient, in the order of `field_names`. `digest` is the SHA-256 (first 16 bytes) of
-    the slice's content: the same number with another digest is refused.
+    the slice's content: the same number with another digest is refused. `engagement` is that of all its recipients.
     """
 
     campaign: str
@@ -71,6 +72,7 @@ class CampaignChunk:
     field_names: tuple[str, ...]
     recipients: tuple[str, ...]
     fields: tuple[tuple[str, ...], ...]
+    engagement: Engagement = Engagement.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

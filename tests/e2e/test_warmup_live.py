@@ -21,43 +21,18 @@ from engine.sink.process import SinkProcess
 from engine.smtp.opener import Opened, OpenFailure, SessionOpener, Target
 from engine.spool.audit import audit
 from engine.spool.store import Spool
-from engine.values.clock import SteadyClock
 from engine.values.message import Message
 from engine.values.stream import Stream
 from engine.values.submission import decode_receipt, encode_submission
 from engine.warmup.plan import Phase
 from tests.support import region as region_support
-from tests.support.clock import ShiftedClock
+from tests.support.days import HOUR_S, Days, Run
 from tests.support.region import LocalNode, fleet, region_on, start_region, until
 
 BODY = b"From: a@example.com\r\nTo: b@example.org\r\nMessage-ID: <%d@example.com>\r\n\r\nhello\r\n"
 PROVIDERS = ("google", "outlook")
 STAGES = ((3, 2), (5, 3), (9, 4))  # a day, an hour
-HOUR_S = 3600
 NOISE_S = 5  # of the sink's times on the clock that is put forward: real milliseconds are as long on it
-
-
-class Days(ShiftedClock):
-    """A clock that is put forward, and knows what it showed at any time."""
-
-    def __init__(self) -> None:
-        super().__init__(SteadyClock())
-        self._real = SteadyClock()
-        self._shifts: list[tuple[int, float]] = [(0, 0.0)]
-
-    def shift(self, seconds: float) -> None:
-        super().shift(seconds)
-        self._shifts.append((self._real.monotonic_ns(), self._shift_s))
-
-    def showed_ms(self, real_ns: int) -> int:
-        """The wall clock at a monotonic time of this machine."""
-        shift_s = next(shift_s for since_ns, shift_s in reversed(self._shifts) if since_ns <= real_ns)
-        since_ms = (real_ns - self._real.monotonic_ns()) / 1e6
-        return round(self._real.wall_ms() + since_ms + shift_s * 1e3)
-
-    def to_time_of_day(self, hour: float) -> None:
-        """Forward to the next such time, UTC."""
-        self.shift((hour * HOUR_S - self.wall_ms() / 1000) % 86_400)
 
 
 def messages(count: int, domain: str, first: int = 0) -> list[Message]:
@@ -107,49 +82,6 @@ def per_day(log: SinkLog, clock: Days) -> Counter[tuple[str, str, int]]:
 # -- several days
 
 
-class Run:
-    """A region, and its clock put forward from one possible message to the next."""
-
-    def __init__(self, region: Region, spool: Spool, node: LocalNode, clock: Days) -> None:
-        self.region = region
-        self.spool = spool
-        self.node = node
-        self.clock = clock
-
-    def _wakes(self) -> list[int]:
-        """When each pool may be given something, ns from now; 0 for now."""
-        now_ns = self.clock.monotonic_ns()
-        pools = range(len(self.region._sites.pools))
-        found = [self.region._scheduler.next_wake_ns(pool) for pool in pools]
-        return [max(0, at_ns - now_ns) for at_ns in found if at_ns >= 0]
-
-    def _is_quiet(self) -> bool:
-        under_way = sum(self.region._dispatcher.outstanding().values())
-        return not under_way and all(self._wakes()) and bool(self.region._sites.opened())
-
-    async def _rest(self) -> None:
-        """Until nothing is under way, and what happened is on disk and known to the sources' owners."""
-        await until(self._is_quiet)
-        await self.region._observer.exchange()
-
-    def _put_forward(self, seconds: float) -> None:
-        self.clock.shift(seconds)
-        self.region._dispatcher.wake_all()
-
-    async def to_the_end_of_the_day(self) -> None:
-        await self._rest()
-        while True:
-            midnight_s = DAY_MS / 1000 - self.clock.wall_ms() % DAY_MS / 1000
-            wait_s = min((ns / 1e9 for ns in self._wakes()), default=midnight_s)
-            if wait_s >= midnight_s:
-                break
-            self._put_forward(wait_s + 0.001)
-            await until(self._is_quiet)
-        await self._rest()  # the owners know what the day was
-        self._put_forward(midnight_s + 1)
-        await self._rest()  # and begin the next
-
-
 def check_hours(log: SinkLog, clock: Days) -> None:
     """No sliding hour holds more than the hourly cap of the later of the days that it touches."""
     for client, personality in log.clients():
@@ -180,7 +112,7 @@ def test_no_cap_is_exceeded_and_each_is_used_up(tmp_path: Path) -> None:
 
         async def run() -> None:
             region, spool, node = await start_region(config, clock=clock)
-            live = Run(region, spool, node, clock)
+            live = Run(region, clock)
             for number, name in enumerate(PROVIDERS):
                 await submit(region, messages(each, f"{name}.test"), bytes([number]) * 16)
             await until(lambda: len(region._sites) == 2)

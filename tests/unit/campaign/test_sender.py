@@ -14,6 +14,7 @@ from engine.campaign.chunks import CutChunk, cut_chunks
 from engine.campaign.recipients import Recipient
 from engine.campaign.sender import CampaignSender, SendInterrupted
 from engine.spool.errors import CampaignConflict, SpoolFull
+from engine.values.engagement import Engagement
 from engine.values.message import CampaignChunk, CampaignTemplate, ItemError, Receipt
 from engine.values.stream import Stream
 
@@ -185,6 +186,28 @@ def test_killed_at_any_call_and_started_again(seed: int) -> None:
     assert deaths > 0
     assert fleet.accepted() == once(150)
     assert all(len(regions) == 1 for regions in fleet.tried.values())
+
+
+def test_a_class_of_engagement_is_accepted_before_the_next_begins() -> None:
+    fleet = FakeFleet(random.Random(3), fault_rate=0.3)
+    order: list[Engagement] = []
+    accept_chunk = fleet.accept_chunk
+
+    async def listen(region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
+        order.append(chunk.engagement)
+        return await accept_chunk(region, campaign_no, chunk)
+
+    fleet.accept_chunk = listen  # type: ignore[method-assign]
+    rows = [
+        Recipient(n + 2, f"u{n}@example.com", (), Engagement(1 + n // 60))
+        for n in range(180)  # sorted, as engine/campaign/engagement.py gives them
+    ]
+    cut = cut_chunks(rows, tenant="t", campaign="c", field_names=(), refuse=lambda row: None, size=5)
+    report = run(sender(fleet).send(TEMPLATE, (), cut))
+    assert report.retries
+    assert order == sorted(order)
+    assert fleet.most_active > 1
+    assert set(fleet.accepted().values()) == {1}
 
 
 def test_the_same_campaign_twice_sends_nobody_twice() -> None:

@@ -1,11 +1,13 @@
 """campaign.yaml: everything wrong with it at once, each with its path."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from engine.campaign.engagement import EngagementRule
 from engine.campaign.recipients import RecipientFile
 from engine.campaign.spec import SpecError, load_campaign
 from engine.values.message import Attachment
@@ -101,6 +103,8 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         ({"headers": {"X-N": 5}}, "headers.X-N"),
         ({"reply_to": "nobody"}, "reply_to"),
         ({"subject": 5}, "subject"),
+        ({"recipients": {"file": "r.csv", "engagement": 5}}, "recipients.engagement"),
+        ({"recipients": {"file": "r.csv", "engagement": ""}}, "recipients.engagement.column"),
     ],
 )
 def test_one_problem(tmp_path: Path, changes: dict[str, Any], path: str) -> None:
@@ -170,3 +174,37 @@ def test_attachments_have_a_limit(tmp_path: Path) -> None:
     found = problems(write(tmp_path, attachments=[{"file": "a"}, {"file": "a", "name": "c"}]))
     assert "10485760 bytes for all" in found["attachments[1]"]
     assert "larger than all" in problems(write(tmp_path, attachments=[{"file": "b"}]))["attachments[0].file"]
+
+
+@pytest.mark.parametrize(
+    ("written", "rule"),
+    [
+        ("last open", EngagementRule("last_open", 1.0)),
+        ({"column": "opens", "engaged": 5, "unengaged": 0.5}, EngagementRule("opens", 5.0, 0.5)),
+        (
+            {"column": "o", "engaged": date(2026, 9, 1), "unengaged": "2026-03-01"},
+            EngagementRule("o", date(2026, 9, 1), date(2026, 3, 1)),
+        ),
+    ],
+)
+def test_engagement(tmp_path: Path, written: object, rule: EngagementRule) -> None:
+    path = write(tmp_path, recipients={"file": "r.csv", "engagement": written})
+    assert load_campaign(path).engagement == rule
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"column": "o", "engaged": "often"}, "allowed is a number, or a day"),
+        ({"column": "o", "engaged": "2026-02-30"}, "no day"),
+        ({"column": "o", "engaged": float("nan")}, "finite"),
+        ({"column": "o", "engaged": 3, "unengaged": date(2026, 3, 1)}, "two numbers or two days"),
+        ({"column": "o", "engaged": 3, "unengaged": 4}, "at most engaged"),
+        ({"column": "o", "engaged": True}, "valid"),
+    ],
+)
+def test_engagement_refused(tmp_path: Path, written: object, message: str) -> None:
+    path = write(tmp_path, recipients={"file": "r.csv", "engagement": written})
+    found = problems(path)
+    assert all(name.startswith("recipients.engagement") for name in found)
+    assert any(message in text for text in found.values()), found

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from engine.spool.errors import CampaignConflict
+from engine.values.engagement import Engagement
 from tests.unit.cli.support import FLEET, MemoryFleet, invoke
 
 
@@ -267,3 +268,25 @@ def test_a_directory_of_broken_eml_files(tmp_path: Path) -> None:
     for name in broken:
         assert f"{name}.eml: " in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_the_engaged_are_sent_to_first(campaign: Path) -> None:
+    """Their rows stand last in the file; a value that is none is a bad row."""
+    rows = [f"user{n}@example.com,x,{n // 4}\n" for n in range(8)]
+    (campaign.parent / "r.csv").write_text("".join(["email,name,opens\n", *rows, "z@example.com,x,?\n"]))
+    content = yaml.safe_load(campaign.read_text())
+    content["recipients"]["engagement"] = "opens"
+    campaign.write_text(yaml.safe_dump(content))
+    fleet = MemoryFleet()
+    result = invoke("send", campaign, fleet=fleet)
+    assert result.exit_code == 0, result.output
+    sent = {
+        number: (chunk.engagement, chunk.recipients) for (_, number), chunk in sorted(fleet.chunks.items())
+    }
+    assert sent == {
+        0: (Engagement.ENGAGED, tuple(f"user{n}@example.com" for n in range(4, 8))),
+        1: (Engagement.NORMAL, tuple(f"user{n}@example.com" for n in range(4))),
+    }
+    assert "'?': allowed is a number" in (campaign.parent / "r.bad-rows.csv").read_text()
+    assert "in this order: 4 engaged, 4 normal, 0 unengaged" in result.stdout
+    assert "in this order: 4 engaged" in invoke("send", "--dry-run", campaign, fleet=fleet).stdout

@@ -402,3 +402,55 @@ def test_queues_of_many_domains_share_a_flow_that_goes_with_the_last() -> None:
     world.clock.advance(IDLE_S + 1)
     world.sweep()
     assert (len(world.windows), len(world.flows)) == (0, 0)
+
+
+# -- several domains of a provider
+
+
+def two_domains(campaign: str) -> tuple[World, list[bytes]]:
+    """Queue 5 has thirty messages on disk, and queue 6, of another domain, has ten that are accepted between them."""
+    world = World()
+    world.disk.names[6] = ("example.org", 1, "tenant", campaign)
+    world.windows.learn(6, "example.org", 1, "tenant", campaign)
+    now_ms = world.clock.wall_ms()
+    rows = [key(n, now_ms - 100_000 + n * 3_000) for n in range(1, 31)]
+    rows[10:20] = [key(n, now_ms - 100_000 + n * 3_000, 6) for n in range(11, 21)]
+    for row in rows:
+        world.disk.rows[row] = NEVER_MS
+    world.windows.offer(rows, now_ms)
+    site = world.sites.open("mx", "default", now_ns=0, counts=Counts(0), terms={})
+    world.windows.routed("example.org", Route("mx", "default", (), "disabled"), site)
+    return world, rows
+
+
+def test_the_mail_of_a_campaign_leaves_in_the_order_in_which_it_was_accepted() -> None:
+    world, rows = two_domains("spring")
+    assert world.scheduler.held() <= 10
+    assert world.all_taken() == [_id(row) for row in rows]
+
+
+def test_what_comes_while_a_campaign_waits_goes_behind_it() -> None:
+    world, _ = two_domains("spring")
+    world.taken()  # now there is room
+    late = key(99, world.clock.wall_ms(), 6)
+    world.disk.rows[late] = NEVER_MS
+    world.windows.offer([late], world.clock.wall_ms())
+    assert world.all_taken()[-1] == 99
+
+
+def test_mail_of_no_campaign_does_not_wait_for_that_of_another_domain() -> None:
+    world = World()
+    now_ms = world.clock.wall_ms()
+    for number, domain in ((7, "example.org"), (8, "example.com")):
+        world.disk.names[number] = (domain, 1, "tenant", "")
+        world.windows.learn(number, domain, 1, "tenant", "")
+    rows = [key(n, now_ms - 90_000 + n * 3_000, 7) for n in range(1, 31)]
+    rows += [key(n, now_ms, 8) for n in range(31, 34)]
+    for row in rows:
+        world.disk.rows[row] = NEVER_MS
+    world.windows.offer(rows, now_ms)
+    world.route("example.org")
+    world.route("example.com")
+    order = world.all_taken()
+    assert sorted(order) == [_id(row) for row in rows]
+    assert order.index(33) < 25
