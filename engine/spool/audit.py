@@ -21,9 +21,11 @@ from engine.spool.draft import (
     PAGE_IDS,
     SKIPPED,
     Totals,
+    UnknownFormat,
     skipped_sequences,
     word_of,
 )
+from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, Error
 from engine.spool.handover import offered_ids
 from engine.spool.records import DamagedRecord, decode_record, due_key
@@ -76,6 +78,9 @@ def audit(path: str | Path) -> AuditReport:
             words = [0] * 16
             held = _held(env, txn)
             waiting = 0  # of these, queued
+            due_index = DueIndex(env, 0)
+            due_index.load(txn)
+            is_due = due_index.finder(txn.cursor(db=env.db["due"]))
             for id_, word in _words(env, txn, totals):
                 words[word] += 1
                 if word == 0:
@@ -90,19 +95,22 @@ def audit(path: str | Path) -> AuditReport:
                     except DamagedRecord as error:
                         report.problem(f"{format_id(id_)}: queued, but unreadable: {error}")
                         continue
-                    is_due = txn.get(due_key(record.queue, record.due_ms, id_), db=env.db["due"]) is not None
+                    is_now_due = is_due(due_key(record.queue, record.due_ms, id_))
                     waiting += id_ in held
-                    if is_due and id_ in held:
+                    if is_now_due and id_ in held:
                         report.problem(
                             f"{format_id(id_)}: due, but its copy is not safe yet, or it is offered elsewhere"
                         )
-                    elif not is_due and id_ not in held:
+                    elif not is_now_due and id_ not in held:
                         report.problem(f"{format_id(id_)}: queued, but never due")
             report.accepted = totals.accepted
             report.counts = {str(kind): words[kind] for kind in LAST_WORDS if kind < 7 or words[kind]}
             queued = words[OutcomeKind.QUEUED]
-            for name, wanted in (("messages", queued), ("due", queued - waiting)):
-                entries = txn.stat(env.db[name])["entries"]
+            records = int(txn.stat(env.db["messages"])["entries"])
+            for name, wanted, entries in (
+                ("messages", queued, records),
+                ("due", queued - waiting, due_index.entries(txn)),
+            ):
                 if entries != wanted:
                     report.problem(f"{wanted} ids are queued, but there are {entries} entries in {name}")
             last_words = [words[kind] for kind in LAST_WORDS]
@@ -111,7 +119,7 @@ def audit(path: str | Path) -> AuditReport:
             counted = [totals.counts[kind] for kind in LAST_WORDS]
             if last_words != counted:
                 report.problem(f"counters say {counted}, the ledger says {last_words}")
-    except Error as error:
+    except (Error, UnknownFormat) as error:
         report.problem(f"the index cannot be read on: {error}")
     finally:
         env.close()

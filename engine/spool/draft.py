@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import msgpack
 
+from engine.spool.due_index import DueDraft, DueIndex
 from engine.spool.environment import Environment
 from engine.spool.records import VERSION, pack
 from engine.values.ids import SEQ_MASK, region_of
@@ -20,12 +21,17 @@ PAGE_IDS = 2048
 PAGE_BYTES = PAGE_IDS // 2
 EVENTS_PER_CHUNK = 10
 SCATTERED = 32
+FORMAT = 2  # 1 had no journal of the due index, and one message to a row of it
 META = b"state"
 COUNTS = OutcomeKind.MOVED + 1
 LAST_WORDS = (*(OutcomeKind(kind) for kind in range(1, 7)), OutcomeKind.MOVED)
 SKIPPED = b"skipped"  # in the database of failover: runs of sequence numbers that were never given out
 
 QueueNumbers: TypeAlias = dict[tuple[str, int, str, str], int]
+
+
+class UnknownFormat(ValueError):
+    """A later release has written the spool."""
 
 
 class Totals:
@@ -61,7 +67,7 @@ class Totals:
         return bytes(
             pack(
                 (
-                    VERSION,
+                    FORMAT,
                     self.region,
                     self.epoch,
                     self.group,
@@ -79,8 +85,8 @@ class Totals:
     @classmethod
     def decode(cls, data: bytes) -> "Totals":
         fields = msgpack.unpackb(data)
-        if fields[0] != VERSION:
-            raise ValueError(f"spool of format {fields[0]}: this release reads {VERSION}")
+        if not 1 <= fields[0] <= FORMAT:
+            raise UnknownFormat(f"spool of format {fields[0]}: this release reads 1 to {FORMAT}")
         totals = cls(fields[1])
         (
             totals.epoch,
@@ -103,11 +109,15 @@ class Totals:
 class Draft:
     """See the module docstring. `txn` is the group's write transaction."""
 
-    def __init__(self, env: Environment, txn: Any, totals: Totals, queue_cache: QueueNumbers) -> None:
+    def __init__(
+        self, env: Environment, txn: Any, totals: Totals, queue_cache: QueueNumbers, due_index: DueIndex
+    ) -> None:
         self.env = env
         self.txn = txn
         self.totals = totals.copy()
         self._queue_cache = queue_cache
+        self._due_index = due_index
+        self.due = DueDraft()
         self.new_queues: QueueNumbers = {}
         self._pages: dict[int, bytearray] = {}
         self._segments: dict[int, list[int]] = {}
@@ -119,13 +129,16 @@ class Draft:
         self.sent = 0
         self.suppressed_before = 0
         """Ids of this region from here on were looked up in the suppression list after its last change."""
-        self._is_gathered = False
+        self._changing = 0
 
-    def will_change(self, places: int) -> None:
-        """So many places of the due index are about to change, each on a page of its own in a large one."""
-        if places >= SCATTERED and not self._is_gathered:
-            self._is_gathered = True
+    def will_change(self, records: int) -> None:
+        """So many records of messages are about to change, perhaps each on a page of its own."""
+        if self._changing < SCATTERED <= self._changing + records:
             self.env.gather_free_pages(self.txn)
+        self._changing += records
+
+    def is_due(self, key: bytes) -> bool:
+        return self._due_index.is_due(self.due, self.txn, key)
 
     # -- numbers
 
@@ -224,6 +237,7 @@ class Draft:
     def write_out(self, open_segment: int) -> None:
         """Write everything that was gathered; the transaction is committed by the caller."""
         txn, db = self.txn, self.env.db
+        self._due_index.write_out(self.due, txn)
         for number, page in sorted(self._pages.items()):
             txn.put(number.to_bytes(8, "big"), bytes(page), db=db["ledger"])
         for number, (live,) in self._segments.items():

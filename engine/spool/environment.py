@@ -31,6 +31,7 @@ DATABASES = (
     b"queue_names",
     b"messages",
     b"due",
+    b"due_journal",
     b"campaigns",
     b"campaign_names",
     b"chunks",

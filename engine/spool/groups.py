@@ -11,6 +11,7 @@ from pathlib import Path
 from engine.spool import operations, sent
 from engine.spool.bodies import SegmentWriter, segment_path
 from engine.spool.draft import META, Draft, QueueNumbers, Totals
+from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment
 from engine.spool.errors import SpoolError, SpoolSuperseded
 from engine.spool.room import Room
@@ -37,6 +38,7 @@ class Groups:
         room: Room,
         totals: Totals,
         queues: QueueNumbers,
+        due_index: DueIndex,
         clock: Clock,
         step: Callable[[str], None],
     ) -> None:
@@ -46,6 +48,7 @@ class Groups:
         self._bodies = bodies
         self._room = room
         self._queues = queues
+        self._due_index = due_index
         self._clock = clock
         self._step = step
         self.totals = totals
@@ -64,7 +67,7 @@ class Groups:
         if stored is None or Totals.decode(stored).epoch != self.totals.epoch:
             txn.abort()
             raise SpoolSuperseded(f"spool {self._path}: another incarnation has taken over")
-        draft = Draft(self._env, txn, self.totals, self._queues)
+        draft = Draft(self._env, txn, self.totals, self._queues, self._due_index)
         draft.suppressed_before = self._suppressed_before
         return draft
 
@@ -87,6 +90,7 @@ class Groups:
 
     def end_group(self, draft: Draft) -> None:
         self.totals = draft.totals
+        self._due_index.end_group(draft.due)
         self._suppressed_before = draft.suppressed_before
         if len(self._queues) > CACHED_QUEUES:
             self._queues.clear()

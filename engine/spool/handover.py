@@ -151,9 +151,11 @@ class HandoverKeeper(Keeper):
         offered = []
         for id_ in ids_of(op.spans):
             record = self._message(id_)
-            if record is not None and self._txn.delete(
-                due_key(record.queue, record.due_ms, id_), db=self._db["due"]
-            ):
+            if record is None:
+                continue
+            key = due_key(record.queue, record.due_ms, id_)
+            if self._draft.is_due(key):
+                self._draft.due.remove(key)
                 offered.append(id_)
         spans = of_ids(offered)
         disk, number = self._handover()
@@ -189,7 +191,7 @@ class HandoverKeeper(Keeper):
                 record = record._replace(flags=record.flags | MAYBE_SENT)
                 self._txn.put(id_.to_bytes(8, "big"), record.encode(), db=self._db["messages"])
             due_keys.append(due_key(record.queue, record.due_ms, id_))
-            self._txn.put(due_keys[-1], u48(record.expires_ms), db=self._db["due"])
+            self._draft.due.add(due_keys[-1], u48(record.expires_ms))
         if count:
             self._draft.event((self._now_ms, "handed_over", {"to": peer, "messages": count}))
         return Settled(True, due_keys)
@@ -243,7 +245,7 @@ class HandoverKeeper(Keeper):
                 continue
             self._txn.put(id_.to_bytes(8, "big"), stored, db=self._db["messages"])
             due_keys.append(due_key(record.queue, record.due_ms, id_))
-            self._txn.put(due_keys[-1], u48(record.expires_ms), db=self._db["due"])
+            self._draft.due.add(due_keys[-1], u48(record.expires_ms))
             self._draft.adopted(id_)
         return due_keys
 

@@ -1,6 +1,7 @@
 """The opening of a spool: one process at a time, a new epoch, and the marks on what was in flight.
 
-No queued message is read: only the numbers of the index, what was in flight, and the names of the body files.
+No queued message is read: only the numbers of the index, the latest changes of the due index, what was in flight, and
+the names of the body files.
 """
 
 import fcntl
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.spool import operations
-from engine.spool.draft import META, Draft, QueueNumbers, Totals
+from engine.spool.draft import META, Draft, QueueNumbers, Totals, UnknownFormat
+from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, MapFull
 from engine.spool.errors import SpoolError, SpoolInUse
 
@@ -30,22 +32,33 @@ def lock(path: Path) -> int:
     return descriptor
 
 
-def recover(path: Path, bodies: Path, env: Environment, region_number: int, queues: QueueNumbers) -> Totals:
+def recover(
+    path: Path,
+    bodies: Path,
+    env: Environment,
+    region_number: int,
+    queues: QueueNumbers,
+    due_index: DueIndex,
+) -> Totals:
     """Take the spool over; returns its numbers. SpoolError: it is another region's, or its index is gone."""
     with env.read() as txn:
         stored = txn.get(META, db=env.db["meta"])
+        due_index.load(txn)
     if stored is None and any(_segments(bodies)):
         raise SpoolError(
             f"spool {path}: its index (data.mdb) is missing or empty, but there are bodies in bodies/: "
             "put the index back, or move the folder away to begin anew"
         )
-    totals = Totals(region_number) if stored is None else Totals.decode(stored)
+    try:
+        totals = Totals(region_number) if stored is None else Totals.decode(stored)
+    except UnknownFormat as error:
+        raise SpoolError(f"{path}: {error}") from None
     if totals.region != region_number:
         raise SpoolError(f"spool {path} belongs to region number {totals.region}, not {region_number}")
     totals.epoch += 1
     while True:
         try:
-            totals, live = _take_over(env, totals, queues)
+            totals, live = _take_over(env, totals, queues, due_index)
             break
         except MapFull:
             if not env.grow():
@@ -57,10 +70,12 @@ def recover(path: Path, bodies: Path, env: Environment, region_number: int, queu
     return totals
 
 
-def _take_over(env: Environment, totals: Totals, queues: QueueNumbers) -> tuple[Totals, set[int]]:
+def _take_over(
+    env: Environment, totals: Totals, queues: QueueNumbers, due_index: DueIndex
+) -> tuple[Totals, set[int]]:
     """Commit the new epoch and the marks; the numbers and the segments in use."""
     with env.write() as txn:
-        draft = Draft(env, txn, totals, queues)
+        draft = Draft(env, txn, totals, queues, due_index)
         operations.mark_in_flight(draft)
         draft.write_out(open_segment=-1)
         live = set()

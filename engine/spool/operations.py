@@ -170,15 +170,13 @@ def _put_new(draft: Draft, messages: list[tuple[bytes, bytes]], due: list[tuple[
     if not messages:
         return
     db = draft.env.db
-    draft.will_change(len({key[:4] for key, _ in due}))
     with draft.txn.cursor(db["messages"]) as cursor:
         # adopted ids of a region with a higher number lie behind our own
         is_last = not cursor.last() or bytes(cursor.key()) < messages[0][0]
         _, added = cursor.putmulti(messages, append=is_last)
     if added != len(messages):  # an append out of order is skipped silently by LMDB
         raise ValueError(f"only {added} of {len(messages)} new ids are above those in the index")
-    with draft.txn.cursor(db["due"]) as cursor:
-        cursor.putmulti(sorted(due))
+    draft.due.add_new(due)
 
 
 def put_campaign(draft: Draft, record: CampaignRecord, *, alias: str = "") -> int:
@@ -286,13 +284,14 @@ def settle(
     """
     db = draft.env.db
     txn = draft.txn
-    messages_db, due_db = db["messages"], db["due"]
+    messages_db = db["messages"]
     due_keys: list[bytes] = []
     gone: dict[int, list[int]] = {}
     kept: set[int] = set()
     stale = 0
     listed: list[Suppression] = []
-    draft.will_change(len({settlement.due_key[:4] for settlement in settlements}))
+    draft.will_change(len(settlements))
+    has_offers = txn.stat(db["offers"])["entries"] > 0  # what is offered is queued, and not due
     for settlement in settlements:
         key = settlement.due_key
         outcome = settlement.outcome
@@ -300,23 +299,29 @@ def settle(
         if outcome.kind is OutcomeKind.RETURNED:
             kept.add(settlement.batch_no)
             continue
-        if not txn.delete(key, db=due_db):
+        is_final = outcome.kind in FINAL_KINDS
+        stored = txn.get(key[10:], db=messages_db)
+        if stored is None:
+            if draft.is_due(key):
+                raise LookupError(f"message {outcome.id:016x}: due without a record")
             stale += 1
             continue
-        is_final = outcome.kind in FINAL_KINDS
-        stored = (txn.pop if is_final else txn.get)(key[10:], db=messages_db)
-        if stored is None:
-            raise LookupError(f"message {outcome.id:016x}: due without a record")
         try:
             record = decode_record(outcome.id, stored)
         except DamagedRecord as error:
+            if not draft.is_due(key):
+                stale += 1
+                continue
             log.error("spool: %s: put off, whatever became of it (%s)", error, outcome.kind)
-            if is_final:
-                txn.put(key[10:], stored, db=messages_db)
             kept.add(settlement.batch_no)
+            draft.due.remove(key)
             due_keys.append(key[:4] + u48(outcome.at_ms + DAMAGED_WAIT_MS) + key[10:])
-            txn.put(due_keys[-1], NEVER, db=due_db)
+            draft.due.add(due_keys[-1], NEVER)
             continue
+        if key[:10] != due_key(record.queue, record.due_ms, 0)[:10] or (has_offers and not draft.is_due(key)):
+            stale += 1
+            continue
+        draft.due.remove(key)
         reply = outcome.reply
         flags = record.flags | (MAYBE_SENT if outcome.possible_duplicate else 0)
         attempts = record.attempts + (0 if settlement.free else 1)
@@ -324,6 +329,7 @@ def settle(
         if action is notices.Action.DELAYED:
             flags |= notices.DELAY_TOLD
         if is_final:
+            txn.delete(key[10:], db=messages_db)
             draft.finish(outcome.id, outcome.kind)
             if len(record.content) == 4:
                 draft.live(record.content[0], -1)
@@ -332,7 +338,7 @@ def settle(
                 raise ValueError(f"message {outcome.id:016x}: {outcome.kind} without a next due time")
             kept.add(settlement.batch_no)
             new_key = due_key(record.queue, settlement.next_due_ms, outcome.id)
-            txn.put(new_key, u48(record.expires_ms), db=due_db)
+            draft.due.add(new_key, u48(record.expires_ms))
             last = (outcome.at_ms, reply.code, reply.enhanced, reply.text, outcome.host, outcome.source)
             txn.put(
                 key[10:],
@@ -501,7 +507,7 @@ def cancel(draft: Draft, ids: Sequence[int], at_ms: int, queue_of: Any) -> int:
         if stored is None:
             continue
         record = decode_record(id_, stored)
-        draft.txn.delete(due_key(record.queue, record.due_ms, id_), db=db["due"])
+        draft.due.remove(due_key(record.queue, record.due_ms, id_))
         draft.txn.delete(id_key, db=db["messages"])
         draft.finish(id_, OutcomeKind.CANCELLED)
         if len(record.content) == 4:

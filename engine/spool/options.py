@@ -17,12 +17,14 @@ def _no_step(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SpoolOptions:
-    """`deliver` runs the completions of one group; `step` is called between durable steps."""
+    """`deliver` runs the completions of one group; `step` is called between durable steps. `journal`: about how many
+    changes of the due index are kept in memory before they are merged (engine/spool/due_index.py), 150 bytes each."""
 
     map_size: int = 64 << 30
     watermark: float = 0.8
     min_free: int = 512 << 20
     segment_size: int = 64 << 20
+    journal: int = 65_536
     deliver: Callable[[list[Callable[[], None]]], None] = _run_here
     step: Callable[[str], None] = _no_step
 

@@ -4,7 +4,7 @@ messages  id (8, big endian) -> [2, queue, due_ms, attempts, flags, accepted_ms,
           content, last, options]; content is [segment, offset, length, crc32] or [campaign number, [field values]];
           last is None or [at_ms, code, enhanced, text, host, source]; options is None or as engine/values/options.py
           packs them. Version 1 ended with last.
-due       queue (4) due_ms (6) id (8), big endian -> expires_ms (6)
+due       blocks of messages in the order of their due keys, queue (4) due_ms (6) id (8), big endian: due_blocks.py
 queues    queue (4) -> [1, domain, stream, tenant, campaign]
 ledger    page (8) -> 1,024 bytes, four bits per id: OutcomeKind of its last word, 0 for never accepted
 """

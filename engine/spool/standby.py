@@ -151,7 +151,7 @@ class Keeper:
             if record is not None:
                 key = due_key(record.queue, record.due_ms, id_)
                 due_keys.append(key)
-                self._txn.put(key, u48(record.expires_ms), db=self._db["due"])
+                self._draft.due.add(key, u48(record.expires_ms))
         return due_keys
 
     # -- everything else
@@ -365,9 +365,7 @@ class Keeper:
             if record.due_ms <= self._now_ms + CLOCKS_DIFFER_MS:
                 record = record._replace(flags=record.flags | MAYBE_SENT)
             self._txn.put(id_.to_bytes(8, "big"), record.encode(), db=self._db["messages"])
-            self._txn.put(
-                due_key(record.queue, record.due_ms, id_), u48(record.expires_ms), db=self._db["due"]
-            )
+            self._draft.due.add(due_key(record.queue, record.due_ms, id_), u48(record.expires_ms))
             self._draft.adopted(id_)
             adopted.append(id_)
         return Adopted(of_ids(adopted), more=len(rows) == ADOPTED_AT_ONCE)
@@ -401,7 +399,7 @@ class Keeper:
             if stored is None:
                 continue
             record = decode_record(id_, stored)
-            self._txn.delete(due_key(record.queue, record.due_ms, id_), db=self._db["due"])
+            self._draft.due.remove(due_key(record.queue, record.due_ms, id_))
             self._body_gone(record)
             self._draft.finish(id_, OutcomeKind.MOVED)
         held = [(bytes(k), _spans(v)) for k, v in self._txn.cursor(db=self._db["unsafe"])]

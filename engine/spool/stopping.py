@@ -78,7 +78,7 @@ def stop_queued(draft: Draft, ids: Sequence[int], now_ms: int, queue_of: Any) ->
         row = lists.find(record.recipient, tenant, stream)
         if row is None:
             continue
-        draft.txn.delete(due_key(record.queue, record.due_ms, id_), db=db["due"])
+        draft.due.remove(due_key(record.queue, record.due_ms, id_))
         draft.txn.delete(id_key, db=db["messages"])
         if len(record.content) == 4:
             draft.live(record.content[0], -1)

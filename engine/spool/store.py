@@ -32,6 +32,7 @@ from engine.spool.batches import (
 )
 from engine.spool.bodies import SegmentWriter, make_directory, sync_directory
 from engine.spool.draft import LAST_WORDS, PAGE_BYTES, Draft, QueueNumbers, page_of, word_of
+from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, Error
 from engine.spool.errors import SpoolError
 from engine.spool.groups import CACHED_QUEUES, Groups
@@ -84,7 +85,8 @@ class Spool:
                 self._env = env = Environment(path, map_size=options.map_size)
                 opened.callback(self._env.close)
                 sync_directory(path)
-                totals = recover(path, self._bodies, self._env, region_number, queues)
+                self._due = DueIndex(self._env, options.journal)
+                totals = recover(path, self._bodies, self._env, region_number, queues, self._due)
             except (Error, OSError) as error:
                 raise room.refusal(error, env) from error
             self._segment = SegmentWriter(self._bodies, options.segment_size)
@@ -97,6 +99,7 @@ class Spool:
                 room=room,
                 totals=totals,
                 queues=queues,
+                due_index=self._due,
                 clock=clock,
                 step=options.step,
             )
@@ -320,82 +323,43 @@ class Spool:
     def queues(self) -> Iterator[tuple[int, str, int, str, str, int | None]]:
         """Every spool queue: number, domain, stream, tenant, campaign, first due time (None: empty)."""
         with self._env.read() as txn:
-            due = txn.cursor(db=self._env.db["due"])
-            for key, value in txn.cursor(db=self._env.db["queues"]):
-                first = None
-                if due.set_range(key) and due.key()[:4] == key:
-                    first = int.from_bytes(due.key()[4:10], "big")
-                _, domain, stream, tenant, campaign = msgpack.unpackb(value)
-                yield int.from_bytes(key, "big"), domain, stream, tenant, campaign, first
+            rows = [
+                (int.from_bytes(key, "big"), msgpack.unpackb(value))
+                for key, value in txn.cursor(db=self._env.db["queues"])
+            ]
+        first = self._due.first_of([number for number, _ in rows])
+        for number, (_, domain, stream, tenant, campaign) in rows:
+            yield number, domain, stream, tenant, campaign, first[number]
 
     def waiting_queues(self) -> Iterator[tuple[int, str, int, str, str, int]]:
         """The spool queues that hold messages, as above, with their first due times. The others, as many as there ever
         were domains and campaigns, cost nothing."""
-        with self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as due:
-            found = due.first()
-            while found:
-                key = bytes(due.key())
-                number = int.from_bytes(key[:4], "big")
-                stored = txn.get(key[:4], db=self._env.db["queues"])
+        for number, first in self._due.waiting():
+            with self._env.read() as txn:
+                stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["queues"])
                 if stored is None:
                     log.error("spool %s: queue %d holds messages and has no name", self.path, number)
-                else:
-                    yield number, *msgpack.unpackb(stored)[1:], int.from_bytes(key[4:10], "big")
-                found = due.set_range((number + 1).to_bytes(4, "big")) if number < 0xFFFFFFFF else False
+                    continue
+                row = msgpack.unpackb(stored)[1:]
+            yield number, *row, first
 
     def scan_due(
         self, queue: int, after: bytes | None, until_due_ms: int, limit: int
     ) -> list[tuple[bytes, int]]:
         """Due keys of a queue after `after`, due at `until_due_ms` at the latest, with their expiry."""
-        prefix = queue.to_bytes(4, "big")
-        start = prefix if after is None else after
-        stop = prefix + (until_due_ms + 1).to_bytes(6, "big")
-        found: list[tuple[bytes, int]] = []
-        with self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as cursor:
-            if not cursor.set_range(start):
-                return found
-            for key, value in cursor:
-                key = bytes(key)
-                if key >= stop or len(found) >= limit:
-                    break
-                if key != after:
-                    found.append((key, int.from_bytes(value, "big")))
-        return found
+        return self._due.scan(queue, after, until_due_ms, limit)
 
     def due_rows(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
         """Due keys of all queues behind `after` (b"": from the start) in their order, with their expiry."""
-        found: list[tuple[bytes, int]] = []
-        with self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as cursor:
-            if not (cursor.set_range(after) if after else cursor.first()):
-                return found
-            if cursor.key() == after and not cursor.next():
-                return found
-            for key, value in cursor:
-                found.append((bytes(key), int.from_bytes(value, "big")))
-                if len(found) == limit:
-                    break
-        return found
+        return self._due.rows(after, limit)
 
     def first_due_after(self, queue: int, after: bytes | None) -> int | None:
         """Due time of the first message of a queue behind a due key."""
-        prefix = queue.to_bytes(4, "big")
-        with self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as cursor:
-            if not cursor.set_range(prefix if after is None else after):
-                return None
-            if cursor.key() == after and not cursor.next():
-                return None
-            key = bytes(cursor.key())
-            return int.from_bytes(key[4:10], "big") if key[:4] == prefix else None
+        return self._due.first_after(queue, after)
 
     def empty_queues(self, numbers: Iterable[int]) -> set[int]:
         """Those of the queues that hold no message, neither one that waits nor one that is on the wire."""
-        empty = set()
-        with self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as cursor:
-            for number in numbers:
-                prefix = number.to_bytes(4, "big")
-                if not cursor.set_range(prefix) or bytes(cursor.key()[:4]) != prefix:
-                    empty.add(number)
-        return empty
+        return {number for number, first in self._due.first_of(numbers).items() if first is None}
 
     def message(self, message_id: int) -> Record | None:
         """The record of a message; None if there is none, or it is damaged."""

@@ -9,7 +9,8 @@ What can go wrong, and what is done (an operation may be run again, so it change
     an operation refuses (SpoolError, before its first write)   it is answered with that; the group goes on
     an operation fails otherwise      the group is undone; the operation is answered with its error, those before and
                                       after it are tried again without it
-    the map is full                   undone; the map is grown and the group tried again, at the limit in halves
+    the map is full                   undone; the map is grown and the group tried again, at the limit in halves; also
+                                      if it is the commit that finds it full
     the bodies cannot be synced       undone; operations with bodies are refused, the others tried again
     the commit fails                  its outcome is unknown: the environment is opened again, and its group number
                                       says whether it went through; only then are the callers answered
@@ -168,12 +169,7 @@ class GroupWriter:
             self._committer.prepare_group(draft)
         except MapFull as error:
             self._committer.abort_group(draft)
-            if self._committer.make_room():
-                return [], [part]
-            if len(part) > 1:
-                half = len(part) // 2
-                return [], [part[:half], part[half:]]
-            return _raisers(part, self._committer.refusal(error)), []
+            return self._without_room(part, error)
         except SegmentFailed as error:
             log.error("spool: bodies could not be synced: %s", error)
             self._committer.abort_group(draft)
@@ -193,6 +189,8 @@ class GroupWriter:
             raise
         try:
             self._committer.commit_group(draft)
+        except MapFull as error:  # none is left for the list of freed pages, before anything is written
+            return self._without_room(part, error)
         except Error as error:
             log.error("spool: a commit failed, looking at what is on disk: %s", error)
             self._committer.reopen()
@@ -201,6 +199,17 @@ class GroupWriter:
         self._committer.end_group(draft)
         self._step("committed")
         return answers, []
+
+    def _without_room(
+        self, part: list[Operation], error: MapFull
+    ) -> tuple[list[Answer], list[list[Operation]]]:
+        """Nothing of the part is on disk, because the map is full: what `_attempt` returns then."""
+        if self._committer.make_room():
+            return [], [part]
+        if len(part) > 1:
+            half = len(part) // 2
+            return [], [part[:half], part[half:]]
+        return _raisers(part, self._committer.refusal(error)), []
 
     def _begin(self) -> Draft:
         try:

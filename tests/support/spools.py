@@ -20,8 +20,8 @@ PATTERN = bytes(range(251))
 
 
 def open_spool(path: Path, clock: ManualClock | None = None, *, region: int = 1, **options: Any) -> Spool:
-    """A spool that needs little room."""
-    defaults: dict[str, Any] = {"map_size": 64 << 20, "min_free": 0, "segment_size": 1 << 20}
+    """A spool that needs little room, and merges its due index often."""
+    defaults: dict[str, Any] = {"map_size": 64 << 20, "min_free": 0, "segment_size": 1 << 20, "journal": 16}
     return Spool.open(
         path,
         region_number=region,

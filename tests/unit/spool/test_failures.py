@@ -15,7 +15,7 @@ import pytest
 
 from engine.spool import bodies
 from engine.spool.draft import Draft
-from engine.spool.environment import Environment, Error
+from engine.spool.environment import Environment, Error, MapFull
 from engine.spool.errors import SpoolError, SpoolFailed, SpoolFull
 from engine.spool.records import MAYBE_SENT
 from engine.spool.store import Spool
@@ -94,6 +94,28 @@ def test_a_group_that_meets_a_full_map_is_applied_once(
     assert [event[2] for event in events] == ids[:3]
     spool.close()
     assert_conserved(tmp_path, queued=2002, delivered=2)
+
+
+def test_a_commit_that_finds_the_map_full_is_made_again_in_a_larger_one(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    map_bytes = spool.sizes()["map_bytes"]
+    commits = []
+
+    def commit(draft: Draft) -> None:
+        commits.append(draft.totals.group)
+        if len(commits) == 1:
+            draft.txn.abort()
+            raise MapFull("mdb_txn_commit: MDB_MAP_FULL")
+        draft.txn.commit()
+
+    vars(spool._groups)["commit_group"] = commit
+    spool._env.limit = 2 * map_bytes
+    keys = accept(spool, batch(letters=[letter(1)], recipients=3))
+    assert len(commits) == 2
+    assert spool.sizes()["map_bytes"] == 2 * map_bytes
+    assert due(spool) == keys
+    spool.close()
+    assert_conserved(tmp_path, queued=3)
 
 
 def test_bookkeeping_of_a_group_that_was_not_written_is_undone(tmp_path: Path) -> None:

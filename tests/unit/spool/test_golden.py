@@ -19,11 +19,14 @@ from engine.failover.messages import Copy
 from engine.failover.spans import of_ids
 from engine.failover.store import Accept, Adopt, Apply, Release, SaveEpoch
 from engine.spool import records
+from engine.spool.audit import audit
 from engine.spool.batches import Remember
-from engine.spool.draft import Totals
+from engine.spool.draft import META, Totals
+from engine.spool.due_blocks import changes_of, entries_of, journal_rows, pack_columns
 from engine.spool.environment import Environment
+from engine.spool.errors import SpoolError
 from engine.spool.operations import inflight_key, key_digest
-from engine.spool.records import Record, UnknownVersion, decode_record, due_key
+from engine.spool.records import Record, UnknownVersion, decode_record, due_key, u48
 from engine.values.ids import make_id
 from engine.values.options import Notify, Options
 from engine.values.outcome import OutcomeKind
@@ -44,11 +47,14 @@ from tests.support.spools import (
     settlement,
 )
 
-INDEX_VERSION = 7  # of the index as a whole: one more when a table is added
+INDEX_VERSION = 8  # of the index as a whole: one more when a table is added, or one's rows change
 REGIONS = {"own": 1, "peer": 2}
+ROWS_VERSION = 2
 GOLDEN = Path(__file__).parent / "golden"
 MESSAGES = sorted(GOLDEN.glob("message-v*.json"))
 SPOOLS = sorted(GOLDEN.glob("spool-v*.mdb.gz"))
+
+DUE = [due_key(7, NOW_MS + i // 2, make_id(1, 3 * i + 1)) + u48(NOW_MS + 1000 - i) for i in range(4)]
 
 SAMPLES = [
     Record(
@@ -212,13 +218,36 @@ def golden_rows() -> dict[str, str]:
     return {
         "meta": totals.encode().hex(),
         "due key": due_key(0x01020304, 0x0A0B0C0D0E0F, make_id(1, 2)).hex(),
+        "due block": pack_columns(b"".join([row[4:] for row in DUE]), 20).hex(),
+        "due journal +": journal_rows({row[:18]: row[18:] for row in DUE})[0].hex(),
+        "due journal -": journal_rows({row[:18]: None for row in DUE})[0].hex(),
         "in-flight key": inflight_key(2, 3).hex(),
         "key digest": key_digest("default", "order-1").hex(),
     }
 
 
 def test_other_rows_are_written_as_they_were() -> None:
-    assert golden_rows() == json.loads((GOLDEN / "rows-v1.json").read_text(encoding="utf-8"))
+    assert golden_rows() == json.loads((GOLDEN / f"rows-v{ROWS_VERSION}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("rows-v*.json")), ids=lambda path: path.stem)
+def test_other_rows_of_every_version_are_read(path: Path) -> None:
+    rows = {name: bytes.fromhex(row) for name, row in json.loads(path.read_text(encoding="utf-8")).items()}
+    assert Totals.decode(rows["meta"]).counts[:8] == [0, 1, 2, 3, 4, 5, 6, 0]
+    if version_of(path) >= 2:
+        assert entries_of(DUE[0][:18], rows["due block"]) == [row[4:] for row in DUE]
+        assert changes_of(rows["due journal +"]) == {row[:18]: row[18:] for row in DUE}
+        assert changes_of(rows["due journal -"]) == {row[:18]: None for row in DUE}
+
+
+def test_a_spool_of_a_later_format_is_refused(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    with spool._env.write() as txn:
+        txn.put(META, records.pack((99, 1)), db=spool._env.db["meta"])
+    spool.close()
+    with pytest.raises(SpoolError, match="format 99: this release reads 1 to 2"):
+        open_spool(tmp_path)
+    assert "format 99" in audit(tmp_path).problems[0]
 
 
 def copy_of_a_peer(directory: Path) -> Copy:
@@ -236,7 +265,7 @@ def copy_of_a_peer(directory: Path) -> Copy:
 
 def write_spool(directory: Path) -> bytes:
     """An index with something in every table."""
-    spool = open_spool(directory)
+    spool = open_spool(directory, journal=4)
     first = batch(b"k" * 16, letters=[letter(1)], recipients=4)
     wish = Options(notify=Notify.FAILURE)
     keys = accept(spool, replace(first, items=[first.items[0]._replace(options=(wish,) * 4)]))
@@ -270,7 +299,7 @@ def write_missing() -> None:
     if not spool.exists():
         with tempfile.TemporaryDirectory() as directory:
             spool.write_bytes(gzip.compress(write_spool(Path(directory)), mtime=0))
-    rows_file = GOLDEN / "rows-v1.json"
+    rows_file = GOLDEN / f"rows-v{ROWS_VERSION}.json"
     if not rows_file.exists():
         rows_file.write_text(json.dumps(golden_rows(), indent=1) + "\n", encoding="utf-8")
 

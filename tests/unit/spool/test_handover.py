@@ -111,6 +111,14 @@ def test_what_is_offered_is_queued_and_neither_due_nor_dispatched(trio: Trio) ->
     assert (row.number, row.peer, row.disk, row.spans) == (7, "b", trio.disks["b"], offer.spans)
 
 
+def test_an_outcome_of_a_message_that_is_offered_is_stale(trio: Trio) -> None:
+    keys = accept(trio.spools["a"], batch(letters=[letter(1)], recipients=2))
+    trio.offer(of_ids([id_of(keys[0])]))
+    result = trio.spools["a"].settle([settlement(key) for key in keys]).result(PATIENCE_S)
+    assert result.stale == 1
+    trio.check("a", queued=1, delivered=1)
+
+
 def test_a_message_is_taken_with_all_that_is_known_of_it(trio: Trio) -> None:
     giver, taker = trio.spools["a"], trio.spools["b"]
     wish = Options(notify=Notify.FAILURE, envid="x1")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.spool.draft import PAGE_IDS, Draft, Totals
+from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment
 from engine.values.ids import make_id
 from engine.values.outcome import OutcomeKind
@@ -24,7 +25,7 @@ def env(tmp_path: Path) -> Iterator[Environment]:
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 500, PAGE_IDS, 2 * PAGE_IDS + 1])
 def test_a_run_of_ids_is_marked_and_its_neighbours_are_not(env: Environment, first: int, count: int) -> None:
     with env.write() as txn:
-        draft = Draft(env, txn, Totals(REGION), {})
+        draft = Draft(env, txn, Totals(REGION), {}, DueIndex(env, 16))
         for seq in range(1, 5 * PAGE_IDS):
             draft.mark(make_id(REGION, seq), OutcomeKind.DELIVERED)
         draft.mark_range(first, count, OutcomeKind.QUEUED)

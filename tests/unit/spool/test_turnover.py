@@ -1,4 +1,4 @@
-"""A spool whose pages have been used again and again: its commits still write runs of pages, not every page apart."""
+"""A spool whose pages have been used again and again: its commits still write few pages, and those in runs."""
 
 import dataclasses
 import random
@@ -14,10 +14,10 @@ DOMAINS = 400
 CHUNKS = 8
 
 
-def writes() -> int:
-    """Write calls of this process so far."""
+def written(what: str = "syscw") -> int:
+    """Write calls of this process so far, or (`wchar`) bytes."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(fields["syscw"])
+    return int(fields[what])
 
 
 def turn_over(spool: Spool, campaign_no: int, rounds: int) -> int:
@@ -25,7 +25,7 @@ def turn_over(spool: Spool, campaign_no: int, rounds: int) -> int:
     rng = random.Random(1)
     before = 0
     for turn in range(rounds):
-        before = writes()
+        before = written()
         for number in range(CHUNKS):
             domains = [f"d{n}.example.org" for n in range(DOMAINS)]
             made = dataclasses.replace(chunk(campaign_no, turn * CHUNKS + number, DOMAINS), domains=domains)
@@ -35,7 +35,7 @@ def turn_over(spool: Spool, campaign_no: int, rounds: int) -> int:
         for start in range(0, len(keys), 200):
             spool.settle([settlement(key) for key in keys[start : start + 200]]).result(PATIENCE_S)
         spool.trim_outbox(1 << 60).result(PATIENCE_S)
-    return writes() - before
+    return written() - before
 
 
 def test_scattered_changes_are_written_in_runs_of_pages(

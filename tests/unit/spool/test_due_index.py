@@ -1,0 +1,147 @@
+"""The due index: changes wait in its journal and are merged many at a time, and damage holds up nothing else.
+
+That it always reads as it must is in tests/property/test_due_index.py.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from engine.spool.due_blocks import BLOCK, pack_columns, unpack_columns
+from engine.spool.due_index import NEVER_MS, DueDraft, DueIndex
+from engine.spool.environment import Environment
+from engine.spool.records import DamagedRecord, due_key, u48
+from tests.support.spools import accept, assert_conserved, batch, due, open_spool, settlement
+
+QUEUES = 200
+JOURNAL = 4000
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Iterator[Environment]:
+    made = Environment(tmp_path, map_size=16 << 20)
+    yield made
+    made.close()
+
+
+def group(
+    index: DueIndex, env: Environment, *, new: Sequence[bytes] = (), gone: Sequence[bytes] = ()
+) -> DueDraft:
+    draft = DueDraft()
+    draft.add_new((key, u48(99)) for key in new)
+    for key in gone:
+        draft.remove(key)
+    with env.write() as txn:
+        index.write_out(draft, txn)
+    index.end_group(draft)
+    return draft
+
+
+def entries(env: Environment, table: str) -> int:
+    with env.read() as txn:
+        return int(txn.stat(env.db[table])["entries"])
+
+
+def one_for_each(number: int) -> list[bytes]:
+    return [due_key(queue, 5, number * QUEUES + queue) for queue in range(1, QUEUES + 1)]
+
+
+def test_a_group_for_many_queues_changes_few_of_them_in_the_blocks(env: Environment) -> None:
+    index = DueIndex(env, JOURNAL)
+    group(index, env, new=one_for_each(0))
+    assert entries(env, "due") == 0
+    assert entries(env, "due_journal") < QUEUES // 50
+    merged = []
+    for number in range(1, 100):
+        draft = group(index, env, new=one_for_each(number))
+        merged.append(len(draft.merged_queues))
+        assert len(index._changes) <= 1.5 * JOURNAL
+        assert entries(env, "due_journal") <= 3 * JOURNAL // 50
+    assert 0 < max(merged) <= QUEUES // 8
+    assert len(index.rows(b"", 10**6)) == 100 * QUEUES
+    assert entries(env, "due") < 100 * QUEUES // 10  # many messages to a block
+
+
+def test_what_comes_and_goes_at_once_hardly_ever_reaches_the_blocks(env: Environment) -> None:
+    index = DueIndex(env, 1000)
+    for number in range(100):
+        keys = one_for_each(number)
+        group(index, env, new=keys)
+        group(index, env, gone=keys)
+        assert entries(env, "due") + len(index._changes) <= QUEUES
+        assert entries(env, "due_journal") <= 100
+    assert index.rows(b"", 10) == []
+
+
+def test_a_queue_that_gets_all_is_merged_in_full_blocks(env: Environment) -> None:
+    index = DueIndex(env, 500)
+    keys = [due_key(7, 5, id_) for id_ in range(1, 6001)]
+    for start in range(0, len(keys), 100):
+        group(index, env, new=keys[start : start + 100])
+    assert [key for key, _ in index.scan(7, None, NEVER_MS, 10_000)] == keys
+    assert entries(env, "due") <= 6000 // BLOCK + 1
+
+
+def test_rows_of_an_earlier_release_are_read_and_merged(env: Environment) -> None:
+    old = [due_key(1, due_ms, due_ms) for due_ms in range(1, 300)]
+    with env.write() as txn:
+        for key in old:
+            txn.put(key, u48(99), db=env.db["due"])
+    index = DueIndex(env, 4)
+    assert [key for key, _ in index.rows(b"", 1000)] == old
+    assert index.first_after(1, old[10]) == 12
+    group(index, env, new=[due_key(1, 300 + n, 300 + n) for n in range(50)], gone=old[:100])
+    for _ in range(8):
+        group(index, env, gone=[due_key(9, 1, 1)])
+    assert [key[4:10] for key, _ in index.rows(b"", 1000)] == [u48(n) for n in range(101, 350)]
+    assert entries(env, "due") < 210
+
+
+def test_a_damaged_block_holds_up_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool = open_spool(tmp_path, journal=2)
+    for number in range(6):
+        accept(spool, batch(recipients=3, domain=f"d{number}.example"))
+    spool.put_state("x", b"1").result()
+    with spool._env.write() as txn, txn.cursor(db=spool._env.db["due"]) as cursor:
+        assert cursor.first()
+        broken = bytes(cursor.key())
+        cursor.put(broken, b"damaged")
+    spool.close()
+    spool = open_spool(tmp_path, journal=2)
+    keys = due(spool)
+    assert len(keys) == 15
+    assert "cannot be read" in caplog.text
+    accept(spool, batch(recipients=3, domain="d0.example"))  # into its queue
+    for _ in range(10):
+        accept(spool, batch(domain="d9.example"))
+    assert spool.settle([settlement(key) for key in due(spool)]).result().stale == 0
+    assert due(spool) == []
+    with spool._env.read() as txn:
+        assert bytes(txn.get(broken, db=spool._env.db["due"])) == b"damaged"  # for the audit to tell
+    spool.close()
+    with pytest.raises(AssertionError, match="never due"):
+        assert_conserved(tmp_path)
+
+
+def test_a_damaged_row_of_the_journal_holds_up_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = open_spool(tmp_path, journal=1000)
+    for _ in range(3):
+        accept(spool, batch(recipients=2))
+    with spool._env.write() as txn:
+        txn.put((2).to_bytes(8, "big"), b"+damaged", db=spool._env.db["due_journal"])
+    spool.close()
+    spool = open_spool(tmp_path, journal=1000)
+    assert len(due(spool)) == 4
+    assert "row 2 of the due journal" in caplog.text
+    spool.close()
+    with pytest.raises(AssertionError, match="never due"):
+        assert_conserved(tmp_path)
+
+
+def test_columns_that_are_not_of_this_width_are_damaged() -> None:
+    for value in (b"", pack_columns(b"ab", 2)[:-1], pack_columns(bytes(6), 3), b"\0\0\0\0\0"):
+        with pytest.raises(DamagedRecord):
+            unpack_columns(value, 2)
