@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from native.scheduler import Scheduler
+from native.scheduler import Scheduler, live_blocks
 from tests.support.decisions import Decision, decisions, due_keys, packed, unpacked
 
 ALL = 7
@@ -874,3 +874,20 @@ def test_patience_counts_from_when_there_is_work() -> None:
     made.add(bulk, due_keys([5000]))
     flows = [d.flow for turn in range(10, 16) for d in take(made, turn * (6 * minute + 2 * TICK))]
     assert flows.index(bulk) in (2, 3)  # not at once, though nothing of its lane has gone for an hour
+
+
+# -- memory
+
+
+@pytest.mark.skipif(live_blocks() < 0, reason="blocks are counted in debug and sanitised builds")
+def test_everything_is_freed_with_the_scheduler() -> None:
+    before = live_blocks()
+    made = scheduler(3, sites=2, interval_ns=10 * MS)
+    made.set_source(1, netblock=0, streams=ALL, tenancy=1, tenant=4)
+    made.set_class(5, 2)
+    made.tenant_weight(5, 3)
+    made.add(made.flow(1, 0, 5, 0), due_keys(range(5000)))
+    take(made)
+    assert live_blocks() > before
+    del made
+    assert live_blocks() == before
