@@ -68,7 +68,7 @@ class Traffic(RuleBasedStateMachine):
         self.reference = Reference(topology["horizon"], topology["patience"])
         self.pools = topology["sites"]
         self.next_id = 1
-        self.now = 1_000 * MS
+        self.now = self.reference.now = 1_000 * MS
         self.persisted: dict[tuple[int, int], int] = {}
         self.persisted_totals: dict[int, int] = {}
         for number, (streams, tenancy, tenant) in enumerate(topology["sources"]):
