@@ -5,7 +5,9 @@
 
 A receipt means that the messages are on disk in a region. A batch whose answer was lost is sent again to the same
 region under the same key until it answers, so it is accepted once; one that no region has seen goes to a region that
-answers. Messages with a key of their own always go to the region that their key stands for, because it knows the key.
+answers, and one that a region refuses because it is being drained goes to the next. Messages with a key of their own
+always go to the region that their key stands for, because it knows the key; while that is being drained, it tells the
+others.
 """
 
 import asyncio
@@ -23,6 +25,7 @@ import msgpack
 import ray
 
 from actors.deploy import NamedActor, actor_names, ask_head, connect_ray
+from actors.fleet import DRAINED_DOWN
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor, source_actor
 from engine.campaign.record import parts_of
@@ -30,6 +33,7 @@ from engine.config.load import load_fleet
 from engine.config.schema import FleetConfig
 from engine.failover.rendezvous import rank
 from engine.ops.process import ProcessUsage
+from engine.region.ports import RegionDraining
 from engine.spool.errors import SpoolError
 from engine.values.ids import region_of
 from engine.values.message import CampaignChunk, CampaignTemplate, Message, Receipt
@@ -48,6 +52,7 @@ MAX_DELAY_S = 2.0
 PAGE = 2000
 STATUS_TIMEOUT_S = 2.0
 USAGE_TIMEOUT_S = 2.0
+DRAIN_TIMEOUT_S = 300.0  # at its end a region fetches the keys of the others
 
 
 class AsyncClient:
@@ -93,7 +98,21 @@ class AsyncClient:
         header, blob = encode_submission(batch, batch_key)
         if self.config.fleet.replicas:
             return decode_receipt(await self._submit_covered(batch_key, header, blob))
-        return decode_receipt(await self._persist(self._choose(key), "accept", header, blob))
+        return decode_receipt(await self._accepted_by_one(self._order(key), header, blob))
+
+    async def _accepted_by_one(self, names: Sequence[str], header: bytes, blob: bytes) -> bytes:
+        """The first of these regions decides; the next one only if it is being drained and has not accepted it."""
+        deadline = time.monotonic() + GIVE_UP_S
+        for turn in itertools.count():
+            try:
+                return bytes(await self._persist(names[turn % len(names)], "accept", header, blob))
+            except RegionDraining as error:
+                self._silent_until[names[turn % len(names)]] = time.monotonic() + AVOID_S
+                if time.monotonic() > deadline:
+                    raise ConnectionError(f"no region has taken it for {GIVE_UP_S:.0f} s: {error}") from error
+            if turn % len(names) == len(names) - 1:
+                await asyncio.sleep(MAX_DELAY_S)
+        raise AssertionError("unreachable")
 
     def _home_of(self, message: Message) -> str:
         """The region that knows the message's key; "" for a message without one."""
@@ -115,17 +134,24 @@ class AsyncClient:
         return decode_receipt(await self._persist(region, "accept", header, blob))
 
     def _choose(self, key: bytes | None) -> str:
+        return self._order(key)[0]
+
+    def _order(self, key: bytes | None) -> list[str]:
+        """The regions as they are to be asked. A key has always the same order."""
         names = [region.name for region in self.config.regions]
         if key is not None:
-            return max(names, key=lambda name: hashlib.sha256(key + name.encode()).digest())
+            return sorted(names, key=lambda name: hashlib.sha256(key + name.encode()).digest(), reverse=True)
         self._next += 1
         turn = self._next % len(names)
         now = time.monotonic()
         in_turn = names[turn:] + names[:turn]
-        return min(in_turn, key=lambda name: self._silent_until.get(name, 0.0) > now)
+        return sorted(in_turn, key=lambda name: self._silent_until.get(name, 0.0) > now)
 
     async def _persist(self, region: str, method: str, *args: Any) -> Any:
-        """Call one region until it answers: its calls are idempotent, another region's would not be."""
+        """Call one region until it answers: its calls are idempotent, another region's would not be.
+
+        RegionDraining: it has not done it and will not.
+        """
         deadline = time.monotonic() + GIVE_UP_S
         delay_s = FIRST_DELAY_S
         while True:
@@ -133,14 +159,26 @@ class AsyncClient:
                 answer = await self._regions[region].call(method, *args, timeout_s=ANSWER_TIMEOUT_S)
                 self._silent_until.pop(region, None)
                 return answer
+            except RegionDraining:
+                raise
             except (ConnectionError, TimeoutError) as error:
                 self._silent_until[region] = time.monotonic() + AVOID_S
+                if method == "accept" and await self._is_drained_and_down(region):
+                    raise RegionDraining(f"region {region} is drained, and down") from error
                 if time.monotonic() > deadline:
                     raise ConnectionError(
                         f"region {region} gave no answer for {GIVE_UP_S:.0f} s; the outcome of {method} is unknown"
                     ) from error
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, MAX_DELAY_S)
+
+    async def _is_drained_and_down(self, region: str) -> bool:
+        """Whether a region does not answer that was drained before: the others know what it has accepted."""
+        try:
+            health = await self._fleet.call("health", timeout_s=STATUS_TIMEOUT_S)
+        except (ConnectionError, TimeoutError):
+            return False
+        return bool(health.get(region) == DRAINED_DOWN)
 
     async def _submit_covered(self, key: bytes, header: bytes, blob: bytes) -> bytes:
         """Ask one region after the other until one gives the receipt; the earlier ones may still do it meanwhile.
@@ -152,12 +190,14 @@ class AsyncClient:
         names.sort(key=lambda name: self._silent_until.get(name, 0.0) > now)
         calls: dict[asyncio.Task[bytes], str] = {}
         error: Exception = ConnectionError("no region was asked")
+        refused: set[str] = set()  # these have not accepted it, and will not: they are being drained
         try:
             for turn in itertools.count():
                 name = names[turn % len(names)]
                 if len(calls) < MAX_HEDGES:
+                    is_again = not set(names[:turn]) <= refused
                     call = self._regions[name].call(
-                        "accept", header, blob, turn > 0, timeout_s=ANSWER_TIMEOUT_S
+                        "accept", header, blob, is_again, timeout_s=ANSWER_TIMEOUT_S
                     )
                     calls[asyncio.get_running_loop().create_task(call)] = name
                 started = time.monotonic()
@@ -171,6 +211,8 @@ class AsyncClient:
                     if not isinstance(failure, ConnectionError | TimeoutError):
                         raise failure
                     self._silent_until[answered] = time.monotonic() + AVOID_S
+                    if isinstance(failure, RegionDraining):
+                        refused.add(answered)
                     error = failure
                 if not done:
                     self._silent_until[name] = time.monotonic() + AVOID_S
@@ -218,11 +260,12 @@ class AsyncClient:
             return None
         if not self.config.fleet.replicas:
             found: dict[str, object] | None = await self._regions[region].ask("message_status", message_id)
-            return found
+            if found is None or found["state"] != "moved":
+                return found
         return await self._covered_status(message_id)
 
     async def _covered_status(self, message_id: int) -> dict[str, object] | None:
-        """Ask every region, one that may have adopted it knows more than one that gave it up."""
+        """Ask every region: one that has adopted it or taken it over knows more than one that gave it up."""
         calls = [
             actor.ask("message_status", message_id, timeout_s=STATUS_TIMEOUT_S)
             for actor in self._regions.values()
@@ -241,9 +284,12 @@ class AsyncClient:
         region = self._numbers.get(region_of(message_id))
         if region is None:
             return None
-        found: dict[str, Any] | None = await self._regions[region].ask(
-            "trace", message_id, recipient, stream, tenant
-        )
+        found: dict[str, Any] | None = None
+        for name in [region, *(other for other in self._regions if other != region)]:
+            answer = await self._regions[name].ask("trace", message_id, recipient, stream, tenant)
+            found = answer or found
+            if found is None or found["status"]["state"] != "moved":
+                return found
         return found
 
     async def source(self, name: str) -> dict[str, Any]:
@@ -278,8 +324,23 @@ class AsyncClient:
             region = self._numbers.get(region_of(id_))
             if region is not None:  # nobody of this fleet has accepted the others
                 by_region.setdefault(region, []).append(id_)
-        counts = [int(await self._regions[r].call("cancel", group)) for r, group in by_region.items()]
-        return sum(counts)
+        count = 0
+        for region, group in by_region.items():
+            left = len(group)
+            for name in [region, *(other for other in self._regions if other != region)]:
+                if left:  # the others may have taken them over
+                    left -= int(await self._regions[name].call("cancel", group))
+            count += len(group) - left
+        return count
+
+    async def drain(self, region: str, *, end: bool = False) -> bool:
+        """Have a region accept nothing more and hand over what waits there, or `end` that; whether it changed anything.
+
+        ValueError: there is no such region, or no other. ConnectionError: it does not answer; it can be repeated.
+        """
+        if region not in self._regions:
+            raise ValueError(f"region {region!r}: allowed are {', '.join(self._regions)}")
+        return bool(await self._regions[region].call("drain", not end, timeout_s=DRAIN_TIMEOUT_S))
 
     # suppression
 

@@ -37,6 +37,7 @@ from actors.names import (
 from actors.region import RegionActor
 from engine.config.schema import FleetConfig
 from engine.config.types import split_host
+from engine.failover.handover import Reply, Request
 from engine.failover.messages import Message
 from engine.ingress.gateway import has_gateway
 from engine.region.ports import PoolName, PoolPort
@@ -57,6 +58,7 @@ DRAIN_S = 10.0  # for pools to end what they have begun; final replies are waite
 ENDING_S = 30.0
 UNSUBSCRIBE_DEADLINE_S = 5.0
 TELL_DEADLINE_S = 2.0
+HAND_OVER_DEADLINE_S = 10.0  # the peer writes a batch to its disk
 HEAD_DEADLINE_S = 60.0
 
 _head = HeadCalls()
@@ -292,6 +294,13 @@ class RayNodeServices:
             await actor.call("hear", sender, message, timeout_s=TELL_DEADLINE_S)
         except RuntimeError as error:
             raise ConnectionError(f"region {region}: {error}") from error
+
+    async def hand_over(self, region: str, request: Request) -> Reply | None:
+        """A request about messages that change their owner; None: the region does not answer it now."""
+        reply: Reply | None = await self._peer(region).call(
+            "hand_over", request, timeout_s=HAND_OVER_DEADLINE_S
+        )
+        return reply
 
 
 class RayFleetServices:

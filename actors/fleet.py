@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable
+from typing import Any
 
 from actors.names import gateway_actor, region_actor, source_actor
 from actors.ports import FleetServices
@@ -35,6 +36,8 @@ ENSURE_TIMEOUT_S = 2.0  # of one that is missing; while Ray's head is away nothi
 SNAPSHOT_TIMEOUT_S = 5.0
 BEAT_TICK_S = 0.025
 BEAT_TIMEOUT_S = 1.0
+DRAINED_DOWN = "drained, down"
+DOWN = ("down", DRAINED_DOWN)
 
 
 class FleetActor:
@@ -144,14 +147,17 @@ class FleetActor:
             await asyncio.sleep(WATCH_S)
 
     async def _watch_region(self, region: str) -> None:
-        if await self._answers(region_actor(region)):
-            if self._health.get(region) == "down":
+        condition = await self._ask(region_actor(region), "condition")
+        before = self._health.get(region)
+        if condition is not None:
+            if before in DOWN:
                 log.warning("region %s answers again", region)
-            self._health[region] = "up"
+            self._health[region] = condition
             return
-        if self._health.get(region) != "down":
+        if before not in DOWN:
             log.warning("region %s does not answer", region)
-        self._health[region] = "down"
+        # what was drained before accepts nothing when it answers again either: that is on its disk
+        self._health[region] = DRAINED_DOWN if before in ("drained", DRAINED_DOWN) else "down"
         await self._make_again(region_actor(region), self._services.ensure_region(region))
 
     async def _watch_source(self, source: str, region: str) -> None:
@@ -174,12 +180,15 @@ class FleetActor:
             self._unmade.add(actor)
 
     async def _answers(self, actor: str) -> bool:
+        return await self._ask(actor, "ping") is not None
+
+    async def _ask(self, actor: str, method: str) -> Any:
+        """None: no answer."""
         try:
-            await self._services.call(actor, "ping", timeout_s=PING_TIMEOUT_S)
+            return await self._services.call(actor, method, timeout_s=PING_TIMEOUT_S)
         except (OSError, RuntimeError, ValueError, SpoolError) as error:
-            log.info("%s: no answer to a ping: %s", actor, error)
-            return False
-        return True
+            log.info("%s: no answer to a %s: %s", actor, method, error)
+            return None
 
     def healthy_regions(self) -> frozenset[str] | None:
         """Regions that take mail (engine/failover/dns_keeper.py); None until each was asked once."""
@@ -188,7 +197,8 @@ class FleetActor:
         return frozenset(region for region, health in self._health.items() if health == "up")
 
     async def health(self) -> dict[str, str]:
-        """The regions as the watch sees them; answered without asking anybody."""
+        """The regions as the watch sees them: up, draining, drained, returning, down, or drained and down. Answered
+        without asking anybody."""
         return dict(self._health)
 
     def _standings(self) -> dict[str, dict[str, object]]:

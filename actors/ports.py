@@ -6,6 +6,7 @@ Calls raise ConnectionError when the other side cannot be reached or died: the o
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from engine.failover.handover import Reply, Request
 from engine.failover.messages import Message
 from engine.region.ports import PoolName, PoolPort
 
@@ -44,6 +45,8 @@ class NodeServices(Protocol):
     async def unsubscribe(self, region: str, rows: bytes) -> int: ...
 
     async def tell(self, region: str, sender: str, message: Message) -> None: ...
+
+    async def hand_over(self, region: str, request: Request) -> Reply | None: ...
 
 
 class FleetServices(Protocol):

@@ -16,6 +16,7 @@ from pathlib import Path
 from actors.ports import NodeServices
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
+from engine.failover.handover import Reply, Request
 from engine.failover.messages import Beat, BeatReply, Message
 from engine.ops.garbage import collect_seldom
 from engine.ops.process import ProcessUsage, process_usage
@@ -108,6 +109,7 @@ class RegionActor:
                 self._services,
                 resolver=build_resolver(config.resolver),
                 link=self._services,
+                handover=self._services,
             ),
             clock=self._clock,
             seed=int.from_bytes(os.urandom(8), "big") >> 1,
@@ -149,6 +151,18 @@ class RegionActor:
 
     async def hear(self, sender: str, message: Message) -> None:
         (await self._engine()).hear(sender, message)
+
+    async def condition(self) -> str:
+        """`up`, `draining`, `drained` or `returning`; raises what made the region fail."""
+        region = await self._engine()
+        region.check()
+        return region.condition
+
+    async def drain(self, on: bool) -> bool:
+        return await (await self._engine()).drain(on)
+
+    async def hand_over(self, request: Request) -> Reply | None:
+        return await (await self._engine()).hand_over(request)
 
     async def put_campaign(self, record: bytes) -> int:
         return await (await self._engine()).put_campaign(record)

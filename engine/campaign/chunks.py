@@ -80,7 +80,8 @@ def digest_of(
     return hashlib.sha256(content).digest()[:DIGEST_BYTES]
 
 
-def choose_region(tenant: str, campaign: str, number: int, regions: Sequence[str]) -> str:
-    """The region of a chunk. A region that joins or leaves moves only the chunks that are its own."""
+def rank_regions(tenant: str, campaign: str, number: int, regions: Sequence[str]) -> list[str]:
+    """The region of a chunk, and behind it those that stand in for it, in their order. A region that joins or leaves
+    moves only the chunks that are its own."""
     chunk = msgpack.packb((tenant, campaign, number))
-    return max(regions, key=lambda region: hashlib.sha256(chunk + region.encode()).digest())
+    return sorted(regions, key=lambda region: hashlib.sha256(chunk + region.encode()).digest(), reverse=True)

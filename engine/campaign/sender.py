@@ -2,7 +2,8 @@
 
 The sender keeps no state. It asks all regions which chunks they have, and submits the others. A chunk whose
 answer was lost goes to the same region again until that region answers: there it is accepted once, by its
-number. It never goes to another region, which could not know it. After a kill -9 the same command does the
+number. It goes to another region, which could not know it, only when its own is being drained and says that it
+has not accepted it. After a kill -9 the same command does the
 same again, and what was accepted is skipped.
 
 The classes of engagement go one after the other: the next one begins when all of the last one is accepted.
@@ -20,7 +21,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
-from engine.campaign.chunks import CutChunk, choose_region
+from engine.campaign.chunks import CutChunk, rank_regions
+from engine.region.ports import RegionDraining
 from engine.spool.errors import SpoolFull
 from engine.values.engagement import Engagement
 from engine.values.message import CampaignChunk, CampaignTemplate, ItemError, Receipt
@@ -134,10 +136,11 @@ class CampaignSender:
         accepted = set[int]().union(*known)
         room = asyncio.Semaphore(self._concurrency)
 
-        async def submit(cut: CutChunk, region: str) -> None:
+        async def submit(cut: CutChunk) -> None:
             try:
-                receipt = await self._until_answered(
-                    region, partial(port.accept_chunk, region, campaign_no[region], cut.chunk)
+                regions = rank_regions(template.tenant, template.campaign, cut.chunk.number, self._regions)
+                receipt = await self._by_one(
+                    regions, lambda region: port.accept_chunk(region, campaign_no[region], cut.chunk)
                 )
                 self._count(cut, receipt, refuse)
             finally:
@@ -157,11 +160,8 @@ class CampaignSender:
                         self.report.skipped += len(cut.chunk.recipients)
                         await asyncio.sleep(0)
                         continue
-                    region = choose_region(
-                        template.tenant, template.campaign, cut.chunk.number, self._regions
-                    )
                     await room.acquire()
-                    task = tasks.create_task(submit(cut, region))
+                    task = tasks.create_task(submit(cut))
                     running.add(task)
                     task.add_done_callback(running.discard)
         except ExceptionGroup as group:
@@ -187,6 +187,20 @@ class CampaignSender:
             report.accepted += count
             report.suppressed += len(receipt.suppressed)
 
+    async def _by_one(self, regions: Sequence[str], call: Callable[[str], Awaitable[Receipt]]) -> Receipt:
+        """The answer of the first region that is not being drained; if all are, they are asked again later."""
+
+        async def ask() -> Receipt:
+            draining: RegionDraining | None = None
+            for region in regions:
+                try:
+                    return await self._until_answered(region, partial(call, region))
+                except RegionDraining as error:
+                    draining = error
+            raise ConnectionError(str(draining))
+
+        return await self._until_answered(regions[0], ask)
+
     async def _until_answered(self, region: str, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call on its region, with growing delays, until there is an answer."""
         delay_s = FIRST_DELAY_S
@@ -194,6 +208,8 @@ class CampaignSender:
         while True:
             try:
                 answer = await call()
+            except RegionDraining:
+                raise
             except (ConnectionError, TimeoutError, SpoolFull) as error:
                 self.report.retries += 1
                 self.report.waiting_for[region] = str(error)

@@ -12,6 +12,7 @@ from engine.cli.audit import audit_command
 from engine.cli.bounces import bounces_group
 from engine.cli.config import config_group
 from engine.cli.doctor import doctor_command
+from engine.cli.drain import build_drain
 from engine.cli.events import events_command
 from engine.cli.port import PortFactory
 from engine.cli.send import build_send
@@ -53,6 +54,7 @@ def build_cli(port_factory: PortFactory) -> click.Group:
         build_shaping(port_factory),
         build_trace(port_factory),
         build_tenants(port_factory),
+        *build_drain(port_factory),
     ):
         sendfleet.add_command(command)
     return sendfleet

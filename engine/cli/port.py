@@ -42,6 +42,10 @@ class FleetPort(RegionPort, Protocol):
     def suppressions(self, address: str = "") -> AsyncIterator[Suppression]:
         """The rows of the suppression list, all or those of one address, with those that were taken off."""
 
+    async def drain(self, region: str, *, end: bool = False) -> bool:
+        """Have a region hand over what waits there and accept nothing more, or `end` that; whether it changed anything.
+        ValueError: there is no such region, or no other."""
+
     async def snapshot(self) -> dict[str, Any]:
         """{"fleet": name, "health": {region: text}, "regions": {region: {"counts": {...}, ...}}}."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from engine.cli.drain import drain_line
 from engine.cli.port import PortFactory
 from engine.cli.terminal import Failure, fleet_option, output
 from engine.values.ids import parse_id
@@ -41,6 +42,7 @@ def build_status(port_factory: PortFactory) -> click.Command:
         else:
             output().print(_table(snapshot))
             lines = (
+                *_draining(snapshot),
                 *_backlog(snapshot),
                 *_tls(snapshot),
                 *_tenants(snapshot),
@@ -102,6 +104,22 @@ def _backlog(snapshot: dict[str, Any]) -> list[str]:
         if sizes:
             lines.append(f"{name}: {', '.join(sizes)}")
     return lines
+
+
+def _draining(snapshot: dict[str, Any]) -> list[str]:
+    """Regions that are being drained, or are."""
+    lines = [
+        (
+            name,
+            "drained, and does not answer"
+            if snapshot.get("health", {}).get(name) == "drained, down"
+            else None,
+        )
+        if region.get("error")
+        else (name, drain_line(region))
+        for name, region in snapshot.get("regions", {}).items()
+    ]
+    return [f"{name}: {line}" for name, line in lines if line]
 
 
 def _tls(snapshot: dict[str, Any]) -> list[str]:

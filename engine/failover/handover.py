@@ -98,11 +98,29 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The keys are on disk."""
+    """The keys are on this disk."""
+
+    disk: bytes
 
 
-Request = Inquire | Offer | Recall | Keys
-Reply = Terms | Verdict | Kept
+@dataclass(frozen=True, slots=True)
+class AskKeys:
+    """Give me your idempotency keys behind `cursor` (b"": from the first)."""
+
+    asker: str
+    cursor: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeysPage:
+    """`cursor`: where the next page begins, b"" if this is the last."""
+
+    payload: bytes
+    cursor: bytes
+
+
+Request = Inquire | Offer | Recall | Keys | AskKeys
+Reply = Terms | Verdict | Kept | KeysPage
 
 
 # -- the taker's memory of one giver, on its disk

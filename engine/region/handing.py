@@ -8,6 +8,10 @@ can adopt an old copy of them, and what it takes is copied on before the giver f
 A draining region accepts nothing from clients (RegionDraining), except that it answers for what it has accepted before.
 It goes on sending only what it cannot hand over: to nobody within reach, or nobody who has a source for it. That it is
 draining is on disk.
+
+Idempotency keys: those of a draining region go to the others, and messages that have keys of their own are refused only
+then (RegionAway until then), or one of them could be accepted twice. When the draining ends the region first fetches
+the keys of all that the others have accepted meanwhile.
 """
 
 import asyncio
@@ -20,11 +24,13 @@ from typing import Any, Protocol
 from engine.config.schema import FleetConfig
 from engine.failover.handover import (
     Ask,
+    AskKeys,
     Effect,
     Giver,
     Inquire,
     Kept,
     Keys,
+    KeysPage,
     MakeOffer,
     Offer,
     Operation,
@@ -40,7 +46,7 @@ from engine.failover.handover import (
 from engine.failover.spans import Spans, ids_of, of_ids
 from engine.region.awaiting import awaited
 from engine.region.cover import Cover
-from engine.region.ports import RegionDraining
+from engine.region.ports import RegionAway, RegionDraining
 from engine.region.windows import Windows
 from engine.spool.errors import SpoolError
 from engine.spool.handover import Decide, Decided, Identify, KeepKeys, Knows
@@ -114,6 +120,7 @@ class Handing:
         self._offered: set[int] = set()  # not to be cancelled: a peer may have them
         self._was_holding = False
         self.is_draining = spool.get_state(DRAINING) == b"1"
+        self._is_fetching = False  # the draining ends: nothing is accepted before the others' keys are known
         self._disk = b""
         stored = spool.offers()
         for row in stored.offers:
@@ -128,6 +135,10 @@ class Handing:
         while True:
             self._look_around()
             self._do(self._giver.tick(self._clock.monotonic_ns()))
+            for peer in self._key_targets():
+                if not self._has_keys(peer) and peer not in self._giving_keys:
+                    self._giving_keys.add(peer)
+                    self._spawn(self._give_keys(peer))
             is_holding = self.holds_dispatch()
             if self._was_holding and not is_holding:
                 self._wake()
@@ -142,7 +153,7 @@ class Handing:
             giver.epoch = self._cover.term
             giver.away = self._cover.away()
             to = self._cover.heir()
-        giver.give(to if self.is_draining else (), now)
+        giver.give(to if self.is_draining and not self._is_fetching else (), now)
 
     # -- draining
 
@@ -150,25 +161,80 @@ class Handing:
         """Begin or end draining; on disk when this returns. False: it was so already. ValueError: nobody to give to."""
         if on and not self._peers:
             raise ValueError(f"region {self._name} is the only one: there is nobody to hand its mail over to")
+        if self._is_fetching:
+            raise RegionAway(f"region {self._name} is just taking mail again: ask again")
         if on == self.is_draining:
             return False
-        await awaited(self._spool.put_state(DRAINING, b"1" if on else b"0"))
-        self.is_draining = on
-        log.warning("region %s: %s", self._name, "is being drained" if on else "takes mail again")
-        if not on:
+        if on:
+            self.is_draining = (
+                True  # at once: what is accepted from here on would have a key that is not given
+            )
+            await self._save(b"1")
+            log.warning("region %s is being drained", self._name)
+            return True
+        self._is_fetching = True
+        self._look_around()
+        self._wake()
+        try:
+            for peer in self._peers:
+                await self._fetch_keys(peer)
+            await self._save(b"0")
+            self.is_draining = False
             self._keys_given.clear()
-            self._look_around()
-            self._wake()
+        finally:
+            self._is_fetching = False
+        log.warning("region %s takes mail again", self._name)
         return True
 
-    async def admit(self, *, key: bytes = b"", chunk: bytes = b"") -> None:
-        """RegionDraining, unless this was accepted here before."""
-        if self.is_draining and not await awaited(self._spool.hand_over(Knows(key, chunk), self._numbers)):
-            raise RegionDraining(f"region {self._name} is being drained: another region takes this")
+    async def _save(self, state: bytes) -> None:
+        try:
+            await awaited(self._spool.put_state(DRAINING, state))
+        except SpoolError:
+            self.is_draining = state == b"0"
+            raise
+
+    async def _fetch_keys(self, peer: str) -> None:
+        """What a peer has accepted in this region's stead is known here afterwards."""
+        cursor = b""
+        try:
+            while True:
+                page = await self._port.hand_over(peer, AskKeys(self._name, cursor))
+                if not isinstance(page, KeysPage):
+                    raise ConnectionError("it does not give its keys now")
+                await awaited(self._spool.hand_over(KeepKeys(page.payload), self._numbers))
+                cursor = page.cursor
+                if not cursor:
+                    return
+        except (OSError, RuntimeError) as error:
+            log.warning(
+                "region %s takes mail again without the keys of region %s: what was accepted there under a key "
+                "may be accepted here again: %s",
+                self._name,
+                peer,
+                error,
+            )
+
+    @property
+    def is_closed(self) -> bool:
+        """Nothing new is accepted: `admit` has to be asked."""
+        return self.is_draining or self._is_fetching
+
+    async def admit(self, *, key: bytes = b"", chunk: bytes = b"", has_keys: bool = False) -> None:
+        """Raises RegionDraining unless this was accepted here before; RegionAway: it is to ask again.
+
+        `has_keys`: messages of the batch have keys of their own.
+        """
+        if not self.is_closed or await awaited(self._spool.hand_over(Knows(key, chunk), self._numbers)):
+            return
+        if self._is_fetching:
+            raise RegionAway(f"region {self._name} takes mail again as soon as it knows the others' keys")
+        if has_keys and not self._has_given_keys():
+            raise RegionAway(f"region {self._name} is being drained, the others do not know its keys yet")
+        raise RegionDraining(f"region {self._name} is being drained: another region takes this")
 
     def holds_dispatch(self) -> bool:
         """Nothing is given to pools while it can be given to a peer."""
-        return self.is_draining and self._giver.is_giving()
+        return self.is_draining and not self._is_fetching and self._giver.is_giving()
 
     def is_offered(self, id_: int) -> bool:
         return id_ in self._offered
@@ -181,7 +247,9 @@ class Handing:
             return Terms(self._disk, self._refusal())
         if isinstance(request, Keys):
             await awaited(self._spool.hand_over(KeepKeys(request.payload), self._numbers))
-            return Kept()
+            return Kept(self._disk)
+        if isinstance(request, AskKeys):
+            return KeysPage(*self._exporter.keys(request.cursor))
         if self._cover is not None and not self._cover.may_judge(getattr(request, "dead", None)):
             return None
         try:
@@ -225,10 +293,6 @@ class Handing:
                     self._pick(effect.peer)
                 case Write():
                     self._spawn(self._write(effect.operation))
-        for peer, disk in self._giver.willing().items():
-            if self._cover is None and self._keys_given.get(peer) != disk and peer not in self._giving_keys:
-                self._giving_keys.add(peer)
-                self._spawn(self._give_keys(peer, disk))
 
     async def _ask(self, peer: str, request: Request) -> None:
         if isinstance(request, Offer):
@@ -318,16 +382,34 @@ class Handing:
         is_busy = self._windows.is_held(id_) or self._windows.is_settling(id_)
         return not is_busy and id_ not in self._offered
 
-    async def _give_keys(self, peer: str, disk: bytes) -> None:
+    def _key_targets(self) -> list[str]:
+        """Peers that may be asked for what was accepted here: who takes mail; with copies, who is not away."""
+        if not self.is_draining or self._is_fetching:
+            return []
+        if self._cover is None:
+            return list(self._giver.willing())
+        return [peer for peer in self._peers if peer not in self._giver.away]
+
+    def _has_keys(self, peer: str) -> bool:
+        """Whether a peer has all our keys, on the disk that it has now as far as is known."""
+        disk = self._keys_given.get(peer)
+        return disk is not None and disk == self._giver.willing().get(peer, disk)
+
+    def _has_given_keys(self) -> bool:
+        return bool(self._keys_given) and all(map(self._has_keys, self._key_targets()))
+
+    async def _give_keys(self, peer: str) -> None:
         """All idempotency keys: who asks there for a batch that was accepted here gets its receipt."""
         try:
             cursor = b""
             while True:
                 payload, cursor = self._exporter.keys(cursor)
-                await self._port.hand_over(peer, Keys(self._name, payload))
+                kept = await self._port.hand_over(peer, Keys(self._name, payload))
+                if not isinstance(kept, Kept):
+                    raise ConnectionError("it does not take them now")
                 if not cursor:
                     break
-            self._keys_given[peer] = disk
+            self._keys_given[peer] = kept.disk
         except (OSError, RuntimeError, SpoolError) as error:
             log.info("region %s: %s does not take the keys: %s", self._name, peer, error)
             await asyncio.sleep(KEYS_RETRY_S)
@@ -336,13 +418,19 @@ class Handing:
 
     # -- looking in
 
+    def condition(self, left: int) -> str:
+        if self._is_fetching:
+            return "returning"
+        if not self.is_draining:
+            return "up"
+        return "draining" if left or not self._has_given_keys() else "drained"
+
     def status(self) -> dict[str, object]:
-        """`left`: messages that are still here, and notifications that are owed; `is_drained`: nothing is."""
+        """`condition`: up, draining, drained (nothing is left) or returning. `left`: messages that are still here, and
+        notifications that are owed to senders."""
         left = self._spool.counts()["queued"] + self._spool.remembered()["notices"]
-        without_keys = [p for p, d in self._giver.willing().items() if self._keys_given.get(p) != d]
         return {
-            "is_draining": self.is_draining,
-            "is_drained": self.is_draining and not left and (self._cover is not None or not without_keys),
+            "condition": self.condition(left),
             "left": left,
             "offered": self._giver.open_offers(),
             "takers": sorted(self._giver.willing()),

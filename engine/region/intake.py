@@ -34,14 +34,18 @@ AHEAD_MS = {
 KEY_OF_ANOTHER = "stands for a message to other recipients: a new message needs a new key"
 
 
-class Admit(Protocol):
-    """Raises RegionDraining unless the batch of that key, or that part of a campaign, was accepted here before."""
+class Gate(Protocol):
+    """Whether mail of clients is accepted now (engine/region/handing.py)."""
 
-    async def __call__(self, *, key: bytes = b"", chunk: bytes = b"") -> None: ...
+    @property
+    def is_closed(self) -> bool: ...
+
+    async def admit(self, *, key: bytes = b"", chunk: bytes = b"", has_keys: bool = False) -> None:
+        """RegionDraining, RegionAway: it is not, and this was not accepted before."""
 
 
 class Intake:
-    """See the module docstring. `streams`: those that the sources serve; `offer`: these due keys are on disk; `admit`:
+    """See the module docstring. `streams`: those that the sources serve; `offer`: these due keys are on disk; `gate`:
     asked before anything is accepted from a client."""
 
     def __init__(
@@ -55,7 +59,7 @@ class Intake:
         retry: Mapping[int, RetrySchedule],
         cover: Cover | None,
         offer: Callable[[Sequence[bytes]], None],
-        admit: Admit,
+        gate: Gate,
     ) -> None:
         self._config = config
         self._name = name
@@ -65,7 +69,7 @@ class Intake:
         self._retry = retry
         self._cover = cover
         self._offer = offer
-        self._admit = admit
+        self._gate = gate
         self._admission = Admission(
             limits=config.limits,
             streams=streams,
@@ -79,7 +83,8 @@ class Intake:
         will be.
         """
         submission = decode_submission(header, len(blob))
-        await self._admit(key=submission.batch_key)
+        if self._gate.is_closed:
+            await self._gate.admit(key=submission.batch_key, has_keys=any(raw[6] for raw in submission.items))
         now_ms = self._clock.wall_ms()
         admitted = self._admission.admit(submission, now_ms)
         ids: list[Sequence[int]] = [()] * len(submission.items)
@@ -163,7 +168,8 @@ class Intake:
         """
         campaign_no, number, digest, _, recipients, fields, *rest = msgpack.unpackb(data)
         engagement = Engagement(rest[0]) if rest else Engagement.UNKNOWN
-        await self._admit(chunk=campaign_no.to_bytes(4, "big") + number.to_bytes(4, "big"))
+        if self._gate.is_closed:
+            await self._gate.admit(chunk=campaign_no.to_bytes(4, "big") + number.to_bytes(4, "big"))
         campaign = self._spool.campaign(campaign_no)
         now_ms = self._clock.wall_ms()
         good: list[int] = []

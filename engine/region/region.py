@@ -147,17 +147,6 @@ class Region:
                 forget=self._forget,
                 leased=self._wake_pools,
             )
-        self._intake = Intake(
-            config=config,
-            name=name,
-            spool=spool,
-            clock=clock,
-            streams=streams,
-            retry=self._retry,
-            cover=self._cover,
-            offer=self._offer,
-            admit=self._admit,
-        )
         self._windows = Windows(
             index=spool,
             scheduler=self._scheduler,
@@ -180,6 +169,17 @@ class Region:
             offer=self._offer,
             wake=self._wake_pools,
             spawn=self._spawn,
+        )
+        self._intake = Intake(
+            config=config,
+            name=name,
+            spool=spool,
+            clock=clock,
+            streams=streams,
+            retry=self._retry,
+            cover=self._cover,
+            offer=self._offer,
+            gate=self._handing,
         )
         self._dispatcher = Dispatcher(
             scheduler=self._scheduler,
@@ -359,9 +359,6 @@ class Region:
         self.check()
         return await self._intake.accept(header, blob, again=again)
 
-    async def _admit(self, *, key: bytes = b"", chunk: bytes = b"") -> None:
-        await self._handing.admit(key=key, chunk=chunk)
-
     async def put_campaign(self, record: bytes) -> int:
         """Store a campaign's template (msgpack of CampaignRecord's fields); returns its number here."""
         self.check()
@@ -417,9 +414,8 @@ class Region:
 
     @property
     def condition(self) -> str:
-        """`up`, `draining` or `drained`."""
-        status = self._handing.status()
-        return "drained" if status["is_drained"] else "draining" if status["is_draining"] else "up"
+        """`up`, `draining`, `drained` or `returning`."""
+        return str(self._handing.status()["condition"])
 
     def beat(self, beat: Beat) -> BeatReply | None:
         self.check()

@@ -9,11 +9,11 @@ engine/spool/audit_moved.py.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgpack
 
-from engine.failover.spans import ids_of
+from engine.failover.spans import Spans, ids_of, normal
 from engine.spool.draft import (
     LAST_WORDS,
     META,
@@ -35,16 +35,23 @@ from engine.values.outcome import OutcomeKind
 MAP_LIMIT = 1 << 40
 SHOWN = 20
 
+Runs: TypeAlias = list[list[int]]
+
 
 @dataclass(slots=True)
 class AuditReport:
-    """`counts` by the ledger; `problems` names at most the first 20 of `problem_count`."""
+    """`counts` by the ledger; `problems` names at most the first 20 of `problem_count`.
+
+    `kept`, `moved`: runs of the ids that are queued or got their outcome here, and of those that moved away.
+    """
 
     path: str
     accepted: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     problem_count: int = 0
     problems: list[str] = field(default_factory=list)
+    kept: Spans = ()
+    moved: Spans = ()
 
     @property
     def is_clean(self) -> bool:
@@ -81,8 +88,10 @@ def audit(path: str | Path) -> AuditReport:
             due_index = DueIndex(env, 0)
             due_index.load(txn)
             is_due = due_index.finder(txn.cursor(db=env.db["due"]))
+            runs: tuple[Runs, Runs] = ([], [])
             for id_, word in _words(env, txn, totals):
                 words[word] += 1
+                _extend(runs[word == OutcomeKind.MOVED], id_)
                 if word == 0:
                     report.problem(f"{format_id(id_)}: accepted, but not in the ledger")
                 elif word == OutcomeKind.QUEUED:
@@ -103,6 +112,7 @@ def audit(path: str | Path) -> AuditReport:
                         )
                     elif not is_now_due and id_ not in held:
                         report.problem(f"{format_id(id_)}: queued, but never due")
+            report.kept, report.moved = normal(runs[0]), normal(runs[1])
             report.accepted = totals.accepted
             report.counts = {str(kind): words[kind] for kind in LAST_WORDS if kind < 7 or words[kind]}
             queued = words[OutcomeKind.QUEUED]
@@ -124,6 +134,13 @@ def audit(path: str | Path) -> AuditReport:
     finally:
         env.close()
     return report
+
+
+def _extend(runs: Runs, id_: int) -> None:
+    if runs and id_ == runs[-1][0] + runs[-1][1]:
+        runs[-1][1] += 1
+    else:
+        runs.append([id_, 1])
 
 
 def _held(env: Environment, txn: Any) -> set[int]:

@@ -10,6 +10,8 @@ from engine.failover.handover import Offer, Recall, Request
 from engine.failover.messages import Standing
 from engine.region.ports import RegionDraining
 from engine.sink.process import SinkProcess
+from engine.spool.audit import audit
+from engine.spool.audit_moved import audit_moved
 from tests.e2e.test_regions_cover import NOWHERE, copies, covered, mail, recipients
 from tests.support.covered import CoveredFleet
 from tests.support.draining import DrainingFleet
@@ -46,6 +48,14 @@ def test_a_drained_region_is_empty_and_its_peer_sends_everything(tmp_path: Path)
     asyncio.run(run(fleet))
     assert_conserved(fleet.path("eu"), moved=1200)
     assert_conserved(fleet.path("us"), queued=1200)
+
+
+def assert_fleet_conserved(tmp_path: Path, *, has_copies: bool = False) -> None:
+    """Every message counts in one region."""
+    reports = {name: audit(tmp_path / "spool" / name) for name in ("eu", "us")}
+    assert [report.problems for report in reports.values()] == [[], []]
+    found = audit_moved(reports, all_here=True, has_copies=has_copies)
+    assert (found.problems, found.twice) == ([], ())
 
 
 @pytest.mark.parametrize("victim", ["eu", "us"])
@@ -87,8 +97,7 @@ def test_either_side_is_killed_between_two_steps(
     fleet = DrainingFleet(two_regions(tmp_path, sink.addresses["accept"][1]))
     asyncio.run(run(fleet))
     assert kills == [victim]
-    assert_conserved(fleet.path("eu"))
-    assert_conserved(fleet.path("us"))
+    assert_fleet_conserved(tmp_path)
     assert Counter(sink.log().recipients()) == Counter(recipients(60))
 
 
@@ -144,4 +153,5 @@ def test_with_copies_a_region_dies_while_it_is_not_known_who_has_them(
     survivor = "us" if victim == "eu" else "eu"
     assert_conserved(tmp_path / "spool" / survivor, delivered=300)
     assert_conserved(tmp_path / "spool" / victim, moved=300)
+    assert_fleet_conserved(tmp_path, has_copies=True)
     assert Counter(sink.log().recipients()) == Counter(recipients(300))

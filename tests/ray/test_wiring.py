@@ -9,21 +9,27 @@ import smtplib
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from engine.bounces.key_files import write_key
 from engine.bounces.tokens import TokenKeys
 from engine.bounces.unsubscribe import make_token
+from engine.cli.main import build_cli
 from engine.config.types import split_host
 from engine.ops.free_port import free_port
 from engine.sink.process import SinkProcess
+from engine.spool.audit import audit
+from engine.spool.audit_moved import audit_moved
 from engine.values.ids import region_of
 from engine.values.message import Message
 from engine.values.stream import Stream
+from engine.values.submission import encode_submission
 from engine.values.suppression import Reason, decode_rows, encode_rows, make
 from tests.support.ray_fleet import BODY, REGIONS, ClusterFleet, actor_processes, messages, two_regions, until
 from tests.support.sinks import accepting_sink
@@ -354,6 +360,60 @@ def test_a_killed_gateway_comes_back_and_takes_requests(fleet: ClusterFleet, run
         assert [row.reason for row in decode_rows(data)] == [Reason.UNSUBSCRIBE]
 
     run(scenario())
+
+
+def test_a_region_is_drained_by_the_command_and_takes_mail_again(
+    fleet: ClusterFleet, sink: SinkProcess, run: Callable[..., Any]
+) -> None:
+    """2,000 messages wait; the other region takes them all, and sends those that fall due."""
+    client, later = fleet.client, 1900
+    batch = [
+        replace(message, send_at_ms=int(time.time() * 1000) + (HOUR_MS if n < later else 4000))
+        for n, message in enumerate(messages(2000, domain="drained.example.org"))
+    ]
+
+    def sendfleet(*arguments: str) -> str:
+        result = CliRunner().invoke(build_cli(lambda path: client), [*arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    async def submit() -> list[int]:
+        parts = [encode_submission(batch[n : n + 200], os.urandom(16)) for n in range(0, len(batch), 200)]
+        receipts = [await client.submit_encoded("eu", *part) for part in parts]
+        return [ids[0] for receipt in receipts for ids in receipt.ids]
+
+    async def taken(ids: list[int]) -> None:
+        assert {
+            (await client.submit(messages(1, domain="elsewhere.example.org"))).region for _ in range(4)
+        } == {"us"}
+        assert ((await client.status(ids[0])) or {})["state"] == "queued"
+        assert await client.cancel(ids[:later]) == later
+
+        async def all_there() -> bool:
+            arrived = sink.log().recipients()
+            return all(arrived[f"user{n}@drained.example.org"] for n in range(later, len(batch)))
+
+        await until(all_there, "mail that was handed over did not go out")
+
+    async def eu_takes_mail() -> bool:
+        return "eu" in [
+            (await client.submit(messages(1, domain="again.example.org"))).region for _ in range(2)
+        ]
+
+    ids = run(submit())
+    assert "region eu: drained" in sendfleet("drain", "eu", "--wait", "--timeout", "60")
+    assert "eu: drained" in sendfleet("status")
+    eu = run(client.snapshot())["regions"]["eu"]
+    assert eu["counts"]["queued"] == 0
+    assert eu["hand_over"]["handed_over"] >= later
+    run(taken(ids))
+    reports = {r.name: audit(fleet.config.spool.directory / r.name) for r in fleet.config.regions}
+    assert [report.problems for report in reports.values()] == [[], []]
+    assert audit_moved(reports, all_here=True, has_copies=False).problems == []
+    assert "takes mail again" in sendfleet("undrain", "eu")
+    run(until(eu_takes_mail, "the region does not take mail again"))
+    arrived = sink.log().recipients()
+    assert [arrived[f"user{n}@drained.example.org"] for n in range(len(batch))] == [0] * later + [1] * 100
 
 
 def test_a_fleet_that_was_stopped_is_started_anew_on_the_same_cluster(

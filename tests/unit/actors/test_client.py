@@ -9,6 +9,7 @@ import pytest
 from actors.client import AsyncClient, Client
 from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
+from engine.failover.handover import Reply, Request
 from engine.region.region import Region
 from engine.spool.store import Spool
 from engine.values.message import Message, Receipt
@@ -31,9 +32,32 @@ class Direct:
         self.calls += 1
         if self.away:
             raise ConnectionError("the actor is away")
+        if method == "message_status":
+            return self.region.status(*args)
         return await getattr(self.region, method)(*args)
 
     ask = call
+
+
+class Between:
+    """How regions hand over to each other."""
+
+    def __init__(self, direct: dict[str, Direct]) -> None:
+        self._direct = direct
+
+    async def hand_over(self, region: str, request: Request) -> Reply | None:
+        reply: Reply | None = await self._direct[region].call("hand_over", request)
+        return reply
+
+
+class FleetActor:
+    """What Fleet knows of the regions."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, str] = {}
+
+    async def call(self, method: str, *, timeout_s: float) -> dict[str, str]:
+        return self.known
 
 
 class Fleet:
@@ -57,13 +81,15 @@ class Fleet:
 
     async def __aenter__(self) -> "Fleet":
         self.client = AsyncClient(self.config)
-        self.direct = {}
+        self.direct: dict[str, Direct] = {}
+        self.actor = FleetActor()
         for name in REGIONS:
-            opened = await start_region(self.config, name)
+            opened = await start_region(self.config, name, handover=Between(self.direct))
             opened[0]._dispatcher.paused = True
             self.opened.append(opened)
             self.direct[name] = Direct(opened[0])
         self.client._regions = self.direct  # type: ignore[assignment]
+        self.client._fleet = self.actor  # type: ignore[assignment]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -156,6 +182,76 @@ def test_new_mail_does_not_wait_for_a_region_that_is_silent(tmp_path: Path) -> N
                 assert (await fleet.client.submit([message()])).region != "us"
             fleet.direct["us"].away = False
             assert {(await task).region for task in stuck} == set(REGIONS)
+
+    asyncio.run(go())
+
+
+def key_of(client: AsyncClient, region: str, number: int = 0) -> bytes:
+    """A batch key that goes to this region first."""
+    keys = (n.to_bytes(16, "big") for n in range(1000 * number, 1000 * (number + 1)))
+    return next(key for key in keys if client._choose(key) == region)
+
+
+async def drained(fleet: Fleet, region: str) -> None:
+    while fleet.direct[region].region.condition != "drained":
+        await asyncio.sleep(0.01)
+
+
+def test_a_region_that_is_drained_is_passed_over_and_its_mail_is_found_elsewhere(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with Fleet(tmp_path) as fleet:
+            client = fleet.client
+            key = key_of(client, "us")
+            before = await client.submit([message(), message()], key=key)
+            own = [message(f"key {n}", f"u{n}@example.org") for n in range(30)]
+            with_keys = await client.submit(own)
+            assert await client.drain("us")
+            assert not await client.drain("us")
+            assert {(await client.submit([message()])).region for _ in range(9)} == {"eu", "asia"}
+            again = await client.submit([message(), message()], key=key)
+            assert (again.repeated, again.ids) == (True, before.ids)
+            assert (await client.submit(own)).ids == with_keys.ids
+            await drained(fleet, "us")
+            assert (await client.submit(own)).ids == with_keys.ids
+            (id_, other) = (ids[0] for ids in before.ids)
+            assert ((await client.status(id_)) or {})["state"] == "queued"
+            assert ((await client.trace(id_)) or {})["region"] != "us"
+            assert await client.cancel([id_]) == 1
+            assert ((await client.status(id_)) or {})["state"] == "cancelled"
+            fleet.direct["us"].away = True
+            fleet.actor.known = {"us": "drained, down"}
+            again = await client.submit([message(), message()], key=key)  # as if its answer had been lost
+            assert [ids[0] for ids in again.ids] == [id_, other]
+
+    asyncio.run(go())
+
+
+def test_what_was_accepted_in_a_drained_regions_stead_is_known_to_it_afterwards(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with Fleet(tmp_path) as fleet:
+            client = fleet.client
+            await client.drain("us")
+            await drained(fleet, "us")
+            key = key_of(client, "us")
+            batch = [message("own key"), message()]
+            receipt = await client.submit(batch, key=key)
+            assert "us" not in receipt.region
+            plain = await client.submit([message()], key=key_of(client, "us", 1))
+            assert await client.drain("us", end=True)
+            assert not await client.drain("us", end=True)
+            assert (await client.submit(batch, key=key)).ids == receipt.ids
+            again = await client.submit([message()], key=key_of(client, "us", 1))
+            assert (again.region, again.repeated, again.ids) == ("us", True, plain.ids)
+            assert (await client.submit([message()], key=key_of(client, "us", 2))).region == "us"
+
+    asyncio.run(go())
+
+
+def test_only_regions_that_there_are_can_be_drained(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with Fleet(tmp_path) as fleet:
+            with pytest.raises(ValueError, match="'mars': allowed are eu, us, asia"):
+                await fleet.client.drain("mars")
 
     asyncio.run(go())
 

@@ -13,6 +13,7 @@ import pytest
 from engine.campaign.chunks import CutChunk, cut_chunks
 from engine.campaign.recipients import Recipient
 from engine.campaign.sender import CampaignSender, SendInterrupted
+from engine.region.ports import RegionDraining
 from engine.spool.errors import CampaignConflict, SpoolFull
 from engine.values.engagement import Engagement
 from engine.values.message import CampaignChunk, CampaignTemplate, ItemError, Receipt
@@ -51,6 +52,7 @@ class FakeFleet:
         self.most_active = 0
         self.tried: dict[int, set[str]] = {}
         self.refuse: set[str] = set()
+        self.draining: set[str] = set()
 
     async def _through(self, act: Callable[[], T]) -> T:
         self.calls += 1
@@ -97,6 +99,8 @@ class FakeFleet:
         self.tried.setdefault(chunk.number, set()).add(region)
 
         def act() -> Receipt:
+            if region in self.draining and chunk.number not in self.regions[region].chunks:
+                raise RegionDraining(f"region {region} is being drained")
             repeated = self.regions[region].accept(chunk)
             errors = [
                 ItemError(i, "recipient", r, "no") for i, r in enumerate(chunk.recipients) if r in self.refuse
@@ -234,6 +238,27 @@ def test_a_chunk_that_another_region_has_is_not_sent_again() -> None:
     run(CampaignSender(fleet, ["eu"], sleep=no_sleep).send(TEMPLATE, (), chunks(50)))
     run(sender(fleet).send(TEMPLATE, (), chunks(100)))
     assert fleet.accepted() == once(100)
+
+
+@pytest.mark.parametrize("fault_rate", [0.0, 0.3])
+def test_parts_go_to_another_region_while_their_own_is_being_drained(fault_rate: float) -> None:
+    fleet = FakeFleet(random.Random(5), fault_rate=fault_rate)
+    run(sender(fleet).send(TEMPLATE, (), chunks(50)))
+    fleet.draining = {"us"}
+    before = len(fleet.regions["us"].chunks)
+    run(sender(fleet).send(TEMPLATE, (), chunks(200)))
+    assert len(fleet.regions["us"].chunks) == before > 0
+    fleet.draining = set()
+    run(sender(fleet).send(TEMPLATE, (), chunks(200)))
+    assert fleet.accepted() == once(200)
+
+
+def test_gives_up_when_every_region_is_being_drained() -> None:
+    fleet = FakeFleet(random.Random(0))
+    fleet.draining = set(REGIONS)
+    now = iter(range(0, 100_000, 100))
+    with pytest.raises(SendInterrupted, match="drained"):
+        run(sender(fleet, give_up_s=600, now_s=lambda: float(next(now))).send(TEMPLATE, (), chunks(5)))
 
 
 def test_another_template_or_other_recipients_end_the_sending() -> None:

@@ -29,6 +29,7 @@ class MemoryFleet:
         self.now_ms = 20_000 * 86_400_000
         self.owners: dict[str, SourceOwner] = {}
         self.traced: dict[int, dict[str, Any]] = {}
+        self.draining: set[str] = set()
         self.moved: dict[str, Quality] = {}
         self.suppressed: dict[tuple[str, str, int], Suppression] = {}
 
@@ -75,6 +76,13 @@ class MemoryFleet:
         changed = self.moved.get(tenant) != Quality.parse(quality)
         self.moved[tenant] = Quality.parse(quality)
         return {"eu": changed}
+
+    async def drain(self, region: str, *, end: bool = False) -> bool:
+        if region not in ("eu", "us"):
+            raise ValueError(f"region {region!r}: allowed are eu, us")
+        changed = (region in self.draining) is end
+        (self.draining.discard if end else self.draining.add)(region)
+        return changed
 
     async def trace(
         self, message_id: int, *, recipient: str = "", stream: int = 0, tenant: str = ""

@@ -18,7 +18,7 @@ def test_every_command_has_help_and_no_fleet_is_asked_for_it() -> None:
     cli = build_cli(no_fleet)
     looking = {"status", "audit", "doctor", "events", "trace"}
     groups = {"bounces", "config", "shaping", "suppression", "tenants", "warmup"}
-    assert set(cli.commands) == {"send", "simulate", "sink", *looking, *groups}
+    assert set(cli.commands) == {"send", "simulate", "sink", "drain", "undrain", *looking, *groups}
     for name in cli.commands:
         result = CliRunner().invoke(cli, [name, "--help"])
         assert result.exit_code == 0

@@ -1,0 +1,120 @@
+"""`sendfleet drain REGION`, `sendfleet undrain REGION`: empty a region for maintenance, and have it take mail again."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engine.cli.port import FleetPort, PortFactory
+from engine.cli.terminal import Failure, fleet_option, notes, output
+
+LOOK_S = 0.5
+
+
+def build_drain(
+    port_factory: PortFactory,
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    now_s: Callable[[], float] = time.monotonic,
+) -> tuple[click.Command, click.Command]:
+    """Both commands."""
+
+    @click.command("drain")
+    @fleet_option
+    @click.argument("region")
+    @click.option("--wait", is_flag=True, help="Return when nothing is left in the region.")
+    @click.option(
+        "--timeout",
+        type=click.FloatRange(min=0),
+        default=None,
+        help="With --wait: fail after so many seconds.",
+    )
+    @click.option("--end", is_flag=True, help="The same as `undrain`.")
+    def drain(fleet_path: Path, region: str, wait: bool, timeout: float | None, end: bool) -> None:
+        """Have REGION accept no new mail, and hand over what waits there to the other regions.
+
+        Clients go to another region at once. What is on the wire is settled; what no other region has a source for is
+        sent by REGION itself. That it is drained outlasts restarts, until `undrain`.
+        """
+        if timeout is not None and not wait:
+            raise click.UsageError("--timeout is for --wait")
+        if end and wait:
+            raise click.UsageError("--end and --wait exclude each other")
+        port = port_factory(fleet_path)
+        asyncio.run(_end(port, region) if end else _drain(port, region, wait, timeout, sleep, now_s))
+
+    @click.command("undrain")
+    @fleet_option
+    @click.argument("region")
+    def undrain(fleet_path: Path, region: str) -> None:
+        """Have REGION take mail again. What it has handed over stays where it is."""
+        asyncio.run(_end(port_factory(fleet_path), region))
+
+    return drain, undrain
+
+
+async def _order(port: FleetPort, region: str, *, end: bool) -> bool:
+    try:
+        return await port.drain(region, end=end)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+
+
+async def _end(port: FleetPort, region: str) -> None:
+    if not await _order(port, region, end=True):
+        raise Failure(f"region {region} is not being drained")
+    output().print(f"region {region} takes mail again")
+
+
+async def _drain(
+    port: FleetPort,
+    region: str,
+    wait: bool,
+    timeout_s: float | None,
+    sleep: Callable[[float], Awaitable[None]],
+    now_s: Callable[[], float],
+) -> None:
+    if not await _order(port, region, end=False):
+        notes().print(f"region {region} is being drained already")
+    if not wait:
+        output().print(f"region {region} is being drained: `sendfleet status` shows how far it is")
+        return
+    deadline = None if timeout_s is None else now_s() + timeout_s
+    said = ""
+    while True:
+        found = (await port.snapshot()).get("regions", {}).get(region, {})
+        line = found.get("error") or drain_line(found)
+        if found.get("hand_over", {}).get("condition") == "drained":
+            output().print(f"region {region}: drained")
+            return
+        if line is None:
+            raise Failure(f"region {region} is not being drained any more")
+        if line != said:
+            notes().print(f"region {region}: {line}")
+            said = line
+        if deadline is not None and now_s() >= deadline:
+            raise Failure(f"region {region} is not drained after {timeout_s:g} s: {line}")
+        await sleep(LOOK_S)
+
+
+def drain_line(region: dict[str, Any]) -> str | None:
+    """How far the draining of a region is, of its snapshot; None if it is not being drained."""
+    status = region.get("hand_over", {})
+    condition = status.get("condition", "up")
+    if condition == "up":
+        return None
+    if condition != "draining":
+        return str(condition)
+    left = status["left"]
+    parts = [f"draining, {left} left" if left else "draining, its keys are on their way to the others"]
+    outstanding = sum(region.get("outstanding", {}).values())
+    if outstanding:
+        parts.append(f"{outstanding} at its pools")
+    parts += [f"{count} offered to {peer}" for peer, count in sorted(status["offered"].items())]
+    parts += [f"{peer} takes nothing: {why}" for peer, why in sorted(status["refusals"].items())]
+    if left and not status["takers"] and not status["refusals"]:
+        parts.append("no other region is within reach")
+    return ", ".join(parts)
