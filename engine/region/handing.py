@@ -305,6 +305,9 @@ class Handing:
         except (OSError, RuntimeError, SpoolError) as error:
             log.info("region %s: %s does not answer: %s", self._name, peer, error)
             reply = None
+        except Exception:  # a fault of the peer's: this region goes on, and what was offered waits
+            log.exception("region %s: %s fails to answer %s", self._name, peer, type(request).__name__)
+            reply = None
         now = self._clock.monotonic_ns()
         if reply is None:
             self._do(self._giver.unanswered(peer, request, now))
