@@ -317,7 +317,8 @@ def test_a_bounce_that_comes_to_any_gateway_finds_its_region(
             path = f"{keys.sign_return_path(id_, round(time.time() * 1000))}@{BOUNCES}"
             _, port = split_host(fleet.config.ingress.mail[other])
             with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
-                await asyncio.to_thread(client.sendmail, "", [path, f"postmaster@{BOUNCES}"], report)
+                about = report.replace(b"anna@example.org", recipient.encode())
+                await asyncio.to_thread(client.sendmail, "", [path, f"postmaster@{BOUNCES}"], about)
             data = await fleet.client._regions[receipt.region].call("suppressions_of", recipient)
             assert [(row.message_id, row.reason) for row in decode_rows(data)] == [(id_, Reason.HARD_BOUNCE)]
         gateways = (await fleet.client.snapshot())["gateways"]
