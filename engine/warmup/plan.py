@@ -3,6 +3,10 @@
 At the end of a UTC day the next stage comes if enough of the cap was delivered and the score holds; else the stage
 is held. Days without mail neither advance nor hold; long idleness costs stages, because a provider forgets a source
 that it does not hear. A rate-limit reply costs a stage at once, once a day at most. Pure: time is an argument.
+
+The day's cap is spread evenly until the time of day at which it has to be used up. That is shortly before midnight, or,
+if mail came to an end earlier on a day whose cap was not used, an hour before it ended then: otherwise a source whose
+mail comes in office hours would never use its cap, because warm sources take the mail that it has no allowance for yet.
 """
 
 from collections.abc import Sequence
@@ -15,6 +19,8 @@ from engine.config.warmup import Stage, WarmupConfig
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 SPREAD_MARGIN_MS = HOUR_MS  # the day's cap is spread so that the last hour is left for what rounding left
+SPREAD_UNTIL_MS = DAY_MS - SPREAD_MARGIN_MS
+SPREAD_MORE_MS = HOUR_MS // 4  # so much later each day that the cap was used up
 
 
 class Phase(StrEnum):
@@ -28,7 +34,7 @@ class Phase(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Cap:
     """What a stage allows: messages per UTC day and per hour, and the interval at which the rest of the day's
-    cap is spread evenly over the rest of the day."""
+    cap is spread evenly over the rest of the time for it."""
 
     day: int
     hour: int
@@ -58,8 +64,10 @@ class Plan:
         "excused",
         "held_days",
         "idle_days",
+        "last_ms",
         "phase",
         "site",
+        "spread_until_ms",
         "stage",
         "stepped_back",
     )
@@ -77,6 +85,8 @@ class Plan:
         self.idle_days = 0
         self.held_days = 0
         self.stepped_back = False
+        self.last_ms = 0  # time of day of the last attempt
+        self.spread_until_ms = SPREAD_UNTIL_MS  # time of day
 
     @property
     def stage_count(self) -> int:
@@ -88,9 +98,11 @@ class Plan:
         is_first = self.phase is Phase.RUNNING and self.stage == 0
         return is_first and not self.attempts and self.idle_days >= self._config.idle_days
 
-    def observe(self, attempts: int, delivered: int, excused: int = 0) -> None:
+    def observe(self, now_ms: int, attempts: int, delivered: int, excused: int = 0) -> None:
         """Count into the current day: call `advance` first. `excused` are those of the `attempts` that were put off for
         a reason that lies with the recipient."""
+        if attempts:
+            self.last_ms = now_ms % DAY_MS
         self.attempts += attempts
         self.delivered += delivered
         self.excused += excused
@@ -103,6 +115,7 @@ class Plan:
         changes: list[StageChange] = []
         if self.attempts:
             self.idle_days = 0
+            self._learn_hours()
             if self.phase is Phase.RUNNING:
                 changes += self._close_used_day(now_ms, score)
         else:
@@ -114,6 +127,15 @@ class Plan:
         self.excused = 0
         self.stepped_back = False
         return changes
+
+    def _learn_hours(self) -> None:
+        """When the cap has to be used up tomorrow."""
+        if self.phase is Phase.FINISHED or self.stepped_back:
+            return  # what was sent says nothing about when there was mail
+        if self.attempts >= self._stages[self.stage].day:
+            self.spread_until_ms = min(SPREAD_UNTIL_MS, self.spread_until_ms + SPREAD_MORE_MS)
+        else:
+            self.spread_until_ms = min(self.spread_until_ms, max(0, self.last_ms - SPREAD_MARGIN_MS))
 
     def _close_used_day(self, now_ms: int, score: int) -> list[StageChange]:
         config = self._config
@@ -200,7 +222,7 @@ class Plan:
         hour = stage.hour or max(1, round(stage.day * self._config.hourly_share))
         used = self.attempts if now_ms // DAY_MS == self.day else 0
         left = max(1, stage.day - used)
-        time_ms = (now_ms // DAY_MS + 1) * DAY_MS - SPREAD_MARGIN_MS - now_ms
+        time_ms = self.spread_until_ms - now_ms % DAY_MS
         return Cap(stage.day, hour, max(-(-HOUR_MS * 1000 // hour), time_ms * 1000 // left))
 
     def days_left(self) -> int:
@@ -218,6 +240,8 @@ class Plan:
             self.held_days,
             self.stepped_back,
             self.excused,
+            self.last_ms,
+            self.spread_until_ms,
         ]
 
     @classmethod
@@ -229,7 +253,8 @@ class Plan:
         phase, stage, plan.day, plan.attempts, plan.delivered, plan.idle_days, plan.held_days, back, *rest = (
             state
         )
-        plan.excused = rest[0] if rest else 0  # the first release did not keep it
+        # the first release kept nothing of these
+        plan.excused, plan.last_ms, plan.spread_until_ms = rest + [0, 0, SPREAD_UNTIL_MS][len(rest) :]
         plan.phase = Phase(phase)
         plan.stepped_back = bool(back)
         plan.stage = len(plan._stages) if plan.phase is Phase.FINISHED else min(stage, len(plan._stages) - 1)

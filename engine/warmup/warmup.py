@@ -67,7 +67,7 @@ class Warmup:
         if plan is None:
             return []
         changes = plan.advance(now_ms, score)
-        plan.observe(attempts, delivered, excused)
+        plan.observe(now_ms, attempts, delivered, excused)
         return changes
 
     def advance(self, now_ms: int, score_of: Callable[[str], int]) -> list[StageChange]:

@@ -22,7 +22,7 @@ def plan(stages: tuple[int, ...] = (100, 200, 400)) -> Plan:
 
 def close_day(subject: Plan, day: int, *, attempts: int, delivered: int, score: int = 100) -> list[str]:
     """Use a day and see what its end makes of it."""
-    subject.observe(attempts, delivered)
+    subject.observe(START_MS + (day + 1) * DAY_MS - 1, attempts, delivered)
     return [change.kind for change in subject.advance(START_MS + (day + 1) * DAY_MS, score)]
 
 
@@ -139,7 +139,7 @@ def test_the_rest_of_the_cap_is_spread_over_the_rest_of_the_day() -> None:
     cap = subject.cap(START_MS)
     assert cap is not None
     assert cap.interval_us == 23 * HOUR_MS * 1000 // 230
-    subject.observe(130, 130)
+    subject.observe(START_MS + 17 * HOUR_MS, 130, 130)
     cap = subject.cap(START_MS + 18 * HOUR_MS)
     assert cap is not None
     assert cap.interval_us == 5 * HOUR_MS * 1000 // 100
@@ -187,6 +187,46 @@ def test_everything_survives_a_restart() -> None:
         Warmup.from_state(CONFIG, TABLE, state | {"version": 7})
 
 
+def spread_us(subject: Plan, day: int, hour: float) -> int:
+    cap = subject.cap(START_MS + day * DAY_MS + round(hour * HOUR_MS))
+    assert cap is not None
+    return cap.interval_us
+
+
+def test_mail_that_ends_in_the_afternoon_is_spread_over_less_of_the_next_day() -> None:
+    """So its cap is used, although warm sources take all that there is no allowance for yet."""
+    subject = plan()
+    subject.observe(START_MS + 6 * HOUR_MS, 40, 40)
+    subject.observe(START_MS + 19 * HOUR_MS, 35, 35)
+    assert [c.kind for c in subject.advance(START_MS + DAY_MS, 100)] == ["held"]
+    assert spread_us(subject, 1, 6) == 12 * HOUR_MS * 1000 // 100
+    assert spread_us(subject, 1, 17.9) == HOUR_MS * 1000 // 20, "never faster than the hourly cap"
+    assert spread_us(subject, 1, 20) == HOUR_MS * 1000 // 20
+    state = msgpack.unpackb(msgpack.packb(subject.to_state()))
+    again = Plan.from_state(CONFIG, subject._stages, "google", state)
+    assert spread_us(again, 1, 6) == spread_us(subject, 1, 6)
+    # each day that it is used, a little more of the next
+    subject.observe(START_MS + DAY_MS + 18 * HOUR_MS, 100, 100)
+    assert [c.kind for c in subject.advance(START_MS + 2 * DAY_MS, 100)] == ["advanced"]
+    assert spread_us(subject, 2, 6) == round(12.25 * HOUR_MS * 1000) // 200
+
+
+def test_a_day_that_the_provider_cut_short_says_nothing_about_the_mail() -> None:
+    subject = plan()
+    subject.observe(START_MS + 3 * HOUR_MS, 10, 9)
+    subject.skip(START_MS, 1)
+    subject.step_back(START_MS + 3 * HOUR_MS, "421 4.7.28")
+    subject.advance(START_MS + DAY_MS, 100)
+    assert spread_us(subject, 1, 6) == 17 * HOUR_MS * 1000 // 100
+
+
+def test_a_state_of_the_first_release_is_spread_over_the_whole_day() -> None:
+    old = plan().to_state()[:8]
+    assert (
+        spread_us(Plan.from_state(CONFIG, plan()._stages, "google", old), 0, 0) == 23 * HOUR_MS * 1000 // 100
+    )
+
+
 def test_tables_are_data_with_their_source() -> None:
     assert set(shipped()) == {"conservative", "standard"}
     for table in shipped().values():
@@ -223,7 +263,7 @@ def test_excused_attempts_are_not_asked_for_but_never_more_than_half_of_the_cap(
         (99, 1, "held"),
     ):
         subject = plan()
-        subject.observe(100, delivered, excused)
+        subject.observe(START_MS, 100, delivered, excused)
         assert [c.kind for c in subject.advance(START_MS + DAY_MS, 100)] == [kind]
         assert subject.excused == 0
 
@@ -231,7 +271,7 @@ def test_excused_attempts_are_not_asked_for_but_never_more_than_half_of_the_cap(
 def test_a_day_of_greylisting_is_no_idle_day_and_uses_the_cap() -> None:
     subject = plan()
     before = subject.cap(START_MS)
-    subject.observe(60, 0, 60)
+    subject.observe(START_MS, 60, 0, 60)
     after = subject.cap(START_MS)
     assert before is not None
     assert after is not None
