@@ -6,7 +6,9 @@ disk it is RETURNING. One region at a time has the slot, a lease under which it 
 messages: so of two regions that return, the second finds the first live, and asks it.
 
 A Fleet that starts knows nothing. It gives no lease until each region has answered it (and so obeys no earlier Fleet
-any more), or the leases of an earlier Fleet have run out. Regions that it has not heard by then are dead to it.
+any more), or the leases of an earlier Fleet have run out. Regions that it has not heard by then are dead to it. One of
+them, or one that has lost its disk, may be the only one to know that the Fleet before had called another dead, and may
+have adopted and sent what that one still has. So who cannot rule that out, because its own lease had ended, returns.
 """
 
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ class Book:
     epoch: int = 0  # the epoch it should have
     reported: int = -1  # the epoch it has on disk
     clean: bool = False
+    unbroken: bool = False
+    fresh: bool = False
     standing: Standing = Standing.DEAD
     live_since: int = 0
     waiting_since: int = 0
@@ -64,6 +68,7 @@ class FleetMachine:
         self._timing = timing
         self._books = {name: Book(name) for name in regions}
         self._started = now
+        self._first_heard_at = -1
         self._ready = False
         self._next_beat = now
         self._number = 0
@@ -187,21 +192,30 @@ class FleetMachine:
 
     def _try_ready(self, now: int) -> None:
         heard = [book for book in self._books.values() if book.heard_at >= 0]
-        if len(heard) < len(self._books) and now - self._started < self._timing.expiry:
-            return
         if not heard:
             return
+        if self._first_heard_at < 0:
+            self._first_heard_at = now
+        if len(heard) < len(self._books):
+            if now - self._started < self._timing.expiry:
+                return
+            if not any(book.unbroken for book in heard) and now - self._first_heard_at < self._timing.gather:
+                return  # they have all stopped, or go on by promises; who comes in time has not to return
+        is_in_doubt = len(heard) < len(self._books) or any(book.fresh for book in heard)
         self._ready = True  # no lease of an earlier Fleet runs any more
         for book in self._books.values():
             if book.heard_at < 0:
                 book.epoch = self._new_epoch()
                 self._note(now, book)
-            elif book.reported == 0 or self._fences.get(book.name, 0) > book.reported:
+            elif self._is_superseded(book) or (is_in_doubt and book.clean and not book.unbroken):
                 self._supersede(book, now)
             else:
                 book.epoch = book.reported
                 book.live_since = now - self._timing.ramp
                 self._stand(book, now)
+
+    def _is_superseded(self, book: Book) -> bool:
+        return book.reported == 0 or self._fences.get(book.name, 0) > book.reported
 
     def _supersede(self, book: Book, now: int) -> None:
         """A region that answers, but whose epoch is over: it gets another one, and has to return."""
@@ -240,6 +254,8 @@ class FleetMachine:
         book.heard_at = now
         book.reported = reply.epoch
         book.clean = reply.clean
+        book.unbroken = reply.unbroken
+        book.fresh = reply.fresh
         book.stamp = reply.clock
         if not self._ready:
             return

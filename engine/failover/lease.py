@@ -40,6 +40,10 @@ class Lease:
         """The end of the last promise to that peer."""
         return self._given[peer]
 
+    def is_granted(self, now: int) -> bool:
+        """Whether Fleet's own lease runs: it had heard this region too lately to call it dead."""
+        return now < self._granted_until
+
     def until(self) -> int:
         """Nothing may be dispatched from then on."""
         if not self._given or len(self._promised) < len(self._given):

@@ -54,7 +54,9 @@ class Beat:
 class BeatReply:
     """`life` grows with each start of the region's process; `epoch` is on its disk, and `clean` if it has returned.
 
-    `fences`: (region, epoch) of every epoch that a peer was given, as far as this region acts on it.
+    `fences`: (region, epoch) of every epoch that a peer was given, as far as this region acts on it. `unbroken`: it had
+    the lease of another Fleet when this one's first beat came, so that no Fleet before has called it dead. `fresh`: it
+    has never been live on this disk.
     """
 
     fleet: int
@@ -63,6 +65,8 @@ class BeatReply:
     epoch: int
     clean: bool
     fences: tuple[tuple[str, int], ...]
+    unbroken: bool
+    fresh: bool
 
 
 # -- between regions

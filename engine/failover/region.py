@@ -90,6 +90,7 @@ class RegionMachine:
         self.choice = StandbyChoice(self.own, durable.asked)
         self.returning = Return(self.own, incarnation=incarnation)
         self._beat_seen = (-1, -1)
+        self._unbroken = False  # see BeatReply
         self._fleet_at = now
         self._promise_asked_at = now
 
@@ -217,6 +218,7 @@ class RegionMachine:
             return []  # what is answered now must still be true when it is on disk
         if beat.fleet != self._beat_seen[0]:
             self.returning.slot_until = -1  # it may give the slot to another as soon as it has our answer
+            self._unbroken = own.is_live() and own.lease.is_granted(now)
         self._beat_seen = (beat.fleet, beat.number)
         self._fleet_at = now
         effects: list[Effect] = []
@@ -231,10 +233,12 @@ class RegionMachine:
             self.returning.slot_until = beat.stamp + own.timing.lease if beat.slot else -1
         if own.is_live():
             effects += self._obey(now)
-            effects += self.choice.choose(now)
+            effects += self.choice.choose(now, now)
         effects += self.returning.step(now)
         fences = tuple(sorted(own.standby.fences.items()))
-        reply = BeatReply(beat.fleet, own.life, now, own.epoch, own.is_live(), fences)
+        reply = BeatReply(
+            beat.fleet, own.life, now, own.epoch, own.is_live(), fences, self._unbroken, not own.first
+        )
         return [*effects, Send(FLEET, reply)]
 
     def _superseded(self, epoch: int) -> list[Effect]:
@@ -289,7 +293,10 @@ class RegionMachine:
         return own.standby.asked(peer, ask, own.epoch)
 
     def _inspected(self, operation: Inspect, result: Inspected | None) -> list[Effect]:
-        if result is None or not self.own.is_live():
+        if result is None:
+            return []
+        self.own.standby.inspected(operation)
+        if not self.own.is_live():
             return []
         verdict, effects = self.choice.verdict(operation.owner, operation.held, operation.epoch)
         told = Told(operation.nonce, result.mine, result.highest, verdict, self.own.first)
@@ -309,7 +316,7 @@ class RegionMachine:
             case SaveClean():
                 if not self.returning.returned(operation):
                     return []
-                return [*self.choice.choose(self._fleet_at), *self.acceptance.returned(now)]
+                return [*self.choice.choose(now, self._fleet_at), *self.acceptance.returned(now)]
             case SaveStandby():
                 return self.choice.chosen(operation, self._fleet_at)
             case Accept():
@@ -336,6 +343,7 @@ class RegionMachine:
                 return self._inspected(operation, result)
             case GiveUp():
                 self.acceptance.given_up(operation.spans)
+                own.standby.end_session(operation.keeper)  # the next one compares these, too
                 own.counters.given_up += sum(count for _, count in operation.spans)
                 return [Forget(operation.spans)]
             case LookUp():
@@ -345,10 +353,13 @@ class RegionMachine:
 
     def _adopted(self, operation: Adopt, result: Adopted, now: int) -> list[Effect]:
         own = self.own
+        if operation.epoch != own.epoch:
+            return self.returning.step(now)  # refused: this region was called dead itself
         own.counters.adopted += sum(count for _, count in result.spans)
         own.link.owns(result.spans)
         ready: list[Effect] = [Ready(result.spans)] if result.spans else []
-        return [*ready, *own.standby.adopted(operation, result), *self.returning.step(now)]
+        effects = [*ready, *own.standby.adopted(operation, result), *self.returning.step(now)]
+        return [*effects, *self.choice.choose(now, self._fleet_at)] if own.is_live() else effects
 
     def exported(self, export: Export, spans: Spans, payload: bytes, cursor: bytes, now: int) -> list[Effect]:
         return self._out(self.own.link.exported(export, spans, payload, cursor, now), now)

@@ -156,7 +156,9 @@ class Return:
             self._round = None  # there is more to ask about now
             return effects
         lost = round_.lost()
-        effects += [Write(GiveUp(piece)) for piece in pieces(lost, AT_ONCE)]
+        for peer, told in round_.told.items():
+            keeper = peer if told.standby is Standby.KEEP else ""
+            effects += [Write(GiveUp(piece, keeper)) for piece in pieces(told.mine, AT_ONCE)]
         if round_.away() or round_.has_new_disk_since(own.lived):
             effects += [Write(Mark(piece)) for piece in pieces(subtract(round_.queued, lost), AT_ONCE)]
         effects += [Write(DropCopies(peer)) for peer in round_.with_verdict(Standby.DROP)]

@@ -115,7 +115,24 @@ class Situation:
 
     def close(self, away: dict[str, int], now: int) -> list[Effect] | None:
         """Take nothing more from these under an older epoch; None if a promise of ours forbids it still."""
-        open_ = {name: epoch for name, epoch in away.items() if self.standby.fences.get(name, 0) < epoch}
+        open_ = {
+            name: epoch
+            for name, epoch in away.items()
+            if self.standby.fences.get(name, 0) < epoch and not self._has_returned(name, epoch)
+        }
         if not all(self.lease.may_adopt(name, now) for name in open_):
             return None
         return [e for name, epoch in open_.items() for e in self.standby.adopt(name, epoch, self.epoch)]
+
+    def is_closed(self, away: dict[str, int]) -> bool:
+        """Whether `close` is done for these, on disk."""
+        return all(
+            max(self.standby.closed.get(name, 0), self.asked.get(name, 0)) >= epoch
+            or self._has_returned(name, epoch)
+            for name, epoch in away.items()
+        )
+
+    def _has_returned(self, name: str, epoch: int) -> bool:
+        """Who says that it is dead is late: it has returned in that epoch since, and what it owns is its own."""
+        view = self.standings().get(name)
+        return view is not None and view.standing not in AWAY and view.epoch >= epoch

@@ -32,6 +32,7 @@ class StandbyRole:
 
     def __init__(self, fences: dict[str, int], held: dict[str, int]) -> None:
         self.fences = fences  # also those that are on their way to the disk
+        self.closed = dict(fences)  # those that are on disk
         self.held = held
         self._sessions: dict[str, Session] = {}
         self._adopting: set[str] = set()
@@ -40,9 +41,14 @@ class StandbyRole:
         ] = {}  # owners with a new disk: the epoch for which their copies were adopted
 
     def reset(self) -> None:
-        """This region has a new epoch: every owner has to begin again."""
+        """This region has a new epoch: every owner has to begin again, and so has every adoption."""
         self._sessions.clear()
         self._adopting.clear()
+        self.fences = dict(self.closed)
+
+    def end_session(self, owner: str) -> None:
+        """The owner has to begin another one with the next entry."""
+        self._sessions.pop(owner, None)
 
     def is_adopting(self) -> bool:
         return bool(self._adopting)
@@ -119,6 +125,7 @@ class StandbyRole:
         return effects
 
     def adopted(self, operation: Adopt, result: Adopted) -> list[Effect]:
+        self.closed[operation.owner] = max(self.closed.get(operation.owner, 0), operation.fence)
         if result.more:
             return [Write(operation)]
         self._adopting.discard(operation.owner)
@@ -127,6 +134,10 @@ class StandbyRole:
         return []
 
     # -- a returning owner
+
+    def inspected(self, operation: Inspect) -> None:
+        """It is on disk that the owner has asked."""
+        self.closed[operation.owner] = max(self.closed.get(operation.owner, 0), operation.epoch)
 
     def asked(self, owner: str, message: Ask, epoch: int) -> list[Effect]:
         if message.fresh and self._salvaged.get(owner, 0) < message.epoch:

@@ -20,8 +20,11 @@ class StandbyChoice:
         # returning standbys that were told to keep our copies, by their epoch; or that may have been told so
         self._kept = {n: epoch for n, epoch in asked if n == situation.standby_name}
 
-    def choose(self, fleet_at: int) -> list[Effect]:
-        """Keep the standby, unless Fleet has called it dead and there is another."""
+    def choose(self, now: int, fleet_at: int) -> list[Effect]:
+        """Keep the standby, unless Fleet has called it dead and there is another.
+
+        That it is dead must be on disk before: a Fleet that starts now may not know it, and call it live.
+        """
         own = self._own
         if self._choosing:
             return []
@@ -34,6 +37,10 @@ class StandbyChoice:
         live = [n for n, v in standings.items() if v.standing is Standing.LIVE]
         if not live:
             return self._connect(fleet_at) if current is not None else []
+        if current is not None:
+            closing = own.close({current.name: current.epoch}, now)
+            if closing or not own.is_closed({current.name: current.epoch}):
+                return closing or []
         self._choosing = rank(own.name.encode(), live)[0]
         own.link.connect("", own.epoch, 0)
         return [Write(SaveStandby(self._choosing))]

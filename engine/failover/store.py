@@ -164,9 +164,13 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Others own these messages: they are ours no longer."""
+    """Others own these messages: they are ours no longer.
+
+    `keeper`: the one that owns them, if its standby is here: they are kept as copies of it, for it has no other yet.
+    """
 
     spans: Spans
+    keeper: str = ""
 
 
 @dataclass(frozen=True, slots=True)

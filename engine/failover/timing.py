@@ -24,6 +24,7 @@ class Timing:
     late: int = 2_000 * MS  # what a client sent may arrive so late, after it has gone elsewhere
     patience: int = 400 * MS  # a standby that acknowledges nothing for so long counts as out of reach
     stall: int = 1_000 * MS  # a region whose disk takes longer answers no beat
+    gather: int = 2_000 * MS  # a Fleet that starts waits so long for all regions, where none is sending
     ramp: int = 10_000 * MS  # a region that returned gets its full share of new mail after so long
 
     def __post_init__(self) -> None:

@@ -169,7 +169,7 @@ class Keeper:
                 self._txn.delete(op.key, db=self._db["unsafe"])
                 return self._release(op.spans)
             case Abandon():
-                self._give_up(op.spans)
+                self._give_up(op.spans, "")
                 operations.remember(self._draft, op.key, pack(op.instead), self._now_ms)
             case TakeQueued():
                 return self._queued(with_unsafe=op.unsafe)
@@ -186,7 +186,7 @@ class Keeper:
             case Inspect():
                 return self._inspect(op)
             case GiveUp():
-                self._give_up(op.spans)
+                self._give_up(op.spans, op.keeper)
             case Mark():
                 self._mark(op.spans)
             case DropCopies():
@@ -393,14 +393,18 @@ class Keeper:
                 id_ += 1
         return Inspected(of_ids(mine), highest)
 
-    def _give_up(self, spans: Spans) -> None:
+    def _give_up(self, spans: Spans, keeper: str) -> None:
         for id_ in ids_of(spans):
             stored = self._txn.pop(id_.to_bytes(8, "big"), db=self._db["messages"])
             if stored is None:
                 continue
             record = decode_record(id_, stored)
             self._draft.due.remove(due_key(record.queue, record.due_ms, id_))
-            self._body_gone(record)
+            copied = bool(keeper) and self._txn.put(
+                self._copy_key(keeper, id_), stored, db=self._db["copies"], overwrite=False
+            )
+            if not copied:
+                self._body_gone(record)
             self._draft.finish(id_, OutcomeKind.MOVED)
         held = [(bytes(k), _spans(v)) for k, v in self._txn.cursor(db=self._db["unsafe"])]
         for key, own in held:

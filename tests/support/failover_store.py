@@ -155,7 +155,7 @@ class Disk:
                 mine = [id_ for id_ in ids_of(op.queued) if id_ in self.owned or id_ in self.final]
                 return Inspected(of_ids(mine), self.highest.get(self.numbers[op.owner], 0))
             case GiveUp():
-                self._give_up(op.spans)
+                self._give_up(op.spans, op.keeper)
             case Mark():
                 for id_ in ids_of(op.spans):
                     if id_ in self.owned and self.owned[id_].due <= now + MARGIN:
@@ -205,18 +205,23 @@ class Disk:
         self.fences[op.owner] = (op.fence, True)
         copies = self.copies.get(op.owner, {})
         ids = sorted(copies)[:ADOPTED_AT_ONCE]
+        adopted = []
         for id_ in ids:
             due = copies.pop(id_)
             if id_ in self.final or id_ in self.owned:
                 continue
             self.owned[id_] = Owned(due, maybe_sent=due <= now + MARGIN)
             self.given_up.discard(id_)
-        return Adopted(of_ids(id_ for id_ in ids if id_ in self.owned), more=bool(copies))
+            adopted.append(id_)
+        return Adopted(of_ids(adopted), more=bool(copies))
 
-    def _give_up(self, spans: Spans) -> None:
+    def _give_up(self, spans: Spans, keeper: str) -> None:
         for id_ in ids_of(spans):
-            if self.owned.pop(id_, None) is not None:
+            owned = self.owned.pop(id_, None)
+            if owned is not None:
                 self.given_up.add(id_)
+                if keeper:
+                    self.copies.setdefault(keeper, {}).setdefault(id_, owned.due)
         for key, own in list(self.unsafe.items()):
             if intersect(own, spans):
                 del self.unsafe[key]

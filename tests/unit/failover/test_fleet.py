@@ -18,6 +18,8 @@ class Regions:
         self.silent: set[str] = set()
         self.stuck: set[str] = set()  # they never finish their return
         self.last: dict[str, Beat] = {}
+        self.unbroken: set[str] = set()
+        self.fresh: set[str] = set()
 
     def run(self, start_ms: int, end_ms: int) -> None:
         for now in range(start_ms * MS, end_ms * MS, 50 * MS):
@@ -30,7 +32,14 @@ class Regions:
                 elif beat.slot and beat.stamp >= 0 and name not in self.stuck:
                     self.clean[name] = True
                 reply = BeatReply(
-                    beat.fleet, 1, now, self.epochs[name], self.clean[name], self.fences.get(name, ())
+                    beat.fleet,
+                    1,
+                    now,
+                    self.epochs[name],
+                    self.clean[name],
+                    self.fences.get(name, ()),
+                    name in self.unbroken,
+                    name in self.fresh,
                 )
                 self.fleet.receive(name, reply, now)
 
@@ -93,7 +102,7 @@ def test_the_next_waits_until_the_one_before_has_said_that_it_did_not_return_in_
         now += 50
     assert not regions.last["b"].slot
     regions.silent = {"a"}
-    late = BeatReply(1, 1, (now - 50) * MS, regions.epochs["a"], False, ())
+    late = BeatReply(1, 1, (now - 50) * MS, regions.epochs["a"], False, (), True, False)
     for later in range(now, now + 1500, 50):
         fleet.receive("a", late, later * MS)
         regions.run(later, later + 50)
@@ -138,6 +147,7 @@ def test_its_share_of_new_mail_grows_slowly() -> None:
 
 def test_a_new_fleet_gives_no_lease_before_the_old_ones_have_run_out() -> None:
     regions = Regions(fleet_of("abc", 2, 10_000), "abc", {"a": 4, "b": 5, "c": 6})
+    regions.unbroken = {"a", "b"}
     regions.silent = {"c"}
     regions.run(10_000, 10_750)
     assert {beat.stamp for beat in regions.last.values()} == {-1}
@@ -147,15 +157,46 @@ def test_a_new_fleet_gives_no_lease_before_the_old_ones_have_run_out() -> None:
     assert regions.epochs["a"] == 4
 
 
+def test_a_new_fleet_lets_those_return_that_only_an_absent_region_may_know_to_be_dead() -> None:
+    """That one may have adopted and sent what they still have."""
+    regions = Regions(fleet_of("abc", 2, 10_000), "abc", {"a": 4, "b": 5, "c": 6})
+    regions.unbroken = {"b"}
+    regions.silent = {"c"}
+    regions.run(10_000, 11_500)
+    assert regions.epochs["a"] > 6
+    assert regions.epochs["b"] == 5
+    assert regions.standing(11_500) == {"a": Standing.LIVE, "b": Standing.LIVE, "c": Standing.DEAD}
+
+
+def test_a_region_with_a_new_disk_has_forgotten_whom_it_knew_to_be_dead() -> None:
+    regions = Regions(fleet_of("abc", 2, 10_000), "abc", {"a": 4, "b": 5, "c": 7})
+    regions.clean["c"], regions.fresh = False, {"c"}
+    regions.unbroken = {"b"}
+    regions.run(10_000, 10_500)
+    assert regions.epochs["a"] > 7
+    assert (regions.epochs["b"], regions.epochs["c"]) == (5, 7)
+
+
+def test_a_new_fleet_waits_for_those_that_come_late_while_nobody_has_its_lease() -> None:
+    regions = Regions(fleet_of("abc", 2, 10_000), "abc", {"a": 4, "b": 5, "c": 6})
+    regions.silent = {"c"}
+    regions.run(10_000, 10_000 + T.gather // MS - 100)
+    assert {beat.stamp for beat in regions.last.values()} == {-1}
+    regions.silent = set()
+    regions.run(10_000 + T.gather // MS - 100, 12_500)
+    assert regions.epochs == {"a": 4, "b": 5, "c": 6}
+    assert set(regions.standing(12_500).values()) == {Standing.LIVE}
+
+
 def test_a_new_fleet_gives_epochs_that_no_fleet_before_it_can_have_given() -> None:
     """The only region it hears has a new disk, and knows of no epoch; the others come later with theirs."""
     regions = Regions(fleet_of("ab", 2, 10_000), "ab", {"a": 0, "b": 5})
     regions.clean["a"] = False
     regions.silent = {"b"}
-    regions.run(10_000, 11_200)
+    regions.run(10_000, 12_500)
     assert regions.epochs["a"] > 100
     regions.silent = set()
-    regions.run(11_200, 11_500)
+    regions.run(12_500, 12_800)
     assert regions.epochs["b"] > 100
 
 
@@ -194,7 +235,7 @@ def test_a_new_fleet_believes_the_fence_that_a_region_has_on_disk() -> None:
 
 def test_answers_to_another_fleet_do_not_count() -> None:
     fleet = fleet_of("a", 2)
-    fleet.receive("a", BeatReply(1, 1, 5, 3, True, ()), 0)
+    fleet.receive("a", BeatReply(1, 1, 5, 3, True, (), True, False), 0)
     fleet.tick(900 * MS)
     assert fleet.view(900 * MS)[0].standing is Standing.DEAD
 
@@ -202,7 +243,7 @@ def test_answers_to_another_fleet_do_not_count() -> None:
 def test_a_restarted_process_counts_its_clock_from_zero_and_is_heard() -> None:
     fleet = fleet_of("a", 2)
     fleet.tick(0)
-    fleet.receive("a", BeatReply(2, 1, 10**15, 3, True, ()), 0)
-    fleet.receive("a", BeatReply(2, 2, 5, 3, True, ()), 10 * MS)
+    fleet.receive("a", BeatReply(2, 1, 10**15, 3, True, (), True, False), 0)
+    fleet.receive("a", BeatReply(2, 2, 5, 3, True, (), True, False), 10 * MS)
     ((_, beat),) = fleet.tick(100 * MS)
     assert (beat.life, beat.stamp) == (2, 5)

@@ -22,11 +22,14 @@ from engine.failover.store import (
     Adopt,
     Adopted,
     Durable,
+    GiveUp,
     Inspect,
     Inspected,
+    LookUp,
     Mark,
     Operation,
     SaveClean,
+    SaveStandby,
 )
 from engine.failover.timing import MS, Timing
 
@@ -195,6 +198,46 @@ def test_what_a_region_with_a_new_disk_may_have_sent_is_marked() -> None:
         operations = writes(b.receive("a", Told(ask.nonce, (), 0, Standby.DROP, first), 910 * MS))
         assert (Mark(((7, 1), (9, 1))) in operations) is is_marked
         assert operations[-1] == SaveClean(5, 0, ())
+
+
+def test_what_is_given_up_stays_as_a_copy_where_its_owner_has_its_standby_here() -> None:
+    b = machine("b", durable=Durable(epoch=5, first=2, lived=3, standby="c"), peers=("a", "c"))
+    view = (RegionView("a", LIVE, 1), RegionView("b", RETURNING, 5), RegionView("c", LIVE, 1))
+    (listing,) = writes(b.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS))
+    (ask, _) = sent(b.committed(listing, ((7, 3),), 902 * MS), Ask)
+    assert isinstance(ask, Ask)
+    b.receive("c", Told(ask.nonce, ((8, 1),), 0, Standby.DROP, 1), 910 * MS)
+    operations = writes(b.receive("a", Told(ask.nonce, ((7, 1),), 0, Standby.KEEP, 1), 910 * MS))
+    assert [o for o in operations if isinstance(o, GiveUp)] == [GiveUp(((8, 1),)), GiveUp(((7, 1),), "a")]
+
+
+def test_another_standby_is_taken_when_the_death_of_the_one_before_is_on_disk() -> None:
+    """A Fleet that starts now may call it live: then a peer must know better."""
+    c = machine()
+    (adopt,) = writes(beat(c, 1000 * MS, RegionView("a", LIVE, 1), RegionView("b", DEAD, 4)))
+    assert adopt == Adopt("b", 4, 3)
+    assert writes(c.committed(adopt, Adopted((), more=True), 1010 * MS)) == [adopt, SaveStandby("a")]
+    c = machine()
+    c.lease.give("b", 1000 * MS)  # it may go on: so its death waits
+    assert writes(beat(c, 1000 * MS, RegionView("a", LIVE, 1), RegionView("b", DEAD, 4))) == []
+
+
+def test_an_adoption_that_a_new_epoch_has_overtaken_is_begun_again() -> None:
+    c = machine(durable=Durable(epoch=3, first=3, clean=True, standby="a"))
+    view = (RegionView("a", LIVE, 1), RegionView("b", DEAD, 4))
+    (adopt,) = writes(beat(c, 1000 * MS, *view))
+    (save,) = writes(c.receive("", Beat(1, 1010 * MS, 1, 6, -1, False, view), 1010 * MS))
+    c.committed(save, None, 1020 * MS)
+    assert c.committed(adopt, Adopted(()), 1020 * MS) == []
+    (again,) = writes(c.receive("", Beat(1, 1100 * MS, 1, 6, 1100 * MS, True, view), 1100 * MS))
+    assert again == Adopt("b", 4, 6)
+
+
+def test_who_has_returned_is_not_adopted_from_because_an_old_question_calls_it_dead() -> None:
+    c = machine()
+    beat(c, 1000 * MS, RegionView("a", LIVE, 1), RegionView("b", LIVE, 4))
+    claim = Claim(1, b"k" * 16, dead=(("b", 4),))
+    assert writes(c.receive("a", claim, 1010 * MS)) == [LookUp(b"k" * 16, "a", 1)]
 
 
 def test_a_region_that_asks_all_the_others_later_is_sure_again() -> None:

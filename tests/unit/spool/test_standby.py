@@ -186,6 +186,23 @@ def test_a_returning_owner_gives_up_what_others_own(pair: Pair) -> None:
     assert again.mine == ()
 
 
+def test_what_is_given_up_to_one_that_has_its_standby_here_is_kept_as_its_copy(pair: Pair) -> None:
+    spans = pair.accept()
+    pair.copy(spans)
+    pair.do("a", Release(KEY, spans))
+    pair.do("b", Adopt("a", 2, 3))
+    pair.do("a", SaveEpoch(2))
+    pair.do("a", GiveUp(spans, keeper="b"))
+    assert pair.do("a", TakeQueued(unsafe=True, tag=0)) == ()
+    pair.assert_clean()
+    assert pair.do("a", OpenSession("b", 3, 1)) == spans
+    assert pair.do("a", Adopt("b", 4, 2)).spans == spans  # b is lost, with its disk
+    record = pair.spools["a"].message(spans[0][0])
+    assert record is not None
+    assert pair.spools["a"].reader().body(record.content) == b"Subject: x\r\n\r\nhello\r\n"
+    pair.assert_clean()
+
+
 def test_after_a_return_the_same_fence_adopts_nothing(pair: Pair) -> None:
     pair.copy(pair.accept())
     pair.do("b", Inspect("a", 2, 0, ()))
