@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.failover.effects import Answer, Effect, Write
 from engine.failover.fleet import FleetMachine
-from engine.failover.messages import Ask, Beat, Data, Message, Standby, Told
+from engine.failover.messages import Ask, Beat, BeatReply, Data, Message, Standby, Told
 from engine.failover.region import RegionMachine
 from engine.failover.returning import Round
 from engine.failover.standby import StandbyRole
@@ -31,6 +31,24 @@ class NoFence(RegionMachine):
             return [e for e in effects if not (isinstance(e, Write) and isinstance(e.operation, GiveUp))]
 
         self.returning.conclude = keep  # type: ignore[method-assign]
+
+
+class KeepsNoCopy(RegionMachine):
+    """Returns, and forgets what it gives up although its new owner has no other standby."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        conclude = self.returning.conclude
+
+        def forget(round_: Round) -> list[Effect]:
+            return [
+                Write(replace(e.operation, keeper=""))
+                if isinstance(e, Write) and isinstance(e.operation, GiveUp)
+                else e
+                for e in conclude(round_)
+            ]
+
+        self.returning.conclude = forget  # type: ignore[method-assign]
 
 
 class ReceiptBeforeCopy(RegionMachine):
@@ -131,6 +149,23 @@ class SeesNoGap(RegionMachine):
         return super().receive(sender, message, now)
 
 
+class ChangesItsStandbyAtOnce(RegionMachine):
+    """Takes another standby without having on disk that the one before is dead."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        choose, close = self.choice.choose, self.own.close
+
+        def choose_at_once(now: int, fleet_at: int) -> list[Effect]:
+            self.own.close, self.own.is_closed = lambda away, now: [], lambda away: True  # type: ignore[method-assign]
+            effects = choose(now, fleet_at)
+            self.own.close, self.own.is_closed = close, is_closed  # type: ignore[method-assign]
+            return effects
+
+        is_closed = self.own.is_closed
+        self.choice.choose = choose_at_once  # type: ignore[method-assign]
+
+
 class TrustsANewDisk(RegionMachine):
     """Believes that a region has sent nothing of its messages, although that one's disk was lost meanwhile."""
 
@@ -165,6 +200,13 @@ class ForgetfulFleet(FleetMachine):
         super()._try_ready(now)
 
 
+class TrustingFleet(FleetMachine):
+    """Believes a region that it is live, although who could say that it was called dead has not been heard."""
+
+    def receive(self, region: str, reply: BeatReply, now: int) -> None:
+        super().receive(region, replace(reply, unbroken=True), now)
+
+
 class HastySlotFleet(FleetMachine):
     """Gives the slot to the next without knowing whether the one before has returned in it."""
 
@@ -190,6 +232,7 @@ class CrowdedFleet(FleetMachine):
 MUTATIONS: dict[str, dict[str, Any]] = {
     "no-lease-check": {"machine": NoLeaseCheck},
     "no-fence": {"machine": NoFence},
+    "keeps-no-copy": {"machine": KeepsNoCopy},
     "receipt-before-copy": {"machine": ReceiptBeforeCopy},
     "adopts-from-suspects": {"machine": AdoptsFromSuspects},
     "forgets-promises": {"machine": ForgetsPromises},
@@ -199,10 +242,12 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "forgets-who-asked": {"machine": ForgetsWhoAsked},
     "begins-without-end": {"machine": BeginsWithoutEnd},
     "sees-no-gap": {"machine": SeesNoGap},
+    "changes-its-standby-at-once": {"machine": ChangesItsStandbyAtOnce},
     "trusts-a-new-disk": {"machine": TrustsANewDisk},
     "keeps-an-old-slot": {"machine": KeepsAnOldSlot},
     "haste-fleet": {"fleet": HasteFleet},
     "forgetful-fleet": {"fleet": ForgetfulFleet},
+    "trusting-fleet": {"fleet": TrustingFleet},
     "hasty-slot-fleet": {"fleet": HastySlotFleet},
     "repeating-fleet": {"fleet": RepeatingFleet},
     "crowded-fleet": {"fleet": CrowdedFleet},

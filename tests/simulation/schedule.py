@@ -1,4 +1,7 @@
-"""One schedule: load and faults drawn from the seed, then a time of peace in which everything must drain."""
+"""One schedule: load and faults drawn from the seed, then a time of peace in which everything must drain.
+
+Half of them have a plot as well (plots.py), and fewer faults at random times.
+"""
 
 import random
 from collections.abc import Callable
@@ -7,11 +10,14 @@ from dataclasses import dataclass
 from engine.failover.fleet import FleetMachine
 from engine.failover.region import RegionMachine
 from engine.failover.timing import MS
+from tests.simulation.census import ORDERS
+from tests.simulation.plots import draw_plot, play
 from tests.simulation.world import FLEET, Violation, World
 
 LOAD_FROM = 400
 FAULTS_UNTIL = 4000
 PEACE = 12_000
+PLOTS = 0x94A1
 KINDS = ("crash", "freeze", "fleet", "cut", "loss", "slow", "stall", "clock", "disk")
 
 
@@ -26,6 +32,7 @@ class Result:
     sent_twice: int
     events: int
     drained_ms: int
+    orders: tuple[str, ...] = ()
 
 
 def run(
@@ -45,10 +52,15 @@ def run(
     if random.Random(seed ^ 0x5012).random() < 0.2:
         kinds = (*kinds, "repeat")
     kinds = only or kinds
+    plotter = random.Random(seed ^ PLOTS)
+    plot = draw_plot(plotter) if plotter.random() < 0.5 and not only else None
+    if plot is not None:
+        kinds = tuple(k for k in kinds if plotter.random() < 0.4 and not (k == "disk" and plot.loses_disk()))
+    may_lose = "disk" in kinds or (plot is not None and plot.loses_disk())
     world = World(
         seed,
         regions=plan.choice((2, 3, 3, 3, 4)),
-        accept_local="disk" not in kinds and plan.random() < 0.3,
+        accept_local=not may_lose and plan.random() < 0.3,
         machine=machine,
         fleet=fleet,
         trace=trace,
@@ -58,6 +70,8 @@ def run(
     try:
         _load(world, plan)
         _faults(world, plan, kinds)
+        if plot is not None:
+            play(world, plot, plotter, _fault)
         world.run(FAULTS_UNTIL * MS)
         _peace(world)
         while world.now < (FAULTS_UNTIL + PEACE) * MS:
@@ -77,6 +91,7 @@ def run(
         sum(1 for count in world.at_sink.values() if count > 1),
         world.events,
         drained,
+        tuple(order for order in ORDERS if order in world.census.orders),
     )
 
 
@@ -94,7 +109,7 @@ def _faults(world: World, plan: random.Random, kinds: tuple[str, ...]) -> None:
     if "disk" in kinds:
         victim = plan.choice(world.names)
         at = plan.randrange(1500, 3000)
-        world.at(at * MS, lambda: _lose_disk(world, victim))
+        world.at(at * MS, lambda: _lose_disk(world, victim, 0))
         for number in range(20, 32):  # what is on its way just then is what may be lost
             key = b"%016d" % number
             world.at((at - plan.randrange(1, 30)) * MS, lambda k=key: world.submit(k, 1))
@@ -111,6 +126,10 @@ def _faults(world: World, plan: random.Random, kinds: tuple[str, ...]) -> None:
 def _fault(world: World, kind: str, name: str, other: str, length: int) -> None:
     node = world.nodes[name]
     network = world.network
+    if kind == "disk":
+        _lose_disk(world, name, length)
+        return
+    world.census.fault(kind, name)
     world.log(f"fault {kind} {name} {other} {length // MS} ms")
     match kind:
         case "crash":
@@ -122,6 +141,11 @@ def _fault(world: World, kind: str, name: str, other: str, length: int) -> None:
                 node.frozen = True
                 life = node.life
                 world.at(length, lambda: node.thaw() if node.life == life else None)
+        case "back":
+            if node.machine is None:
+                node.start()
+            elif node.frozen:
+                node.thaw()
         case "fleet":
             if world.fleet is not None:
                 world.stop_fleet()
@@ -145,15 +169,16 @@ def _fault(world: World, kind: str, name: str, other: str, length: int) -> None:
             node.wall_error = world.rng.choice((-1, 1)) * length
 
 
-def _lose_disk(world: World, name: str) -> None:
-    """A machine is gone for good, and what it had on its disk; another takes its place."""
+def _lose_disk(world: World, name: str, away: int) -> None:
+    """A machine is gone for good, and what it had on its disk; another takes its place `away` later (0: drawn)."""
     node = world.nodes[name]
+    world.census.fault("disk", name)
     node.stop()
     world.log(f"fault disk {name}")
     node.disk = type(node.disk)(name, node.disk.number, world.numbers, born=world.now // MS)
     node.on_wire.clear()
     node.handed.clear()
-    away = world.rng.choice((50, 500, 3000)) * MS
+    away = away or world.rng.choice((50, 500, 3000)) * MS
     world.at(away, lambda: node.start() if node.machine is None else None)
 
 

@@ -18,6 +18,7 @@ from engine.failover.rendezvous import rank
 from engine.failover.spans import Spans, ids_of
 from engine.failover.store import Operation
 from engine.failover.timing import MS, Timing
+from tests.simulation.census import Census
 from tests.support.failover_store import Disk
 
 TICK = 50 * MS
@@ -276,7 +277,7 @@ class World:
     ) -> None:
         self.rng = Dice(seed)
         self.now = 0
-        self.timing = Timing()
+        self.timing = Timing(gather=300 * MS)
         self.network = Network()
         self.accept_local = accept_local
         self.trace = trace
@@ -298,6 +299,8 @@ class World:
         self.at_sink: dict[int, int] = {}
         self.acked: dict[bytes, Spans] = {}
         self.degraded: set[bytes] = set()
+        self.census = Census(self.nodes)
+        self.on_change: Callable[[str, Standing], None] = lambda region, standing: None
         for node in self.nodes.values():
             node.start()
         self.start_fleet()
@@ -356,6 +359,8 @@ class World:
         if self.fleet is None or life != self.fleet_life:
             return
         for change in self.fleet.take_changes():
+            self.census.changed(change.region, change.standing)
+            self.on_change(change.region, change.standing)
             self.log(f"fleet: {change.region} is {change.standing.name}, epoch {change.epoch}")
         for region, beat in self.fleet.tick(self.fleet_now()):
             self.send(FLEET, region, beat)
@@ -392,8 +397,9 @@ class World:
     def due_of(self, key: bytes) -> int:
         return self.requests[key].due
 
-    def submit(self, key: bytes, count: int, *, later: int = 0, repeat: bool = False) -> None:
-        order = rank(key, self.names)
+    def submit(self, key: bytes, count: int, *, later: int = 0, repeat: bool = False, to: str = "") -> None:
+        """A new batch, due `later`; `to`: the region that the client asks first."""
+        order = sorted(rank(key, self.names), key=lambda name: name != to)
         if self.rng.random() < 0.2:
             self.rng.shuffle(order)
         request = self.requests[key] = Request(key, count, order, due=self.now + later, repeat=repeat)
