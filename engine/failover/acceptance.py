@@ -114,7 +114,7 @@ class Acceptance:
             return [Ready(result.spans)]
         if result.known:
             del self._pending[operation.key]
-            return [Answer(token, result.spans, repeated=True) for token in pending.tokens]
+            return self._repeat(pending.tokens, result.spans)
         pending.spans = result.spans
         if operation.guarded:
             own.link.copy(result.spans, operation.key)
@@ -124,6 +124,11 @@ class Acceptance:
         own.link.owns(result.spans)
         answers = [Answer(token, result.spans, degraded=True) for token in pending.tokens]
         return [*answers, Ready(result.spans), *own.link.pump(now)]
+
+    def _repeat(self, tokens: list[int], spans: Spans) -> list[Effect]:
+        """The receipt once more; it is degraded if the copy may be missing still."""
+        alone = self._own.may_be_alone()
+        return [Answer(token, spans, repeated=True, degraded=alone) for token in tokens]
 
     def refused(self, operation: Accept) -> list[int]:
         """The store could not accept it: the tokens of those who wait for it."""
@@ -196,7 +201,8 @@ class Acceptance:
     def _decided(self, enquiry: Enquiry[Tokens | None], now: int) -> list[Effect]:
         clients = enquiry.what or []
         if enquiry.known is Known.YES:
-            return [Answer(token, enquiry.spans, repeated=True) for token, _ in clients]
+            alone = enquiry.alone
+            return [Answer(token, enquiry.spans, repeated=True, degraded=alone) for token, _ in clients]
         if enquiry.known is not Known.NO or enquiry.key in self._unsafe:
             return [Answer(token, (), IN_HAND) for token, _ in clients]
         if not clients:
@@ -254,11 +260,12 @@ class Acceptance:
             tokens = self._lookups.pop(operation.key, [])
             if result is None:
                 return [Answer(token, (), NO_STANDBY) for token in tokens]
-            return [Answer(token, result.spans, repeated=True) for token in tokens]
+            return self._repeat(tokens, result.spans)
         unknown = Known.PENDING if self._own.unasked and not self._own.accept_local else Known.NO
         known = unknown if result is None else Known.YES
         spans = result.spans if result else ()
-        return [Send(operation.asker, ClaimReply(operation.number, operation.key, known, spans))]
+        alone = result is not None and self._own.may_be_alone()
+        return [Send(operation.asker, ClaimReply(operation.number, operation.key, known, spans, alone))]
 
     # -- time
 

@@ -38,7 +38,10 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To a client's batch: the ids of its messages, or why it was refused ("" if it was not)."""
+    """To a client's batch: the ids of its messages, or why it was refused ("" if it was not).
+
+    `degraded`: they may be on one disk only; of a `repeated` answer, whether that may be so still.
+    """
 
     token: int
     spans: Spans

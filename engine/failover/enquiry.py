@@ -29,6 +29,7 @@ class Enquiry(Generic[T]):
     asked_at: int
     known: Known = Known.NO
     spans: Spans = ()
+    alone: bool = False
 
     def claim(self) -> Claim:
         return Claim(self.number, self.key, self.dead, self.what is None)
@@ -68,7 +69,7 @@ class Enquiries(Generic[T]):
         if enquiry is None or enquiry.number != reply.number or peer not in enquiry.waiting:
             return
         if reply.known is Known.YES or (reply.known is Known.PENDING and enquiry.known is Known.NO):
-            enquiry.known, enquiry.spans = reply.known, reply.spans
+            enquiry.known, enquiry.spans, enquiry.alone = reply.known, reply.spans, reply.alone
         enquiry.waiting.discard(peer)
 
     def tick(self, alive: set[str], now: int) -> tuple[list[Effect], list[Enquiry[T]]]:

@@ -132,6 +132,14 @@ class Link:
         """Whether the standby has everything."""
         return self.state is State.OPEN and not self._backlog and not self._window and not self._urgent
 
+    def is_caught_up(self) -> bool:
+        """Whether the standby has everything but batches that wait for their receipt, and changes."""
+        return (
+            self.state is State.OPEN
+            and not self._backlog
+            and not any(isinstance(sent.entry, Copy) and not sent.key for sent in self._window)
+        )
+
     def lag(self) -> int:
         """Messages that the standby still lacks, of those that were queued when the session began."""
         return size(self._backlog.spans)

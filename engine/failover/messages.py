@@ -218,10 +218,13 @@ class Known(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClaimReply:
+    """`alone`: what it knows of it may be on its disk only."""
+
     number: int
     key: bytes
     known: Known
     spans: Spans = ()
+    alone: bool = False
 
 
 Message = (

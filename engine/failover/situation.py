@@ -113,6 +113,10 @@ class Situation:
         """Whether a copy that is sent now may be expected to be safe soon."""
         return self.link.is_usable(now) and self.standby_name in self.present()
 
+    def may_be_alone(self) -> bool:
+        """Whether something that has a receipt may be on this disk only."""
+        return self.accept_local and not self.link.is_caught_up()
+
     def close(self, away: dict[str, int], now: int) -> list[Effect] | None:
         """Take nothing more from these under an older epoch; None if a promise of ours forbids it still."""
         open_ = {

@@ -130,11 +130,17 @@ def test_without_a_peer_it_may_accept_and_says_so_and_catches_up(tmp_path: Path)
         async with fleet:
             await fleet.kill("us")
             await until(lambda: fleet.standing("us") is Standing.DEAD)
-            await fleet.submit_anywhere(mail(20), KEY)
+            assert (await fleet.submit_anywhere(mail(20), KEY)).degraded
+            assert (
+                await fleet.submit("eu", mail(20), KEY)
+            ).degraded  # asked for again: it is still on one disk
             assert fleet.regions["eu"].snapshot()["failover"]["degraded_receipts"] == 1  # type: ignore[index]
             await fleet.start("us")
             await until(fleet.all_live)
             assert copies(fleet, "us") == 20
+            for region in ("eu", "us"):
+                receipt = await fleet.submit(region, mail(20), KEY, again=True)
+                assert (receipt.repeated, receipt.degraded) == (True, False)
 
     fleet = covered(tmp_path, NOWHERE, "accept_local")
     asyncio.run(run(fleet))

@@ -1,0 +1,79 @@
+"""Receipts that are asked for again: whether what they stand for is on two disks by now."""
+
+import pytest
+
+from engine.failover.effects import Answer, Effect, Export, Send, Write
+from engine.failover.messages import Ack, Beat, Claim, ClaimReply, Data, Known, RegionView, Standing, Welcome
+from engine.failover.region import RegionMachine
+from engine.failover.store import Accept, Accepted, Durable, LookUp
+from engine.failover.timing import MS, Timing
+
+KEY = b"k" * 16
+SPANS = ((7, 2),)
+
+
+def alone(*, accept_local: bool = True) -> RegionMachine:
+    """Region c, whose standby b is within Fleet's reach and has not answered yet."""
+    durable = Durable(epoch=3, first=3, clean=True, standby="b")
+    region = RegionMachine(
+        "c", ("a", "b"), durable=durable, incarnation=1, now=0, timing=Timing(), accept_local=accept_local
+    )
+    view = tuple(RegionView(name, Standing.LIVE, 3) for name in "abc")
+    region.receive("", Beat(1, 1, 1, 3, 2500 * MS, False, view), 2500 * MS)
+    return region
+
+
+def catch_up(region: RegionMachine) -> None:
+    """The standby answers, and is given what it lacks."""
+    (listing,) = region.receive("b", Welcome(region.link.session, ()), 2600 * MS)
+    assert isinstance(listing, Write)
+    effects = region.committed(listing.operation, SPANS, 2610 * MS)
+    while effects and isinstance(effects[0], Export):
+        effects = region.exported(effects[0], effects[0].spans, b"x", b"", 2620 * MS)
+        sent = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Data)]
+        effects = [e for e in effects if isinstance(e, Export)]
+        for data in sent:
+            region.receive("b", Ack(data.session, data.number + 1), 2630 * MS)
+
+
+def again(region: RegionMachine) -> list[Effect]:
+    (accept,) = region.submit(2, KEY, "batch", 2700 * MS)
+    assert isinstance(accept, Write)
+    assert isinstance(accept.operation, Accept)
+    return region.committed(accept.operation, Accepted(SPANS, known=True), 2710 * MS)
+
+
+def test_it_is_degraded_as_long_as_the_copy_may_be_missing() -> None:
+    region = alone()
+    assert again(region) == [Answer(2, SPANS, repeated=True, degraded=True)]
+    catch_up(region)
+    assert again(region) == [Answer(2, SPANS, repeated=True)]
+
+
+@pytest.mark.parametrize("caught_up", [False, True])
+def test_a_region_that_is_asked_for_a_key_tells_it(caught_up: bool) -> None:
+    region = alone()
+    if caught_up:
+        catch_up(region)
+    (look,) = region.receive("a", Claim(5, KEY, ()), 2700 * MS)
+    assert isinstance(look, Write)
+    assert isinstance(look.operation, LookUp)
+    reply = ClaimReply(5, KEY, Known.YES, SPANS, not caught_up)
+    assert region.committed(look.operation, Accepted(SPANS, known=True), 2710 * MS) == [Send("a", reply)]
+
+
+def test_who_asks_another_region_hears_what_that_one_says() -> None:
+    region = alone()
+    claims = region.submit(2, KEY, "batch", 2700 * MS, again=True)
+    (number,) = {e.message.number for e in claims if isinstance(e, Send) and isinstance(e.message, Claim)}
+    effects = region.receive("a", ClaimReply(number, KEY, Known.YES, SPANS, alone=True), 2710 * MS)
+    assert effects == [Answer(2, SPANS, repeated=True, degraded=True)]
+
+
+def test_where_nothing_is_accepted_alone_no_receipt_is_degraded() -> None:
+    region = alone(accept_local=False)
+    (look,) = region.submit(2, KEY, "batch", 2700 * MS)
+    assert isinstance(look, Write)
+    assert isinstance(look.operation, LookUp)
+    effects = region.committed(look.operation, Accepted(SPANS, known=True), 2710 * MS)
+    assert effects == [Answer(2, SPANS, repeated=True)]
