@@ -166,16 +166,17 @@ def _sentences(found: dict[str, Any]) -> list[str]:
             )
     for row in found["orders"]:
         lines += _order_lines(row)
-    if not found["orders"]:
+    if not any(row["action"] != "adapt" for row in found["orders"]):
         lines.append("  no rule has given an order")
     lines.append(f"in force in region {found['region']}:")
     if found["region_error"]:
         lines.append(f"  the region does not answer: {found['region_error']}")
     for row in found["allowances"]:
         cap = "none" if row["daily_cap"] < 0 else row["daily_cap"]
+        at_once = min([n for n in (row["connections"], row.get("adapted", 0)) if n], default="all")
         lines.append(
             f"  {row['state']}, weight {row['weight']} of 1000, rate {row['rate']} of 1000, connections "
-            f"{row['connections'] or 'all'}, daily cap {cap}"
+            f"{at_once}, daily cap {cap}"
         )
     for row in found["suspensions"]:
         lines.append(f"  nothing is sent until {time_text(row['until_ms'])}: {row['reason']}")
@@ -185,6 +186,11 @@ def _sentences(found: dict[str, Any]) -> list[str]:
 
 
 def _order_lines(row: dict[str, Any]) -> list[str]:
+    if row["action"] == "adapt":
+        return [
+            f"  connections adapted to its answers: {row['connections']} since {time_text(row['since_ms'])}",
+            f"    because {row['reply']}",
+        ]
     if not row["rule"]:
         return [f"  no order holds any more; the rate is back at {row['rate_permille'] / 10:.0f} % and rises"]
     lines = [
@@ -209,6 +215,12 @@ def time_text(at_ms: int) -> str:
 def _listed(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
+        if row["action"] == "adapt":
+            lines.append(
+                f"{row['source']} at {row['site']}: connections adapted to its answers: {row['connections']}"
+            )
+            lines.append(f"    {row['reply']}")
+            continue
         what = f"{row['rule']}, {row['action']} (scope {row['scope']})" if row["rule"] else "rate rises again"
         until = f" until {time_text(row['until_ms'])}" if row["until_ms"] else ""
         now = f"rate {row['rate_permille'] / 10:.0f} %, connections {row['connections']}"

@@ -253,6 +253,11 @@ class ProviderConfig(Section):
     max_connections_total: Count | None = Field(
         None, description="Connections at once from all sources of a node."
     )
+    adaptive_connections: bool | None = Field(
+        None,
+        description="Use fewer connections while answers are slow or much is deferred (`shaping.adaptive`).",
+        strict=True,
+    )
     messages_per_connection: Count | None = Field(None, description="Messages before a session is closed.")
     max_recipients: Count | None = Field(None, description="Recipients in one transaction.")
     rate: RateOrUnlimited | None = Field(

@@ -68,6 +68,43 @@ class AutomationRule(Section):
         return self
 
 
+class AdaptiveConfig(Section):
+    """How the number of connections of a source at a site follows what the site answers (engine/shaping/windows.py)."""
+
+    every: Duration = Field(5.0, description="Shortest time between two decisions about a source at a site.")
+    answers: Count = Field(20, description="Timed answers that a decision needs.")
+    near: Annotated[float, Field(ge=1, le=100)] = Field(
+        1.5, description="Answers that take up to so many times the lowest latency are as fast as ever."
+    )
+    high: Annotated[float, Field(gt=1, le=100)] = Field(
+        3.0, description="Answers that take more than so many times the lowest latency are too slow."
+    )
+    least: Duration = Field(0.5, description="Answers that take less than this are never too slow.")
+    deferred: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2,
+        description="Share of deferrals that is too much. Those that lie with the recipient do not count; below a "
+        "quarter of it there may be more connections.",
+    )
+    decrease: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.7, description="Factor on the connections in use when answers are too slow or too much is deferred."
+    )
+    increase_every: Duration = Field(
+        15.0, description="Shortest wait before one connection more; doubled when the last one was too many."
+    )
+    increase_every_max: Duration = Field(600.0, description="Longest such wait.")
+    idle: Duration = Field(
+        300.0, description="After so long without mail to the site there is one connection more."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.near >= self.high:
+            raise ValueError(f"near: allowed is less than high ({self.high:g})")
+        if self.increase_every_max < self.increase_every:
+            raise ValueError("increase_every_max: allowed is at least increase_every")
+        return self
+
+
 class ShapingConfig(Section):
     floor: Factor = Field(0.05, description="Rate and connections never fall below this share.")
     restart: Factor = Field(
@@ -80,4 +117,9 @@ class ShapingConfig(Section):
     recovery_step: Duration = Field(60.0, description="Shortest time with each number of connections.")
     recovery_delivered: Count = Field(
         10, description="Messages that must be delivered with each number of connections."
+    )
+    adaptive: AdaptiveConfig = Field(
+        AdaptiveConfig(),
+        description="How the number of connections follows latency and deferrals; `providers.NAME."
+        "adaptive_connections: false` turns it off.",
     )

@@ -11,11 +11,12 @@ class Job:
     `batch` is the batch number to report it under, `held_ns` when the pool got it, `tries` how often it went
     into a session that ended before the peer said anything. `form` is what engine/delivery/preparation.py makes of
     the message: None, PREPARING, a WireMessage or an Unsendable; `charged` its bytes; `seven_bit`: a host has shown
-    that it takes nothing else.
+    that it takes nothing else. `begun_ns`: when the transaction began whose first it is, 0 if that is not timed.
     """
 
     __slots__ = (
         "batch",
+        "begun_ns",
         "charged",
         "epoch",
         "form",
@@ -53,6 +54,7 @@ class Job:
         self.held_ns = held_ns
         self.term = term
         self.tries = 0
+        self.begun_ns = 0
         self.form: Any = None
         self.charged = 0
         self.seven_bit = False

@@ -23,6 +23,7 @@ from engine.delivery.job import PREPARING, Job
 from engine.delivery.pacing import Gate
 from engine.delivery.ports import EgressSource, Opener, PoolProfile, PoolRoute, Routes
 from engine.delivery.preparation import AHEAD, Preparation
+from engine.delivery.pulse import TIMED_SIZE
 from engine.delivery.session import Session
 from engine.smtp.policy import FailureReason, Phase, Verdict, classify
 from engine.tls.tally import Tally
@@ -183,6 +184,7 @@ class Lane:
                 self._add_recipients(jobs, session, now_ns)
             self._ahead -= len(jobs)
             self.gate.started(now_ns)
+            first.begun_ns = now_ns if len(form.data) <= TIMED_SIZE else 0
             if self._ahead <= AHEAD // 2:
                 self._prepare_ahead()
             return jobs, form
@@ -251,6 +253,11 @@ class Lane:
             else:
                 self.pending.appendleft(job)
 
+    def answered(self, job: Job) -> None:
+        """The transaction that began with the job has had its final reply."""
+        if job.begun_ns:
+            self.gate.meter.answered(self.now_ns() - job.begun_ns)
+
     def limit_recipients(self, count: int) -> None:
         self._max_recipients = max(1, min(self._max_recipients, count))
 
@@ -258,6 +265,7 @@ class Lane:
         self.sessions.discard(session)
         self._ended_ns = self.now_ns()
         self.gate.release()
+        self.gate.meter.closed()
         if not useful:
             self._back_off(None)
         asyncio.get_running_loop().call_soon(self._pump_gate)
@@ -332,6 +340,8 @@ class Lane:
             self._back_off(found)
             if not self.sessions:
                 self._defer_all(found)
+            elif 400 <= found.reply.code < 500:
+                self.gate.meter.refused()
             return
         self._opened(found)
 
@@ -351,6 +361,7 @@ class Lane:
             max_transactions=profile.messages_per_connection,
         )
         self.sessions.add(session)
+        self.gate.meter.opened()
         session.machine.attach(found.opened.transport, found.opened.wire)
         if self._pool.stopping:
             session.machine.quit()

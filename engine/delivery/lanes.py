@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from engine.delivery.job import Job
 from engine.delivery.lane import Lane
 from engine.delivery.pacing import Gate, Together
+from engine.delivery.pulse import Pulse
 
 KNOWN_DOMAINS = 50_000
 
@@ -59,6 +60,11 @@ class Gates(Mapping[tuple[int, str], Gate]):
         free = [site for site, total in self.totals.items() if not self._at[site] and total.next_ns <= now_ns]
         for site in free:
             del self._at[site], self.totals[site]
+
+    def take_pulses(self) -> list[Pulse]:
+        """What the gates have measured since the last time."""
+        found = (gate.meter.take(source, site) for (source, site), gate in self._gates.items())
+        return [pulse for pulse in found if pulse is not None]
 
     def __getitem__(self, key: tuple[int, str]) -> Gate:
         return self._gates[key]

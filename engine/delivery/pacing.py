@@ -8,6 +8,8 @@ site together, where they have a rate.
 
 from dataclasses import dataclass, field
 
+from engine.delivery.pulse import Meter
+
 LONG_AGO_NS = -(1 << 62)
 
 
@@ -52,6 +54,7 @@ class Gate:
     open: int = 0
     started_ns: int = LONG_AGO_NS
     users: set[object] = field(default_factory=set)
+    meter: Meter = field(default_factory=Meter)
 
     def join(self, user: object) -> None:
         self.users.add(user)

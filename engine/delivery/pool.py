@@ -478,7 +478,7 @@ class PoolEngine:
     def tick(self) -> None:
         """Timeouts, idle sessions, entries held too long, unacknowledged reports, unused lanes."""
         now_ns = self.clock.monotonic_ns()
-        self.reports.tick(self.preparation.take_notices())
+        self.reports.tick(self.preparation.take_notices(), self._gates.take_pulses())
         self._expire_resolving(now_ns - self._hold_ns)
         idle_ns = round(self.profile.idle_timeout_s * 1e9)
         for key, lane in list(self._lanes.items()):

@@ -1,7 +1,8 @@
-"""What a pool tells its region: outcomes, notices and TLS findings, in numbered reports, kept until they are settled.
+"""What a pool tells its region: outcomes, notices and findings, in numbered reports, kept until they are settled.
 
 A report leaves `FLUSH_S` after its first row, or with `FLUSH_ROWS`. While another is on its way, rows gather: one
-report at a time is what the region's disk can take, and the fewer the cheaper.
+report at a time is what the region's disk can take, and the fewer the cheaper. How the sites answered (pulses) goes
+with the next report; it is told once, and not kept.
 """
 
 import asyncio
@@ -9,12 +10,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from engine.delivery.ports import ReportSink
+from engine.delivery.pulse import Pulse
 from engine.delivery.wire import OutcomeRow, encode_report
 from engine.tls.tally import Tally
 from engine.values.outcome import OutcomeKind
 
 FLUSH_S = 0.01
 FLUSH_ROWS = 500
+MAX_PULSES = 1_000  # that wait while the region does not settle: later ones are left out
 
 
 class Reports:
@@ -28,6 +31,7 @@ class Reports:
         self.counts = dict.fromkeys(OutcomeKind, 0)
         self._rows: list[OutcomeRow] = []
         self._notices: list[tuple[str, str]] = []
+        self._pulses: list[Pulse] = []
         self._unacknowledged: OrderedDict[int, list[OutcomeRow]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self._is_due = False
@@ -53,8 +57,9 @@ class Reports:
         self._seal()
         return [row for sealed in self._unacknowledged.values() for row in sealed]
 
-    def tick(self, notices: Sequence[tuple[str, str]]) -> None:
+    def tick(self, notices: Sequence[tuple[str, str]], pulses: Sequence[Pulse] = ()) -> None:
         """Time has passed: what waits leaves, with these notices."""
+        self._pulses += pulses[: MAX_PULSES - len(self._pulses)]
         if notices:
             self._notices += notices
             self._is_due = True
@@ -66,8 +71,9 @@ class Reports:
         self._seal()
         if self.sequence != before:
             rows = self._unacknowledged[self.sequence]
-            self.send(encode_report(self.sequence, self.epoch, rows, self._notices, self.tally.drain()))
-            self._notices = []
+            findings = self.tally.drain()
+            self.send(encode_report(self.sequence, self.epoch, rows, self._notices, findings, self._pulses))
+            self._notices, self._pulses = [], []
 
     def waiting(self) -> int:
         """Rows that are not sealed in a report yet."""

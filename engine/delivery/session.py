@@ -42,6 +42,7 @@ class SessionLane(Protocol):
         self, job: Job, code: int, enhanced: str, text: str, host: str, is_relayed: bool
     ) -> None: ...
     def put_back(self, jobs: list[Job], *, tried: bool) -> None: ...
+    def answered(self, job: Job) -> None: ...
     def limit_recipients(self, count: int) -> None: ...
     def ended(self, session: "Session", *, useful: bool) -> None: ...
     def now_ns(self) -> int: ...
@@ -189,8 +190,12 @@ class Session:
         if len(jobs) == 1:  # the usual case, and the one that costs
             answer = transaction.answers[0]
             if answer is not None and answer[0] == DOT and 200 <= answer[1] < 300:
+                lane.answered(jobs[0])
                 lane.delivered(jobs[0], answer[1], answer[2], answer[3], self.host, self._is_relayed(jobs[0]))
                 return
+        last = transaction.answers[-1]
+        if last is not None and last[1]:
+            lane.answered(jobs[0])
         refused: list[Job] = []
         behind_data = sum(answer is not None and answer[0] != RCPT for answer in transaction.answers)
         for job, answer in zip(jobs, transaction.answers, strict=True):

@@ -2,12 +2,12 @@
 
 deliver(header, entries): header is msgpack {"batch", "epoch", "sites": {number: name}, "paces": [[source, number,
 interval_ns, connections], ...]}; entries are the 40 byte records of the scheduler's take(). A report is msgpack
-[sequence, epoch, outcomes, notices, findings], where a notice is [what it is about, text], for whoever operates the
-fleet, and findings are those of engine/tls/tally.py; the answer to resume is msgpack [sequence, outcomes, ids in
-progress (8 bytes each, little endian), sources]. An outcome is [id, kind, scope, code, enhanced, text, host, source,
-at_ms, flags, batch number], where flags are POSSIBLE_DUPLICATE and RELAYED. assign is told msgpack [epoch, number,
-sources, shard, of] and answers [sources it still has, whether it has too many connections, [[source, site, next_ns],
-...]].
+[sequence, epoch, outcomes, notices, findings, pulses], where a notice is [what it is about, text], for whoever operates
+the fleet, findings are those of engine/tls/tally.py, and pulses of engine/delivery/pulse.py; the answer to resume is
+msgpack [sequence, outcomes, ids in progress (8 bytes each, little endian), sources]. An outcome is [id, kind, scope,
+code, enhanced, text, host, source, at_ms, flags, batch number], where flags are POSSIBLE_DUPLICATE and RELAYED. assign
+is told msgpack [epoch, number, sources, shard, of] and answers [sources it still has, whether it has too many
+connections, [[source, site, next_ns], ...]].
 """
 
 import struct
@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import msgpack
 
+from engine.delivery.pulse import Pulse
 from engine.values.outcome import Outcome, OutcomeKind, Scope
 from engine.values.reply import Reply
 
@@ -55,6 +56,7 @@ class Report:
     batch_numbers: tuple[int, ...]
     notices: tuple[tuple[str, str], ...] = ()
     findings: bytes = b""
+    pulses: tuple[Pulse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +121,22 @@ def encode_report(
     rows: Sequence[OutcomeRow],
     notices: Sequence[tuple[str, str]] = (),
     findings: bytes = b"",
+    pulses: Sequence[Pulse] = (),
 ) -> bytes:
-    return bytes(msgpack.packb((sequence, epoch, rows, notices, findings)))
+    return bytes(msgpack.packb((sequence, epoch, rows, notices, findings, pulses)))
 
 
 def decode_report(data: bytes) -> Report:
-    sequence, epoch, rows, notices, findings = msgpack.unpackb(data, use_list=False)
-    return Report(sequence, epoch, _outcomes(rows), tuple([row[10] for row in rows]), notices, findings)
+    sequence, epoch, rows, notices, findings, pulses = msgpack.unpackb(data, use_list=False)
+    return Report(
+        sequence,
+        epoch,
+        _outcomes(rows),
+        tuple([row[10] for row in rows]),
+        notices,
+        findings,
+        tuple(Pulse(*pulse) for pulse in pulses),
+    )
 
 
 def encode_resume(

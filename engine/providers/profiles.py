@@ -55,6 +55,7 @@ class Profile:
     domains: tuple[str, ...]
     max_connections: int
     max_connections_total: int
+    adaptive_connections: bool
     messages_per_connection: int
     max_recipients: int
     rate: Rate | None
@@ -131,6 +132,7 @@ def _merge(name: str, overrides: Mapping[str, ProviderConfig]) -> Profile:
         domains=values.get("domains", ()),
         max_connections=values["max_connections"],
         max_connections_total=values["max_connections_total"],
+        adaptive_connections=values["adaptive_connections"],
         messages_per_connection=values["messages_per_connection"],
         max_recipients=values["max_recipients"],
         rate=rate if isinstance(rate, Rate) else None,

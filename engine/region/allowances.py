@@ -76,7 +76,7 @@ class Allowances:
         terms = Terms(
             weight=found.weight,
             rate=found.rate,
-            connections=found.connections,
+            connections=found.at_once(),
             interval_us=found.interval_us,
             daily_cap=found.daily_cap,
             daily_used=found.daily_used,
@@ -198,6 +198,7 @@ class Allowances:
                         "weight": allowance.weight,
                         "rate": allowance.rate,
                         "connections": allowance.connections,
+                        "adapted": allowance.adapted,
                         "daily_cap": allowance.daily_cap,
                         "reason": allowance.reason,
                     }

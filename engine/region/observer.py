@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
+from engine.delivery.pulse import Pulse
 from engine.providers.profiles import Profile
 from engine.region.allowances import Allowances
 from engine.region.ports import SourcePort
@@ -50,6 +51,10 @@ class Tally:
     tls_failures: int = 0
     replies: dict[str, tuple[str, int]] = field(default_factory=dict)
     excused: int = 0
+    timed: int = 0
+    log2_us: float = 0.0
+    refused: int = 0
+    most: int = 0
 
     def refusals(self) -> int:
         return self.blocked + self.bounced + self.deferred + self.tls_failures
@@ -66,6 +71,10 @@ class Tally:
             self.tls_failures + later.tls_failures,
             replies,
             self.excused + later.excused,
+            self.timed + later.timed,
+            self.log2_us + later.log2_us,
+            self.refused + later.refused,
+            max(self.most, later.most),
         )
 
 
@@ -118,13 +127,9 @@ class Observer:
             return False  # we ourselves put it off or refused it: nobody was asked
         if site < 0 or source not in self._sites.sources:
             return False
-        cells = self._tallies.get(source)
-        if cells is None:
-            cells = self._tallies[source] = {}
-        name = self._sites.site(site).name  # its number may be another's before the report
-        tally = cells.get(name)
-        if tally is None:
-            tally = cells[name] = Tally()
+        tally = self._tally(
+            source, self._sites.site(site).name
+        )  # its number may be another's before the report
         if outcome.kind is OutcomeKind.DELIVERED:
             tally.delivered += count
             return False
@@ -138,6 +143,24 @@ class Observer:
         else:
             return False
         return self._note_refusal(outcome, site, tally, count)
+
+    def note_pulse(self, pulse: Pulse) -> None:
+        """How a site answered a source lately, as a pool has measured it."""
+        if pulse.source in self._sites.sources:
+            tally = self._tally(pulse.source, pulse.site)
+            tally.timed += pulse.timed
+            tally.log2_us += pulse.log2_us
+            tally.refused += pulse.refused
+            tally.most = max(tally.most, pulse.most)
+
+    def _tally(self, source: int, site: str) -> Tally:
+        cells = self._tallies.get(source)
+        if cells is None:
+            cells = self._tallies[source] = {}
+        tally = cells.get(site)
+        if tally is None:
+            tally = cells[site] = Tally()
+        return tally
 
     def note_late(self, source: int, site: str, what: Literal["complaints", "bounced"]) -> None:
         """A complaint, or the bounce of an address that does not exist, came after the delivery."""
@@ -284,6 +307,10 @@ class Observer:
             tls_failures=tally.tls_failures,
             replies=tuple(tally.replies.values()),
             excused=tally.excused,
+            timed=tally.timed,
+            log2_us=tally.log2_us,
+            refused=tally.refused,
+            most=tally.most,
         )
 
     def _apply(self, source: int, summary: Summary, answer: Answer) -> None:

@@ -94,6 +94,8 @@ class Outcomes:
             self._observer.note_notices(decoded.notices)
         if decoded.findings:
             self._tls.note(decoded.findings)
+        for pulse in decoded.pulses:
+            self._observer.note_pulse(pulse)
         await self.settle_outcomes(decoded.outcomes, decoded.batch_numbers)
         return decoded.sequence
 

@@ -24,7 +24,9 @@ class SiteCounts:
 
     `blocked`, `tls_failures`: how many of them were refused because of the source, or found no TLS. `replies`: those
     that an automation rule matches, (text, how many). `excused`: attempts put off for a reason that lies with the
-    recipient (greylisting, a full mailbox), not among the `deferred`.
+    recipient (greylisting, a full mailbox), not among the `deferred`. `timed` transactions took
+    2 ** (`log2_us` / `timed`) microseconds on average; the site `refused` so many connections while others were open,
+    and `most` were open at once.
     """
 
     site: str
@@ -36,6 +38,10 @@ class SiteCounts:
     tls_failures: int = 0
     replies: tuple[tuple[str, int], ...] = ()
     excused: int = 0
+    timed: int = 0
+    log2_us: float = 0.0
+    refused: int = 0
+    most: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,7 @@ class Allowance:
     `weight` 0 to 1000 in the choice among sources, 0: out of the rotation. `rate` permille of the profile's rate,
     `connections` at once (0: the profile's), `interval_us` between messages at least, `daily_cap` per UTC day
     (-1: none of its own) and `daily_used` of it as far as the owner knows. Suspensions are unix milliseconds.
+    `adapted`: connections that the site bears at the moment (0: all that are allowed).
     """
 
     site: str
@@ -72,6 +79,12 @@ class Allowance:
     netblock_until_ms: int = 0
     provider_until_ms: int = 0
     reason: str = ""
+    adapted: int = 0
+
+    def at_once(self) -> int:
+        """Connections at once by both limits, 0: the profile's."""
+        limits = [limit for limit in (self.connections, self.adapted) if limit]
+        return min(limits, default=0)
 
 
 def both(here: Allowance, everywhere: Allowance) -> Allowance:
@@ -128,9 +141,9 @@ def decode_summary(data: bytes) -> Summary:
 
 
 def _counts(row: Sequence[Any]) -> SiteCounts:
-    site, delivered, deferred, bounced, blocked, complaints, tls_failures, replies, excused = row
-    pairs = tuple((text, count) for text, count in replies)
-    return SiteCounts(site, delivered, deferred, bounced, blocked, complaints, tls_failures, pairs, excused)
+    values = list(row)
+    values[7] = tuple((text, count) for text, count in row[7])  # `replies`
+    return SiteCounts(*values)
 
 
 def encode_answer(answer: Answer) -> bytes:

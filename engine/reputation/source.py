@@ -18,6 +18,7 @@ from engine.reputation.book import Reputation
 from engine.reputation.standing import Share, State, Transition
 from engine.shaping.rules import RuleSet
 from engine.shaping.shaping import Fired, Shaping
+from engine.shaping.windows import Answers, Narrowed
 from engine.warmup.plan import Plan, StageChange
 from engine.warmup.tables import load_tables
 from engine.warmup.warmup import Warmup, provider_of
@@ -33,7 +34,10 @@ DAY_MS = 86_400_000
 def rules_of(config: FleetConfig) -> Callable[[str], RuleSet]:
     """The automation rules of any site."""
     profiles = load_profiles(config.providers)
-    sets = {name: RuleSet.build(p.automation, p.max_connections) for name, p in profiles.items()}
+    sets = {
+        name: RuleSet.build(p.automation, p.max_connections, is_adaptive=p.adaptive_connections)
+        for name, p in profiles.items()
+    }
     return lambda site: sets.get(provider_of(site)) or sets["default"]
 
 
@@ -81,6 +85,8 @@ class SourceOwner:
             self._is_changed |= bool(attempts or row.complaints)
             for fired in self.shaping.observe(now_ms, row.site, row.replies, row.delivered):
                 self._fired(now_ms, fired)
+            answers = Answers(attempts, row.deferred, row.timed, row.log2_us, row.refused, row.most)
+            self._narrowed(now_ms, row.site, self.shaping.note_answers(now_ms, row.site, answers))
             score = self.reputation.score(row.site)
             changes = self.warmup.observe(
                 now_ms, row.site, attempts=attempts, delivered=row.delivered, excused=row.excused, score=score
@@ -118,6 +124,16 @@ class SourceOwner:
         if rule.step_back:
             change = self.warmup.step_back(now_ms, fired.site, rule.name)
             self._stage_changes([change] if change is not None else [])
+
+    def _narrowed(self, now_ms: int, site: str, change: Narrowed | None) -> None:
+        if change is not None:
+            fields = {
+                "action": "adapt",
+                "scope": "source",
+                "connections": change.now,
+                "before": change.before,
+            }
+            self._event(now_ms, "shaping", site, {**fields, "reason": change.reason})
 
     def _stay_ms(self, duration_s: float) -> int:
         """The rule's duration, but not longer than the configuration lets a source stay out."""
@@ -187,11 +203,12 @@ class SourceOwner:
             netblock_until_ms=shape.netblock_until_ms,
             provider_until_ms=shape.provider_until_ms,
             reason=(standing.reason if standing.state is not State.ACTIVE else shape.reason)[:256],
+            adapted=self.shaping.adapted(site),
         )
 
     def _active_sites(self) -> set[str]:
         """Those whose allowance time alone may change."""
-        return {EVERYWHERE, *self.shaping.sites, *self.reputation.unsettled}
+        return {EVERYWHERE, *self.shaping.sites, *self.shaping.narrow, *self.reputation.unsettled}
 
     def _sites_to_look_at(self, now_ms: int) -> tuple[set[str], bool]:
         """See the module docstring; and whether these are all."""

@@ -22,15 +22,20 @@ MAX_REPLY = 1100  # a Reply as text: its code, its status, and at most 1,024 cha
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """See the module docstring. `max_connections` is the profile's limit for one source."""
+    """See the module docstring. `max_connections` is the profile's limit for one source; `is_adaptive`: fewer are used
+    while the provider does not bear them."""
 
     rules: tuple[AutomationRule, ...]
     patterns: tuple[re.Pattern[str], ...]
     max_connections: int
+    is_adaptive: bool = False
 
     @classmethod
-    def build(cls, rules: Sequence[AutomationRule], max_connections: int) -> "RuleSet":
-        return cls(tuple(rules), tuple(re.compile(rule.pattern) for rule in rules), max_connections)
+    def build(
+        cls, rules: Sequence[AutomationRule], max_connections: int, *, is_adaptive: bool = False
+    ) -> "RuleSet":
+        patterns = tuple(re.compile(rule.pattern) for rule in rules)
+        return cls(tuple(rules), patterns, max_connections, is_adaptive)
 
     def match(self, reply: str) -> AutomationRule | None:
         text = reply[:MAX_REPLY]

@@ -1,7 +1,8 @@
 """The shaping of one source: replies in, what they order out, at every site.
 
 Orders about the source itself are enforced by its own allowances; those about its netblock or the whole provider are
-told to the region, which applies them to the other sources too. Pure: time is an argument.
+told to the region, which applies them to the other sources too. The windows of connections (windows.py) go their own
+way: what holds is the least. Pure: time is an argument.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,8 +12,11 @@ from typing import Any
 from engine.config.shaping import AutomationRule, ShapingConfig
 from engine.shaping.control import FULL, Order, SiteControl
 from engine.shaping.rules import GENERIC_BLOCK, RuleSet
+from engine.shaping.windows import Answers, ConnectionWindow, Narrowed
 
 VERSION = 1
+MAX_WINDOWS = 5_000  # the longest unused are forgotten, full ones first
+FORGET_MS = 3_600_000  # so are full ones that nothing was sent to for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Shaping:
         self._config = config
         self._rules_of = rules_of
         self.sites: dict[str, SiteControl] = {}
+        self.windows: dict[str, ConnectionWindow] = {}  # the longest unused first
+        self.narrow: set[str] = set()  # sites whose window is not full
 
     def observe(
         self, now_ms: int, site: str, replies: Iterable[tuple[str, int]], delivered: int
@@ -76,6 +82,55 @@ class Shaping:
             control.advance(now_ms, 0, self._rules_of(site))
             if control.is_idle:
                 del self.sites[site]
+        for site in list(self.narrow):
+            window = self.windows[site]
+            window.advance(now_ms, self._rules_of(site).max_connections)
+            if not window.window:
+                self.narrow.discard(site)
+        while self.windows:
+            oldest = next(iter(self.windows))
+            if oldest in self.narrow or now_ms < self.windows[oldest].used_ms + FORGET_MS:
+                break
+            del self.windows[oldest]
+
+    # -- connections
+
+    def note_answers(self, now_ms: int, site: str, answers: Answers) -> Narrowed | None:
+        """How a site answered since the last time; says so if it gets fewer connections from now on."""
+        rules = self._rules_of(site)
+        if not rules.is_adaptive or rules.max_connections <= 1:
+            if self.windows.pop(site, None) is not None:  # turned off since
+                self.narrow.discard(site)
+            return None
+        window = self.windows.pop(site, None)
+        if window is None:
+            if not (answers.timed or answers.refused):
+                return None
+            window = ConnectionWindow(self._config.adaptive)
+            self._make_room()
+        self.windows[site] = window
+        narrowed = window.observe(now_ms, answers, rules.max_connections)
+        if window.window:
+            self.narrow.add(site)
+        else:
+            self.narrow.discard(site)
+        return narrowed
+
+    def _make_room(self) -> None:
+        if len(self.windows) < MAX_WINDOWS:
+            return
+        full = (site for site in self.windows if site not in self.narrow)
+        oldest = next(full, None) or next(iter(self.windows))
+        del self.windows[oldest]
+        self.narrow.discard(oldest)
+
+    def adapted(self, site: str) -> int:
+        """Connections that the site bears now, 0 for the profile's number."""
+        if site not in self.narrow:
+            return 0
+        full = self._rules_of(site).max_connections
+        allowed = self.windows[site].allowed(full)
+        return allowed if allowed < full else 0
 
     def shape(self, site: str) -> Shape:
         control = self.sites.get(site)
@@ -96,9 +151,10 @@ class Shaping:
     def review_ms(self, site: str, now_ms: int) -> int:
         """The next time at which something here changes without traffic, 0 if there is none."""
         control = self.sites.get(site)
+        times = [self.windows[site].review_ms()] if site in self.narrow else []
         if control is None:
-            return 0
-        times = [order.until_ms for order in control.orders.values()]
+            return min((time for time in times if time > now_ms), default=0)
+        times += [order.until_ms for order in control.orders.values()]
         if control.recovery is not None and control.recovery.connections == 0:
             times.append(control.recovery.resume_ms)
         return min((time for time in times if time > now_ms), default=0)
@@ -140,12 +196,29 @@ class Shaping:
                         "connections": control.allowed_connections(full),
                     }
                 )
+        rows += (self._listed(site) for site in sorted(self.narrow))
         return rows
+
+    def _listed(self, site: str) -> dict[str, object]:
+        window = self.windows[site]
+        control = self.sites.get(site)
+        return {
+            "site": site,
+            "rule": "",
+            "action": "adapt",
+            "scope": "source",
+            "since_ms": window.changed_ms,
+            "until_ms": 0,
+            "reply": window.reason,
+            "rate_permille": FULL if control is None else control.rate,
+            "connections": window.allowed(self._rules_of(site).max_connections),
+        }
 
     def to_state(self) -> dict[str, object]:
         return {
             "version": VERSION,
             "sites": {site: control.to_state() for site, control in self.sites.items()},
+            "windows": {site: window.to_state() for site, window in self.windows.items()},
         }
 
     @classmethod
@@ -157,4 +230,10 @@ class Shaping:
             raise ValueError(f"shaping state: version {state.get('version')!r}; allowed is {VERSION}")
         shaping = cls(config, rules_of)
         shaping.sites = {site: SiteControl.from_state(config, row) for site, row in state["sites"].items()}
+        shaping.windows = {
+            site: ConnectionWindow.from_state(config.adaptive, row)
+            for site, row in state.get("windows", {}).items()
+            if rules_of(site).is_adaptive
+        }
+        shaping.narrow = {site for site, window in shaping.windows.items() if window.window}
         return shaping

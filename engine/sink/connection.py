@@ -164,9 +164,9 @@ class SinkConnection(asyncio.Protocol):
 
     # -- replies
 
-    def _answer(self, text: str, stage: DelayStage | None = None) -> None:
+    def _answer(self, text: str, stage: DelayStage | None = None, late_s: float = 0.0) -> None:
         """Queue a reply; at a stage that the personality delays, nothing more is read until it is due."""
-        delay_s = self._personality.delay.get(stage, 0.0) if stage is not None else 0.0
+        delay_s = late_s + (self._personality.delay.get(stage, 0.0) if stage is not None else 0.0)
         if delay_s:
             self._held = self._loop.call_later(delay_s, self._resume, text)
             return
@@ -188,9 +188,9 @@ class SinkConnection(asyncio.Protocol):
         if not self._closing:
             self._run()
 
-    def _refuse(self, stage: str, reply: str, recipient: str = "") -> None:
+    def _refuse(self, stage: str, reply: str, recipient: str = "", late_s: float = 0.0) -> None:
         self._record("x", at=stage, code=int(reply[:3]), r=recipient)
-        self._answer(reply)
+        self._answer(reply, late_s=late_s)
         if reply.startswith("421"):
             self._close()
 
@@ -462,12 +462,17 @@ class SinkConnection(asyncio.Protocol):
     def _finish(self) -> None:
         """The message is complete: judge it, log it, answer."""
         body, recipients = self._message, self._recipients
+        crowded = self._personality.crowded
+        if crowded is not None and not self._state.is_crowded(self._client):
+            crowded = None
         if self._overflow or len(body) > self._personality.size:
             self._refuse("final", "552 5.3.4 Message size exceeds the limit", recipients[0])
         elif body.count(b"\n") != body.count(b"\r\n"):
             self._refuse("final", "550 5.6.11 Bare LF in the message is not allowed", recipients[0])
         elif not self._body_8bit and not self._utf8 and not body.isascii():
             self._refuse("final", "554 5.6.1 8-bit message without BODY=8BITMIME", recipients[0])
+        elif crowded is not None and crowded.reply is not None:
+            self._refuse("final", crowded.reply, recipients[0], crowded.delay)
         else:
             self._record("a", id=message_id(body), r=recipients, z=len(body))
             self._messages += 1
@@ -476,7 +481,8 @@ class SinkConnection(asyncio.Protocol):
                 self._idle = self._loop.call_later(self._personality.idle, self._give_up)
             if self._is_dropped("accepted", recipients[0]):
                 return
-            self._answer(f"250 2.0.0 OK {self._session:x}.{self._messages:x}", "final")
+            late_s = crowded.delay if crowded is not None else 0.0
+            self._answer(f"250 2.0.0 OK {self._session:x}.{self._messages:x}", "final", late_s)
             limit = self._personality.messages_per_connection
             if limit is not None and limit.reply is None and self._messages >= limit.limit:
                 self._close()

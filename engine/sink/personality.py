@@ -129,6 +129,17 @@ class ConnectionLimit(_Model):
     reply: ReplyText = "421 4.7.0 Too many concurrent SMTP connections; please try again later."
 
 
+class Crowded(_Model):
+    """While one client has more than `connections` open, its final replies come `delay` later; with `reply` they
+    refuse its messages. After `times` such replies it is over, for good; without it, never.
+    """
+
+    connections: Annotated[int, Field(ge=1)]
+    delay: Duration = 0.0
+    reply: ReplyText | None = None
+    times: Annotated[int, Field(ge=1)] | None = None
+
+
 class MessageLimit(_Model):
     """After `limit` accepted messages the connection is closed: without a word, or with `reply` to the next
     MAIL.
@@ -175,6 +186,7 @@ class Personality(_Model):
     rate: RateLimit | None = None
     block: Block | None = None
     connections: ConnectionLimit | None = None
+    crowded: Crowded | None = None
     messages_per_connection: MessageLimit | None = None
     delay: dict[DelayStage, Duration] = Field(default_factory=dict)
     drop: Drop | None = None

@@ -26,7 +26,16 @@ def share(address: str, salt: bytes) -> float:
 class ProviderState:
     """The memory of one personality."""
 
-    __slots__ = ("_blocked", "_dropped", "_had", "_personality", "_seen", "_transactions", "connections")
+    __slots__ = (
+        "_blocked",
+        "_crowded",
+        "_dropped",
+        "_had",
+        "_personality",
+        "_seen",
+        "_transactions",
+        "connections",
+    )
 
     def __init__(self, personality: Personality) -> None:
         self._personality = personality
@@ -35,6 +44,7 @@ class ProviderState:
         self._transactions: dict[str, deque[int]] = {}
         self._had: dict[str, int] = {}  # transactions accepted from clients that are to be blocked
         self._blocked: dict[str, int] = {}  # when the first was refused
+        self._crowded = 0  # how often it was
         self.connections: dict[str, int] = {}
 
     def connect(self, client: str) -> bool:
@@ -52,6 +62,16 @@ class ProviderState:
             self.connections[client] = count
         else:
             del self.connections[client]
+
+    def is_crowded(self, client: str) -> bool:
+        """Whether the client has more connections open than the personality's `crowded` bears; counts it if so."""
+        crowded = self._personality.crowded
+        if crowded is None or self.connections[client] <= crowded.connections:
+            return False
+        if crowded.times is not None and self._crowded >= crowded.times:
+            return False
+        self._crowded += 1
+        return True
 
     def charge(self, client: str, now_ns: int) -> bool:
         """Count a transaction against the client's rate; False, and not counted, when the window is full."""

@@ -1,6 +1,7 @@
 """warmup, shaping, trace: what operators see and order, with the real owners of the sources."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +279,25 @@ def test_listed_sources_and_lists_that_do_not_work_are_in_the_status() -> None:
     text = " ".join(invoke("status", fleet=fleet).stdout.split())
     assert "eu: source eu-1 is listed: bl.test (127.0.0.2 SBL)" in text
     assert "eu: the blocklist other.test says nothing about us: it refuses to answer" in text
+
+
+def test_shaping_shows_how_many_connections_a_site_bears(fleet: MemoryFleet) -> None:
+    for latency_us in (100_000, 100_000, 900_000):
+        timed = SiteCounts("yahoo", 100, 0, 0, 0, timed=100, log2_us=100 * math.log2(latency_us), most=10)
+        report(fleet, "eu-2", timed)
+        fleet.now_ms += 6_000
+    listed = invoke("shaping", "list", "--source", "eu-2", fleet=fleet).stdout
+    assert "eu-2 at yahoo: connections adapted to its answers: 7" in listed
+    assert "answers take 900 ms, 100 ms at best" in listed
+    (row,) = json.loads(invoke("shaping", "list", "--json", fleet=fleet).stdout)
+    assert (row["action"], row["connections"], row["rule"]) == ("adapt", 7, "")
+    allowance = fleet.owner("eu-2").allowance(fleet.now_ms, "yahoo")
+    fleet.state["regions"]["eu"]["allowances"] = [
+        {**{name: getattr(allowance, name) for name in allowance.__slots__}, "source": "eu-2"}
+    ]
+    explained = invoke("shaping", "explain", "eu-2", "yahoo", fleet=fleet).stdout
+    assert "connections adapted to its answers: 7 since" in explained
+    assert "no rule has given an order" in explained
+    assert "connections 7, daily cap none" in explained
+    result = invoke("shaping", "cancel", "eu-2", "yahoo", "adapt", "--yes", fleet=fleet)
+    assert result.exit_code == 1, "what the site does not bear is no order"

@@ -441,3 +441,56 @@ def test_a_large_body_is_not_copied() -> None:
     machine.data_received(OK3)
     assert wire.written[0] is body
     assert wire.written[1] == b".\r\n"
+
+
+class Far:
+    """A server at the other end of a long line: answers at once whatever has reached it."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.body = -1  # bytes of a chunk that are to come; -1: commands, -2: lines up to the dot
+
+    def answers(self, written: bytes) -> bytes:
+        self.data += written
+        replies = b""
+        while self.data:
+            if self.body >= 0:
+                if len(self.data) < self.body:
+                    break
+                self.data = self.data[self.body :]
+                self.body = -1
+                replies += b"250 2.0.0 queued\r\n"
+                continue
+            line, end, rest = self.data.partition(b"\r\n")
+            if not end:
+                break
+            self.data = rest
+            if self.body == -2:
+                if line == b".":
+                    self.body = -1
+                    replies += b"250 2.0.0 queued\r\n"
+            elif line == b"DATA":
+                self.body = -2
+                replies += b"354 go\r\n"
+            elif line.startswith(b"BDAT"):
+                self.body = int(line.split()[1])
+            else:
+                replies += b"250 ok\r\n"
+        return replies
+
+
+@pytest.mark.parametrize(("chunking", "opening"), [(False, 1), (True, 0)], ids=["DATA", "BDAT"])
+def test_a_message_costs_one_round_trip(chunking: bool, opening: int) -> None:
+    """Counted in flights: all that the machine writes before it hears anything is one."""
+    count = 50
+    transactions = [
+        Transaction(b"s@example.com", [b"r%d@example.net" % n], b"x" * 10_000 + b"\r\n") for n in range(count)
+    ]
+    machine, owner, wire = start(*transactions, chunking=chunking)
+    far = Far()
+    flights = 0
+    while written := wire.taken():
+        flights += 1
+        machine.data_received(far.answers(written))
+    assert [t.answers[0][1] for t in owner.done if t.answers[0]] == [250] * count
+    assert flights == count + opening

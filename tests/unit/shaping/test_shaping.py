@@ -1,5 +1,7 @@
 """Thresholds, suspension, multiplicative decrease and additive increase, Google's recovery, restart, cancel."""
 
+import math
+
 import msgpack
 import pytest
 
@@ -7,6 +9,7 @@ from engine.config.shaping import ShapingConfig
 from engine.providers.profiles import load_profiles
 from engine.shaping.rules import RuleSet
 from engine.shaping.shaping import UNSHAPED, Fired, Shaping
+from engine.shaping.windows import Answers
 
 CONFIG = ShapingConfig()
 PROFILES = load_profiles({})
@@ -169,3 +172,67 @@ def test_everything_survives_a_restart(reply: str) -> None:
     assert again.shape(site) == life.shaping.shape(site)
     with pytest.raises(ValueError, match="version 3; allowed is 1"):
         Shaping.from_state(CONFIG, RULES.__getitem__, state | {"version": 3})
+
+
+# -- connection windows (windows.py has their own tests)
+
+ADAPTIVE = {
+    n: RuleSet.build(p.automation, p.max_connections, is_adaptive=n != "google") for n, p in PROFILES.items()
+}
+FULL = PROFILES["yahoo"].max_connections
+
+
+def answers(ms: float, most: int = FULL) -> Answers:
+    return Answers(attempts=100, timed=100, log2_us=100 * math.log2(ms * 1000), most=most)
+
+
+def narrowed(site: str = "yahoo") -> Shaping:
+    shaping = Shaping(CONFIG, ADAPTIVE.__getitem__)
+    for n, ms in enumerate((100, 100, 900)):
+        shaping.note_answers(1_000_000 + n * 6_000, site, answers(ms))
+    return shaping
+
+
+def test_slow_answers_leave_fewer_connections_than_the_profile_allows() -> None:
+    shaping = narrowed()
+    assert 0 < shaping.adapted("yahoo") < FULL
+    assert shaping.adapted("outlook") == 0
+    assert shaping.narrow == {"yahoo"}
+    assert shaping.review_ms("yahoo", 1_012_000) == 1_012_000 + 300_000
+    shaping.advance(1_012_000 + 300_000)
+    assert shaping.adapted("yahoo") == narrowed().adapted("yahoo") + 1
+
+
+def test_where_it_is_turned_off_nothing_is_adapted_and_what_was_is_forgotten() -> None:
+    assert narrowed("google").windows == {}
+    shaping = narrowed()
+    before = msgpack.unpackb(msgpack.packb(shaping.to_state()))
+    off = Shaping.from_state(CONFIG, RULES.__getitem__, before)
+    assert (off.windows, off.adapted("yahoo")) == ({}, 0)
+    on = Shaping.from_state(CONFIG, ADAPTIVE.__getitem__, before)
+    assert on.adapted("yahoo") == shaping.adapted("yahoo")
+    assert on.narrow == {"yahoo"}
+
+
+def test_a_state_without_windows_is_one_of_an_earlier_release() -> None:
+    state = narrowed().to_state()
+    del state["windows"]
+    assert Shaping.from_state(CONFIG, ADAPTIVE.__getitem__, state).windows == {}
+
+
+def test_windows_are_bounded_and_full_ones_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.shaping.shaping.MAX_WINDOWS", 3)
+    shaping = Shaping(CONFIG, lambda site: ADAPTIVE["yahoo"])
+    for n, ms in enumerate((100, 100, 900)):
+        shaping.note_answers(1_000_000 + n * 6_000, "a", answers(ms))
+    for n, site in enumerate("bcde"):
+        shaping.note_answers(1_020_000 + n, site, answers(100))
+    assert list(shaping.windows) == ["a", "d", "e"]
+
+
+def test_a_full_window_that_is_not_used_is_forgotten() -> None:
+    shaping = Shaping(CONFIG, lambda site: ADAPTIVE["yahoo"])
+    shaping.note_answers(0, "a", answers(100))
+    shaping.note_answers(HOUR_MS // 2, "b", answers(100))
+    shaping.advance(HOUR_MS)
+    assert list(shaping.windows) == ["b"]

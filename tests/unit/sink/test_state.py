@@ -79,3 +79,13 @@ def test_a_block_begins_after_its_number_and_lasts_as_long_as_it_says() -> None:
     forever = state(block={"clients": ["127.0.0.11"], "reply": "550 5.7.1 (S3140)"})
     assert forever.is_blocked("127.0.0.11", 0)
     assert forever.is_blocked("127.0.0.11", 10**6 * S)
+
+
+def test_a_client_is_crowded_above_its_number_and_as_often_as_said() -> None:
+    state = ProviderState(Personality.model_validate({"crowded": {"connections": 2, "times": 3}}))
+    for client in ("127.0.0.1", "127.0.0.1", "127.0.0.9"):
+        state.connect(client)
+    assert not state.is_crowded("127.0.0.1")
+    state.connect("127.0.0.1")
+    assert not state.is_crowded("127.0.0.9")
+    assert [state.is_crowded("127.0.0.1") for _ in range(4)] == [True, True, True, False]
