@@ -1,8 +1,7 @@
 """The measured load of a drill: batches at a steady rate, each to one region by turns, every answer timed.
 
-It does not wait for a slow region: a batch whose answer is late keeps its own task, up to `MAX_OPEN` of them. A batch
-without an answer counts as not accepted; should it have been accepted after all, its messages are more than what is
-counted, never less.
+It does not wait for a slow region (engine/drill/pacing.py). A batch without an answer counts as not accepted; should it
+have been accepted after all, its messages are more than what is counted, never less.
 """
 
 import asyncio
@@ -11,12 +10,12 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from engine.drill.figures import Submission
+from engine.drill.pacing import Pace
 from engine.spool.errors import SpoolError
 from engine.values.message import Message, Receipt
 from engine.values.stream import Stream
 
 BATCH = 10
-MAX_OPEN = 200
 ANSWER_S = 60.0
 _BODY = (
     "From: Drill <drill@drill.invalid>\r\nTo: <{recipient}>\r\nSubject: Drill\r\n"
@@ -47,37 +46,23 @@ class Load:
         self._port = port
         self._regions = regions
         self._domain = domain
-        self._interval_s = BATCH / rate
         self.began_s = began_s
         self._now_s = now_s
         self._run = f"{time.time_ns():x}"
-        self._open: set[asyncio.Task[None]] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._pace = Pace(self._submit, BATCH / rate, began_s=began_s, now_s=now_s)
         self.submissions: list[Submission] = []
-        self.skipped = 0
+
+    @property
+    def skipped(self) -> int:
+        """Batches that were due while too many were without an answer."""
+        return self._pace.skipped
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._pace())
+        self._pace.start()
 
     async def stop(self) -> None:
         """End the load; returns when every answer is there, or its deadline over."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await asyncio.gather(*self._open)
-
-    async def _pace(self) -> None:
-        number = 0
-        while True:
-            due_s = self.began_s + number * self._interval_s
-            await asyncio.sleep(max(0.0, due_s - self._now_s()))
-            if len(self._open) >= MAX_OPEN:
-                self.skipped += 1
-            else:
-                task = asyncio.get_running_loop().create_task(self._submit(number))
-                self._open.add(task)
-                task.add_done_callback(self._open.discard)
-            number += 1
+        await self._pace.stop()
 
     async def _submit(self, number: int) -> None:
         region = self._regions[number % len(self._regions)]

@@ -1,0 +1,216 @@
+"""What bench/failover_round.py does to a fleet of three regions, and what it sees of the consequences.
+
+Times are monotonic seconds. "The share" of a region are the batches of which it is the first choice.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from actors.deploy import NamedActor
+from actors.names import FLEET
+from engine.sink.log import SinkLog
+from tests.support.ray_fleet import ClusterFleet
+
+REGIONS = ("eu", "us", "ap")
+VICTIM = "ap"  # not on the head's node
+FREEZE_S = 2.0  # after the region was called dead
+HEAD_AWAY_S = 5.0
+PATIENCE_S = 120.0
+LOOK_S = 0.1
+
+
+class Fleet:
+    """The fleet on its cluster, and its sink's log."""
+
+    def __init__(self, cluster: ClusterFleet, log: SinkLog, directory: Path) -> None:
+        self.cluster = cluster
+        self.log = log
+        self.arrived: set[str] = set()
+        self._directory = directory
+        self._rows = 0
+        self._fleet = NamedActor(FLEET)
+
+    # -- what is done
+
+    async def region_kill(self) -> tuple[float, float]:
+        """The node with all its processes; its disk is moved away."""
+        made_s = send(self.node_processes(VICTIM), signal.SIGKILL)
+        shutil.move(Path(self.cluster.config.spool.directory) / VICTIM, self._directory / "gone")
+        return made_s, await self._called_dead(made_s)
+
+    async def region_freeze(self) -> tuple[float, float]:
+        """The node with all its processes stops, until two seconds after the fleet has noticed."""
+        victims = self.node_processes(VICTIM)
+        made_s = send(victims, signal.SIGSTOP)
+        try:
+            detected_s = await self._called_dead(made_s)
+            await asyncio.sleep(FREEZE_S)
+        finally:
+            send(victims, signal.SIGCONT)
+        return made_s, detected_s
+
+    async def pool_kill(self) -> tuple[float, float]:
+        return await self._kill_actor("IspPoolActor", VICTIM)
+
+    async def source_kill(self) -> tuple[float, float]:
+        return await self._kill_actor("EgressIpActor", VICTIM)
+
+    async def fleet_kill(self) -> tuple[float, float]:
+        return await self._kill_actor("FleetActor", REGIONS[0])
+
+    async def head_kill(self) -> tuple[float, float]:
+        """The head's process (GCS), and Fleet with it; the head returns after five seconds."""
+        snapshot = await self.snapshot()
+        made_s = self.cluster.kill_head()
+        os.kill(int(snapshot["pid"]), signal.SIGKILL)
+        await asyncio.sleep(HEAD_AWAY_S)
+        self.cluster.return_head()
+        after = await self._until(self._answers, "Fleet was not started again")
+        detected_s = time.monotonic()
+        for region in REGIONS:
+            if after["regions"][region].get("pid") != snapshot["regions"][region]["pid"]:
+                raise RuntimeError(f"region {region} was started anew while the head was away")
+        return made_s, detected_s
+
+    def node_processes(self, region: str) -> list[psutil.Process]:
+        """Everything that runs on the node of a region."""
+        raylet = psutil.Process(self.cluster.nodes[region].all_processes["raylet"][0].process.pid)
+        return [*raylet.children(recursive=True), raylet]
+
+    def _actors(self, kind: str, region: str) -> list[psutil.Process]:
+        found = []
+        for process in self.node_processes(region):
+            with suppress(psutil.Error, IndexError):
+                if process.cmdline()[0].startswith(f"ray::{kind}"):
+                    found.append(process)
+        return found
+
+    async def _kill_actor(self, kind: str, region: str) -> tuple[float, float]:
+        """One actor's process; the second time is when another had its place."""
+        before = self._actors(kind, region)
+        if not before:
+            raise RuntimeError(f"no {kind} runs on the node of region {region}")
+        made_s = send(before[:1], signal.SIGKILL)
+
+        async def is_replaced() -> bool:
+            now = self._actors(kind, region)
+            return before[0] not in now and len(now) == len(before)
+
+        await self._until(is_replaced, f"the {kind} was not started again")
+        return made_s, time.monotonic()
+
+    # -- what is seen
+
+    async def _called_dead(self, made_s: float) -> float:
+        """When (Fleet's clock is this machine's) the region was called dead."""
+
+        async def at() -> float | None:
+            try:
+                rows = await self._fleet.call("transitions", timeout_s=2.0)
+            except (ConnectionError, TimeoutError):
+                return None
+            times = [at / 1e9 for at, region, standing, _ in rows if (region, standing) == (VICTIM, "dead")]
+            return next((at_s for at_s in times if at_s >= made_s), None)
+
+        return float(await self._until(at, f"region {VICTIM} was not called dead"))
+
+    async def snapshot(self) -> dict[str, Any]:
+        return dict(await self.cluster.client.snapshot())
+
+    async def _answers(self) -> dict[str, Any] | None:
+        try:
+            return await self.snapshot()
+        except (ConnectionError, TimeoutError):
+            return None
+
+    async def in_flight(self) -> int:
+        """Messages at the pools of the victim: at most so many may be sent twice if it dies now."""
+        region = (await self.snapshot())["regions"][VICTIM]
+        return sum(region["outstanding"].values())
+
+    async def until_covered(self, regions: tuple[str, ...] = REGIONS) -> None:
+        """Until these regions are live, each with a standby that has everything."""
+
+        async def is_covered() -> bool:
+            snapshot = await self._answers()
+            return snapshot is not None and all(
+                snapshot["standing"].get(region, {}).get("standing") == "live"
+                and snapshot["regions"].get(region, {}).get("failover", {}).get("standby_complete")
+                for region in regions
+            )
+
+        await self._until(is_covered, f"regions {', '.join(regions)} were not all covered")
+
+    async def until_flowing(self) -> None:
+        """Until every region has delivered something: pools start on first use."""
+        nets = {f"127.0.{number}." for number in range(1, len(REGIONS) + 1)}
+
+        async def flows() -> bool:
+            self.refresh()
+            return nets <= {row.client.rpartition(".")[0] + "." for row in self.log.acceptances}
+
+        await self._until(flows, "not every region delivered something")
+
+    async def until_arrived(self, wanted: Callable[[], set[str]], *, all_of_them: bool) -> bool:
+        """Whether that comes true in time."""
+        end_s = time.monotonic() + PATIENCE_S
+        while True:
+            self.refresh()
+            asked = wanted()
+            if asked <= self.arrived if all_of_them else not asked.isdisjoint(self.arrived):
+                return True
+            if time.monotonic() > end_s:
+                return False
+            await asyncio.sleep(LOOK_S)
+
+    def refresh(self) -> None:
+        self.log.refresh()
+        self.arrived.update(row.recipient for row in self.log.acceptances[self._rows :])
+        self._rows = len(self.log.acceptances)
+
+    def marked(self) -> set[str]:
+        """Recipients of whom an event says that the delivery may be a repetition."""
+        found = set()
+        for path in Path(self.cluster.config.events.directory).glob("*/events-*.jsonl"):
+            for line in path.read_bytes().split(b"\n")[:-1]:
+                event = json.loads(line)
+                if event["event"] == "delivered" and event["possible_duplicate"]:
+                    found.add(event["recipient"])
+        return found
+
+    async def _until(self, condition: Callable[[], Awaitable[Any]], otherwise: str) -> Any:
+        end_s = time.monotonic() + PATIENCE_S
+        while not (found := await condition()):
+            if time.monotonic() > end_s:
+                raise TimeoutError(f"{otherwise} within {PATIENCE_S:.0f} s")
+            await asyncio.sleep(LOOK_S)
+        return found
+
+
+def send(processes: list[psutil.Process], number: signal.Signals) -> float:
+    """The signal to all of them; when the first got it."""
+    at_s = time.monotonic()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+    return at_s
+
+
+FAULTS: dict[str, Callable[[Fleet], Awaitable[tuple[float, float]]]] = {
+    "region-kill": Fleet.region_kill,
+    "region-freeze": Fleet.region_freeze,
+    "pool-kill": Fleet.pool_kill,
+    "source-kill": Fleet.source_kill,
+    "fleet-kill": Fleet.fleet_kill,
+    "head-kill": Fleet.head_kill,
+}
