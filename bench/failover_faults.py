@@ -16,7 +16,6 @@ from typing import Any
 
 import psutil
 
-from actors.deploy import NamedActor
 from actors.names import FLEET
 from engine.sink.log import SinkLog
 from tests.support.ray_fleet import ClusterFleet
@@ -38,6 +37,8 @@ class Fleet:
         self.arrived: set[str] = set()
         self._directory = directory
         self._rows = 0
+        from actors.deploy import NamedActor  # imports Ray, whose environment ClusterFleet has made by now
+
         self._fleet = NamedActor(FLEET)
 
     # -- what is done
@@ -159,7 +160,11 @@ class Fleet:
             self.refresh()
             return nets <= {row.client.rpartition(".")[0] + "." for row in self.log.acceptances}
 
-        await self._until(flows, "not every region delivered something")
+        try:
+            await self._until(flows, "not every region delivered something")
+        except TimeoutError as error:
+            seen = sorted({row.client for row in self.log.acceptances})
+            raise TimeoutError(f"{error}, but {seen or 'none'}; {await self._answers()}") from None
 
     async def until_arrived(self, wanted: Callable[[], set[str]], *, all_of_them: bool) -> bool:
         """Whether that comes true in time."""

@@ -134,7 +134,7 @@ def _figures(load: Load, fleet: Fleet, made_s: float, end_s: float, detected_s: 
         "gap_s": found.gap_s,
         "share_gap_s": found.share_gap_s,
         "share_gap_before_s": _gap_before(arrivals, made_s),
-        "drain_s": max((first[r] for r in before if r in first), default=made_s) - made_s,
+        "drain_s": max(0.0, max((first[r] for r in before if r in first), default=made_s) - made_s),
         "receipt_p99_ms": found.receipt_p99_ms,
         "receipt_p99_before_ms": found.receipt_p99_before_ms,
         "accepted": found.accepted,
