@@ -25,7 +25,8 @@ from engine.sink.process import SinkProcess
 from tests.support.ray_fleet import ClusterFleet, fleet_of, messages
 from tests.support.sinks import accepting_sink
 
-BATCH = 20
+LARGEST_BATCH = 20
+BATCHES_PER_S = 100.0  # at least, so that the share of one region has no gaps of its own
 PRICE_BATCH = 200
 PRICE_IN_FLIGHT = 6
 BEFORE_S, AFTER_S = 3.0, 5.0  # the load goes on until the share of the region flows again
@@ -49,19 +50,20 @@ class Load:
 
     def __init__(self, client: Any, rate: float) -> None:
         self._client = client
-        self._pace = Pace(self._submit, BATCH / rate, began_s=time.monotonic())
+        self._batch = max(1, min(LARGEST_BATCH, int(rate / BATCHES_PER_S)))
+        self._pace = Pace(self._submit, self._batch / rate, began_s=time.monotonic())
         self._pace.start()
         self.submissions: list[Submission] = []
 
     @property
     def skipped(self) -> int:
-        return self._pace.skipped * BATCH
+        return self._pace.skipped * self._batch
 
     async def stop(self) -> None:
         await self._pace.stop()
 
     async def _submit(self, number: int) -> None:
-        batch = messages(BATCH, first=number * BATCH)
+        batch = messages(self._batch, first=number * self._batch)
         key = os.urandom(16)
         home = rank(key, REGIONS)[0]
         sent_s = time.monotonic()
