@@ -123,7 +123,11 @@ class Fleet:
             times = [at / 1e9 for at, region, standing, _ in rows if (region, standing) == (VICTIM, "dead")]
             return next((at_s for at_s in times if at_s >= made_s), None)
 
-        return float(await self._until(at, f"region {VICTIM} was not called dead"))
+        try:
+            return float(await self._until(at, f"region {VICTIM} was not called dead"))
+        except TimeoutError as error:
+            said = await self._fleet.call("transitions", timeout_s=PATIENCE_S)
+            raise TimeoutError(f"{error} of {made_s:.1f}; Fleet: {said[-8:]}") from None
 
     async def snapshot(self) -> dict[str, Any]:
         return dict(await self.cluster.client.snapshot())
@@ -136,8 +140,12 @@ class Fleet:
 
     async def in_flight(self) -> int:
         """Messages at the pools of the victim: at most so many may be sent twice if it dies now."""
-        region = (await self.snapshot())["regions"][VICTIM]
-        return sum(region["outstanding"].values())
+
+        async def pools() -> dict[str, int] | None:
+            snapshot = await self._answers()
+            return None if snapshot is None else snapshot["regions"][VICTIM].get("outstanding")
+
+        return sum((await self._until(pools, f"region {VICTIM} gave no snapshot")).values())
 
     async def until_covered(self, regions: tuple[str, ...] = REGIONS) -> None:
         """Until these regions are live, each with a standby that has everything."""
@@ -195,7 +203,7 @@ class Fleet:
 
     async def _until(self, condition: Callable[[], Awaitable[Any]], otherwise: str) -> Any:
         end_s = time.monotonic() + PATIENCE_S
-        while not (found := await condition()):
+        while (found := await condition()) is None or found is False:
             if time.monotonic() > end_s:
                 raise TimeoutError(f"{otherwise} within {PATIENCE_S:.0f} s")
             await asyncio.sleep(LOOK_S)
