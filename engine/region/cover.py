@@ -20,9 +20,9 @@ from engine.failover.store import Accept, Accepted, Apply, LookUp, Operation, Re
 from engine.failover.timing import MS, Timing
 from engine.region.lease_file import LeaseFile
 from engine.region.ports import RegionAway
+from engine.spool.accepting import key_digest
 from engine.spool.batches import AcceptBatch, AcceptResult, ChunkBatch
 from engine.spool.errors import SpoolError
-from engine.spool.operations import key_digest
 from engine.spool.store import Spool
 from engine.values.clock import Clock
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.spool import operations, sent
+from engine.spool import accepting, sent
 from engine.spool.bodies import SegmentWriter, segment_path
 from engine.spool.draft import META, Draft, QueueNumbers, Totals
 from engine.spool.due_index import DueIndex
@@ -74,7 +74,7 @@ class Groups:
     def prepare_group(self, draft: Draft) -> None:
         if draft.totals.group % CHECK_READERS_EVERY == 0:
             self._env.check_readers()
-        operations.sweep_keys(draft, self._clock.wall_ms(), SWEEP_LIMIT + 2 * draft.remembered)
+        accepting.sweep_keys(draft, self._clock.wall_ms(), SWEEP_LIMIT + 2 * draft.remembered)
         if draft.sent or draft.totals.group % SWEEP_SENT_EVERY == 0:
             limit = SWEEP_LIMIT + 2 * draft.sent
             self._sent_swept = sent.sweep(draft, self._sent_swept, limit, self._clock.wall_ms())

@@ -15,7 +15,7 @@ import msgpack
 from engine.failover.handover import Book, MakeOffer, Offer, Recall, SettleOffer, Verdict
 from engine.failover.spans import Spans, ids_of, of_ids
 from engine.failover.store import Inspect, Inspected
-from engine.spool import operations
+from engine.spool import accepting, settling
 from engine.spool.draft import Draft
 from engine.spool.environment import Environment
 from engine.spool.records import MAYBE_SENT, decode_record, due_key, pack, u48
@@ -122,9 +122,7 @@ class HandoverKeeper(Keeper):
                 return None
             case Knows():
                 known = self._txn.get(op.chunk, db=self._db["chunks"]) if op.chunk else None
-                return known is not None or bool(
-                    op.key and operations.recall(self._draft, op.key) is not None
-                )
+                return known is not None or bool(op.key and accepting.recall(self._draft, op.key) is not None)
 
     def _inspect(self, op: Inspect) -> Inspected | None:
         """What is offered to the asker itself is not ours to claim: it may have taken it, and then it alone has it."""
@@ -271,6 +269,6 @@ def without_offered(env: Environment, draft: Draft, ids: bytes) -> tuple[bytes, 
     offered = offered_ids(env, draft.txn)
     if not offered:
         return ids, []
-    wanted = [id_ for (id_,) in operations.ID_LE.iter_unpack(ids)]
+    wanted = [id_ for (id_,) in settling.ID_LE.iter_unpack(ids)]
     held = [id_ for id_ in wanted if id_ in offered]
-    return b"".join([operations.ID_LE.pack(id_) for id_ in wanted if id_ not in offered]), held
+    return b"".join([settling.ID_LE.pack(id_) for id_ in wanted if id_ not in offered]), held

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.spool import operations
+from engine.spool import settling
 from engine.spool.draft import META, Draft, QueueNumbers, Totals, UnknownFormat
 from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, MapFull
@@ -76,7 +76,7 @@ def _take_over(
     """Commit the new epoch and the marks; the numbers and the segments in use."""
     with env.write() as txn:
         draft = Draft(env, txn, totals, queues, due_index)
-        operations.mark_in_flight(draft)
+        settling.mark_in_flight(draft)
         draft.write_out(open_segment=-1)
         live = set()
         with txn.cursor(db=env.db["segments"]) as cursor:

@@ -21,7 +21,7 @@ import msgpack
 
 from engine.failover.messages import Copy
 from engine.failover.store import Accept, Apply, Durable, Operation
-from engine.spool import notices, operations, sent, suppressions
+from engine.spool import accepting, notices, sent, settling, suppressions
 from engine.spool.batches import (
     AcceptBatch,
     AcceptResult,
@@ -35,6 +35,7 @@ from engine.spool.draft import LAST_WORDS, PAGE_BYTES, Draft, QueueNumbers, page
 from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, Error
 from engine.spool.errors import SpoolError
+from engine.spool.exporter import Exporter
 from engine.spool.groups import CACHED_QUEUES, Groups
 from engine.spool.handover import (
     Decide,
@@ -52,7 +53,7 @@ from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, DamagedRecord, Record, decode_record, due_key
 from engine.spool.room import Room
 from engine.spool.sent import Sent
-from engine.spool.standby import Exporter, read_durable
+from engine.spool.standby import read_durable
 from engine.spool.writer import GroupWriter
 from engine.values.clock import Clock
 from engine.values.ids import SEQ_MASK, format_id
@@ -131,14 +132,14 @@ class Spool:
     def accept(self, batch: AcceptBatch) -> "Future[AcceptResult]":
         def run(draft: Draft) -> AcceptResult:
             segment, base = self._groups.append(draft, batch.blob)
-            return operations.accept(draft, batch, segment, base, self._clock.wall_ms())
+            return accepting.accept(draft, batch, segment, base, self._clock.wall_ms())
 
         return self._writer.submit(run, has_bodies=True)
 
     def put_campaign(self, record: CampaignRecord) -> "Future[int]":
         def run(draft: Draft) -> int:
             self._groups.check_room(draft)
-            return operations.put_campaign(draft, record)
+            return accepting.put_campaign(draft, record)
 
         return self._writer.submit(run)
 
@@ -147,7 +148,7 @@ class Spool:
 
         def run(draft: Draft) -> AcceptResult:
             self._groups.check_room(draft)
-            return operations.accept_chunk(
+            return accepting.accept_chunk(
                 draft, chunk, campaign.sender, campaign.campaign, self._clock.wall_ms()
             )
 
@@ -207,16 +208,16 @@ class Spool:
         def run(draft: Draft) -> list[int]:
             going, offered = without_offered(self._env, draft, ids)
             now_ms = self._clock.wall_ms()
-            return offered + operations.dispatch(draft, batch_no, going, daily, now_ms, self._queue_row)
+            return offered + settling.dispatch(draft, batch_no, going, daily, now_ms, self._queue_row)
 
         return self._writer.submit(run)
 
     def settle(self, settlements: Sequence[Settlement]) -> "Future[SettleResult]":
         def run(draft: Draft) -> SettleResult:
-            result, gone, kept = operations.settle(draft, settlements, self._queue_row)
+            result, gone, kept = settling.settle(draft, settlements, self._queue_row)
             for batch_no, ids in gone.items():
                 for number in (batch_no,) if batch_no else self._batches_of(draft, ids):
-                    operations.land(draft, self._groups.inflight, number, ids, kept=batch_no in kept)
+                    settling.land(draft, self._groups.inflight, number, ids, kept=batch_no in kept)
             return result
 
         return self._writer.submit(run)
@@ -228,7 +229,7 @@ class Spool:
 
     def cancel(self, ids: Sequence[int]) -> "Future[int]":
         return self._writer.submit(
-            lambda draft: operations.cancel(draft, ids, self._clock.wall_ms(), self._queue_row)
+            lambda draft: settling.cancel(draft, ids, self._clock.wall_ms(), self._queue_row)
         )
 
     def put_state(self, key: str, value: bytes) -> "Future[None]":
@@ -420,7 +421,7 @@ class Spool:
         db = self._env.db
         numbers: set[int] = set()
         with self._env.read() as txn:
-            prefix = txn.get(operations.key_digest(tenant, campaign), db=db["campaign_names"])
+            prefix = txn.get(accepting.key_digest(tenant, campaign), db=db["campaign_names"])
             if prefix is None:
                 return numbers
             prefix = bytes(prefix)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.spool.accepting import KEY_TTL_MS
 from engine.spool.errors import CampaignConflict, SpoolError
-from engine.spool.operations import KEY_TTL_MS
 from engine.values.ids import format_id, make_id
 from engine.values.outcome import OutcomeKind
 from tests.support.clock import ManualClock

@@ -19,14 +19,15 @@ from engine.failover.messages import Copy
 from engine.failover.spans import of_ids
 from engine.failover.store import Accept, Adopt, Apply, Release, SaveEpoch
 from engine.spool import records
+from engine.spool.accepting import key_digest
 from engine.spool.audit import audit
 from engine.spool.batches import Remember
 from engine.spool.draft import META, Totals
 from engine.spool.due_blocks import changes_of, entries_of, journal_rows, pack_columns
 from engine.spool.environment import Environment
 from engine.spool.errors import SpoolError
-from engine.spool.operations import inflight_key, key_digest
 from engine.spool.records import Record, UnknownVersion, decode_record, due_key, u48
+from engine.spool.settling import inflight_key
 from engine.values.ids import make_id
 from engine.values.options import Notify, Options
 from engine.values.outcome import OutcomeKind

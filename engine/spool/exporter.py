@@ -1,0 +1,112 @@
+"""What a standby is sent of own messages: whole, with bodies, templates and idempotency keys, or what has changed.
+
+The payloads are what engine/spool/standby.py takes in. Short read transactions, on any thread.
+"""
+
+from typing import Any
+
+from engine.failover.spans import Spans, ids_of, of_ids
+from engine.spool.batches import CampaignRecord
+from engine.spool.environment import Environment
+from engine.spool.reader import SpoolReader
+from engine.spool.records import Record, pack
+
+KEYS_AT_ONCE = 2000
+
+Row = list[Any]
+
+
+class Exporter:
+    """Reads own messages for the standby: short read transactions."""
+
+    def __init__(self, env: Environment, reader: SpoolReader, queue_row: Any) -> None:
+        self._env = env
+        self._reader = reader
+        self._queue_row = queue_row
+
+    def messages(self, spans: Spans, keys: list[bytes]) -> tuple[Spans, bytes]:
+        """What is queued of these, with bodies, templates, and these idempotency keys."""
+        records = self._records(spans)
+        if not records:
+            return (), b""
+        blob = bytearray()
+        places: dict[tuple[int, int], list[int]] = {}
+        campaigns: dict[int, int] = {}
+        rows: list[Row] = []
+        for record in records:
+            content = record.content
+            if len(content) == 4:
+                place = places.get((content[0], content[1]))
+                if place is None:
+                    body = self._reader.body(content)
+                    place = places[content[0], content[1]] = [len(blob), content[2], content[3]]
+                    blob += body
+                exported = list(place)
+            else:
+                exported = [campaigns.setdefault(content[0], len(campaigns)), content[1]]
+            rows.append(self._row(record, exported))
+        found = []
+        with self._env.read() as txn:
+            for key in keys:
+                value = txn.get(key, db=self._env.db["keys"])
+                if value is not None:
+                    found.append((key, bytes(value)))
+        templates = [_fields_of(self._reader.campaign(number)) for number in campaigns]
+        return of_ids(record.id for record in records), bytes(pack((found, templates, rows, bytes(blob))))
+
+    def _row(self, record: Record, content: list[Any]) -> Row:
+        with self._env.read() as txn:
+            domain, stream, tenant, campaign = self._queue_row(txn, record.queue)
+        options = None if record.options is None else record.options.pack()
+        return [
+            record.id,
+            domain,
+            stream,
+            tenant,
+            campaign,
+            record.due_ms,
+            record.attempts,
+            record.flags,
+            record.accepted_ms,
+            record.expires_ms,
+            record.sender,
+            record.recipient,
+            content,
+            record.last,
+            options,
+        ]
+
+    def updates(self, spans: Spans) -> tuple[Spans, bytes]:
+        records = self._records(spans)
+        rows = [(r.id, r.due_ms, r.attempts, r.flags, r.last) for r in records]
+        return of_ids(r.id for r in records), bytes(pack(rows)) if rows else b""
+
+    def keys(self, cursor: bytes) -> tuple[bytes, bytes]:
+        """The idempotency keys after `cursor`, without those of unsafe batches; payload, next cursor (b"": the end)."""
+        found: list[tuple[bytes, bytes]] = []
+        last = b""
+        with self._env.read() as txn:
+            rows = txn.cursor(db=self._env.db["keys"])
+            going = rows.set_range(cursor + b"\0" if cursor else b"\0")
+            while going and len(found) < KEYS_AT_ONCE:
+                last = bytes(rows.key())
+                if txn.get(last, db=self._env.db["unsafe"]) is None:
+                    found.append((last, bytes(rows.value())))
+                going = rows.next()
+        return bytes(pack((found, [], [], b""))), last if going else b""
+
+    def _records(self, spans: Spans) -> list[Record]:
+        """Those that are there; of a damaged one there can be no copy."""
+        packed = b"".join(id_.to_bytes(8, "little") for id_ in ids_of(spans))
+        return [record for record in self._reader.fetch(packed) if isinstance(record, Record)]
+
+
+def _fields_of(record: CampaignRecord) -> list[Any]:
+    return [
+        record.campaign,
+        record.tenant,
+        record.stream,
+        record.sender,
+        list(record.field_names),
+        record.template,
+    ]
