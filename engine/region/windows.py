@@ -14,6 +14,7 @@ neither waiting nor on the wire, it is forgotten, and its flow with it if no oth
 learnt again from the spool when something is offered for it.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Protocol
@@ -26,6 +27,8 @@ from engine.routing.route import Failure, Route
 from engine.values.clock import Clock
 from native.scheduler import Scheduler
 from native.wheel import Wheel
+
+log = logging.getLogger(__name__)
 
 KEY_SIZE = 18
 REFILL_CHECKS = 32
@@ -44,7 +47,7 @@ class DueIndex(Protocol):
     def first_due_after(self, queue: int, after: bytes | None) -> int | None: ...
 
     def queue(self, number: int) -> tuple[str, int, str, str]:
-        """Domain, stream, tenant and campaign."""
+        """Domain, stream, tenant and campaign; KeyError: they are damaged."""
 
     def empty_queues(self, numbers: Iterable[int]) -> set[int]:
         """Those of them that hold no message, neither one that waits nor one that is on the wire."""
@@ -149,10 +152,18 @@ class Windows:
             self._rest(queue)
         return queue
 
-    def _queue(self, number: int) -> SpoolQueue:
-        """Something has come for this queue: it is known, or learnt from the spool."""
+    def _queue(self, number: int) -> SpoolQueue | None:
+        """Something has come for this queue: it is known, or learnt from the spool. None: its name is damaged, and what
+        it holds stays where it is."""
         queue = self._queues.get(number)
-        return self.learn(number, *self._index.queue(number)) if queue is None else queue
+        if queue is not None:
+            return queue
+        try:
+            name = self._index.queue(number)
+        except KeyError as error:
+            log.error("messages wait and are not sent: %s", error)
+            return None
+        return self.learn(number, *name)
 
     def offer(self, due_keys: Iterable[bytes], now_ms: int) -> None:
         """Take in committed due keys, grouped by queue and in order within it."""
@@ -165,7 +176,9 @@ class Windows:
             else:
                 group.append(key)
         for number, keys in groups.items():
-            self._offer(self._queue(number), keys, now_ms)
+            queue = self._queue(number)
+            if queue is not None:
+                self._offer(queue, keys, now_ms)
 
     def _offer(self, queue: SpoolQueue, keys: Sequence[bytes], now_ms: int) -> None:
         ready = [key for key in keys if int.from_bytes(key[4:10], "big") <= now_ms]
@@ -367,6 +380,8 @@ class Windows:
             self.offer((due_key,), now_ms)
             return
         queue = self._queue(int.from_bytes(due_key[:4], "big"))
+        if queue is None:
+            return
         self._rewind(queue, due_key)
         self._arm(queue, _due(due_key))
 

@@ -27,7 +27,9 @@ from engine.spool.draft import (
 )
 from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, Error
+from engine.spool.groups import CACHED_QUEUES
 from engine.spool.handover import offered_ids
+from engine.spool.queue_names import decode_name
 from engine.spool.records import DamagedRecord, decode_record, due_key
 from engine.values.ids import format_id, make_id
 from engine.values.outcome import OutcomeKind
@@ -89,6 +91,7 @@ def audit(path: str | Path) -> AuditReport:
             due_index.load(txn)
             is_due = due_index.finder(txn.cursor(db=env.db["due"]))
             runs: tuple[Runs, Runs] = ([], [])
+            names = _Names(env, txn)
             for id_, word in _words(env, txn, totals):
                 words[word] += 1
                 _extend(runs[word == OutcomeKind.MOVED], id_)
@@ -104,6 +107,8 @@ def audit(path: str | Path) -> AuditReport:
                     except DamagedRecord as error:
                         report.problem(f"{format_id(id_)}: queued, but unreadable: {error}")
                         continue
+                    if not names.is_known(record.queue):
+                        report.problem(f"{format_id(id_)}: queued, but the name of its queue is damaged")
                     is_now_due = is_due(due_key(record.queue, record.due_ms, id_))
                     waiting += id_ in held
                     if is_now_due and id_ in held:
@@ -141,6 +146,28 @@ def _extend(runs: Runs, id_: int) -> None:
         runs[-1][1] += 1
     else:
         runs.append([id_, 1])
+
+
+class _Names:
+    """Which spool queues have a name that can be read."""
+
+    def __init__(self, env: Environment, txn: Any) -> None:
+        self._txn = txn
+        self._db = env.db["queues"]
+        self._known: dict[int, bool] = {}
+
+    def is_known(self, number: int) -> bool:
+        known = self._known.get(number)
+        if known is None:
+            if len(self._known) >= CACHED_QUEUES:
+                self._known.clear()
+            try:
+                decode_name(number, self._txn.get(number.to_bytes(4, "big"), db=self._db))
+                known = True
+            except DamagedRecord:
+                known = False
+            self._known[number] = known
+        return known
 
 
 def _held(env: Environment, txn: Any) -> set[int]:

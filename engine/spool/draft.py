@@ -150,14 +150,17 @@ class Draft:
             return number
         digest = hashlib.blake2b(pack(name), digest_size=16).digest()
         stored = self.txn.get(digest, db=self.env.db["queue_names"])
+        row = pack((VERSION, *name))
         if stored is not None:
             number = int.from_bytes(stored, "big")
+            if self.txn.get(stored, db=self.env.db["queues"]) != row:  # it is damaged
+                self.txn.put(bytes(stored), row, db=self.env.db["queues"])
         else:
             self.totals.queues += 1
             number = self.totals.queues
             key = number.to_bytes(4, "big")
             self.txn.put(digest, key, db=self.env.db["queue_names"])
-            self.txn.put(key, pack((VERSION, *name)), db=self.env.db["queues"])
+            self.txn.put(key, row, db=self.env.db["queues"])
         self.new_queues[name] = number
         return number
 

@@ -3,17 +3,21 @@
 The payloads are what engine/spool/standby.py takes in. Short read transactions, on any thread.
 """
 
+import logging
 from typing import Any
 
 from engine.failover.spans import Spans, ids_of, of_ids
 from engine.spool.batches import CampaignRecord
 from engine.spool.environment import Environment
+from engine.spool.queue_names import QueueName
 from engine.spool.reader import SpoolReader
-from engine.spool.records import Record, pack
+from engine.spool.records import DamagedRecord, Record, pack
 
 KEYS_AT_ONCE = 2000
 
 Row = list[Any]
+
+log = logging.getLogger(__name__)
 
 
 class Exporter:
@@ -34,6 +38,12 @@ class Exporter:
         campaigns: dict[int, int] = {}
         rows: list[Row] = []
         for record in records:
+            try:
+                with self._env.read() as txn:
+                    name = self._queue_row(txn, record.queue)
+            except DamagedRecord as error:
+                log.error("spool: message %016x is not copied: %s", record.id, error)
+                continue
             content = record.content
             if len(content) == 4:
                 place = places.get((content[0], content[1]))
@@ -44,7 +54,9 @@ class Exporter:
                 exported = list(place)
             else:
                 exported = [campaigns.setdefault(content[0], len(campaigns)), content[1]]
-            rows.append(self._row(record, exported))
+            rows.append(_row(record, name, exported))
+        if not rows:
+            return (), b""
         found = []
         with self._env.read() as txn:
             for key in keys:
@@ -52,29 +64,7 @@ class Exporter:
                 if value is not None:
                     found.append((key, bytes(value)))
         templates = [_fields_of(self._reader.campaign(number)) for number in campaigns]
-        return of_ids(record.id for record in records), bytes(pack((found, templates, rows, bytes(blob))))
-
-    def _row(self, record: Record, content: list[Any]) -> Row:
-        with self._env.read() as txn:
-            domain, stream, tenant, campaign = self._queue_row(txn, record.queue)
-        options = None if record.options is None else record.options.pack()
-        return [
-            record.id,
-            domain,
-            stream,
-            tenant,
-            campaign,
-            record.due_ms,
-            record.attempts,
-            record.flags,
-            record.accepted_ms,
-            record.expires_ms,
-            record.sender,
-            record.recipient,
-            content,
-            record.last,
-            options,
-        ]
+        return of_ids(row[0] for row in rows), bytes(pack((found, templates, rows, bytes(blob))))
 
     def updates(self, spans: Spans) -> tuple[Spans, bytes]:
         records = self._records(spans)
@@ -99,6 +89,24 @@ class Exporter:
         """Those that are there; of a damaged one there can be no copy."""
         packed = b"".join(id_.to_bytes(8, "little") for id_ in ids_of(spans))
         return [record for record in self._reader.fetch(packed) if isinstance(record, Record)]
+
+
+def _row(record: Record, name: QueueName, content: list[Any]) -> Row:
+    options = None if record.options is None else record.options.pack()
+    return [
+        record.id,
+        *name,
+        record.due_ms,
+        record.attempts,
+        record.flags,
+        record.accepted_ms,
+        record.expires_ms,
+        record.sender,
+        record.recipient,
+        content,
+        record.last,
+        options,
+    ]
 
 
 def _fields_of(record: CampaignRecord) -> list[Any]:

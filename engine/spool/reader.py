@@ -9,6 +9,7 @@ import msgpack
 from engine.spool.batches import CampaignRecord
 from engine.spool.bodies import SegmentReader
 from engine.spool.environment import Environment
+from engine.spool.queue_names import decode_name
 from engine.spool.records import DamagedRecord, Record, decode_record
 
 log = logging.getLogger(__name__)
@@ -57,17 +58,18 @@ class SpoolReader:
         return self.queue(record.queue)[2]
 
     def queue(self, number: int) -> tuple[str, int, str, str]:
-        """Domain, stream, tenant and campaign of a spool queue; KeyError if there is no such queue."""
+        """Domain, stream, tenant and campaign of a spool queue; KeyError if there is none, or its name is damaged."""
         row = self._queues.get(number)
         if row is None:
             with self._env.read() as txn:
                 stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["queues"])
-            if stored is None:
-                raise KeyError(f"queue {number}")
-            _, domain, stream, tenant, campaign = msgpack.unpackb(stored)
+            try:
+                name = decode_name(number, stored)
+            except DamagedRecord as error:
+                raise KeyError(str(error)) from error
             if len(self._queues) >= MAX_QUEUES:
                 self._queues.clear()
-            row = self._queues[number] = (domain, stream, tenant, campaign)
+            row = self._queues[number] = name
         return row
 
     def state(self, key: str) -> bytes | None:

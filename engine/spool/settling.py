@@ -14,9 +14,11 @@ from engine.spool.batches import (
     SettleResult,
 )
 from engine.spool.draft import Draft
+from engine.spool.queue_names import QueueName
 from engine.spool.records import (
     MAYBE_SENT,
     DamagedRecord,
+    Record,
     decode_record,
     due_key,
     encode_record,
@@ -29,6 +31,7 @@ from engine.values.suppression import Suppression
 log = logging.getLogger(__name__)
 
 ID_LE = struct.Struct("<Q")
+UNNAMED: QueueName = ("", 0, "", "")
 DAMAGED_WAIT_MS = 3_600_000
 NEVER = b"\xff" * 6  # as an expiry: what a damaged record says of its own is not known
 
@@ -116,7 +119,7 @@ def settle(
                 db=messages_db,
             )
             due_keys.append(new_key)
-        _, stream, tenant, campaign = queue_of(txn, record.queue)
+        _, stream, tenant, campaign = _name_of(draft, queue_of, record)
         if action is not None:
             notices.put(
                 draft, action, record, reply, outcome.host, outcome.at_ms, stream=stream, tenant=tenant
@@ -165,6 +168,16 @@ def settle(
     if listed:
         suppressions.put(draft, listed, log=True)
     return SettleResult(due_keys=due_keys, stale=stale), gone, kept
+
+
+def _name_of(draft: Draft, queue_of: Any, record: Record) -> QueueName:
+    """The name of a message's queue. What became of the message counts even if that is damaged: the event has none."""
+    try:
+        name: QueueName = queue_of(draft.txn, record.queue)
+    except DamagedRecord as error:
+        log.error("spool: message %016x: %s", record.id, error)
+        return UNNAMED
+    return name
 
 
 def inflight_key(epoch: int, batch_no: int) -> bytes:
@@ -256,7 +269,7 @@ def mark_in_flight(draft: Draft) -> int:
 
 
 def cancel(draft: Draft, ids: Sequence[int], at_ms: int, queue_of: Any) -> int:
-    """Cancel queued messages; returns how many there were."""
+    """Cancel queued messages; returns how many there were. One whose record is damaged stays."""
     db = draft.env.db
     count = 0
     for id_ in ids:
@@ -264,13 +277,17 @@ def cancel(draft: Draft, ids: Sequence[int], at_ms: int, queue_of: Any) -> int:
         stored = draft.txn.get(id_key, db=db["messages"])
         if stored is None:
             continue
-        record = decode_record(id_, stored)
+        try:
+            record = decode_record(id_, stored)
+        except DamagedRecord as error:
+            log.error("spool: %s: not cancelled", error)
+            continue
         draft.due.remove(due_key(record.queue, record.due_ms, id_))
         draft.txn.delete(id_key, db=db["messages"])
         draft.finish(id_, OutcomeKind.CANCELLED)
         if len(record.content) == 4:
             draft.live(record.content[0], -1)
-        _, stream, tenant, campaign = queue_of(draft.txn, record.queue)
+        _, stream, tenant, campaign = _name_of(draft, queue_of, record)
         draft.event(
             (
                 at_ms,

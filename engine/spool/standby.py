@@ -9,6 +9,7 @@ A copy's body stands in the body segments like any other and counts as live ther
 What travels between regions (the payload of a Copy) is msgpack [keys, campaigns, rows, blob].
 """
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -44,10 +45,12 @@ from engine.spool.batches import AcceptBatch, AcceptResult, CampaignRecord, Chun
 from engine.spool.draft import PAGE_IDS, SKIPPED, Draft, page_of, skipped_sequences, word_of
 from engine.spool.environment import Environment
 from engine.spool.errors import CampaignConflict
-from engine.spool.records import MAYBE_SENT, Record, decode_record, due_key, pack, u48
+from engine.spool.records import MAYBE_SENT, DamagedRecord, Record, decode_record, due_key, pack, u48
 from engine.values.ids import SEQ_MASK, region_of
 from engine.values.options import unpack_options
 from engine.values.outcome import OutcomeKind
+
+log = logging.getLogger(__name__)
 
 SELF = b"self"
 UNASKED = b"unasked"
@@ -240,7 +243,15 @@ class Keeper:
 
     def _message(self, id_: int) -> Record | None:
         stored = self._txn.get(id_.to_bytes(8, "big"), db=self._db["messages"])
-        return None if stored is None else decode_record(id_, stored)
+        return None if stored is None else self._decoded(id_, stored)
+
+    def _decoded(self, id_: int, stored: bytes) -> Record | None:
+        """A record of ours or a copy; None if it is damaged, which holds up no other."""
+        try:
+            return decode_record(id_, stored)
+        except DamagedRecord as error:
+            log.error("spool %s: %s", self._draft.env.path, error)
+            return None
 
     # -- copies
 
@@ -273,8 +284,8 @@ class Keeper:
                 for id_, due_ms, attempts, flags, last in msgpack.unpackb(entry.payload):
                     key = self._copy_key(owner, id_)
                     stored = self._txn.get(key, db=self._db["copies"])
-                    if stored is not None:
-                        record = decode_record(id_, stored)
+                    record = None if stored is None else self._decoded(id_, stored)
+                    if record is not None:
                         changed = record._replace(due_ms=due_ms, attempts=attempts, flags=flags, last=last)
                         self._txn.put(key, changed.encode(), db=self._db["copies"])
         return 0
@@ -315,7 +326,7 @@ class Keeper:
             key = self._copy_key(owner, id_)
             earlier = self._txn.replace(key, record.encode(), db=self._db["copies"])
             if earlier is not None:
-                self._body_gone(decode_record(id_, earlier))
+                self._copy_gone(id_, earlier)
             if region_of(id_) == self._numbers[owner]:
                 highest = max(highest, id_)
         return highest
@@ -332,11 +343,16 @@ class Keeper:
         if len(record.content) == 4:
             self._draft.live(record.content[0], -1)
 
+    def _copy_gone(self, id_: int, stored: bytes) -> None:
+        record = self._decoded(id_, stored)
+        if record is not None:  # else its segment stays: where its body is cannot be known
+            self._body_gone(record)
+
     def _drop(self, owner: str, spans: Spans) -> None:
         for id_ in ids_of(spans):
             stored = self._txn.pop(self._copy_key(owner, id_), db=self._db["copies"])
             if stored is not None:
-                self._body_gone(decode_record(id_, stored))
+                self._copy_gone(id_, stored)
 
     # -- adoption and return
 
@@ -348,15 +364,19 @@ class Keeper:
             return Adopted(())
         self._save_owner(op.owner, op.fence, True, held, highest)
         prefix = self._numbers[op.owner].to_bytes(2, "big")
-        rows: list[tuple[int, bytes]] = []
+        records: list[Record] = []
         with self._txn.cursor(db=self._db["copies"]) as cursor:
             found = cursor.set_range(prefix)
-            while found and bytes(cursor.key())[:2] == prefix and len(rows) < ADOPTED_AT_ONCE:
-                rows.append((int.from_bytes(cursor.key()[2:], "big"), bytes(cursor.value())))
+            while found and bytes(cursor.key())[:2] == prefix and len(records) < ADOPTED_AT_ONCE:
+                record = self._decoded(int.from_bytes(cursor.key()[2:], "big"), bytes(cursor.value()))
+                if record is None:  # it stays a copy, which is never sent
+                    found = cursor.next()
+                    continue
+                records.append(record)
                 found = cursor.delete()
         adopted = []
-        for id_, stored in rows:
-            record = decode_record(id_, stored)
+        for record in records:
+            id_ = record.id
             if self._draft.word(id_) not in (0, OutcomeKind.MOVED):
                 self._body_gone(record)
                 continue
@@ -366,7 +386,7 @@ class Keeper:
             self._draft.due.add(due_key(record.queue, record.due_ms, id_), u48(record.expires_ms))
             self._draft.adopted(id_)
             adopted.append(id_)
-        return Adopted(of_ids(adopted), more=len(rows) == ADOPTED_AT_ONCE)
+        return Adopted(of_ids(adopted), more=len(records) == ADOPTED_AT_ONCE)
 
     def _inspect(self, op: Inspect) -> Inspected | None:
         fence, _, held, highest = self._owner(op.owner)
@@ -396,7 +416,10 @@ class Keeper:
             stored = self._txn.pop(id_.to_bytes(8, "big"), db=self._db["messages"])
             if stored is None:
                 continue
-            record = decode_record(id_, stored)
+            record = self._decoded(id_, stored)
+            if record is None:  # it stays queued here, and is never sent: the audit tells
+                self._txn.put(id_.to_bytes(8, "big"), stored, db=self._db["messages"])
+                continue
             self._draft.due.remove(due_key(record.queue, record.due_ms, id_))
             copied = bool(keeper) and self._txn.put(
                 self._copy_key(keeper, id_), stored, db=self._db["copies"], overwrite=False

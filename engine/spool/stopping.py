@@ -72,9 +72,9 @@ def stop_queued(draft: Draft, ids: Sequence[int], now_ms: int, queue_of: Any) ->
             continue
         try:
             record = decode_record(id_, stored)
+            _, stream, tenant, campaign = queue_of(draft.txn, record.queue)
         except DamagedRecord:
             continue  # the pool meets it too, and says so
-        _, stream, tenant, campaign = queue_of(draft.txn, record.queue)
         row = lists.find(record.recipient, tenant, stream)
         if row is None:
             continue

@@ -36,7 +36,7 @@ from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, Error
 from engine.spool.errors import SpoolError
 from engine.spool.exporter import Exporter
-from engine.spool.groups import CACHED_QUEUES, Groups
+from engine.spool.groups import Groups
 from engine.spool.handover import (
     Decide,
     HandoverKeeper,
@@ -49,6 +49,7 @@ from engine.spool.handover import (
 from engine.spool.notices import Notice
 from engine.spool.opening import lock, recover
 from engine.spool.options import SpoolOptions
+from engine.spool.queue_names import QueueName, QueueNames
 from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, DamagedRecord, Record, decode_record, due_key
 from engine.spool.room import Room
@@ -73,7 +74,6 @@ class Spool:
         self.path = path
         self._clock = clock
         self._bodies = path / "bodies"
-        self._queue_rows: dict[int, tuple[str, int, str, str]] = {}
         self._campaigns: dict[int, CampaignRecord] = {}
         room = Room(path, options)
         env = None
@@ -87,6 +87,7 @@ class Spool:
                 opened.callback(self._env.close)
                 sync_directory(path)
                 self._due = DueIndex(self._env, options.journal)
+                self._names = QueueNames(self._env, self._due)
                 totals = recover(path, self._bodies, self._env, region_number, queues, self._due)
             except (Error, OSError) as error:
                 raise room.refusal(error, env) from error
@@ -196,7 +197,7 @@ class Spool:
             return read_durable(self._env, txn, numbers)
 
     def exporter(self) -> Exporter:
-        return Exporter(self._env, self.reader(), self._queue_row)
+        return Exporter(self._env, self.reader(), self._names.row)
 
     def dispatch(self, batch_no: int, ids: bytes, daily: dict[str, int]) -> "Future[list[int]]":
         """Make a batch's way out durable: the ids (8 bytes little endian each) and the counters they charge.
@@ -208,13 +209,13 @@ class Spool:
         def run(draft: Draft) -> list[int]:
             going, offered = without_offered(self._env, draft, ids)
             now_ms = self._clock.wall_ms()
-            return offered + settling.dispatch(draft, batch_no, going, daily, now_ms, self._queue_row)
+            return offered + settling.dispatch(draft, batch_no, going, daily, now_ms, self._names.row)
 
         return self._writer.submit(run)
 
     def settle(self, settlements: Sequence[Settlement]) -> "Future[SettleResult]":
         def run(draft: Draft) -> SettleResult:
-            result, gone, kept = settling.settle(draft, settlements, self._queue_row)
+            result, gone, kept = settling.settle(draft, settlements, self._names.row)
             for batch_no, ids in gone.items():
                 for number in (batch_no,) if batch_no else self._batches_of(draft, ids):
                     settling.land(draft, self._groups.inflight, number, ids, kept=batch_no in kept)
@@ -229,7 +230,7 @@ class Spool:
 
     def cancel(self, ids: Sequence[int]) -> "Future[int]":
         return self._writer.submit(
-            lambda draft: settling.cancel(draft, ids, self._clock.wall_ms(), self._queue_row)
+            lambda draft: settling.cancel(draft, ids, self._clock.wall_ms(), self._names.row)
         )
 
     def put_state(self, key: str, value: bytes) -> "Future[None]":
@@ -303,46 +304,17 @@ class Spool:
         """A reader for pools that run in this process."""
         return SpoolReader(self.path, self._env)
 
-    def _queue_row(self, txn: Any, number: int) -> tuple[str, int, str, str]:
-        row = self._queue_rows.get(number)
-        if row is None:
-            stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["queues"])
-            _, domain, stream, tenant, campaign = msgpack.unpackb(stored)
-            if len(self._queue_rows) > CACHED_QUEUES:
-                self._queue_rows.clear()
-            row = self._queue_rows[number] = (domain, stream, tenant, campaign)
-        return row
-
-    def queue(self, number: int) -> tuple[str, int, str, str]:
-        """Domain, stream, tenant and campaign of a spool queue."""
-        row = self._queue_rows.get(number)
-        if row is not None:
-            return row
-        with self._env.read() as txn:
-            return self._queue_row(txn, number)
+    def queue(self, number: int) -> QueueName:
+        """Domain, stream, tenant and campaign of a spool queue. KeyError: the row with them is damaged."""
+        return self._names[number]
 
     def queues(self) -> Iterator[tuple[int, str, int, str, str, int | None]]:
         """Every spool queue: number, domain, stream, tenant, campaign, first due time (None: empty)."""
-        with self._env.read() as txn:
-            rows = [
-                (int.from_bytes(key, "big"), msgpack.unpackb(value))
-                for key, value in txn.cursor(db=self._env.db["queues"])
-            ]
-        first = self._due.first_of([number for number, _ in rows])
-        for number, (_, domain, stream, tenant, campaign) in rows:
-            yield number, domain, stream, tenant, campaign, first[number]
+        return self._names.all()
 
     def waiting_queues(self) -> Iterator[tuple[int, str, int, str, str, int]]:
-        """The spool queues that hold messages, as above, with their first due times. The others, as many as there ever
-        were domains and campaigns, cost nothing."""
-        for number, first in self._due.waiting():
-            with self._env.read() as txn:
-                stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["queues"])
-                if stored is None:
-                    log.error("spool %s: queue %d holds messages and has no name", self.path, number)
-                    continue
-                row = msgpack.unpackb(stored)[1:]
-            yield number, *row, first
+        """The spool queues that hold messages, as above."""
+        return self._names.waiting()
 
     def scan_due(
         self, queue: int, after: bytes | None, until_due_ms: int, limit: int

@@ -171,6 +171,16 @@ def test_a_flow_is_filled_up_again_when_it_runs_low_and_not_before() -> None:
     assert reads == [6]
 
 
+def test_a_queue_whose_name_is_damaged_holds_up_no_other() -> None:
+    world = World()
+    del world.disk.names[7]
+    now_ms = world.clock.wall_ms()
+    world.windows.offer([key(1, now_ms, 7), key(2, now_ms)], now_ms)
+    world.windows.redue(key(3, now_ms + 1000, 7))
+    assert world.all_taken() == [2]
+    assert world.windows.get(7) is None
+
+
 def test_what_is_due_later_comes_at_its_time() -> None:
     world = World()
     now_ms = world.clock.wall_ms()
