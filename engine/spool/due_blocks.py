@@ -20,8 +20,9 @@ from engine.spool.records import DUE_KEY_SIZE, DamagedRecord
 
 BLOCK = 96  # messages; even if they have nothing in common, two blocks go on a page
 ENTRY_SIZE = 20
-ENTRY = struct.Struct(f"{ENTRY_SIZE}s")
 EXPIRY_SIZE = 6
+ENTRY = struct.Struct(f"{ENTRY_SIZE}s")
+PLACED = struct.Struct(f"{ENTRY_SIZE - EXPIRY_SIZE}s{EXPIRY_SIZE}s")
 HEAD_SIZE = 5
 BLOCKS_KEPT = 10_000
 
@@ -50,28 +51,36 @@ def unpack_columns(value: bytes, width: int) -> bytes:
     varying = mask.bit_count()
     if mask >> width or not count or len(value) != HEAD_SIZE + width - varying + varying * count:
         raise DamagedRecord(f"{len(value)} bytes of columns are damaged")
-    rows = bytearray(count * width)
+    row = bytearray(width)
+    columns = []
     at = HEAD_SIZE
     for index in range(width):
         if mask >> index & 1:
-            rows[index::width] = value[at : at + count]
+            columns.append((index, at))
             at += count
         else:
-            rows[index::width] = value[at : at + 1] * count
+            row[index] = value[at]
             at += 1
+    rows = row * count
+    for index, at in columns:
+        rows[index::width] = value[at : at + count]
     return bytes(rows)
 
 
-def entries_of(key: bytes, value: bytes) -> list[bytes]:
-    """The messages of a block in order: due_ms, id and expires_ms, 20 bytes; none of a damaged one, which is logged."""
+def rows_of(key: bytes, value: bytes) -> bytes:
+    """The messages of a block in order: due_ms, id and expires_ms each; none of a damaged one, which is logged."""
     if len(value) == EXPIRY_SIZE:
-        return [key[4:] + value]
+        return key[4:] + value
     try:
-        rows = unpack_columns(value, ENTRY_SIZE)
+        return unpack_columns(value, ENTRY_SIZE)
     except DamagedRecord as error:
         log.error("spool: the due messages from %s on cannot be read: %s", key.hex(), error)
-        return []
-    return [entry for (entry,) in ENTRY.iter_unpack(rows)]
+        return b""
+
+
+def entries_of(key: bytes, value: bytes) -> list[bytes]:
+    """The same, 20 bytes each."""
+    return [entry for (entry,) in ENTRY.iter_unpack(rows_of(key, value))]
 
 
 def count_of(value: bytes) -> int:
@@ -96,8 +105,8 @@ def seek(cursor: Any, key: bytes) -> bool:
     return bool(cursor.key()[:4] == key[:4])
 
 
-def stored_entries(cursor: Any, after: bytes) -> Iterator[bytes]:
-    """The messages behind a due key, or the beginning of one, in its queue, in order; as `entries_of`."""
+def stored_rows(cursor: Any, after: bytes) -> Iterator[bytes]:
+    """The messages behind a due key, or the beginning of one, in its queue, in order; as `rows_of`, block by block."""
     prefix = after[:4]
     found = seek(cursor, after)
     behind = after[4:]
@@ -105,10 +114,26 @@ def stored_entries(cursor: Any, after: bytes) -> Iterator[bytes]:
         key = bytes(cursor.key())
         if key[:4] != prefix:
             return
-        for entry in entries_of(key, bytes(cursor.value())):
-            if entry[:14] > behind:
-                yield entry
+        rows = rows_of(key, bytes(cursor.value()))
+        if behind:
+            rows = rows[place_behind(rows, behind) :]
+            behind = b""
+        if rows:
+            yield rows
         found = cursor.next()
+
+
+def place_behind(rows: bytes, behind: bytes, *, or_at: bool = False) -> int:
+    """Where in the rows of a block the first message behind that place (or at it) begins; their length: nowhere."""
+    low, high = 0, len(rows) // ENTRY_SIZE
+    while low < high:
+        middle = (low + high) // 2
+        place = rows[middle * ENTRY_SIZE : middle * ENTRY_SIZE + 14]
+        if place > behind or (or_at and place == behind):
+            high = middle
+        else:
+            low = middle + 1
+    return low * ENTRY_SIZE
 
 
 class StoredBlocks:

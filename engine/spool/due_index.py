@@ -16,17 +16,29 @@ which is harmless for the same reason.
 
 import logging
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.spool.due_blocks import StoredBlocks, changes_of, count_of, journal_rows, merge, stored_entries
+from engine.spool.due_blocks import (
+    ENTRY_SIZE,
+    EXPIRY_SIZE,
+    PLACED,
+    StoredBlocks,
+    changes_of,
+    count_of,
+    journal_rows,
+    merge,
+    place_behind,
+    stored_rows,
+)
 from engine.spool.environment import Environment
 from engine.spool.records import DamagedRecord
 
 QUEUES_AT_ONCE = 1000
+BEHIND_ALL = b"\xff" * 15  # behind the due keys of a queue
 NEVER_MS = (1 << 48) - 2
 
 log = logging.getLogger(__name__)
@@ -218,41 +230,54 @@ class DueIndex:
         with self._lock, self._env.read() as txn, txn.cursor(db=self._env.db["due"]) as cursor:
             yield cursor
 
-    def _rows(self, cursor: Any, after: bytes) -> Iterator[tuple[bytes, int]]:
-        """Due keys of the queue of `after` (the number of a queue, or a due key in it) behind it, with expiry."""
+    def _live(self, cursor: Any, after: bytes, stop: bytes, limit: int) -> list[tuple[bytes, int]]:
+        """At most `limit` due keys, with their expiry, behind `after` and before `stop` in one queue; `after` is its
+        number or one of its due keys."""
         prefix = after[:4]
-        keys = self._sorted(prefix)
-        at = bisect_right(keys, after)
-        changes = self._changes
-        for entry in stored_entries(cursor, after):
-            key = prefix + entry[:14]
-            while at < len(keys) and keys[at] < key:
-                expires = changes.get(keys[at])
-                if expires is not None:
-                    yield keys[at], int.from_bytes(expires, "big")
-                at += 1
-            if key not in changes:
-                yield key, int.from_bytes(entry[14:], "big")
-        for key in keys[at:]:
-            expires = changes.get(key)
+        changed = self._sorted(prefix)
+        at, end = bisect_right(changed, after), bisect_left(changed, stop)
+        found: list[tuple[bytes, int]] = []
+        for rows in stored_rows(cursor, after):
+            before_stop = rows[: place_behind(rows, stop[4:], or_at=True)]
+            upto = bisect_right(changed, prefix + before_stop[-ENTRY_SIZE:-EXPIRY_SIZE], at, end)
+            if upto > at:
+                found += self._changed(prefix, before_stop, changed[at:upto])
+                at = upto
+            else:
+                before_stop = before_stop[: (limit - len(found)) * ENTRY_SIZE]
+                found += [
+                    (prefix + place, int.from_bytes(expires, "big"))
+                    for place, expires in PLACED.iter_unpack(before_stop)
+                ]
+            if len(found) >= limit:
+                return found[:limit]
+            if len(before_stop) < len(rows):
+                break
+        for key in changed[at:end]:
+            expires = self._changes.get(key)
             if expires is not None:
-                yield key, int.from_bytes(expires, "big")
+                found.append((key, int.from_bytes(expires, "big")))
+                if len(found) >= limit:
+                    break
+        return found[:limit]
+
+    def _changed(self, prefix: bytes, rows: bytes, changed: list[bytes]) -> list[tuple[bytes, int]]:
+        """The due keys of a block, with expiry, after changes whose keys are not behind its last."""
+        entries = {prefix + place: expires for place, expires in PLACED.iter_unpack(rows)}
+        for key in changed:
+            expires = self._changes.get(key)
+            if expires is not None:
+                entries[key] = expires
+            elif key in self._changes:
+                entries.pop(key, None)
+        return [(key, int.from_bytes(entries[key], "big")) for key in sorted(entries)]
 
     def scan(self, queue: int, after: bytes | None, until_due_ms: int, limit: int) -> list[tuple[bytes, int]]:
         """Due keys of a queue behind `after`, due at `until_due_ms` at the latest, with their expiry."""
         prefix = queue.to_bytes(4, "big")
         stop = prefix + (until_due_ms + 1).to_bytes(6, "big")
-        found: list[tuple[bytes, int]] = []
-        if limit <= 0:
-            return found
         with self._reading() as cursor:
-            for row in self._rows(cursor, prefix if after is None else after):
-                if row[0] >= stop:
-                    break
-                found.append(row)
-                if len(found) == limit:
-                    break
-        return found
+            return self._live(cursor, prefix if after is None else after, stop, limit)
 
     def rows(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
         """Due keys of all queues behind `after` (b"": from the start) in their order, with their expiry."""
@@ -261,18 +286,14 @@ class DueIndex:
             in_memory = sorted(self._queues)
             place = after or self._next_queue(cursor, in_memory, b"")
             while place and len(found) < limit:
-                for row in self._rows(cursor, place):
-                    found.append(row)
-                    if len(found) == limit:
-                        break
+                found += self._live(cursor, place, place[:4] + BEHIND_ALL, limit - len(found))
                 place = self._next_queue(cursor, in_memory, place[:4])
         return found
 
     def _next_queue(self, cursor: Any, in_memory: list[bytes], prefix: bytes) -> bytes:
         """The number of the first queue behind another one (b"": of the first) that may hold a message; b"": none."""
         candidates = []
-        behind = prefix + b"\xff" * 14 if prefix else b""
-        if cursor.set_range(behind) if behind else cursor.first():
+        if cursor.set_range(prefix + BEHIND_ALL) if prefix else cursor.first():
             candidates.append(bytes(cursor.key()[:4]))
         at = bisect_right(in_memory, prefix)
         if at < len(in_memory):
@@ -285,9 +306,8 @@ class DueIndex:
             return self._first(cursor, queue.to_bytes(4, "big") if after is None else after)
 
     def _first(self, cursor: Any, after: bytes) -> int | None:
-        for key, _ in self._rows(cursor, after):
-            return int.from_bytes(key[4:10], "big")
-        return None
+        found = self._live(cursor, after, after[:4] + BEHIND_ALL, 1)
+        return int.from_bytes(found[0][0][4:10], "big") if found else None
 
     def first_of(self, queues: Iterable[int]) -> dict[int, int | None]:
         """Due time of the first message of each of these queues; None: it is empty."""
@@ -316,7 +336,7 @@ class DueIndex:
     def _is_stored(self, txn: Any, key: bytes) -> bool:
         with txn.cursor(db=self._env.db["due"]) as cursor:
             before = key[:10] + (int.from_bytes(key[10:], "big") - 1).to_bytes(8, "big")
-            return next(stored_entries(cursor, before), b"")[:14] == key[4:]
+            return next(stored_rows(cursor, before), b"")[:14] == key[4:]
 
     # -- audit
 
