@@ -21,15 +21,17 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
+from engine.config.signing import DkimConfig
 from engine.delivery.pool import PoolEngine
 from engine.delivery.wire import ENTRY, Header, decode_report, encode_header
+from engine.dkim.signer import signer_of
 from engine.ops.free_port import free_port
 from engine.routing.route import HostAnswer, HostStatus
 from engine.tls.policy import PLAIN, HostPolicy
@@ -90,13 +92,13 @@ class Source:
 
 
 class Memory:
-    """Records and routes that cost nothing: the records exist before the clock starts."""
+    """Records and routes that cost nothing: the records exist before the clock starts. `body`: of a message."""
 
-    def __init__(self, body: bytes, port: int, messages: int) -> None:
+    def __init__(self, body: Callable[[int], bytes], size: int, port: int, messages: int) -> None:
         self._body = body
         self._route = Route("sink", "sink", (Host("127.0.0.1", port),))
         self._records = [
-            Record("sender@example.com", f"user{id_}@example.net", (1, id_, len(body), 0), id_)
+            Record("sender@example.com", f"user{id_}@example.net", (1, id_, size, 0), id_)
             for id_ in range(messages)
         ]
 
@@ -105,7 +107,7 @@ class Memory:
         return self._records[first : first + len(ids) // 8]
 
     def body(self, content: Any) -> bytes:
-        return self._body
+        return self._body(content[1])
 
     def tenant_of(self, record: Any) -> str:
         return "default"
@@ -164,10 +166,24 @@ class Sink:
         return int(counts[-1]) if counts else 0
 
 
-async def run(port: int, *, messages: int, size: int, sessions: int) -> Result:
+def one_body(size: int) -> Callable[[int], bytes]:
+    """The same body for every message."""
     line = b"x" * 74 + b"\r\n"
     head = b"Message-ID: <1@example.com>\r\nDate: Tue, 14 Nov 2023 22:13:20 +0000\r\nSubject: bench\r\n\r\n"
     body = head + line * max(1, (size - len(head)) // len(line))
+    return lambda _: body
+
+
+async def run(
+    port: int,
+    *,
+    messages: int,
+    size: int,
+    sessions: int,
+    body: Callable[[int], bytes] | None = None,
+    dkim: DkimConfig | None = None,
+) -> Result:
+    """`body`: of message number so and so; `dkim`: all are signed."""
     reports: list[bytes] = []
     room = asyncio.Semaphore(CREDITS // BATCH)
     done = asyncio.Event()
@@ -191,7 +207,7 @@ async def run(port: int, *, messages: int, size: int, sessions: int) -> Result:
             waiting.clear()
             await pool.acknowledge(len(reports))
 
-    memory = Memory(body, port, messages)
+    memory = Memory(body or one_body(size), size, port, messages)
     batches = [
         b"".join(ENTRY.pack(first + i, 0, 0, 0, 0, 0, 0, 0) for i in range(BATCH))
         for first in range(0, messages, BATCH)
@@ -205,6 +221,9 @@ async def run(port: int, *, messages: int, size: int, sessions: int) -> Result:
         report=report,
         render=lambda id_, record: b"",
         rng=random.Random(1),
+        signer=None if dkim is None else signer_of(dkim, time.monotonic),
+        signing=dkim,
+        hold_s=600.0,
     )
     acknowledging = asyncio.create_task(acknowledge())
     started = time.perf_counter()

@@ -1,6 +1,6 @@
 """What DKIM costs: signed against unsigned, end to end and durable, 10 KB, one RSA-2048 signature per message.
 
-    python -m bench.dkim [--messages 30000] [--repeats 3] [--ed25519]
+    python -m bench.dkim [--messages 30000] [--repeats 3] [--ed25519] [--pool-only]
 
 Each run has a fleet of its own (client, Ray, region, pool, four sources, Postfix's smtp-sink): with a `dkim` section or
 without, in turn. Between them the bare cost of a signature, one thread and nothing else, and smtp-source straight into
@@ -11,6 +11,8 @@ canonical forms, body hashes, threads and the larger message cost nothing. What 
 (Ray's daemons, timers) counts for longer in the slower run, so `overhead_of_pool` says the same of the pool alone.
 Where two cores share what they calculate with, a signature costs more while the other one works, as it does in a fleet
 that signs: `overhead_of_pool_both` divides by the cost of a bare signature when both cores make them.
+`overhead_in_process` says the same of a pool without Ray, region and spool, in this process, in rounds of a second or
+two, so that it can be measured on a machine that does other things as well (`--pool-only`: nothing else is).
 `overhead_of_signer` is engine/dkim alone, one thread, bodies that all differ: its CPU per message / CPU of a bare
 signature in the same round.
 """
@@ -22,15 +24,18 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from actors.isp_pool import SWITCH_INTERVAL_S
+from bench import delivery
 from bench.fleet import BenchFleet
 from bench.harness import Measurement, Miscounted, compare, print_results, write_result
 from bench.smtp_sink import SmtpSink
@@ -45,6 +50,7 @@ SIZE = 10_240
 WARM_UP = 2_000
 COUNTED = 500
 BARE = 3_000
+IN_PROCESS = 2_000
 SESSIONS = 20
 HEAD = (
     b"From: Shop <news@example.com>\r\nTo: user%d@example.org\r\nSubject: news\r\nMIME-Version: 1.0\r\n"
@@ -108,6 +114,24 @@ def signer(sections: dict[str, Any]) -> Measurement:
     return Measurement(BATCH * len(batches), time.process_time() - started)
 
 
+def varied(number: int) -> bytes:
+    """A message of SIZE whose body is no other's."""
+    line = b"word " * 14 + b"\r\n"
+    return HEAD % (number, number) + b"\r\n" + b"%d " % number + line * (SIZE // len(line))
+
+
+def pool(dkim: DkimConfig | None) -> Measurement:
+    """A pool in this process; `seconds` is CPU time."""
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with SmtpSink() as sink:
+        result = uvloop.run(
+            delivery.run(sink.port, messages=IN_PROCESS, size=SIZE, sessions=SESSIONS, body=varied, dkim=dkim)
+        )
+    sys.setswitchinterval(before_s)
+    return Measurement(IN_PROCESS, result.cpu_us_per_message * IN_PROCESS / 1e6)
+
+
 def end_to_end(messages: int, sections: dict[str, Any]) -> Measurement:
     loop = asyncio.new_event_loop()
     with SmtpSink() as sink, BenchFleet(sink.port, **sections) as fleet:
@@ -141,14 +165,47 @@ def _cpu_s(measurement: Measurement, process: str = "") -> float:
     return used_s / measurement.messages
 
 
+def in_process_figures(results: Mapping[str, Sequence[Measurement]]) -> dict[str, Any]:
+    """What the runs without a fleet say, by round."""
+    found: dict[str, list[float]] = {"overhead_of_signer": [], "overhead_in_process": []}
+    found["overhead_in_process_both"] = []
+    names = ("bare signatures", "bare signatures on both cores", "signer alone")
+    pools = ("pool alone, unsigned", "pool alone, signed")
+    for pure, both, own, plain, signed in zip(*[results[name] for name in (*names, *pools)], strict=True):
+        extra_s = signed.seconds / signed.messages - plain.seconds / plain.messages
+        found["overhead_of_signer"].append(pure.rate / own.rate)
+        found["overhead_in_process"].append(extra_s * pure.rate)
+        found["overhead_in_process_both"].append(extra_s * both.rate)
+    return {name: {"median": statistics.median(each), "each": each} for name, each in found.items()}
+
+
+def show(figures: Mapping[str, Any]) -> None:
+    for name, figure in figures.items():
+        print(f"{name}: {figure['median']:.2f}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=30_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ed25519", action="store_true", help="a second signature per message")
+    parser.add_argument(
+        "--pool-only", action="store_true", help="no fleets: what one process costs; not kept"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as keys, SmtpSink() as sink:
         dkim = {"dkim": make_keys(Path(keys), ed25519=options.ed25519)}
+        config = DkimConfig.model_validate(dkim["dkim"])
+        alone: dict[str, Callable[[], Measurement]] = {
+            "bare signatures": lambda: bare(ed25519=options.ed25519),
+            "bare signatures on both cores": lambda: bare_on_both(ed25519=options.ed25519),
+            "signer alone": lambda: signer(dkim),
+            "pool alone, unsigned": lambda: pool(None),
+            "pool alone, signed": lambda: pool(config),
+        }
+        if options.pool_only:
+            show(in_process_figures(compare(alone, repeats=options.repeats)))
+            return 0
         expected = COUNTED * (1 + options.ed25519)
         found = in_process(count_signatures, dkim)
         if found != expected:
@@ -156,9 +213,7 @@ def main() -> int:
         runs: dict[str, Callable[[], Measurement]] = {
             "unsigned": lambda: in_process(end_to_end, options.messages, {}),
             "signed": lambda: in_process(end_to_end, options.messages, dkim),
-            "bare signatures": lambda: bare(ed25519=options.ed25519),
-            "bare signatures on both cores": lambda: bare_on_both(ed25519=options.ed25519),
-            "signer alone": lambda: signer(dkim),
+            **alone,
             "source to sink": lambda: run_source(
                 sink, messages=options.messages, size=SIZE, sessions=SESSIONS
             ),
@@ -172,9 +227,6 @@ def main() -> int:
     of_pool_both = [
         (_cpu_s(s, POOL) - _cpu_s(u, POOL)) * rate for (s, u, _), rate in zip(rounds, both, strict=True)
     ]
-    of_signer = [
-        pure.rate / own.rate for (_, _, pure), own in zip(rounds, results["signer alone"], strict=True)
-    ]
     shares = [
         signed.rate / ceiling.rate
         for signed, ceiling in zip(results["signed"], results["source to sink"], strict=True)
@@ -183,11 +235,10 @@ def main() -> int:
         "overhead": {"median": statistics.median(overheads), "each": overheads},
         "overhead_of_pool": {"median": statistics.median(of_pool), "each": of_pool},
         "overhead_of_pool_both": {"median": statistics.median(of_pool_both), "each": of_pool_both},
-        "overhead_of_signer": {"median": statistics.median(of_signer), "each": of_signer},
+        **in_process_figures(results),
         "share_of_ceiling": {"median": statistics.median(shares), "each": shares},
     }
-    for name, figure in figures.items():
-        print(f"{name}: {figure['median']:.2f}")
+    show(figures)
     write_result("dkim", results, settings={**vars(options), "size": SIZE, **figures}, is_durable=True)
     return 0
 

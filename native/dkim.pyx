@@ -1,23 +1,26 @@
-"""The canonical forms that a DKIM signature covers (RFC 6376 section 3.4, relaxed/relaxed), in batches.
+"""The canonical forms that a DKIM signature covers (RFC 6376 section 3.4, relaxed/relaxed).
 
 Input is the message as it goes over the wire, not dot-stuffed: native.mime.canonicalise has made every line
 end CRLF. Nothing here hashes or signs; engine/dkim does.
 
-`relaxed_bodies` makes runs of spaces and tabs one space, drops them at line ends, and drops empty lines at
-the end of the body. `relaxed_headers` selects fields by name, the last one first, as a verifier does (section
-5.4.2), and writes each unfolded, its name in lower case. The GIL is released for the whole batch:
-10 KB bodies take long enough to hold up an event loop that runs beside it.
+`relaxed_body` makes runs of spaces and tabs one space, drops them at line ends, and drops empty lines at
+the end of the body. Most text has little of that: BLOCK octets without any are copied at once. One body at a
+time, so that its copy is still in the cache when it is hashed, and its memory serves the next.
+`relaxed_headers` selects fields by name, the last one first, as a verifier does (section 5.4.2), and writes
+each unfolded, its name in lower case; a batch at a time.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
     MAX_BATCH = 1024
     MAX_FIELDS = 1000    # header fields of one message
     MAX_NAMES = 64       # names to sign
     MAX_NAME = 76
+    BLOCK = 64           # octets that are looked at together
+    LONG = 32768         # a body of so many octets is worth giving the GIL away
 
 cdef struct Span:
     const char *data
@@ -34,81 +37,76 @@ cdef inline bint _is_space(char c) noexcept nogil:
     return c == c' ' or c == c'\t'
 
 
+cdef inline bint _is_clean(const char *block) noexcept nogil:
+    """Whether the canonical form of these BLOCK octets, with one more behind them, is what they are."""
+    cdef const unsigned char *c = <const unsigned char *> block
+    cdef unsigned char found = 0
+    cdef int i
+    for i in range(BLOCK):
+        found |= <unsigned char> (
+            (c[i] == 9) | ((c[i] == 32) & ((c[i + 1] == 32) | (c[i + 1] == 9) | (c[i + 1] == 13)))
+        )
+    return found == 0
+
+
 cdef Py_ssize_t _relax_body(const char *data, Py_ssize_t size, char *out) noexcept nogil:
     """Write the canonical body; never longer than `size` + 2. Returns its size."""
     cdef Py_ssize_t used = 0
-    cdef Py_ssize_t kept = 0      # up to the end of the last line that is not empty
-    cdef Py_ssize_t line_start = 0
-    cdef bint gap = False
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t stop
     cdef char c
-    for i in range(size):
-        c = data[i]
-        if c == c' ' or c == c'\t':
-            gap = True
-        elif c == c'\n' and i > 0 and data[i - 1] == c'\r':
-            # its CR has been written with the line; a bare LF is an octet like any other
-            used -= 1
-            while used > line_start and out[used - 1] == c' ':
-                used -= 1
-            out[used] = c'\r'
-            out[used + 1] = c'\n'
-            used += 2
-            if used - line_start > 2:
-                kept = used
-            line_start = used
-            gap = False
+    while i < size:
+        if i + BLOCK < size:
+            if _is_clean(data + i):
+                memcpy(out + used, data + i, BLOCK)
+                used += BLOCK
+                i += BLOCK
+                continue
+            stop = i + BLOCK
         else:
-            if gap:
+            stop = size
+        while i < stop:
+            c = data[i]
+            if not _is_space(c):
+                out[used] = c
+                used += 1
+                i += 1
+                continue
+            while i < size and _is_space(data[i]):
+                i += 1
+            if i < size and not (data[i] == c'\r' and i + 1 < size and data[i + 1] == c'\n'):
                 out[used] = c' '
                 used += 1
-                gap = False
-            out[used] = c
-            used += 1
-    if used > line_start:
+    while used >= 2 and out[used - 2] == c'\r' and out[used - 1] == c'\n':
+        used -= 2
+    if used:
         out[used] = c'\r'
         out[used + 1] = c'\n'
-        kept = used + 2
-    return kept
+        used += 2
+    return used
 
 
-def relaxed_bodies(list bodies not None):
-    """The canonical form of each body (bytes); an empty one stays empty."""
-    cdef Py_ssize_t count = len(bodies)
-    cdef Py_ssize_t i
-    cdef bytes body
-    cdef bytes buffer
-    cdef list buffers = []
-    cdef list result = []
-    cdef Span *spans = NULL
-    cdef char **outs = NULL
-    cdef Py_ssize_t *sizes = NULL
-    if count > MAX_BATCH:
-        raise ValueError(f"{count} bodies: at most {MAX_BATCH} at a time")
-    spans = <Span *> malloc((count + 1) * sizeof(Span))
-    outs = <char **> malloc((count + 1) * sizeof(char *))
-    sizes = <Py_ssize_t *> malloc((count + 1) * sizeof(Py_ssize_t))
+def relaxed_body(bytes body not None):
+    """The canonical form; an empty body stays empty. The very same object if it is canonical already."""
+    cdef const char *data = PyBytes_AS_STRING(body)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(body)
+    cdef char *out = <char *> malloc(size + 2)
+    cdef Py_ssize_t used
+    cdef bytes result
+    if out == NULL:
+        raise MemoryError
     try:
-        if spans == NULL or outs == NULL or sizes == NULL:
-            raise MemoryError
-        for i in range(count):
-            body = bodies[i]
-            if body is None:
-                raise TypeError("body: expected bytes")
-            buffer = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(body) + 2)
-            buffers.append(buffer)
-            spans[i].data = PyBytes_AS_STRING(body)
-            spans[i].size = PyBytes_GET_SIZE(body)
-            outs[i] = PyBytes_AS_STRING(buffer)
-        with nogil:
-            for i in range(count):
-                sizes[i] = _relax_body(spans[i].data, spans[i].size, outs[i])
-        for i in range(count):
-            result.append(PyBytes_FromStringAndSize(outs[i], sizes[i]))
+        if size < LONG:
+            used = _relax_body(data, size, out)
+        else:
+            with nogil:
+                used = _relax_body(data, size, out)
+        if used == size and memcmp(out, data, size) == 0:
+            result = body
+        else:
+            result = PyBytes_FromStringAndSize(out, used)
     finally:
-        free(spans)
-        free(outs)
-        free(sizes)
+        free(out)
     return result
 
 

@@ -12,7 +12,6 @@ The hash of a body is kept for the bodies seen last: a campaign whose body does 
 for every recipient, and is hashed once.
 """
 
-import base64
 import binascii
 import threading
 from collections import OrderedDict
@@ -25,7 +24,7 @@ from engine.campaign.mailboxes import split_mailboxes
 from engine.config.signing import DkimConfig
 from engine.dkim.keys import KeyFileError, KeyRing, SigningKey, TenantRefused
 from engine.values.address import AddressError, parse_address
-from native.dkim import relaxed_bodies, relaxed_headers
+from native.dkim import relaxed_body, relaxed_headers
 
 SIGNED: Final = (
     (b"from", True),
@@ -162,11 +161,13 @@ class Signer:
             known = [self._hashes.get(body) for body in bodies]
             missing = {body: "" for body, found in zip(bodies, known, strict=True) if found is None}
             if missing:
-                unique = list(missing)
-                for body, canonical in zip(unique, relaxed_bodies(unique), strict=True):
-                    missing[body] = base64.b64encode(sha256(canonical).digest()).decode()
-                self.hashed_bodies += len(unique)
-                self._hashes.update((body, missing[body]) for body in unique if len(body) <= KEPT_BYTES)
+                for body in missing:
+                    digest = sha256(relaxed_body(body)).digest()
+                    missing[body] = binascii.b2a_base64(digest, newline=False).decode()
+                self.hashed_bodies += len(missing)
+                self._hashes.update(
+                    (body, hash_) for body, hash_ in missing.items() if len(body) <= KEPT_BYTES
+                )
                 while len(self._hashes) > KEPT_HASHES:
                     self._hashes.popitem(last=False)
         return [missing[body] if found is None else found for body, found in zip(bodies, known, strict=True)]
