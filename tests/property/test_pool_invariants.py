@@ -21,7 +21,8 @@ from engine.region.sites import ALL, DAY_MS, Site
 from engine.reputation.standing import State
 from engine.simulator.node import Node
 from engine.simulator.plan import parse_plan
-from engine.simulator.simulation import Simulation
+from engine.simulator.simulation import BATCH, Simulation
+from engine.simulator.traffic import Flow
 from engine.values.stream import Stream
 
 DAYS = int(os.environ.get("SENDFLEET_SIMULATED_DAYS", "10"))
@@ -31,6 +32,7 @@ HOUR_NS = 3_600_000_000_000
 STEP_S = 120
 DAY_S = 86_400
 NS = 1_000_000_000
+NO_CAP = 1 << 60
 
 
 def random_plan(seed: int) -> dict[str, Any]:
@@ -150,6 +152,7 @@ class Referee:
         self.decisions = 0
         # send time, interval then; of the present step, and the last one before
         self._sent: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        self._hourly: dict[tuple[str, str], int] = {}  # caps in force
         self._hours: dict[tuple[str, str], deque[tuple[int, int]]] = {}
         self._days: dict[tuple[str, str, int], int] = {}
         self._slowest: dict[tuple[str, str], int] = {}
@@ -172,13 +175,21 @@ class Referee:
                 site.name,
             )
             assert site.caps.get(source) is None or node.sites.used_today(site, source) <= site.caps[source]
+            self._check_day(site)
             self._check_suspended(node, ("", name), site.name)
+            plan = node.owner(name).warmup.plans.get(site.name)
+            cap = plan.cap(self._now_ms()) if plan is not None else None
+            self._hourly[name, site.name] = cap.hour if cap is not None else NO_CAP
             assert site.cap_total is None or node.sites.used_today(site, ALL) <= site.cap_total
             assert node.allowances.of(source, site.name).weight or node.allowances.is_kept(source, site.name)
         for row in rows:
             self._count(node, row)
             if is_late:
                 self._count_of_tomorrow(node, row)
+
+    def of_day(self, who: str, site: str, day: int) -> int:
+        """Messages of a source, or of a region, that may have gone out on a day."""
+        return self._days.get((who, site, day), 0)
 
     def _check_day(self, site: Site) -> None:
         assert site.day == self._now_ms() // DAY_MS, site
@@ -205,14 +216,13 @@ class Referee:
             assert send_at - sent[-1][0] >= min(sent[-1][1], interval), (key, send_at, sent[-1], interval)
         sent.append((send_at, interval))
         self._slowest[key] = interval
-        self._check_day(site)
         day = (*key, site.day)
         self._days[day] = self._days.get(day, 0) + 1
         self._check_together(node, site, send_at)
         cap = site.caps.get(source)
         if cap is not None:
             assert self._days[day] <= cap, (day, self._days[day], cap)
-        self._check_hour(node, key, site.name, send_at)
+        self._check_hour(key, send_at)
 
     def _check_together(self, node: Node, site: Site, send_at: int) -> None:
         """All sources of a region: the daily cap, and the time between two messages, in the order of the decisions."""
@@ -227,15 +237,14 @@ class Referee:
             self._days[day] = self._days.get(day, 0) + 1
             assert self._days[day] <= profile.daily_cap_total, (day, self._days[day])
 
-    def _check_hour(self, node: Node, key: tuple[str, str], site: str, send_at: int) -> None:
+    def _check_hour(self, key: tuple[str, str], send_at: int) -> None:
         """A sliding hour holds no more than the largest hourly cap that was in force in it."""
-        plan = node.owner(key[0]).warmup.plans.get(site)
-        cap = plan.cap(self.simulation.clock.wall_ms()) if plan is not None else None
+        cap = self._hourly[key]
         hour = self._hours.setdefault(key, deque())
-        hour.append((send_at, cap.hour if cap is not None else 1 << 60))
+        hour.append((send_at, cap))
         while hour[0][0] <= send_at - HOUR_NS:
             hour.popleft()
-        if cap is not None:
+        if cap < NO_CAP:
             assert len(hour) <= max(limit for _, limit in hour), (key, len(hour), cap)
 
     def returned(self, node: Node, rows: list[tuple[int, int]]) -> None:
@@ -263,8 +272,7 @@ class Referee:
             for (number, site), flow in self.simulation.flows[index].items():
                 traffic = self.simulation.plan.traffic[number]
                 place = index, f"{number}/{site}"
-                later = sum(count for due, _, _, count in flow.retries if due > self._now_ms())
-                waits = node.is_up and node.sites.known(site) and flow.depth > later
+                waits = node.is_up and node.sites.known(site) and self._has_due(node, flow)
                 stream = int(Stream.parse(traffic.stream))
                 rows = node.paths.explain(site, stream, traffic.tenant, self._now_ms()) if waits else []
                 free = {str(row["source"]) for row in rows if row["eligible"]}
@@ -287,6 +295,12 @@ class Referee:
                     last_ns = self._last_together.get((node.region, site), 0)
                     over_ns.append(now_ns - max(last_ns, *self._free_ns[place].values()))
                 assert min(over_ns) <= 4 * STEP_S * NS, (place, flow.depth, rows)
+
+    def _has_due(self, node: Node, flow: Flow) -> bool:
+        """Whether mail waits that could go now, in the scheduler or before it."""
+        if flow.waiting or (flow.number >= 0 and node.scheduler.ready(flow.number)):
+            return True
+        return bool(flow.retries) and flow.retries[0][0] <= self._now_ms()
 
     def _pace(self, node: Node, site: Site, source: int) -> int:
         """The longest interval that was in force since the source's last message: a promise made then is kept."""
@@ -359,3 +373,36 @@ def test_a_random_day_on_which_the_clock_is_set(seed: int) -> None:
     referee = ClockSetter(seed)
     run(seed, referee)
     assert referee.steps > 0
+
+
+def test_a_region_that_dies_with_a_batch_at_midnight() -> None:
+    """Mail for both days comes just before it. What may have gone out after midnight is of the new day."""
+    referee = Referee()
+    last_step_s = DAY_S - STEP_S
+    plan = {
+        "name": "midnight",
+        "duration": f"{DAY_S + 3 * STEP_S}s",
+        "tick": f"{STEP_S}s",
+        "report": f"{STEP_S}s",
+        "samples": 10,
+        "sources": [{"name": "s", "region": "eu", "count": 2, "first_ip": "192.0.2.1"}],
+        "traffic": [
+            {
+                "name": "t",
+                "per_day": 10_000_000,
+                "begins": f"{last_step_s}s",
+                "shares": {"google": 1},
+                "unknown": 0.0,
+                "complaints": 0.0,
+            }
+        ],
+        "events": [{"kind": "restart", "at": f"{last_step_s}s", "region": "eu"}],
+        "fleet": {
+            "providers": {"google": {"rate": "unlimited", "daily_cap": 3_000, "daily_cap_total": 5_000}}
+        },
+    }
+    simulation = Simulation(parse_plan(plan), watch=referee)
+    referee.simulation = simulation
+    simulation.run()
+    first_day = simulation.plan.start_ms // DAY_MS
+    assert [referee.of_day("eu", "google", first_day + day) for day in range(2)] == [BATCH, 5_000]
