@@ -64,6 +64,12 @@ class FleetSection(Section):
         description="With `replicas: 1`, when no other region can take the copy: refuse new mail, or accept it with a "
         "receipt that is marked as degraded.",
     )
+    hand_over_after: Duration | None = Field(
+        None,
+        description="Mail that no source of its region can send for at least so much longer, because all are "
+        "suspended, out of the rotation or have used up their caps for its destination, is handed over to a region "
+        "that can send it now (docs/failover.md). Each message at most once. Without it, it waits.",
+    )
 
 
 class SpoolConfig(Section):

@@ -37,17 +37,22 @@ LOOK_AGAIN = 300 * MS  # after nothing was found that a peer could take
 
 @dataclass(frozen=True, slots=True)
 class Inquire:
-    """Would you take messages over?"""
+    """Would you take messages over? `paths` (site, stream, tenant): which of these could you send at once?"""
 
     giver: str
+    paths: tuple[tuple[str, int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """`disk` is another one after the taker has lost its own. `refusal`: why not, "" if it would."""
+    """`disk` is another one after the taker has lost its own. `refusal`: why not, "" if it would.
+
+    `paths`: those of the question that it can send.
+    """
 
     disk: bytes
     refusal: str = ""
+    paths: tuple[tuple[str, int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +245,7 @@ class Peer:
     is_picking: bool = False
     inquire_at: int = 0
     pick_at: int = 0
+    paths: frozenset[tuple[str, int, str]] = frozenset()
     is_idle: bool = False  # nothing was found for it at the latest look
 
 
@@ -260,6 +266,7 @@ class Giver:
         self.name = name
         self.epoch = 0
         self.away: Mapping[str, int] = {}
+        self.paths: tuple[tuple[str, int, str], ...] = ()  # what the peers are asked about
         self.counters = Counters()
         self._peers = {peer: Peer() for peer in peers}
         self._to: frozenset[str] = frozenset()
@@ -302,6 +309,10 @@ class Giver:
         """Peers that are given to and would take something, with their disks."""
         return {name: disk for name in sorted(self._to) if (disk := self._peers[name].disk) is not None}
 
+    def paths_of(self, name: str) -> frozenset[tuple[str, int, str]]:
+        """Of the paths that a peer was asked about, those that it can send."""
+        return self._peers[name].paths
+
     def refusals(self) -> dict[str, str]:
         return {name: self._peers[name].refusal for name in sorted(self._to) if self._peers[name].refusal}
 
@@ -316,7 +327,7 @@ class Giver:
             peer = self._peers[name]
             if not peer.is_asked and now >= peer.inquire_at:
                 peer.is_asked, peer.inquire_at = True, now + INQUIRE
-                effects.append(Ask(name, Inquire(self.name)))
+                effects.append(Ask(name, Inquire(self.name, self.paths)))
             if peer.disk is None or name in busy or peer.is_picking or now < peer.pick_at:
                 continue
             peer.is_picking = True
@@ -427,6 +438,7 @@ class Giver:
         peer.is_asked = False
         peer.refusal = terms.refusal
         peer.disk = None if terms.refusal else terms.disk
+        peer.paths = frozenset(terms.paths)
         peer.inquire_at = now + INQUIRE
         return [] if terms.refusal else self.tick(now)
 

@@ -5,6 +5,9 @@ peers, and what it may give is found: messages that wait, that no pool has, whos
 which some source of the peer may send. In a fleet with copies they go to the region's own standby, so that nobody else
 can adopt an old copy of them, and what it takes is copied on before the giver forgets it.
 
+Without draining, mail in need (engine/region/need.py) goes to a peer that can send it now. Only the region that has
+accepted a message gives it away so, therefore no message moves more than once, and none in circles.
+
 A draining region accepts nothing from clients (RegionDraining), except that it answers for what it has accepted before.
 It goes on sending only what it cannot hand over: to nobody within reach, or nobody who has a source for it. That it is
 draining is on disk.
@@ -43,26 +46,25 @@ from engine.failover.handover import (
     Write,
     key_of,
 )
-from engine.failover.spans import Spans, ids_of, of_ids
+from engine.failover.spans import ids_of
 from engine.region.awaiting import awaited
 from engine.region.cover import Cover
+from engine.region.need import NeedWatch, Path
+from engine.region.paths import Paths
 from engine.region.ports import RegionAway, RegionDraining
+from engine.region.sites import Sites
+from engine.region.waiting import WaitingMail
 from engine.region.windows import Windows
 from engine.spool.errors import SpoolError
 from engine.spool.handover import Decide, Decided, Identify, KeepKeys, Knows
 from engine.spool.store import Spool
 from engine.values.clock import Clock
-from engine.values.stream import Stream
 from native.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 DRAINING = "handover/draining"  # a state of the spool
-OFFER_MESSAGES = 500
-OFFER_BYTES = 4 << 20  # of bodies; one message may be larger
-OFFER_CAMPAIGNS = 4  # templates that travel with one offer
-LOOKED_AT = 2000  # due keys per look
 KEYS_RETRY_S = 1.0
 
 
@@ -93,6 +95,8 @@ class Handing:
         cover: Cover | None,
         scheduler: Scheduler,
         windows: Windows,
+        paths: Paths,
+        sites: Sites,
         offer: Callable[[Sequence[bytes]], None],
         wake: Callable[[], None],
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
@@ -102,23 +106,34 @@ class Handing:
         self._clock = clock
         self._port = port
         self._cover = cover
-        self._scheduler = scheduler
         self._windows = windows
+        self._paths = paths
+        self._sites = sites
         self._offer = offer
         self._wake = wake
         self._spawn = spawn
         self._numbers = {region.name: region.number for region in config.regions}
         self._peers = [region.name for region in config.regions if region.name != name]
-        self._served = {peer: _served_by(config, peer) for peer in self._peers}
         self._exporter = spool.exporter()
-        self._cursors = dict.fromkeys(self._peers, b"")
-        self._sweeps = dict.fromkeys(self._peers, 0)  # found since the cursor was at the start
         self._keys_given: dict[
             str, bytes
         ] = {}  # peers that have all our keys, with the disk they have them on
         self._giving_keys: set[str] = set()
         self._offered: set[int] = set()  # not to be cancelled: a peer may have them
         self._was_holding = False
+        self._mail = WaitingMail(
+            config=config,
+            name=name,
+            spool=spool,
+            scheduler=scheduler,
+            windows=windows,
+            sites=sites,
+            offered=self._offered,
+        )
+        after_s = config.fleet.hand_over_after
+        self._need: NeedWatch | None = None
+        if after_s is not None and self._peers:
+            self._need = NeedWatch(round(after_s * 1000), paths=paths, waiting=self._mail.paths)
         self.is_draining = spool.get_state(DRAINING) == b"1"
         self._is_fetching = False  # the draining ends: nothing is accepted before the others' keys are known
         self._disk = b""
@@ -153,7 +168,15 @@ class Handing:
             giver.epoch = self._cover.term
             giver.away = self._cover.away()
             to = self._cover.heir()
-        giver.give(to if self.is_draining and not self._is_fetching else (), now)
+        giver.paths = ()
+        if self._is_fetching:
+            to = ()
+        elif not self.is_draining:
+            if self._need is not None:
+                self._need.look(self._clock.wall_ms())
+                giver.paths = self._need.asked()
+            to = to if giver.paths else ()
+        giver.give(to, now)
 
     # -- draining
 
@@ -244,7 +267,7 @@ class Handing:
     async def answer(self, request: Request) -> Reply | None:
         """A peer's request. None: no answer now, it is to ask again."""
         if isinstance(request, Inquire):
-            return Terms(self._disk, self._refusal())
+            return Terms(self._disk, self._refusal(), self._takes(request.paths))
         if isinstance(request, Keys):
             await awaited(self._spool.hand_over(KeepKeys(request.payload), self._numbers))
             return Kept(self._disk)
@@ -267,6 +290,17 @@ class Handing:
             return verdict
         key = key_of(self._numbers[request.giver], request.number)
         return replace(verdict, is_safe=self._cover.is_copied(key, verdict.taken))
+
+    def _takes(self, paths: Iterable[Path]) -> tuple[Path, ...]:
+        """Of these, whose mail can be sent from here at once: a source is free for it, and no mail waits for it."""
+        full = self._mail.full_sites()
+        now_ms = self._clock.wall_ms()
+        return tuple(
+            (site, stream, tenant)
+            for site, stream, tenant in paths
+            if site not in full
+            and not self._paths.blocked_until(site, self._paths.may_carry(stream, tenant), now_ms)
+        )
 
     async def _decide(self, request: Offer | Recall, *, is_willing: bool) -> Decided | None:
         decided: Decided | None = await awaited(
@@ -337,53 +371,11 @@ class Handing:
             self._cover.settled(ids_of(operation.taken))
 
     def _pick(self, peer: str) -> None:
-        """Look at some of the due index, from where the last look for this peer has ended."""
-        start = self._cursors[peer]
-        spans, following = self._find(peer, start)
-        self._sweeps[peer] = (self._sweeps[peer] if start else 0) + bool(spans)
-        self._cursors[peer] = following
-        is_whole = not following and not self._sweeps[peer]  # from the first to the last, nothing was found
         now = self._clock.monotonic_ns()
-        self._do(self._giver.picked(peer, spans, now, is_last=is_whole))
-
-    def _find(self, peer: str, after: bytes) -> tuple[Spans, bytes]:
-        """Messages for one offer behind a due key; where to go on, b"" at the end."""
-        rows = self._spool.due_rows(after, LOOKED_AT)
-        chosen: list[int] = []
-        campaigns: set[int] = set()
-        size = 0
-        is_full = False
-        for key, _ in rows:
-            id_ = int.from_bytes(key[10:], "big")
-            if self._is_served(peer, key) and self._is_free(id_):
-                record = self._spool.message(id_)
-                if record is not None:  # a damaged one stays
-                    content = record.content
-                    if len(content) == 4:
-                        size += content[2]
-                    else:
-                        campaigns.add(content[0])
-                    if chosen and (size > OFFER_BYTES or len(campaigns) > OFFER_CAMPAIGNS):
-                        is_full = True
-                        break
-                    chosen.append(id_)
-            after = key
-            if len(chosen) == OFFER_MESSAGES:
-                is_full = True
-                break
-        self._scheduler.remove(b"".join([id_.to_bytes(8, "little") for id_ in chosen]))
-        found = [id_ for id_ in chosen if not self._scheduler.contains(id_)]  # the others are at a pool
-        self._offered.update(found)
-        return of_ids(found), after if is_full or len(rows) == LOOKED_AT else b""
-
-    def _is_served(self, peer: str, key: bytes) -> bool:
-        _, stream, tenant, _ = self._spool.queue(int.from_bytes(key[:4], "big"))
-        return (stream, "") in self._served[peer] or (stream, tenant) in self._served[peer]
-
-    def _is_free(self, id_: int) -> bool:
-        """Whether nothing about a message is being written, and no pool of an earlier incarnation has it."""
-        is_busy = self._windows.is_held(id_) or self._windows.is_settling(id_)
-        return not is_busy and id_ not in self._offered
+        only = None if self.is_draining else self._giver.paths_of(peer)
+        spans, is_last = self._mail.look(peer, only, self._clock.wall_ms())
+        self._offered.update(ids_of(spans))
+        self._do(self._giver.picked(peer, spans, now, is_last=is_last))
 
     def _key_targets(self) -> list[str]:
         """Peers that may be asked for what was accepted here: who takes mail; with copies, who is not away."""
@@ -438,18 +430,7 @@ class Handing:
             "offered": self._giver.open_offers(),
             "takers": sorted(self._giver.willing()),
             "refusals": self._giver.refusals(),
+            "in_need": [list(path) for path in self._giver.paths],
             "handed_over": self._giver.counters.handed_over,
             "came_back": self._giver.counters.came_back,
         }
-
-
-def _served_by(config: FleetConfig, region: str) -> set[tuple[int, str]]:
-    """(stream, tenant) whose mail a region has sources for; the tenant "" stands for every one."""
-    found = set()
-    for source in config.sources:
-        if source.region != region:
-            continue
-        kind, owner = source.tenancy_of()
-        for stream in source.streams:
-            found.add((int(Stream.parse(str(stream))), owner if kind == "dedicated" else ""))
-    return found

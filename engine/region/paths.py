@@ -5,12 +5,16 @@ the scheduler's counts. The one thing it does not know is how far a source's rat
 whose rate is the only obstacle is named as one that may carry the message, soon.
 """
 
+from collections.abc import Iterable
+
 from engine.region.allowances import Allowances
-from engine.region.sites import ALL, Site, Sites
+from engine.region.sites import ALL, DAY_MS, Site, Sites
 from engine.region.suspensions import ALL_SOURCES, Suspensions
 from engine.reputation.serving import bit_of
 from engine.values.stream import Stream
 from native.scheduler import Scheduler
+
+NEVER = 1 << 47
 
 
 class Paths:
@@ -32,6 +36,34 @@ class Paths:
             name = self._sites.sources[number].name
             rows.append({"source": name, "eligible": not reasons, "reasons": reasons})
         return rows
+
+    def may_carry(self, stream: int, tenant: str) -> list[int]:
+        """The sources that mail of a stream and tenant can go over at all."""
+        return [number for number in self._sites.sources if not self._static(number, stream, tenant)]
+
+    def blocked_until(self, site: str, sources: Iterable[int], now_ms: int) -> int:
+        """Until when none of these sources can send to a site (unix milliseconds), as far as is known now; 0: one can
+        now, or soon. NEVER: there is none, or nobody knows."""
+        return min([self._blocked_until(number, site, now_ms) for number in sources], default=NEVER)
+
+    def _blocked_until(self, number: int, name: str, now_ms: int) -> int:
+        until = 0
+        for who in (ALL_SOURCES, self._sites.sources[number].name):
+            found = self._suspensions.of(who, name)
+            if found is not None and found.until_ms > now_ms:
+                until = max(until, found.until_ms)
+        if self._allowances.is_closed(number, name):
+            return until  # its owner's first word comes soon
+        if self._allowances.of(number, name).weight == 0 and not self._allowances.is_kept(number, name):
+            return NEVER
+        if self._sites.known(name):
+            site = self._sites.site(self._sites.number(name))
+            is_used_up = site.cap_total is not None and self._sites.used_today(site, ALL) >= site.cap_total
+            if is_used_up or (
+                number in site.caps and self._sites.used_today(site, number) >= site.caps[number]
+            ):
+                until = max(until, (now_ms // DAY_MS + 1) * DAY_MS)
+        return until
 
     def _static(self, number: int, stream: int, tenant: str) -> list[str]:
         source = self._sites.sources[number]

@@ -63,6 +63,10 @@ class Refills(Generic[Queue]):
         """How many queues wait."""
         return sum(map(len, self._lines.values()))
 
+    def flows(self) -> list[int]:
+        """Those with queues that wait."""
+        return list(self._lines)
+
     def has_line(self, flow: int) -> bool:
         """Whether a queue that feeds the flow waits."""
         return flow in self._lines

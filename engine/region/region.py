@@ -166,6 +166,8 @@ class Region:
             cover=self._cover,
             scheduler=self._scheduler,
             windows=self._windows,
+            paths=self._enforcement.paths,
+            sites=self._sites,
             offer=self._offer,
             wake=self._wake_pools,
             spawn=self._spawn,

@@ -15,7 +15,7 @@ learnt again from the spool when something is offered for it.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -129,6 +129,14 @@ class Windows:
     def backlogged(self) -> int:
         """How many routed queues wait for room in memory."""
         return len(self._refills)
+
+    def routed_queues(self) -> Iterator[SpoolQueue]:
+        """Queues whose flow is known."""
+        return (queue for queue in self._queues.values() if queue.flow >= 0)
+
+    def backlogged_flows(self) -> list[int]:
+        """The flows that have more ready than there is room for in memory."""
+        return self._refills.flows()
 
     def unrouted_domains(self) -> int:
         return len(self._unrouted)

@@ -1,6 +1,7 @@
 """A region is drained: its peer takes what waits there, whoever is killed on the way; nothing is lost or sent twice."""
 
 import asyncio
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from engine.failover.handover import Offer, Recall, Request
 from engine.failover.messages import Standing
 from engine.region.ports import RegionDraining
+from engine.region.region import Region
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.spool.audit_moved import audit_moved
@@ -155,3 +157,54 @@ def test_with_copies_a_region_dies_while_it_is_not_known_who_has_them(
     assert_conserved(tmp_path / "spool" / victim, moved=300)
     assert_fleet_conserved(tmp_path, has_copies=True)
     assert Counter(sink.log().recipients()) == Counter(recipients(300))
+
+
+def test_mail_that_cannot_be_sent_here_for_long_goes_to_a_region_that_can_and_stays_there(
+    tmp_path: Path, sink: SinkProcess
+) -> None:
+    """Its sources are suspended at the site. What another region has accepted is not given on, nor back."""
+
+    def suspend(region: Region, minutes: int) -> None:
+        """For so many minutes; 0 ends it."""
+        (site,) = {site.name for site in region._sites.opened()}
+        until_ms = round(time.time() * 1000) + minutes * 60_000
+        change = region._enforcement.suspensions
+        for source in region._sites.sources.values():
+            if minutes:
+                change.order(source.name, site, until_ms, "blocked")
+            else:
+                change.relax(source.name, site, 0)
+
+    async def run(fleet: DrainingFleet) -> None:
+        async with fleet:
+            eu, us = fleet.regions["eu"], fleet.regions["us"]
+            counts = {name: spool.counts for name, spool in fleet.spools.items()}
+            await fleet.submit("eu", mail(1, first=1001), b"e" * 16)
+            await fleet.submit("us", mail(1, first=1002), b"u" * 16)
+            await until(lambda: all(count()["delivered"] for count in counts.values()))
+            suspend(eu, 5)
+            suspend(us, 5)
+            await fleet.submit("eu", mail(600), KEY)
+            await until(lambda: fleet.status("eu")["takers"] == ["us"])
+            assert counts["us"]()["accepted"] == 1  # it was asked, and could not send it either
+            us._dispatcher.paused = True
+            suspend(us, 0)
+            await until(lambda: counts["us"]()["queued"] == 600)
+            await until(lambda: counts["eu"]()["queued"] == 0)
+            suspend(us, 5)
+            suspend(eu, 0)
+            await fleet.submit("us", mail(3, first=600), bytes(16))
+            await until(lambda: counts["eu"]()["delivered"] == 4)  # its own go there
+            assert (counts["us"]()["queued"], counts["us"]()["moved"]) == (600, 3)
+            suspend(us, 0)
+            us._dispatcher.paused = False
+            us._wake_pools()
+            await until(lambda: counts["us"]()["queued"] == 0)
+            assert eu.condition == us.condition == "up"
+
+    fleet = DrainingFleet(two_regions(tmp_path, sink.addresses["accept"][1], fleet={"hand_over_after": "1s"}))
+    asyncio.run(run(fleet))
+    assert_fleet_conserved(tmp_path)
+    assert Counter(sink.log().recipients()) == Counter(
+        recipients(603) | {"user1001@example.org", "user1002@example.org"}
+    )

@@ -160,3 +160,15 @@ def test_it_counts_as_giving_only_while_there_is_something_for_somebody_who_take
     driven.giver.answered("b", Terms(b"disk", "draining"), 5 + LOOK_AGAIN)
     assert not driven.giver.is_giving()
     assert driven.giver.refusals() == {"b": "draining"}
+
+
+def test_peers_are_asked_about_paths_and_say_which_they_can_send() -> None:
+    giver = Giver("a", ["b"], offers=(), number=1)
+    giver.paths = (("google", 2, "t"), ("yahoo", 2, "t"))
+    giver.give(["b"], 0)
+    assert giver.tick(0) == [Ask("b", Inquire("a", giver.paths))]
+    assert giver.paths_of("b") == frozenset()
+    giver.answered("b", Terms(b"disk", "", giver.paths[1:]), 1)
+    assert giver.paths_of("b") == {("yahoo", 2, "t")}
+    giver.unanswered("b", Inquire("a", giver.paths), 2)
+    assert giver.paths_of("b") == frozenset()

@@ -10,11 +10,13 @@ from engine.providers.profiles import load_profiles
 from engine.region import observer
 from engine.region.daily import counts_of, counts_on_disk
 from engine.region.enforcement import Enforcement
+from engine.region.paths import NEVER
 from engine.region.sites import DAY_MS, Counts, Site
 from engine.reputation.allowance import Allowance, Summary, decode_summary, encode_answer
 from engine.reputation.source import SourceOwner
 from engine.values.outcome import Outcome, OutcomeKind, Scope
 from engine.values.reply import Reply
+from engine.values.stream import Stream
 from native.scheduler import Scheduler
 from tests.support.clock import ManualClock
 from tests.support.fleets import fleet, fleet_data
@@ -254,3 +256,36 @@ def test_what_holds_everywhere_holds_at_sites_that_the_owner_has_forgotten() -> 
     assert (found.connections, found.interval_us, found.daily_cap) == (1, 30_000_000, 50)
     node.allowances.take(1, [Allowance("")], full=False, reported=[])
     assert node.allowances.of(1, "yahoo") == here
+
+
+def test_until_when_a_path_is_blocked() -> None:
+    node = Node(streams=["transactional"])
+    site = node.open("yahoo")
+    now_ms = node.clock.wall_ms()
+
+    def until(stream: int, tenant: str = "t") -> int:
+        return node.paths.blocked_until("yahoo", node.paths.may_carry(stream, tenant), node.clock.wall_ms())
+
+    marketing, transactional = int(Stream.MARKETING), int(Stream.TRANSACTIONAL)
+    assert (until(marketing), until(transactional)) == (0, 0)
+    node.suspensions.order("eu-1", "yahoo", now_ms + 5000, "blocked")
+    assert (until(marketing), until(transactional)) == (now_ms + 5000, 0)  # the other one serves this only
+    node.suspensions.order("", "yahoo", now_ms + 9000, "blocked")
+    assert (until(marketing), until(transactional)) == (now_ms + 9000, now_ms + 9000)
+    node.clock.advance(9)
+    assert (until(marketing), until(transactional)) == (0, 0)
+    site.caps[0] = 10
+    node.scheduler.set_daily_left(0, site.number, 0)
+    assert until(marketing) == (node.clock.wall_ms() // DAY_MS + 1) * DAY_MS
+    node.scheduler.set_daily_left(0, site.number, 1)
+    assert until(marketing) == 0
+
+
+def test_a_path_without_a_source_is_blocked_for_ever() -> None:
+    node = Node()
+    for source in node.config.sources:
+        assert source.tenancy_of()[0] == "shared"
+    dedicated = Node(tenancy="dedicated: shop")
+    assert dedicated.paths.may_carry(2, "shop") == [0, 1]
+    assert dedicated.paths.may_carry(2, "t") == [0]
+    assert node.paths.blocked_until("yahoo", [], 0) == NEVER
