@@ -418,7 +418,8 @@ class Handing:
             return "returning"
         if not self.is_draining:
             return "up"
-        return "draining" if left or not self._has_given_keys() else "drained"
+        is_busy = left or self._giver.open_offers() or not self._has_given_keys()
+        return "draining" if is_busy else "drained"
 
     def status(self) -> dict[str, object]:
         """`condition`: up, draining, drained (nothing is left) or returning. `left`: messages that are still here, and

@@ -282,10 +282,7 @@ def test_until_when_a_path_is_blocked() -> None:
 
 
 def test_a_path_without_a_source_is_blocked_for_ever() -> None:
-    node = Node()
-    for source in node.config.sources:
-        assert source.tenancy_of()[0] == "shared"
-    dedicated = Node(tenancy="dedicated: shop")
-    assert dedicated.paths.may_carry(2, "shop") == [0, 1]
-    assert dedicated.paths.may_carry(2, "t") == [0]
+    node = Node(tenancy={"dedicated": "shop"})
+    assert node.paths.may_carry(2, "shop") == [0, 1]
+    assert node.paths.may_carry(2, "t") == [0]
     assert node.paths.blocked_until("yahoo", [], 0) == NEVER
