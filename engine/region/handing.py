@@ -292,7 +292,7 @@ class Handing:
         return replace(verdict, is_safe=self._cover.is_copied(key, verdict.taken))
 
     def _takes(self, paths: Iterable[Path]) -> tuple[Path, ...]:
-        """Of these, whose mail can be sent from here at once: a source is free for it, and no mail waits for it."""
+        """Of these, whose mail can be sent from here at once: a source is free, and there is room for it in memory."""
         full = self._mail.full_sites()
         now_ms = self._clock.wall_ms()
         return tuple(
