@@ -13,7 +13,7 @@ from engine.failover.enquiry import Enquiries, Enquiry
 from engine.failover.link import State
 from engine.failover.messages import Claim, ClaimReply, Known
 from engine.failover.situation import Situation
-from engine.failover.spans import Spans, intersect
+from engine.failover.spans import Spans, intersect, size, subtract
 from engine.failover.store import Abandon, Accept, Accepted, LookUp, Release
 
 MAX_PENDING = 4096
@@ -164,9 +164,13 @@ class Acceptance:
         return refusals
 
     def given_up(self, spans: Spans) -> None:
+        """Others own these; what is left of a batch is asked for like one of before a restart."""
         for key, own in list(self._unsafe.items()):
-            if intersect(own, spans):
+            left = subtract(own, spans)
+            if not left:
                 del self._unsafe[key]
+            elif size(left) < size(own):
+                self._unsafe[key] = left
 
     def returned(self, now: int) -> list[Effect]:
         self._wary_until = now + self._own.timing.late

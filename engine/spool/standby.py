@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 
 from engine.failover.messages import Copy, Drop, Entry, Update
-from engine.failover.spans import Spans, ids_of, intersect, normal, of_ids
+from engine.failover.spans import Spans, ids_of, intersect, normal, of_ids, subtract
 from engine.failover.store import (
     Abandon,
     Accept,
@@ -429,7 +429,12 @@ class Keeper:
             self._draft.finish(id_, OutcomeKind.MOVED)
         held = [(bytes(k), _spans(v)) for k, v in self._txn.cursor(db=self._db["unsafe"])]
         for key, own in held:
-            if intersect(own, spans):
+            if not intersect(own, spans):
+                continue
+            left = subtract(own, spans)
+            if left:
+                self._txn.put(key, pack(left), db=self._db["unsafe"])
+            else:
                 self._txn.delete(key, db=self._db["unsafe"])
 
     def _mark(self, spans: Spans) -> None:

@@ -44,6 +44,8 @@ ONCE_BROKEN: dict[int, str | None] = {
     611459: "trusts-a-new-disk",
     4000236: None,
     4001403: "keeps-no-copy",
+    6000587: None,
+    7000344: "trusting-fleet",
 }
 
 

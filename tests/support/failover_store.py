@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from engine.failover.effects import Export
 from engine.failover.messages import Copy, Drop, Entry
-from engine.failover.spans import Spans, ids_of, intersect, of_ids
+from engine.failover.spans import Spans, ids_of, of_ids, subtract
 from engine.failover.standby import FENCED
 from engine.failover.store import (
     Abandon,
@@ -223,5 +223,8 @@ class Disk:
                 if keeper:
                     self.copies.setdefault(keeper, {}).setdefault(id_, owned.due)
         for key, own in list(self.unsafe.items()):
-            if intersect(own, spans):
+            left = subtract(own, spans)
+            if not left:
                 del self.unsafe[key]
+            elif left != own:
+                self.unsafe[key] = left

@@ -186,6 +186,16 @@ def test_a_returning_owner_gives_up_what_others_own(pair: Pair) -> None:
     assert again.mine == ()
 
 
+def test_what_is_left_of_a_batch_without_a_receipt_waits_for_its_release(pair: Pair) -> None:
+    (first, count), *_ = pair.accept()
+    pair.do("a", GiveUp(((first, 1),)))
+    left = ((first + 1, count - 1),)
+    assert pair.spools["a"].durable(NUMBERS).unsafe == ((KEY, left),)
+    assert len(pair.do("a", Release(KEY, left))) == count - 1
+    assert pair.spools["a"].durable(NUMBERS).unsafe == ()
+    pair.assert_clean()
+
+
 def test_what_is_given_up_to_one_that_has_its_standby_here_is_kept_as_its_copy(pair: Pair) -> None:
     spans = pair.accept()
     pair.copy(spans)
