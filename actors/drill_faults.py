@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.drill_fleet import MIN_FREE_BYTES, LiveFleet, TemporaryFleet, left_rotation
+from actors.partition import BOTH, IN, OUT
 from engine.drill.load import Load, until
 from engine.drill.scenarios import DrillRefused, Scenario
 from engine.failover.dns_plan import Records
@@ -20,6 +21,7 @@ from engine.routing.resolver import build_resolver
 
 BALLAST_PIECE = 1 << 20
 RETURN_S = 60.0
+ON_THE_WIRE_S = 1.0  # what was begun before the lease ended
 
 
 class Fault(ABC):
@@ -243,6 +245,100 @@ class DiskFull(Fault):
         self.extra["it accepts again"] = await until(accepts, deadline_s=RETURN_S) is not None
 
 
+class Cut(Fault):
+    """Noticed when Fleet calls the region dead. It lasts as long as the region itself lets it (actors/partition.py)."""
+
+    way = BOTH
+
+    async def make(self) -> None:
+        if await until(self._is_live, deadline_s=RETURN_S) is None:
+            raise DrillRefused(f"{self.scenario.name}: region {self.region} is not covered to begin with")
+        self.made_s = time.monotonic()
+        await self.running.cut(self.region, self.scenario.hold_s, self.way)
+
+    async def _is_live(self) -> bool:
+        try:
+            snapshot = await self.running.snapshot()
+        except (ConnectionError, TimeoutError):
+            return False
+        cover = snapshot["regions"].get(self.region, {}).get("failover", {})
+        is_live = snapshot["standing"][self.region]["standing"] == "live"
+        return is_live and bool(cover.get("standby_complete"))
+
+    async def is_detected(self) -> bool:
+        return await self._dead_s() is not None
+
+    async def _dead_s(self) -> float | None:
+        """When Fleet called it dead; its clock is this machine's."""
+        for at_s, region, standing in await self.running.transitions():
+            if (region, standing) == (self.region, "dead") and at_s >= self.made_s:
+                return at_s
+        return None
+
+    def affected(self) -> list[str]:
+        return []
+
+    async def heal(self) -> None:
+        end_s = self.made_s + self.scenario.hold_s
+        await asyncio.sleep(max(0.0, end_s - time.monotonic()))
+        self.marks.append((end_s, "joined again"))
+        dead_s = await self._dead_s()
+        sources = set(super().affected())
+        sent = [
+            arrival
+            for arrival in self.fleet.arrivals()
+            if dead_s is not None
+            and arrival.source in sources
+            and dead_s + ON_THE_WIRE_S < arrival.at_s < end_s
+        ]
+        self.extra["a region that is called dead sends nothing"] = dead_s is not None and not sent
+        self.extra["it returns"] = await until(self._is_live, deadline_s=RETURN_S) is not None
+        self.mark("live again")
+
+
+class CutIn(Cut):
+    way = IN
+
+
+class CutOut(Cut):
+    way = OUT
+
+
+class HeadKill(Fault):
+    """Noticed when the head, as another process, answers."""
+
+    target = "the head of Ray"
+
+    async def make(self) -> None:
+        self.target = HeadKill.target
+        self._head = self.running.head()
+        if self._head is None:
+            raise DrillRefused("head-kill: the process of Ray's head is not on this machine")
+        self._before = await self._pids()
+        self.made_s = time.monotonic()
+        self.kill(self._head)
+
+    async def _pids(self) -> dict[str, object]:
+        snapshot = await self.running.snapshot()
+        return {"": snapshot["pid"], **{name: r.get("pid") for name, r in snapshot["regions"].items()}}
+
+    def affected(self) -> list[str]:
+        return []
+
+    async def is_detected(self) -> bool:
+        return self.running.head() not in (None, self._head) and await self.running.head_answers()
+
+    async def heal(self) -> None:
+        async def are_the_same() -> bool:
+            try:
+                return await self._pids() == self._before
+            except (ConnectionError, TimeoutError):
+                return False
+
+        same_s = await until(are_the_same, deadline_s=RETURN_S)
+        self.extra["Fleet and the regions are the processes of before"] = same_s is not None
+
+
 FAULTS: dict[str, Any] = {
     "pool-kill": PoolKill,
     "source-block": SourceBlock,
@@ -250,4 +346,8 @@ FAULTS: dict[str, Any] = {
     "region-freeze": RegionFreeze,
     "dns": Dns,
     "disk-full": DiskFull,
+    "partition": Cut,
+    "partition-in": CutIn,
+    "partition-out": CutOut,
+    "head-kill": HeadKill,
 }

@@ -18,13 +18,14 @@ from typing import Any, Protocol
 import psutil
 
 from actors.environment import TOKEN_FILE, prepare, run_directory
+from actors.head_keeper import GCS
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, pool_actor, region_actor
 from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
 from engine.drill.figures import Arrival
 from engine.drill.nameserver import Nameserver
-from engine.drill.scenarios import DrillRefused
+from engine.drill.scenarios import SCENARIOS, DrillRefused
 from engine.sink.process import SinkProcess
 from engine.spool.audit import AuditReport, audit
 from engine.values.message import Message, Receipt
@@ -90,6 +91,23 @@ class RunningFleet:
             except (ConnectionError, TimeoutError):
                 continue
         return found
+
+    async def transitions(self) -> list[tuple[float, str, str]]:
+        """When which region got which standing, by Fleet; monotonic seconds of this machine."""
+        rows = await self._fleet.call("transitions", timeout_s=2.0)
+        return [(at_ns / 1e9, region, standing) for at_ns, region, standing, _ in rows]
+
+    async def cut(self, region: str, seconds: float, way: str) -> None:
+        """Have a region lose what Fleet and its peers say, or what it says to them (actors/partition.py)."""
+        await self._deploy.NamedActor(region_actor(region)).call("cut", seconds, way, timeout_s=5.0)
+
+    def head(self) -> int | None:
+        """The process id of Ray's head; None if it does not run on this machine."""
+        return next((pid for pid, name in self.processes().items() if name == GCS), None)
+
+    async def head_answers(self) -> bool:
+        """Whether the head of Ray does. ConnectionError, TimeoutError: not yet."""
+        return bool(await self._deploy.ask_head("list actors", self._deploy.actor_names, timeout_s=2.0))
 
     def own_pid(self, pid: int) -> int:
         """The pid, if it is a process of this fleet on this machine; DrillRefused."""
@@ -164,6 +182,8 @@ class TemporaryFleet:
             addresses = {"eu": ["192.0.2.1"], "us": ["192.0.2.2"]}
             self._nameserver = Nameserver(self._directory / "knot", addresses)
             extra["dns_failover"] = self._nameserver.start()
+        if SCENARIOS[self._scenario].needs_copies:
+            extra["fleet"] = {"name": "drill", "replicas": 1, "degraded": "accept_local"}
         self.config = temporary_config(self._directory, self._sink.addresses["drill"][1], extra)
         if len(str(self._directory)) <= LONGEST_RAY_DIRECTORY:
             os.environ.setdefault(
@@ -261,8 +281,11 @@ class LiveFleet:
         pass
 
     def arrivals(self) -> list[Arrival]:
+        names = [
+            source.name for source in self.config.sources
+        ]  # events of messages have the place in this list
         return [
-            Arrival(event["at_ms"] / 1e3 + self._offset_s, event["id"], event["source"])
+            Arrival(event["at_ms"] / 1e3 + self._offset_s, event["id"], names[event["source"]])
             for event in self._events()
             if event["event"] == "delivered"
         ]

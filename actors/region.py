@@ -10,9 +10,11 @@ import logging
 import os
 import random
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from actors.partition import IN, OUT, PartedLink, Partition
 from actors.ports import NodeServices
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
@@ -55,6 +57,7 @@ class RegionActor:
         self._reporter: TlsReporter | None = None
         self._reporting: asyncio.Task[None] | None = None
         self._stopping = False
+        self._partition = Partition(time.monotonic)
         loop = asyncio.get_running_loop()
         self._starting = loop.create_task(self._start())
         self._life = loop.create_task(self._live())
@@ -98,6 +101,7 @@ class RegionActor:
         self._spool = await self._open_spool()
         profiles = load_profiles(config.providers)
         router = Router(config, profiles, build_resolver(config.resolver), self._clock)
+        link = PartedLink(self._services, self._partition)
         region = Region(
             config=config,
             name=self._name,
@@ -108,8 +112,8 @@ class RegionActor:
                 self._services,
                 self._services,
                 resolver=build_resolver(config.resolver),
-                link=self._services,
-                handover=self._services,
+                link=link,
+                handover=link,
             ),
             clock=self._clock,
             seed=int.from_bytes(os.urandom(8), "big") >> 1,
@@ -147,10 +151,22 @@ class RegionActor:
         return await (await self._engine()).accept(header, blob, again=again)
 
     async def beat(self, beat: Beat) -> BeatReply | None:
-        return (await self._engine()).beat(beat)
+        engine = await self._engine()
+        self._partition.check(IN)
+        reply = engine.beat(beat)
+        self._partition.check(OUT)
+        return reply
 
     async def hear(self, sender: str, message: Message) -> None:
-        (await self._engine()).hear(sender, message)
+        engine = await self._engine()
+        self._partition.check(IN)
+        engine.hear(sender, message)
+
+    async def cut(self, seconds: float, way: str) -> None:
+        """For drills: from now on, for so long (60 s at most), lose what Fleet and the other regions say to this one
+        (`way` "in"), what it says to them ("out"), or both ("both"). 0 seconds end it. ValueError: not possible."""
+        self._partition.cut(seconds, way)
+        log.warning("region %s: a drill cuts it off (%s) for %g s", self._name, way, seconds)
 
     async def condition(self) -> str:
         """`up`, `draining`, `drained` or `returning`; raises what made the region fail."""
@@ -162,7 +178,11 @@ class RegionActor:
         return await (await self._engine()).drain(on)
 
     async def hand_over(self, request: Request) -> Reply | None:
-        return await (await self._engine()).hand_over(request)
+        engine = await self._engine()
+        self._partition.check(IN)
+        reply = await engine.hand_over(request)
+        self._partition.check(OUT)
+        return reply
 
     async def put_campaign(self, record: bytes) -> int:
         return await (await self._engine()).put_campaign(record)

@@ -124,8 +124,6 @@ def build_drill(runner: DrillRunner) -> click.Command:
             record = _run(lambda: runner.live(scenario, config, before_s=before_s, after_s=after_s))
         elif len(names) == 1:
             scenario = SCENARIOS[names[0]]
-            if scenario.unavailable:
-                raise Failure(f"{scenario.name}: not yet: {scenario.unavailable}")
             record = _run(lambda: runner.temporary(scenario, rate=rate, before_s=before_s, after_s=after_s))
         else:
             common = ["--directory", str(directory), "--rate", f"{rate:g}"]
@@ -178,8 +176,6 @@ def _confirm(scenario: Scenario, config: FleetConfig, confirmed: str | None) -> 
 def _list() -> None:
     for scenario in SCENARIOS.values():
         live = f"not on a live fleet: {scenario.needs_temporary}" if scenario.needs_temporary else ""
-        if scenario.unavailable:
-            live = f"not yet: {scenario.unavailable}"
         output().print(f"[b]{scenario.name}[/b]: {scenario.title}")
         for line in filter(None, (f"expected: {scenario.expects}", live)):
             output().print(Text(f"    {line}"))

@@ -29,7 +29,7 @@ class Scenario:
     bounds: Bounds
     hold_s: float = 0.0
     needs_temporary: str = ""
-    unavailable: str = ""
+    needs_copies: bool = False
 
 
 class DrillRefused(ValueError):
@@ -65,20 +65,26 @@ SCENARIOS: Mapping[str, Scenario] = {
             Bounds(10.0, 2.0, None),
             hold_s=5.0,
         ),
-        Scenario(
-            "partition",
-            "one region cannot reach its peers",
-            "its lease runs out, it sends nothing more, peers send its mail",
-            Bounds(5.0, 2.0, 5.0),
-            hold_s=5.0,
-            unavailable="regions of one machine cannot be cut off from each other by a drill",
+        *(
+            Scenario(
+                name,
+                title,
+                "it is called dead and sends nothing more; its peer sends its mail; it returns and gives that up",
+                Bounds(5.0, 2.0, None),
+                hold_s=5.0,
+                needs_copies=True,
+            )
+            for name, title in (
+                ("partition", "a region and its fleet do not hear each other for a while"),
+                ("partition-in", "a region does not hear its fleet for a while, but is heard"),
+                ("partition-out", "a region is not heard by its fleet for a while, but hears it"),
+            )
         ),
         Scenario(
             "head-kill",
-            "SIGKILL of Ray's head process (GCS)",
-            "regions, pools and sources go on accepting and sending; nothing is restarted while it is away",
-            Bounds(None, 2.0, None),
-            unavailable="the head's state is not kept, so the head node and every client end with it; nothing to pass",
+            "SIGKILL of the process of Ray's head (GCS)",
+            "it is started again with what it knew; nothing else is, and mail does not notice",
+            Bounds(30.0, 2.0, None),
         ),
         Scenario(
             "disk-full",
@@ -105,8 +111,8 @@ def refusal(scenario: Scenario, config: FleetConfig, *, on_live: bool) -> str:
         return f"only on a temporary fleet: {scenario.needs_temporary}"
     if on_live and config.ray.address is not None:
         return "only where the fleet's processes are on this machine: this one runs on the cluster at ray.address"
-    if scenario.unavailable:
-        return f"not yet: {scenario.unavailable}"
+    if on_live and scenario.needs_copies and not config.fleet.replicas:
+        return "the fleet has replicas: 0, its regions have no leases and do not send each other's mail"
     if on_live and scenario.name == "dns" and config.dns_failover is None:
         return "the fleet has no dns_failover"
     return ""

@@ -1,4 +1,4 @@
-"""The head of Ray dies and returns; then a region's node is frozen, and killed with its disk: its peer covers for it.
+"""Ray's head dies and returns; then a region is cut off, its node frozen, and killed with its disk: its peer covers.
 
 All under load. Every message that got a receipt arrives; what arrives twice is marked. Submissions go on meanwhile.
 SENDFLEET_FAILOVER_ROUNDS repeats the freezing; `make soak` sets it.
@@ -141,6 +141,23 @@ async def lose_the_head(fleet: ClusterFleet, load: Load, sink: SinkProcess) -> N
     await until(is_replaced, "a source that dies is not started again")
 
 
+async def cut_off(fleet: ClusterFleet) -> None:
+    """As `sendfleet drill --scenario partition --on-live` does it, and judges it."""
+    from actors.drill_faults import Cut
+    from actors.drill_fleet import LiveFleet
+    from engine.drill.scenarios import SCENARIOS
+
+    live = LiveFleet(fleet.config, since_ms=0)
+    fault = Cut(live, None, SCENARIOS["partition"])
+    assert fault.region == VICTIM
+    await fault.make()
+    await until(fault.is_detected, "the region that is cut off was not called dead")
+    await fault.heal()
+    assert fault.extra == {"a region that is called dead sends nothing": True, "it returns": True}
+    own = {source.name for source in fleet.config.sources if source.region == VICTIM}
+    assert own & {arrival.source for arrival in live.arrivals()}, "it sent nothing before either"
+
+
 def _title(process: psutil.Process) -> str:
     try:
         return process.cmdline()[0]
@@ -166,7 +183,7 @@ def marked(config: FleetConfig) -> set[str]:
     return found
 
 
-def test_the_head_dies_then_a_region_freezes_and_dies(tmp_path: Path, sink: SinkProcess) -> None:
+def test_the_head_dies_then_a_region_is_cut_off_freezes_and_dies(tmp_path: Path, sink: SinkProcess) -> None:
     config = two_regions(
         tmp_path,
         sink.addresses["accept"][1],
@@ -189,6 +206,7 @@ def test_the_head_dies_then_a_region_freezes_and_dies(tmp_path: Path, sink: Sink
         load = Load(fleet.client)
         await lose_the_head(fleet, load, sink)
         await until(is_live, "the region did not return to Fleet's lease")
+        await cut_off(fleet)
         for _ in range(ROUNDS):
             await asyncio.sleep(1.0)
             victims = processes_of(fleet.nodes[VICTIM])

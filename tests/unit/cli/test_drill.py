@@ -102,8 +102,6 @@ def test_not_passed_and_refused_are_status_1(runner: FakeRunner, tmp_path: Path)
     runner.refuses = "no root"
     result = run(runner, "--scenario", "disk-full", "--directory", tmp_path)
     assert (result.exit_code, "no root" in result.output) == (1, True)
-    result = run(runner, "--scenario", "partition", "--directory", tmp_path)
-    assert (result.exit_code, "cannot be cut off" in result.output) == (1, True)
 
 
 def test_all_scenarios_each_in_a_process_of_its_own(runner: FakeRunner, tmp_path: Path) -> None:
@@ -116,6 +114,8 @@ def test_all_scenarios_each_in_a_process_of_its_own(runner: FakeRunner, tmp_path
         "region-kill",
         "region-freeze",
         "partition",
+        "partition-in",
+        "partition-out",
         "head-kill",
         "disk-full",
         "dns",

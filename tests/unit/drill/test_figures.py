@@ -138,8 +138,10 @@ def test_what_a_fleet_cannot_be_put_to() -> None:
     plain = fleet()
     assert refusal(SCENARIOS["pool-kill"], plain, on_live=True) == ""
     assert "temporary fleet" in refusal(SCENARIOS["source-block"], plain, on_live=True)
-    assert "cut off" in refusal(SCENARIOS["partition"], plain, on_live=False)
-    assert "head's state" in refusal(SCENARIOS["head-kill"], plain, on_live=True)
+    for name in ("partition", "partition-in", "partition-out"):
+        assert refusal(SCENARIOS[name], plain, on_live=False) == ""
+        assert "replicas: 0" in refusal(SCENARIOS[name], plain, on_live=True)
+    assert refusal(SCENARIOS["head-kill"], plain, on_live=True) == ""
     assert "dns_failover" in refusal(SCENARIOS["dns"], plain, on_live=True)
     elsewhere = fleet(ray={"address": "192.0.2.1:6379"})
     assert "this machine" in refusal(SCENARIOS["pool-kill"], elsewhere, on_live=True)
