@@ -1,6 +1,7 @@
 """Delivery status notifications that we write (RFC 3464, in the multipart/report of RFC 6522), byte by byte.
 
-With RET=FULL (RFC 3461 section 4.3) a failure returns the whole message up to `MAX_RETURNED`, otherwise its header.
+With RET=FULL (RFC 3461 section 4.3) a failure returns the whole message up to `MAX_RETURNED`, otherwise its header; of
+a message with REQUIRETLS always the header (RFC 8689 section 5).
 What comes from a peer's reply or from an address is reduced to printable ASCII, so it can add neither field nor line.
 """
 
@@ -112,8 +113,8 @@ def status_of(notice: Notice) -> str:
 
 
 def _returned(notice: Notice, body: bytes) -> bytes:
-    is_full = notice.options.ret == "FULL" and notice.action is Action.FAILED and len(body) <= MAX_RETURNED
-    if is_full:
+    wants_full = notice.options.ret == "FULL" and not notice.options.requires_tls
+    if wants_full and notice.action is Action.FAILED and len(body) <= MAX_RETURNED:
         encoding = b"" if body.isascii() else b"Content-Transfer-Encoding: 8bit\r\n"
         return b"Content-Type: message/rfc822\r\n" + encoding + b"\r\n" + _LINE.sub(b"\r\n", body)
     text = _LINE.sub(b"\n", body[:MAX_HEADER])

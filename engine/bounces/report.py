@@ -8,6 +8,7 @@ believed: who acts on a report checks its token first (engine/bounces/tokens.py)
 
 import itertools
 import re
+import sys
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -75,6 +76,10 @@ _ORIGIN = re.compile(
     r"\((?:[a-z]+ )?(?:generated|expanded|forwarded) (?:from|by) [^()]{0,400}\)", re.IGNORECASE
 )
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")  # RFC 3461 section 4
+_UNITEXT = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
+_ANGLES = re.compile(r"<([^<>]+)>")
+_COMMENT = re.compile(r"\([^()]*\)[ \t;]*$")
+_SOURCE_ROUTE = re.compile(r"^@[^:@]+(?:,@[^:@]+)*:")
 _VERP = re.compile(r"b\+[a-z2-7]{34}@[a-z0-9.-]{1,253}", re.IGNORECASE | re.ASCII)
 _LINK = re.compile(r"https?://[^\s<>\"']{1,1500}")
 _DAEMONS = re.compile(
@@ -185,16 +190,28 @@ def _names(fields: dict[str, str]) -> tuple[str, ...]:
     """The recipient's addresses, original first; `type; address` (RFC 3464 section 2.3.1) or the bare address."""
     found = []
     for name in ("original-recipient", "final-recipient", "x-actual-recipient"):
-        value = fields.get(name, "").rpartition(";")[2].strip().strip("<>")[:MAX_ADDRESS]
+        value = _address_in(fields.get(name, ""))
         for form in (_XTEXT.sub(_letter, value), value):  # some hand ORCPT on as it stood in the command
             if "@" in form and form not in found:
                 found.append(form)
     return tuple(found)
 
 
+def _address_in(value: str) -> str:
+    """Of a field; some write a name, a comment or a source route to it. RFC 6533 section 3 has letters as \\x{HEX}."""
+    kind, semicolon, text = value[: 4 * MAX_ADDRESS].partition(";")
+    text = text if semicolon else kind
+    if kind.strip().lower() == "utf-8":
+        text = _UNITEXT.sub(_letter, text)
+    found = _ANGLES.search(text)
+    text = found[1] if found is not None else _COMMENT.sub("", text).rstrip(" \t;")
+    return _SOURCE_ROUTE.sub("", text.strip())[:MAX_ADDRESS]
+
+
 def _letter(found: re.Match[str]) -> str:
-    letter = chr(int(found[1], 16))
-    return letter if letter.isprintable() else found[0]
+    code = int(found[1], 16)
+    letter = chr(code) if code <= sys.maxunicode else ""
+    return letter if letter.isprintable() and letter else found[0]
 
 
 def _reply_of(fields: dict[str, str], status: re.Match[str] | None, parts: list[Part]) -> Reply:

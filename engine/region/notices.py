@@ -16,6 +16,7 @@ from engine.spool.errors import SpoolFull
 from engine.spool.notices import Notice
 from engine.values.address import parse_address
 from engine.values.clock import Clock
+from engine.values.options import Flag, Options
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ class Notices:
             len(message),
             now_ms,
             now_ms + self._expire_ms[stream],
+            # RFC 8689 section 5: it holds the header of a message that must not be seen on the way
+            options=(Options(flags=Flag.REQUIRE_TLS),) if notice.options.requires_tls else (),
         )
         return AcceptBatch(notice.batch_key, [item], message)
 

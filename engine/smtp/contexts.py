@@ -62,6 +62,7 @@ class Contexts:
     @functools.cached_property
     def verifying(self) -> ResumingContext:
         context = _context()
+        context.hostname_checks_common_name = False  # RFC 8461 section 4.2, RFC 9525 section 2
         if self._authorities is None:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         else:

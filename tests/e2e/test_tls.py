@@ -9,7 +9,7 @@ import pytest
 from engine.config.schema import FleetConfig
 from engine.sink.process import SinkProcess
 from engine.values.message import Message
-from engine.values.options import Flag, Options
+from engine.values.options import Flag, Notify, Options
 from engine.values.stream import Stream
 from engine.values.submission import decode_receipt, encode_submission
 from tests.support.certificates import Identity, authority, make, stranger, write_authorities
@@ -124,6 +124,25 @@ def test_the_exception_verified_wants_a_good_certificate(
     if expected == "bounced":
         assert event[4] == "5.7.5"
         assert "unable to get local issuer certificate" in event[5]
+
+
+def test_a_notification_of_a_message_that_requires_tls_requires_it_too(tmp_path: Path) -> None:
+    """RFC 8689 section 5. The host of the sender does not offer it either, so nobody is told."""
+    identity = make("localhost", issuer=authority(), addresses=("127.0.0.1",))
+    file = write_authorities(tmp_path / "ca.pem", authority())
+    asking = Options(flags=Flag.REQUIRE_TLS, notify=Notify.FAILURE, ret="FULL")
+
+    async def run(config: FleetConfig) -> None:
+        region, spool, node = await start_region(config)
+        await region.accept(*encode_submission([message(asking)], bytes(16)))
+        await until(lambda: spool.counts()["bounced"] == 2)
+        await node.stop()
+        await region.stop()
+        spool.close()
+
+    with sink(tmp_path, identity) as server:
+        asyncio.run(run(config_of(tmp_path, server, authorities=str(file))))
+        assert not server.log().acceptances
 
 
 def test_a_message_that_requires_tls_bounces_where_it_is_not_offered(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from engine.bounces.notification import MAX_RETURNED, compose
 from engine.bounces.report import ReportKind, read_report
 from engine.spool.notices import Action, Notice
-from engine.values.options import Options
+from engine.values.options import Flag, Options
 from engine.values.reply import Reply
 
 BODY = b"From: a@example.com\r\nSubject: gr\xc3\xbc\xc3\x9fe\r\n\r\nhello\nthere\r\n.\r\n"
@@ -79,6 +79,7 @@ def test_a_failure_in_full() -> None:
         (Options(ret="HDRS"), BODY, "text/rfc822-headers"),
         (Options(), BODY, "text/rfc822-headers"),
         (Options(ret="FULL"), BODY + b"x" * MAX_RETURNED, "text/rfc822-headers"),
+        (Options(ret="FULL", flags=Flag.REQUIRE_TLS), BODY, "text/rfc822-headers"),
         (Options(ret="FULL"), None, None),
     ],
 )

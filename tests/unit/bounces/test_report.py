@@ -194,6 +194,32 @@ def test_an_original_recipient_in_xtext_is_found() -> None:
     assert failure.addresses == ("a+news@d.example", "a+2Bnews@d.example", "b@d.example")
 
 
+@pytest.mark.parametrize(
+    ("value", "addresses"),
+    [
+        ("rfc822; anna@d.example (Anna Smith)", ("anna@d.example",)),
+        ("rfc822; Anna Smith <anna@d.example>", ("anna@d.example",)),
+        ("rfc822;<anna@d.example>;", ("anna@d.example",)),
+        ("rfc822; anna@d.example ;", ("anna@d.example",)),
+        ("anna@d.example", ("anna@d.example",)),
+        ("rfc822; @relay.example,@other.example:anna@d.example", ("anna@d.example",)),
+        ('rfc822; "anna (x) b"@d.example', ('"anna (x) b"@d.example',)),
+        ("utf-8; \\x{7528}\\x{6237}@d.example", ("用户@d.example",)),
+        ("utf-8; 用户@d.example", ("用户@d.example",)),
+        ("utf-8; \\x{FFFFFF}\\x{0A}@d.example", ("\\x{FFFFFF}\\x{0A}@d.example",)),
+        ("LOCAL; \\anna", ()),
+        ("x400; /S=anna/OU=d/", ()),
+    ],
+)
+def test_a_recipient_as_it_is_written(value: str, addresses: tuple[str, ...]) -> None:
+    data = (
+        "Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\n"
+        f"Reporting-MTA: dns; x\r\n\r\nFinal-Recipient: {value}\r\nAction: failed\r\nStatus: 5.1.1\r\n--b--\r\n"
+    )
+    (failure,) = read_report(data.encode(), sender="").failures
+    assert failure.addresses == addresses
+
+
 def test_a_disposition_notification_is_no_bounce() -> None:
     """RFC 8098: whoever sends one has got the message, even one that says `failed`."""
     data = (

@@ -52,6 +52,7 @@ CERTIFICATES = {
     "good": make(MX, issuer=authority()),
     "chain": make("*.example.net", issuer=MIDDLE, send=(MIDDLE,)),
     "old": make(MX, issuer=authority(), rsa_bits=1024),
+    "cn-only": make(MX, issuer=authority(), names=()),
 }
 FAULTS = {
     "S": Fault.NO_STARTTLS,
@@ -63,30 +64,30 @@ FAULTS = {
     "D": Fault.DNSSEC_INVALID,
 }
 TABLE = """
-               absent declined injected closed garbage tls1.1 self    expired other   strange good    chain  old
-required       -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
-disabled       plain  plain    plain    plain  plain   plain  plain   plain   plain   plain   plain   plain  plain
-unverified     -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
-verified       -S     -S       -I       -V     -V      -V     -T      -E      -H      -T      name    name   -V
-sts-enforce    -S     -S       -I       -V     -V      -V     -T      -E      -H      -T      name    name   -V
-sts-other-mx   -V     -V       -V       -V     -V      -V     -V      -V      -V      -V      -V      -V     -V
-sts-testing    -S     -S       -I       -V     -V      -V     tls/T   tls/E   tls/H   tls/T   name    name   tls/V
-sts-test-mx    -S     -S       -I       -V     -V      -V     tls/V   tls/V   tls/V   tls/V   tls/V   tls/V  tls/V
-dane-ee        -S     -S       -I       -V     -V      -V     dane    dane    dane    dane    dane    dane   dane
-dane-ee-wrong  -S     -S       -I       -V     -V      -V     -V      -V      -V      -V      -V      -V     -V
-dane-ta        -S     -S       -I       -V     -V      -V     -V      -V      -V      dane    -V      -V     -V
-dane-ta-full   -S     -S       -I       -V     -V      -V     -T      -E      -H      -T      dane    dane   dane
-dane-over-sts  -S     -S       -I       -V     -V      -V     dane    dane    dane    dane    dane    dane   dane
-dane-unusable  -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
-dane-bogus     -D     -D       -D       -D     -D      -D     -D      -D      -D      -D      -D      -D     -D
-dane-unsigned  -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
-any/required   -S     -S       -I       -V     -V      -V     tls     tls     tls     tls     tls     tls    tls
-any/verified   -S     -S       -I       -V     -V      -V     -T      -E      -H      -T      name    name   -V
-any/sts-enforce -S    -S       -I       -V     -V      -V     tls/T   tls/E   tls/H   tls/T   name    name   tls/V
-any/sts-other-mx -S   -S       -I       -V     -V      -V     tls/V   tls/V   tls/V   tls/V   tls/V   tls/V  tls/V
-any/dane-ee-wrong -S  -S       -I       -V     -V      -V     tls/V   tls/V   tls/V   tls/V   tls/V   tls/V  tls/V
-any/dane-ta-full -S   -S       -I       -V     -V      -V     tls/T   tls/E   tls/H   tls/T   dane    dane   dane
-any/dane-bogus -S     -S       -I       -V     -V      -V     tls/D   tls/D   tls/D   tls/D   tls/D   tls/D  tls/D
+                  absent declined injected closed garbage tls1.1 self  expired other strange good  chain old   cn-only
+required          -S     -S       -I       -V     -V      -V     tls   tls     tls   tls     tls   tls   tls   tls
+disabled          plain  plain    plain    plain  plain   plain  plain plain   plain plain   plain plain plain plain
+unverified        -S     -S       -I       -V     -V      -V     tls   tls     tls   tls     tls   tls   tls   tls
+verified          -S     -S       -I       -V     -V      -V     -T    -E      -H    -T      name  name  -V    -H
+sts-enforce       -S     -S       -I       -V     -V      -V     -T    -E      -H    -T      name  name  -V    -H
+sts-other-mx      -V     -V       -V       -V     -V      -V     -V    -V      -V    -V      -V    -V    -V    -V
+sts-testing       -S     -S       -I       -V     -V      -V     tls/T tls/E   tls/H tls/T   name  name  tls/V tls/H
+sts-test-mx       -S     -S       -I       -V     -V      -V     tls/V tls/V   tls/V tls/V   tls/V tls/V tls/V tls/V
+dane-ee           -S     -S       -I       -V     -V      -V     dane  dane    dane  dane    dane  dane  dane  dane
+dane-ee-wrong     -S     -S       -I       -V     -V      -V     -V    -V      -V    -V      -V    -V    -V    -V
+dane-ta           -S     -S       -I       -V     -V      -V     -V    -V      -V    dane    -V    -V    -V    -V
+dane-ta-full      -S     -S       -I       -V     -V      -V     -T    -E      -H    -T      dane  dane  dane  -H
+dane-over-sts     -S     -S       -I       -V     -V      -V     dane  dane    dane  dane    dane  dane  dane  dane
+dane-unusable     -S     -S       -I       -V     -V      -V     tls   tls     tls   tls     tls   tls   tls   tls
+dane-bogus        -D     -D       -D       -D     -D      -D     -D    -D      -D    -D      -D    -D    -D    -D
+dane-unsigned     -S     -S       -I       -V     -V      -V     tls   tls     tls   tls     tls   tls   tls   tls
+any/required      -S     -S       -I       -V     -V      -V     tls   tls     tls   tls     tls   tls   tls   tls
+any/verified      -S     -S       -I       -V     -V      -V     -T    -E      -H    -T      name  name  -V    -H
+any/sts-enforce   -S     -S       -I       -V     -V      -V     tls/T tls/E   tls/H tls/T   name  name  tls/V tls/H
+any/sts-other-mx  -S     -S       -I       -V     -V      -V     tls/V tls/V   tls/V tls/V   tls/V tls/V tls/V tls/V
+any/dane-ee-wrong -S     -S       -I       -V     -V      -V     tls/V tls/V   tls/V tls/V   tls/V tls/V tls/V tls/V
+any/dane-ta-full  -S     -S       -I       -V     -V      -V     tls/T tls/E   tls/H tls/T   dane  dane  dane  tls/H
+any/dane-bogus    -S     -S       -I       -V     -V      -V     tls/D tls/D   tls/D tls/D   tls/D tls/D tls/D tls/D
 """
 
 

@@ -28,6 +28,7 @@ SITE = make("mta-sts.example.org", issuer=authority())
 WRONG_SITE = make("www.example.org", issuer=authority())
 OLD_SITE = make("mta-sts.example.org", issuer=authority(), days=(-9, -1))
 STRANGE_SITE = make("mta-sts.example.org", issuer=stranger())
+NAMELESS_SITE = make("mta-sts.example.org", issuer=authority(), names=())
 
 
 class Bed:
@@ -212,7 +213,7 @@ def test_a_text_that_is_no_policy(tmp_path: Path) -> None:
     run(tmp_path, story, answer=page(b"version: STSv1\nmode: perhaps\nmax_age: 1\n"))
 
 
-@pytest.mark.parametrize("site", [WRONG_SITE, OLD_SITE, STRANGE_SITE])
+@pytest.mark.parametrize("site", [WRONG_SITE, OLD_SITE, STRANGE_SITE, NAMELESS_SITE])
 def test_a_site_that_cannot_prove_its_name(tmp_path: Path, site: Identity) -> None:
     async def story(bed: Bed, server: PolicyServer) -> None:
         answer = await bed.get()
