@@ -9,6 +9,9 @@ warm-up, before those that count, because a file that has never given a page bac
 
 Memory is the process's resident memory, sampled; of it the pages of LMDB's map are the kernel's cache and can be
 dropped at any time, so both are given: all, and without file pages.
+
+What other work on the machine does not change is given as well: bytes written and write calls made per message, both
+accepted and delivered, and the size of the index.
 """
 
 import argparse
@@ -59,6 +62,12 @@ class MemoryWatch:
             )
             self.resident = max(self.resident, _kib(fields["VmRSS"]))
             self.anonymous = max(self.anonymous, _kib(fields["RssAnon"]))
+
+
+def io_counts() -> tuple[int, int]:
+    """Bytes written by this process so far, and the calls that took."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["wchar"]), int(fields["syscw"])
 
 
 def _kib(text: str) -> int:
@@ -125,6 +134,7 @@ async def fill(directory: Path, count: int) -> Measurement:
 async def on_top(directory: Path, count: int) -> Measurement:
     """Accept and deliver on top of what is queued; its own messages are what is delivered."""
     cpu = time.process_time()
+    written = io_counts()
     with MemoryWatch() as memory:
         started = time.monotonic()
         lone = LoneRegion(directory)
@@ -135,10 +145,19 @@ async def on_top(directory: Path, count: int) -> Measurement:
             campaign = await put_campaign(lone, f"on top {before['accepted']}")
             accept, deliver = await probe(lone, campaign, 0, count)
             after = lone.spool.counts()
+            index_mib = lone.spool.sizes()["index_bytes"] / 2**20
     if after["delivered"] - before["delivered"] < count or after["queued"] > before["queued"]:
         raise Miscounted(count, after["delivered"] - before["delivered"], count)
     usage = Usage(time.process_time() - cpu, memory.resident, memory.anonymous)
-    return Measurement(count, count / deliver, usage, {"accepted_per_s": accept, "start_s": start_s})
+    bytes_written, calls = (now - before for now, before in zip(io_counts(), written, strict=True))
+    figures = {
+        "accepted_per_s": accept,
+        "start_s": start_s,
+        "written_b": bytes_written / count,
+        "write_calls": calls / count,
+        "index_mib": index_mib,
+    }
+    return Measurement(count, count / deliver, usage, figures)
 
 
 def main() -> int:

@@ -38,6 +38,7 @@ from engine.spool.environment import Environment
 from engine.spool.records import DamagedRecord
 
 QUEUES_AT_ONCE = 1000
+AT_ONCE = 4096
 BEHIND_ALL = b"\xff" * 15  # behind the due keys of a queue
 NEVER_MS = (1 << 48) - 2
 
@@ -130,32 +131,39 @@ class DueIndex:
         with self._lock:
             parts = self._next_to_merge(draft)
         with txn.cursor(db=self._env.db["due"]) as cursor:
-            for prefix, keys in parts:
+            for keys in parts:
                 if keys:
                     merge(cursor, keys, self._changes)
                     draft.merged += keys
-                draft.merged_queues.append(prefix)
         if draft.is_round_over:
             with txn.cursor(db=self._env.db["due_journal"]) as cursor:
                 while cursor.first() and int.from_bytes(cursor.key(), "big") < self._round_end:
                     cursor.delete()
 
-    def _next_to_merge(self, draft: DueDraft) -> list[tuple[bytes, list[bytes]]]:
-        """The queues whose turn it is, with their due keys in memory. A round that begins when the journal is full is
-        over before as much again has been written to it."""
+    def _next_to_merge(self, draft: DueDraft) -> list[list[bytes]]:
+        """Due keys in memory of the queues whose turn it is.
+
+        A round that begins when the journal is full is over before as much again has been written to it. Of one queue
+        at most `AT_ONCE` are taken at once, or two times what the group brings; its turn lasts longer then.
+        """
         if not self._round_end and self._journal + len(draft.changes) >= self._limit:
             draft.begins_round = sorted(self._queues, reverse=True)
         waiting = self._round if draft.begins_round is None else draft.begins_round
         draft.is_round_over = not waiting and self._round_end > 0
         size = self._round_size if draft.begins_round is None else self._size()
         quota = -(-2 * len(draft.changes) * size // self._limit)
+        at_once = max(AT_ONCE, 2 * len(draft.changes))
         parts = []
         for prefix in reversed(waiting):
             if quota <= 0:
                 break
-            keys = list(self._sorted(prefix))
-            parts.append((prefix, keys))
-            quota -= max(1, len(keys))
+            keys = self._sorted(prefix)
+            part = keys[:at_once]
+            parts.append(part)
+            if len(part) < len(keys):
+                break
+            draft.merged_queues.append(prefix)
+            quota -= max(1, len(part))
         return parts
 
     def _size(self) -> int:
@@ -173,6 +181,8 @@ class DueIndex:
                 self._since_round = 0
             for key in draft.merged:
                 del changes[key]
+            if draft.merged:
+                self._unsorted.add(draft.merged[-1][:4])  # what is left of it
             self._perhaps_stored.difference_update(draft.merged)
             for prefix in draft.merged_queues:
                 self._queues.pop(prefix, None)

@@ -83,6 +83,23 @@ def test_a_queue_that_gets_all_is_merged_in_full_blocks(env: Environment) -> Non
     assert entries(env, "due") <= 6000 // BLOCK + 1
 
 
+def test_a_queue_that_gets_all_is_merged_a_part_at_a_time(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.spool.due_index.AT_ONCE", 300)
+    index = DueIndex(env, 2000)
+    keys = [due_key(queue, 5, id_) for queue in (7, 8) for id_ in range(1, 1001)]
+    parts = []
+    for start in range(0, len(keys), 100):
+        parts.append(len(group(index, env, new=keys[start : start + 100]).merged))
+    for number in range(60):
+        parts.append(len(group(index, env, gone=keys[number * 10 : number * 10 + 10]).merged))
+        assert [key for key, _ in index.rows(b"", 10_000)] == keys[number * 10 + 10 :]
+    assert max(parts) <= 600
+    assert sum(parts) >= 1900
+    assert entries(env, "due_journal") <= 100
+
+
 def test_rows_of_an_earlier_release_are_read_and_merged(env: Environment) -> None:
     old = [due_key(1, due_ms, due_ms) for due_ms in range(1, 300)]
     with env.write() as txn:
