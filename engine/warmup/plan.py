@@ -20,7 +20,8 @@ DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 SPREAD_MARGIN_MS = HOUR_MS  # the day's cap is spread so that the last hour is left for what rounding left
 SPREAD_UNTIL_MS = DAY_MS - SPREAD_MARGIN_MS
-SPREAD_MORE_MS = HOUR_MS // 4  # so much later each day that the cap was used up
+SPREAD_MORE_MS = HOUR_MS // 4  # so much later, at least, after each day that the cap was used up
+LEAST_SHARE = 0.25  # of the cap: a day with less mail says nothing about the hours in which there is mail
 
 
 class Phase(StrEnum):
@@ -132,9 +133,12 @@ class Plan:
         """When the cap has to be used up tomorrow."""
         if self.phase is Phase.FINISHED or self.stepped_back:
             return  # what was sent says nothing about when there was mail
-        if self.attempts >= self._stages[self.stage].day:
-            self.spread_until_ms = min(SPREAD_UNTIL_MS, self.spread_until_ms + SPREAD_MORE_MS)
-        else:
+        cap = self._stages[self.stage].day
+        if self.attempts >= cap:
+            # there was mail until the cap was used up, and perhaps longer
+            later_ms = max(self.spread_until_ms + SPREAD_MORE_MS, self.last_ms)
+            self.spread_until_ms = min(SPREAD_UNTIL_MS, later_ms)
+        elif self.attempts >= cap * LEAST_SHARE:
             self.spread_until_ms = min(self.spread_until_ms, max(0, self.last_ms - SPREAD_MARGIN_MS))
 
     def _close_used_day(self, now_ms: int, score: int) -> list[StageChange]:

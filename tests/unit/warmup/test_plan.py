@@ -211,6 +211,23 @@ def test_mail_that_ends_in_the_afternoon_is_spread_over_less_of_the_next_day() -
     assert spread_us(subject, 2, 6) == round(12.25 * HOUR_MS * 1000) // 200
 
 
+def test_mail_that_lasts_longer_than_was_thought_is_spread_over_more_of_the_next_day() -> None:
+    subject = plan()
+    subject.observe(START_MS + 10 * HOUR_MS, 60, 60)
+    subject.advance(START_MS + DAY_MS, 100)
+    assert spread_us(subject, 1, 2) == 7 * HOUR_MS * 1000 // 100
+    subject.observe(START_MS + DAY_MS + 20 * HOUR_MS, 100, 100)
+    subject.advance(START_MS + 2 * DAY_MS, 100)
+    assert spread_us(subject, 2, 2) == 18 * HOUR_MS * 1000 // 200
+
+
+def test_a_day_with_hardly_any_mail_says_nothing_about_its_hours() -> None:
+    subject = plan()
+    subject.observe(START_MS + 100, 24, 24)  # what was on the way at midnight, and nothing else
+    subject.advance(START_MS + DAY_MS, 100)
+    assert spread_us(subject, 1, 0) == 23 * HOUR_MS * 1000 // 100
+
+
 def test_a_day_that_the_provider_cut_short_says_nothing_about_the_mail() -> None:
     subject = plan()
     subject.observe(START_MS + 3 * HOUR_MS, 10, 9)
