@@ -173,6 +173,13 @@ class Draft:
             page = self._pages[number] = bytearray(stored or PAGE_BYTES)
         return page
 
+    def seen_page(self, number: int) -> bytes:
+        """A ledger page with what the group has changed in it; b"" if there is none."""
+        page = self._pages.get(number)
+        if page is None:
+            page = self.txn.get(number.to_bytes(8, "big"), db=self.env.db["ledger"])
+        return bytes(page or b"")
+
     def mark(self, id_: int, kind: int) -> None:
         """Set the last word on an id."""
         seq = id_ & SEQ_MASK

@@ -230,13 +230,14 @@ class HandoverKeeper(Keeper):
         return Decided(Verdict(request.number, disk, book.verdict(request.number, request.spans)), due_keys)
 
     def _take(self, offer: Offer) -> list[bytes]:
-        """Own what is in the offer, except what was here already; due keys of the rest."""
+        """Own what has come with the offer, except what was here already; due keys of the rest."""
         self._store(offer.giver, offer.payload)
+        arrived = {row[0] for row in msgpack.unpackb(offer.payload)[2]}
         due_keys = []
         for id_ in ids_of(offer.spans):
-            stored = self._txn.pop(self._copy_key(offer.giver, id_), db=self._db["copies"])
-            if stored is None:
+            if id_ not in arrived:  # there may be an old copy of it, which is no offer
                 continue
+            stored = self._txn.pop(self._copy_key(offer.giver, id_), db=self._db["copies"])
             record = decode_record(id_, stored)
             if self._is_here(id_):
                 self._body_gone(record)

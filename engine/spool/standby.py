@@ -402,7 +402,7 @@ class Keeper:
                 number = page_of(id_, region)
                 if number != page_number:
                     page_number = number
-                    page = bytes(self._txn.get(number.to_bytes(8, "big"), db=self._db["ledger"]) or b"")
+                    page = self._draft.seen_page(number)
                 if not page:
                     id_ += PAGE_IDS - id_ % PAGE_IDS
                     continue

@@ -1,4 +1,4 @@
-"""Random schedules of the hand-over between regions without copies: `python -m tests.simulation.handover SEED...`
+"""Random schedules of the hand-over between regions: `python -m tests.simulation.handover SEED | FIRST-LAST ...`
 
 Three regions in memory. Requests and answers are lost, late and repeated; a region is killed between any two steps, its
 operations done or not; a disk is lost; drains begin and end. Checked all the time: nothing is sent twice without a
@@ -302,12 +302,17 @@ class World:
 
 
 def main() -> None:
-    for seed in map(int, sys.argv[1:]):
-        world = World(seed)
-        problems = world.run()
-        print(
-            *(world.trace if problems else ()), *(f"seed {seed}: {problem}" for problem in problems), sep="\n"
-        )
+    """Seeds, or runs of them as FIRST-LAST. Exit status 1 if one has broken a promise."""
+    is_broken = False
+    for text in sys.argv[1:]:
+        first, _, last = text.partition("-")
+        for seed in range(int(first), int(last or first) + 1):
+            world = World(seed)
+            problems = world.run()
+            if problems:
+                is_broken = True
+                print(*world.trace, *(f"seed {seed}: {problem}" for problem in problems), sep="\n")
+    sys.exit(is_broken)
 
 
 if __name__ == "__main__":

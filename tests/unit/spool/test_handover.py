@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from engine.failover.handover import MakeOffer, Offer, Recall, SettleOffer
+from engine.failover.messages import Copy
 from engine.failover.spans import Spans, ids_of, of_ids
-from engine.failover.store import Adopt, Inspect, SaveClean, SaveEpoch
+from engine.failover.store import Adopt, Apply, Inspect, SaveClean, SaveEpoch
 from engine.spool.audit import audit
 from engine.spool.handover import Decide, Decided, HandoverOperation, Identify, KeepKeys, Knows
 from engine.spool.records import MAYBE_SENT, Record
@@ -21,7 +22,9 @@ from tests.support.spools import (
     HOUR_MS,
     NOW_MS,
     PATIENCE_S,
+    Gate,
     accept,
+    as_one_group,
     assert_conserved,
     batch,
     chunk,
@@ -269,3 +272,33 @@ def test_keys_and_parts_are_known_where_they_were_accepted_or_handed_over(trio: 
     assert (again.repeated, [list(ids) for ids in again.ids]) == (True, [[id_of(keys[0])]])
     by_item = trio.spools["b"].accept(batch(letters=[letter(1)], keys=["one"])).result(PATIENCE_S)
     assert [list(ids) for ids in by_item.ids] == [[id_of(keys[0])]]
+
+
+def test_what_is_settled_in_the_same_commit_is_not_claimed_from_the_taker(tmp_path: Path) -> None:
+    """The taker returns and asks while its word is being written down here: it must not give up what it has taken."""
+    trio = Trio(tmp_path)
+    keys = accept(trio.spools["a"], batch(letters=[letter(n) for n in range(2)]))
+    offer = trio.offer(spans_of(keys[:1]))
+    trio.spools["a"].close()
+    gate = Gate()
+    giver = trio.spools["a"] = open_spool(tmp_path / "a", region=NUMBERS["a"], step=gate)
+    _, asked = as_one_group(
+        giver,
+        gate,
+        lambda: giver.hand_over(SettleOffer(7, offer.spans), NUMBERS),
+        lambda: giver.failover(Inspect("b", 5, 1, spans_of(keys)), NUMBERS),
+    )
+    assert asked.result(PATIENCE_S).mine == spans_of(keys[1:])
+    for spool in trio.spools.values():
+        spool.close()
+
+
+def test_an_old_copy_is_not_taken_for_a_message_that_did_not_come_along(trio: Trio) -> None:
+    keys = accept(trio.spools["a"], batch(letters=[letter(n) for n in range(2)]))
+    _, copy = trio.spools["a"].exporter().messages(spans_of(keys), [])
+    trio.spools["b"].failover(Apply("a", 0, 1, 0, Copy(spans_of(keys), copy)), NUMBERS).result(PATIENCE_S)
+    offer = trio.offer(spans_of(keys))
+    _, payload = trio.spools["a"].exporter().messages(spans_of(keys[:1]), [])
+    decided = trio.take(replace(offer, payload=payload))
+    assert decided.verdict.taken == spans_of(keys[:1])
+    assert trio.do("a", SettleOffer(7, decided.verdict.taken)).due_keys == keys[1:]
