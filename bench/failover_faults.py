@@ -186,6 +186,22 @@ class Fleet:
                 return False
             await asyncio.sleep(LOOK_S)
 
+    async def brief(self, accepted: set[str]) -> str:
+        """For an error: what is missing, and what the regions say."""
+        said = [f"{len(accepted - self.arrived)} of {len(accepted)} messages with a receipt are missing"]
+        snapshot = await self._answers()
+        if snapshot is None:
+            return f"{said[0]}; Fleet does not answer"
+        for region in REGIONS:
+            found = snapshot["regions"][region]
+            cover = found.get("failover", {})
+            said.append(
+                f"{region}: {snapshot['standing'][region]['standing']}, {found.get('counts', found.get('error'))}, "
+                f"standby {cover.get('standby')}, complete {cover.get('standby_complete')}, "
+                f"at pools {found.get('outstanding')}"
+            )
+        return "; ".join(said)
+
     def refresh(self) -> None:
         self.log.refresh()
         self.arrived.update(row.recipient for row in self.log.acceptances[self._rows :])

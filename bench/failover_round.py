@@ -25,8 +25,8 @@ from engine.sink.process import SinkProcess
 from tests.support.ray_fleet import ClusterFleet, fleet_of, messages
 from tests.support.sinks import accepting_sink
 
-LARGEST_BATCH = 20
-BATCHES_PER_S = 100.0  # at least, so that the share of one region has no gaps of its own
+LARGEST_BATCH = 100
+BATCHES_PER_S = 30.0  # at least, so that the share of one region has no gaps of its own
 PRICE_BATCH = 200
 PRICE_IN_FLIGHT = 6
 BEFORE_S, AFTER_S = 3.0, 5.0  # the load goes on until the share of the region flows again
@@ -103,7 +103,10 @@ async def round_of(kind: str, fleet: Fleet, *, rate: float) -> dict[str, Any]:
         lambda: load.accepted(since_s=max(made_s, time.monotonic() - AFTER_S), home=VICTIM), all_of_them=False
     )
     if not flows:
-        raise TimeoutError(f"nothing of the share of {VICTIM} arrived within {PATIENCE_S:.0f} s")
+        raise TimeoutError(
+            f"nothing of the share of {VICTIM} arrived within {PATIENCE_S:.0f} s; the fault was at {made_s:.1f}, found "
+            f"at {detected_s:.1f}; {await fleet.brief(load.accepted())}"
+        )
     end_s = time.monotonic()
     await load.stop()
     await fleet.until_arrived(load.accepted, all_of_them=True)
