@@ -44,11 +44,13 @@ from engine.failover.store import (
     Adopt,
     Adopted,
     Apply,
+    DropCopies,
     Durable,
     GiveUp,
     Inspect,
     Inspected,
     LookUp,
+    Mark,
     OpenSession,
     Operation,
     Release,
@@ -345,7 +347,9 @@ class RegionMachine:
                 self.acceptance.given_up(operation.spans)
                 own.standby.end_session(operation.keeper)  # the next one compares these, too
                 own.counters.given_up += sum(count for _, count in operation.spans)
-                return [Forget(operation.spans)]
+                return [Forget(operation.spans), *self.returning.cleared(operation)]
+            case Mark() | DropCopies():
+                return self.returning.cleared(operation)
             case LookUp():
                 assert result is None or isinstance(result, Accepted)
                 return self.acceptance.looked_up(operation, result)

@@ -1,10 +1,13 @@
 """A region that was called dead comes back: it finds out what others own of its messages before it sends anything.
 
 Under the slot, in rounds: adopt what is to be adopted, list what is queued, ask every live region, give up what they
-own. A round starts again when the view changes. Regions that are dead meanwhile are not asked: they will have to ask
-this one. What remains then may have been sent by one of them, or by one that has lost its disk since, and is marked.
+own. That goes to the disk in pieces, one after the other, so that Fleet's beats are answered meanwhile: with many
+messages it takes longer than a lease. A round starts again when the view changes. Regions that are dead meanwhile are
+not asked: they will have to ask this one. What remains then may have been sent by one of them, or by one that has lost
+its disk since, and is marked.
 """
 
+from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -12,7 +15,7 @@ from engine.failover.effects import Effect, Send, Write
 from engine.failover.messages import AWAY, Ask, RegionView, Standby, Told
 from engine.failover.situation import Situation
 from engine.failover.spans import Spans, pieces, subtract, union
-from engine.failover.store import DropCopies, GiveUp, Mark, SaveClean, TakeQueued
+from engine.failover.store import DropCopies, GiveUp, Mark, Operation, SaveClean, TakeQueued
 
 AT_ONCE = 2000  # messages per operation of the store
 
@@ -21,7 +24,8 @@ class Phase(IntEnum):
     ADOPTING = 1
     LISTING = 2
     ASKING = 3
-    SAVING = 4
+    CLEARING = 4
+    SAVING = 5
 
 
 def sight_of(view: tuple[RegionView, ...], name: str) -> tuple[tuple[str, bool, int], ...]:
@@ -39,6 +43,9 @@ class Round:
     queued: Spans = ()
     told: dict[str, Told] = field(default_factory=dict)
     asked_at: int = 0
+    left: deque[Operation] = field(
+        default_factory=deque
+    )  # to be cleared, the first of them is on its way to the disk
 
     def away(self) -> dict[str, int]:
         """Regions that are not asked, with their epochs."""
@@ -139,10 +146,10 @@ class Return:
                 ask = Ask(own.epoch, round_.nonce, round_.queued, not own.first, held, dead)
                 effects.append(Send(peer, ask))
         if not round_.open():
-            effects += self.conclude(round_)
+            effects += self._conclude(round_)
         return effects
 
-    def conclude(self, round_: Round) -> list[Effect]:
+    def _conclude(self, round_: Round) -> list[Effect]:
         """Everybody has answered."""
         own = self._own
         effects: list[Effect] = []
@@ -155,17 +162,38 @@ class Return:
                 effects += own.standby.adopt(peer, fence, own.epoch, forced=True)
             self._round = None  # there is more to ask about now
             return effects
-        lost = round_.lost()
+        round_.phase = Phase.CLEARING
+        round_.left.extend(self.to_clear(round_))
+        return self._clear(round_)
+
+    def to_clear(self, round_: Round) -> list[Operation]:
+        """What follows for the disk from the answers."""
+        operations: list[Operation] = []
         for peer, told in round_.told.items():
             keeper = peer if told.standby is Standby.KEEP else ""
-            effects += [Write(GiveUp(piece, keeper)) for piece in pieces(told.mine, AT_ONCE)]
-        if round_.away() or round_.has_new_disk_since(own.lived):
-            effects += [Write(Mark(piece)) for piece in pieces(subtract(round_.queued, lost), AT_ONCE)]
-        effects += [Write(DropCopies(peer)) for peer in round_.with_verdict(Standby.DROP)]
+            operations += [GiveUp(piece, keeper) for piece in pieces(told.mine, AT_ONCE)]
+        if round_.away() or round_.has_new_disk_since(self._own.lived):
+            rest = subtract(round_.queued, round_.lost())
+            operations += [Mark(piece) for piece in pieces(rest, AT_ONCE)]
+        operations += [DropCopies(peer) for peer in round_.with_verdict(Standby.DROP)]
+        return operations
+
+    def cleared(self, operation: GiveUp | Mark | DropCopies) -> list[Effect]:
+        """It is on disk."""
+        round_ = self._round
+        if round_ is None or not round_.left or round_.left[0] is not operation:
+            return []
+        round_.left.popleft()
+        return self._clear(round_)
+
+    def _clear(self, round_: Round) -> list[Effect]:
+        own = self._own
+        if round_.left:
+            return [Write(round_.left[0])]
         round_.phase = Phase.SAVING
         unasked = own.unasked if own.first else round_.away()
         still = tuple((name, epoch) for name, epoch in unasked.items() if name not in round_.told)
-        return [*effects, Write(SaveClean(own.epoch, round_.highest(), still))]
+        return [Write(SaveClean(own.epoch, round_.highest(), still))]
 
     def returned(self, operation: SaveClean) -> bool:
         """It is on disk. False if this region was called dead once more before."""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from engine.failover.effects import Answer, Effect, Write
+from engine.failover.effects import Answer, Effect
 from engine.failover.fleet import FleetMachine
 from engine.failover.messages import Ask, Beat, BeatReply, Data, Message, Standby, Told
 from engine.failover.region import RegionMachine
@@ -24,13 +24,12 @@ class NoFence(RegionMachine):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        conclude = self.returning.conclude
+        to_clear = self.returning.to_clear
 
-        def keep(round_: Round) -> list[Effect]:
-            effects = conclude(round_)
-            return [e for e in effects if not (isinstance(e, Write) and isinstance(e.operation, GiveUp))]
+        def keep(round_: Round) -> list[Operation]:
+            return [operation for operation in to_clear(round_) if not isinstance(operation, GiveUp)]
 
-        self.returning.conclude = keep  # type: ignore[method-assign]
+        self.returning.to_clear = keep  # type: ignore[method-assign]
 
 
 class KeepsNoCopy(RegionMachine):
@@ -38,17 +37,12 @@ class KeepsNoCopy(RegionMachine):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        conclude = self.returning.conclude
+        to_clear = self.returning.to_clear
 
-        def forget(round_: Round) -> list[Effect]:
-            return [
-                Write(replace(e.operation, keeper=""))
-                if isinstance(e, Write) and isinstance(e.operation, GiveUp)
-                else e
-                for e in conclude(round_)
-            ]
+        def forget(round_: Round) -> list[Operation]:
+            return [replace(o, keeper="") if isinstance(o, GiveUp) else o for o in to_clear(round_)]
 
-        self.returning.conclude = forget  # type: ignore[method-assign]
+        self.returning.to_clear = forget  # type: ignore[method-assign]
 
 
 class ReceiptBeforeCopy(RegionMachine):

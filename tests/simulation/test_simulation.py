@@ -40,12 +40,13 @@ ONCE_BROKEN: dict[int, str | None] = {
     200897: None,
     302120: "keeps-an-old-slot",
     303453: "repeating-fleet",
-    401395: "hasty-slot-fleet",
+    401395: None,
     611459: "trusts-a-new-disk",
     4000236: None,
     4001403: "keeps-no-copy",
     6000587: None,
     7000344: "trusting-fleet",
+    8000019: "hasty-slot-fleet",
 }
 
 

@@ -61,6 +61,14 @@ def sent(effects: list[Effect], kind: type) -> list[object]:
     return [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, kind)]
 
 
+def cleared(region: RegionMachine, effects: list[Effect], now: int) -> list[Operation]:
+    """Do what the return asks of the disk, one after the other, until the region is to be clean."""
+    done = writes(effects)
+    while not isinstance(done[-1], SaveClean):
+        done += writes(region.committed(done[-1], None, now))
+    return done
+
+
 A_DEAD, B_RETURNS = RegionView("a", DEAD, 5), RegionView("b", RETURNING, 4)
 
 
@@ -195,9 +203,29 @@ def test_what_a_region_with_a_new_disk_may_have_sent_is_marked() -> None:
         (ask, _) = sent(b.committed(listing, ((7, 3),), 902 * MS), Ask)
         assert isinstance(ask, Ask)
         b.receive("c", Told(ask.nonce, ((8, 1),), 0, Standby.DROP, 1), 910 * MS)
-        operations = writes(b.receive("a", Told(ask.nonce, (), 0, Standby.DROP, first), 910 * MS))
+        effects = b.receive("a", Told(ask.nonce, (), 0, Standby.DROP, first), 910 * MS)
+        operations = cleared(b, effects, 910 * MS)
         assert (Mark(((7, 1), (9, 1))) in operations) is is_marked
         assert operations[-1] == SaveClean(5, 0, ())
+
+
+def test_a_return_with_many_messages_answers_the_beats_between_its_pieces() -> None:
+    """Or Fleet calls it dead before it is done, each time again."""
+    b = machine("b", durable=Durable(epoch=5, first=2, lived=3, standby="c"), peers=("a", "c"))
+    view = (RegionView("a", DEAD, 4), RegionView("b", RETURNING, 5), RegionView("c", LIVE, 1))
+    effects = b.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS)
+    (adopt,) = writes(effects)
+    (listing,) = writes(b.committed(adopt, Adopted(()), 901 * MS))
+    (ask,) = sent(b.committed(listing, ((7, 10_000),), 902 * MS), Ask)
+    assert isinstance(ask, Ask)
+    (operation,) = writes(b.receive("c", Told(ask.nonce, (), 0, Standby.KEEP, 1), 910 * MS))
+    now = 910 * MS
+    for number in range(2, 7):
+        assert isinstance(operation, Mark)
+        now += 400 * MS  # each takes that long
+        assert sent(b.receive("", Beat(1, number, 1, 5, now, True, view), now), BeatReply)
+        (operation,) = writes(b.committed(operation, None, now))
+    assert isinstance(operation, SaveClean)
 
 
 def test_what_is_given_up_stays_as_a_copy_where_its_owner_has_its_standby_here() -> None:
@@ -207,7 +235,8 @@ def test_what_is_given_up_stays_as_a_copy_where_its_owner_has_its_standby_here()
     (ask, _) = sent(b.committed(listing, ((7, 3),), 902 * MS), Ask)
     assert isinstance(ask, Ask)
     b.receive("c", Told(ask.nonce, ((8, 1),), 0, Standby.DROP, 1), 910 * MS)
-    operations = writes(b.receive("a", Told(ask.nonce, ((7, 1),), 0, Standby.KEEP, 1), 910 * MS))
+    effects = b.receive("a", Told(ask.nonce, ((7, 1),), 0, Standby.KEEP, 1), 910 * MS)
+    operations = cleared(b, effects, 910 * MS)
     assert [o for o in operations if isinstance(o, GiveUp)] == [GiveUp(((8, 1),)), GiveUp(((7, 1),), "a")]
 
 
@@ -248,5 +277,5 @@ def test_a_region_that_asks_all_the_others_later_is_sure_again() -> None:
     (ask, _) = sent(c.committed(listing, (), 902 * MS), Ask)
     assert isinstance(ask, Ask)
     c.receive("a", Told(ask.nonce, (), 0, Standby.DROP, 1), 910 * MS)
-    *_, clean = writes(c.receive("b", Told(ask.nonce, (), 0, Standby.DROP, 1), 910 * MS))
+    *_, clean = cleared(c, c.receive("b", Told(ask.nonce, (), 0, Standby.DROP, 1), 910 * MS), 910 * MS)
     assert clean == SaveClean(5, 0, ())
