@@ -13,7 +13,7 @@ from engine.failover.enquiry import Enquiries, Enquiry
 from engine.failover.link import State
 from engine.failover.messages import Claim, ClaimReply, Known
 from engine.failover.situation import Situation
-from engine.failover.spans import Spans, intersect, size, subtract
+from engine.failover.spans import Spans, ids_of, intersect, size, subtract, union
 from engine.failover.store import Abandon, Accept, Accepted, LookUp, Release
 
 MAX_PENDING = 4096
@@ -149,6 +149,10 @@ class Acceptance:
         """Batches on this disk that wait for their copy."""
         return [(p.spans, key) for key, p in self._pending.items() if p.guarded and p.spans]
 
+    def unsafe(self) -> Spans:
+        """What is on this disk without being due."""
+        return union(*self._unsafe.values(), *(pending.spans for pending in self._pending.values()))
+
     # -- this region was called dead, and returns
 
     def superseded(self) -> list[Effect]:
@@ -219,6 +223,7 @@ class Acceptance:
             return []
         if enquiry.known is Known.YES and not intersect(spans, enquiry.spans):
             del self._unsafe[enquiry.key]
+            self._own.link.settled(ids_of(spans))
             return [Write(Abandon(enquiry.key, spans, enquiry.spans)), Forget(spans)]
         del self._unsafe[enquiry.key]
         self._pending[enquiry.key] = Pending([], True, now, spans=spans)

@@ -12,7 +12,7 @@ from enum import IntEnum
 
 from engine.failover.effects import Effect, Export, Send, Write
 from engine.failover.messages import Ack, Closed, Copy, Data, Drop, Entry, Hello, Update, Welcome
-from engine.failover.spans import Span, Spans, ids_of, of_ids, size, subtract
+from engine.failover.spans import Span, Spans, ids_of, of_ids, size, subtract, union
 from engine.failover.store import TakeQueued
 from engine.failover.timing import Timing
 
@@ -153,16 +153,26 @@ class Link:
         return [Write(TakeQueued(unsafe=False, tag=self._session))]
 
     def listed(
-        self, operation: TakeQueued, queued: Spans, waiting: list[tuple[Spans, bytes]], now: int
+        self,
+        operation: TakeQueued,
+        queued: Spans,
+        waiting: list[tuple[Spans, bytes]],
+        now: int,
+        *,
+        unsafe: Spans = (),
     ) -> bool:
-        """The store says what is queued. `waiting`: batches without a receipt. False: of an earlier session."""
+        """The store says what is queued and safe. False: of an earlier session.
+
+        `waiting`: batches whose copy is to be made. `unsafe`: these, and others that are asked for still: what the
+        standby has of them stays, for an earlier process may have given the receipt.
+        """
         if operation.tag != self._session or self.state is not State.LISTING:
             return False
         self.state = State.OPEN
         self._heard_at = now
         held = subtract(self._theirs, of_ids(self._stale))
         self._theirs, self._stale = (), set()
-        extra = subtract(held, queued)
+        extra = subtract(held, union(queued, unsafe))
         if extra:
             self._window.append(Sent(Drop(extra)))
         self._backlog = Backlog(spans=deque([*subtract(queued, held), *self._late]))

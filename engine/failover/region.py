@@ -330,7 +330,8 @@ class RegionMachine:
                 assert isinstance(result, tuple)
                 if operation.unsafe:
                     return self.returning.listed(operation, result, now)
-                own.link.listed(operation, result, self.acceptance.waiting(), now)
+                waiting, unsafe = self.acceptance.waiting(), self.acceptance.unsafe()
+                own.link.listed(operation, result, waiting, now, unsafe=unsafe)
                 return own.link.pump(now)
             case OpenSession():
                 assert result is None or isinstance(result, tuple)

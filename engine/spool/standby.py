@@ -9,6 +9,7 @@ A copy's body stands in the body segments like any other and counts as live ther
 What travels between regions (the payload of a Copy) is msgpack [keys, campaigns, rows, blob].
 """
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,23 +40,23 @@ from engine.failover.store import (
     SaveStandby,
     TakeQueued,
 )
-from engine.spool import operations
+from engine.spool import accepting
 from engine.spool.batches import AcceptBatch, AcceptResult, CampaignRecord, ChunkBatch
 from engine.spool.draft import PAGE_IDS, SKIPPED, Draft, page_of, skipped_sequences, word_of
 from engine.spool.environment import Environment
 from engine.spool.errors import CampaignConflict
-from engine.spool.reader import SpoolReader
-from engine.spool.records import MAYBE_SENT, Record, decode_record, due_key, pack, u48
+from engine.spool.records import MAYBE_SENT, DamagedRecord, Record, decode_record, due_key, pack, u48
 from engine.values.ids import SEQ_MASK, region_of
 from engine.values.options import unpack_options
 from engine.values.outcome import OutcomeKind
+
+log = logging.getLogger(__name__)
 
 SELF = b"self"
 UNASKED = b"unasked"
 LIVED = b"lived"
 FENCED = "superseded"
 ADOPTED_AT_ONCE = 2000
-KEYS_AT_ONCE = 2000
 # A new disk's ids begin at the time, if nobody can say where the old one's ended: more than 131,000 per second, from
 # 2025 on, is more than a region gives out. Good until 2093.
 IDS_PER_SECOND_BITS = 17
@@ -118,22 +119,22 @@ class Keeper:
     def accept(
         self, op: Accept, batch: AcceptBatch, segment: int, base: int
     ) -> tuple[Accepted, AcceptResult]:
-        result = operations.accept(self._draft, batch, segment, base, self._now_ms, hold=op.guarded)
+        result = accepting.accept(self._draft, batch, segment, base, self._now_ms, hold=op.guarded)
         return self._accepted(op, result)
 
     def accept_chunk(
         self, op: Accept, chunk: ChunkBatch, campaign: CampaignRecord
     ) -> tuple[Accepted, AcceptResult]:
-        known = operations.recall(self._draft, op.key)
+        known = accepting.recall(self._draft, op.key)
         if known is not None:  # accepted here, or by another region that had us as its standby
             ids = [(id_,) for id_ in ids_of(recalled_spans(known))]
             return Accepted(recalled_spans(known), known=True), AcceptResult(ids, [], repeated=True)
-        result = operations.accept_chunk(
+        result = accepting.accept_chunk(
             self._draft, chunk, campaign.sender, campaign.campaign, self._now_ms, hold=op.guarded
         )
         if not result.repeated:
             spans = of_ids(item[0] for item in result.ids)
-            operations.remember(self._draft, op.key, pack(spans), self._now_ms)
+            accepting.remember(self._draft, op.key, pack(spans), self._now_ms)
         return self._accepted(op, result)
 
     def _accepted(self, op: Accept, result: AcceptResult) -> tuple[Accepted, AcceptResult]:
@@ -170,7 +171,7 @@ class Keeper:
                 return self._release(op.spans)
             case Abandon():
                 self._give_up(op.spans, "")
-                operations.remember(self._draft, op.key, pack(op.instead), self._now_ms)
+                accepting.remember(self._draft, op.key, pack(op.instead), self._now_ms)
             case TakeQueued():
                 return self._queued(with_unsafe=op.unsafe)
             case OpenSession():
@@ -192,7 +193,7 @@ class Keeper:
             case DropCopies():
                 self._drop(op.owner, self._copies_of(op.owner))
             case LookUp():
-                known = operations.recall(self._draft, op.key)
+                known = accepting.recall(self._draft, op.key)
                 return None if known is None else Accepted(recalled_spans(known), known=True)
         return None
 
@@ -242,7 +243,15 @@ class Keeper:
 
     def _message(self, id_: int) -> Record | None:
         stored = self._txn.get(id_.to_bytes(8, "big"), db=self._db["messages"])
-        return None if stored is None else decode_record(id_, stored)
+        return None if stored is None else self._decoded(id_, stored)
+
+    def _decoded(self, id_: int, stored: bytes) -> Record | None:
+        """A record of ours or a copy; None if it is damaged, which holds up no other."""
+        try:
+            return decode_record(id_, stored)
+        except DamagedRecord as error:
+            log.error("spool %s: %s", self._draft.env.path, error)
+            return None
 
     # -- copies
 
@@ -275,8 +284,8 @@ class Keeper:
                 for id_, due_ms, attempts, flags, last in msgpack.unpackb(entry.payload):
                     key = self._copy_key(owner, id_)
                     stored = self._txn.get(key, db=self._db["copies"])
-                    if stored is not None:
-                        record = decode_record(id_, stored)
+                    record = None if stored is None else self._decoded(id_, stored)
+                    if record is not None:
                         changed = record._replace(due_ms=due_ms, attempts=attempts, flags=flags, last=last)
                         self._txn.put(key, changed.encode(), db=self._db["copies"])
         return 0
@@ -317,7 +326,7 @@ class Keeper:
             key = self._copy_key(owner, id_)
             earlier = self._txn.replace(key, record.encode(), db=self._db["copies"])
             if earlier is not None:
-                self._body_gone(decode_record(id_, earlier))
+                self._copy_gone(id_, earlier)
             if region_of(id_) == self._numbers[owner]:
                 highest = max(highest, id_)
         return highest
@@ -325,20 +334,25 @@ class Keeper:
     def _campaign(self, record: CampaignRecord) -> int:
         """The number of a campaign here; if the name stands for another template, one of its own."""
         try:
-            return operations.put_campaign(self._draft, record)
+            return accepting.put_campaign(self._draft, record)
         except CampaignConflict:
             digest = zlib.crc32(pack((record.sender, list(record.field_names), record.template)))
-            return operations.put_campaign(self._draft, record, alias=f"{record.campaign}\0{digest:08x}")
+            return accepting.put_campaign(self._draft, record, alias=f"{record.campaign}\0{digest:08x}")
 
     def _body_gone(self, record: Record) -> None:
         if len(record.content) == 4:
             self._draft.live(record.content[0], -1)
 
+    def _copy_gone(self, id_: int, stored: bytes) -> None:
+        record = self._decoded(id_, stored)
+        if record is not None:  # else its segment stays: where its body is cannot be known
+            self._body_gone(record)
+
     def _drop(self, owner: str, spans: Spans) -> None:
         for id_ in ids_of(spans):
             stored = self._txn.pop(self._copy_key(owner, id_), db=self._db["copies"])
             if stored is not None:
-                self._body_gone(decode_record(id_, stored))
+                self._copy_gone(id_, stored)
 
     # -- adoption and return
 
@@ -350,15 +364,19 @@ class Keeper:
             return Adopted(())
         self._save_owner(op.owner, op.fence, True, held, highest)
         prefix = self._numbers[op.owner].to_bytes(2, "big")
-        rows: list[tuple[int, bytes]] = []
+        records: list[Record] = []
         with self._txn.cursor(db=self._db["copies"]) as cursor:
             found = cursor.set_range(prefix)
-            while found and bytes(cursor.key())[:2] == prefix and len(rows) < ADOPTED_AT_ONCE:
-                rows.append((int.from_bytes(cursor.key()[2:], "big"), bytes(cursor.value())))
+            while found and bytes(cursor.key())[:2] == prefix and len(records) < ADOPTED_AT_ONCE:
+                record = self._decoded(int.from_bytes(cursor.key()[2:], "big"), bytes(cursor.value()))
+                if record is None:  # it stays a copy, which is never sent
+                    found = cursor.next()
+                    continue
+                records.append(record)
                 found = cursor.delete()
         adopted = []
-        for id_, stored in rows:
-            record = decode_record(id_, stored)
+        for record in records:
+            id_ = record.id
             if self._draft.word(id_) not in (0, OutcomeKind.MOVED):
                 self._body_gone(record)
                 continue
@@ -368,7 +386,7 @@ class Keeper:
             self._draft.due.add(due_key(record.queue, record.due_ms, id_), u48(record.expires_ms))
             self._draft.adopted(id_)
             adopted.append(id_)
-        return Adopted(of_ids(adopted), more=len(rows) == ADOPTED_AT_ONCE)
+        return Adopted(of_ids(adopted), more=len(records) == ADOPTED_AT_ONCE)
 
     def _inspect(self, op: Inspect) -> Inspected | None:
         fence, _, held, highest = self._owner(op.owner)
@@ -398,7 +416,10 @@ class Keeper:
             stored = self._txn.pop(id_.to_bytes(8, "big"), db=self._db["messages"])
             if stored is None:
                 continue
-            record = decode_record(id_, stored)
+            record = self._decoded(id_, stored)
+            if record is None:  # it stays queued here, and is never sent: the audit tells
+                self._txn.put(id_.to_bytes(8, "big"), stored, db=self._db["messages"])
+                continue
             self._draft.due.remove(due_key(record.queue, record.due_ms, id_))
             copied = bool(keeper) and self._txn.put(
                 self._copy_key(keeper, id_), stored, db=self._db["copies"], overwrite=False
@@ -447,99 +468,3 @@ def of_sorted(ids: Any) -> Spans:
     if count:
         runs.append((first, count))
     return tuple(runs)
-
-
-class Exporter:
-    """Reads own messages for the standby: short read transactions."""
-
-    def __init__(self, env: Environment, reader: SpoolReader, queue_row: Any) -> None:
-        self._env = env
-        self._reader = reader
-        self._queue_row = queue_row
-
-    def messages(self, spans: Spans, keys: list[bytes]) -> tuple[Spans, bytes]:
-        """What is queued of these, with bodies, templates, and these idempotency keys."""
-        records = self._records(spans)
-        if not records:
-            return (), b""
-        blob = bytearray()
-        places: dict[tuple[int, int], list[int]] = {}
-        campaigns: dict[int, int] = {}
-        rows: list[Row] = []
-        for record in records:
-            content = record.content
-            if len(content) == 4:
-                place = places.get((content[0], content[1]))
-                if place is None:
-                    body = self._reader.body(content)
-                    place = places[content[0], content[1]] = [len(blob), content[2], content[3]]
-                    blob += body
-                exported = list(place)
-            else:
-                exported = [campaigns.setdefault(content[0], len(campaigns)), content[1]]
-            rows.append(self._row(record, exported))
-        found = []
-        with self._env.read() as txn:
-            for key in keys:
-                value = txn.get(key, db=self._env.db["keys"])
-                if value is not None:
-                    found.append((key, bytes(value)))
-        templates = [_fields_of(self._reader.campaign(number)) for number in campaigns]
-        return of_ids(record.id for record in records), bytes(pack((found, templates, rows, bytes(blob))))
-
-    def _row(self, record: Record, content: list[Any]) -> Row:
-        with self._env.read() as txn:
-            domain, stream, tenant, campaign = self._queue_row(txn, record.queue)
-        options = None if record.options is None else record.options.pack()
-        return [
-            record.id,
-            domain,
-            stream,
-            tenant,
-            campaign,
-            record.due_ms,
-            record.attempts,
-            record.flags,
-            record.accepted_ms,
-            record.expires_ms,
-            record.sender,
-            record.recipient,
-            content,
-            record.last,
-            options,
-        ]
-
-    def updates(self, spans: Spans) -> tuple[Spans, bytes]:
-        records = self._records(spans)
-        rows = [(r.id, r.due_ms, r.attempts, r.flags, r.last) for r in records]
-        return of_ids(r.id for r in records), bytes(pack(rows)) if rows else b""
-
-    def keys(self, cursor: bytes) -> tuple[bytes, bytes]:
-        """The idempotency keys after `cursor`, without those of unsafe batches; payload, next cursor (b"": the end)."""
-        found: list[tuple[bytes, bytes]] = []
-        last = b""
-        with self._env.read() as txn:
-            rows = txn.cursor(db=self._env.db["keys"])
-            going = rows.set_range(cursor + b"\0" if cursor else b"\0")
-            while going and len(found) < KEYS_AT_ONCE:
-                last = bytes(rows.key())
-                if txn.get(last, db=self._env.db["unsafe"]) is None:
-                    found.append((last, bytes(rows.value())))
-                going = rows.next()
-        return bytes(pack((found, [], [], b""))), last if going else b""
-
-    def _records(self, spans: Spans) -> list[Record]:
-        """Those that are there; of a damaged one there can be no copy."""
-        packed = b"".join(id_.to_bytes(8, "little") for id_ in ids_of(spans))
-        return [record for record in self._reader.fetch(packed) if isinstance(record, Record)]
-
-
-def _fields_of(record: CampaignRecord) -> list[Any]:
-    return [
-        record.campaign,
-        record.tenant,
-        record.stream,
-        record.sender,
-        list(record.field_names),
-        record.template,
-    ]

@@ -45,6 +45,14 @@ class KeepsNoCopy(RegionMachine):
         self.returning.to_clear = forget  # type: ignore[method-assign]
 
 
+class DropsWhatIsUnsafe(RegionMachine):
+    """Has its standby drop the copies of batches that it does not know to have a receipt, when a session begins."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.acceptance.unsafe = lambda: ()  # type: ignore[method-assign]
+
+
 class ReceiptBeforeCopy(RegionMachine):
     """Gives the receipt when the batch is on its own disk."""
 
@@ -227,6 +235,7 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "no-lease-check": {"machine": NoLeaseCheck},
     "no-fence": {"machine": NoFence},
     "keeps-no-copy": {"machine": KeepsNoCopy},
+    "drops-what-is-unsafe": {"machine": DropsWhatIsUnsafe},
     "receipt-before-copy": {"machine": ReceiptBeforeCopy},
     "adopts-from-suspects": {"machine": AdoptsFromSuspects},
     "forgets-promises": {"machine": ForgetsPromises},

@@ -3,18 +3,31 @@
 import pytest
 
 from engine.failover.effects import Answer, Effect, Export, Send, Write
-from engine.failover.messages import Ack, Beat, Claim, ClaimReply, Data, Known, RegionView, Standing, Welcome
+from engine.failover.messages import (
+    Ack,
+    Beat,
+    Claim,
+    ClaimReply,
+    Data,
+    Drop,
+    Known,
+    RegionView,
+    Standing,
+    Welcome,
+)
 from engine.failover.region import RegionMachine
-from engine.failover.store import Accept, Accepted, Durable, LookUp
+from engine.failover.store import Abandon, Accept, Accepted, Durable, LookUp
 from engine.failover.timing import MS, Timing
 
 KEY = b"k" * 16
 SPANS = ((7, 2),)
 
 
-def alone(*, accept_local: bool = True) -> RegionMachine:
+CLEAN = Durable(epoch=3, first=3, clean=True, standby="b")
+
+
+def alone(*, accept_local: bool = True, durable: Durable = CLEAN) -> RegionMachine:
     """Region c, whose standby b is within Fleet's reach and has not answered yet."""
-    durable = Durable(epoch=3, first=3, clean=True, standby="b")
     region = RegionMachine(
         "c", ("a", "b"), durable=durable, incarnation=1, now=0, timing=Timing(), accept_local=accept_local
     )
@@ -68,6 +81,35 @@ def test_who_asks_another_region_hears_what_that_one_says() -> None:
     (number,) = {e.message.number for e in claims if isinstance(e, Send) and isinstance(e.message, Claim)}
     effects = region.receive("a", ClaimReply(number, KEY, Known.YES, SPANS, alone=True), 2710 * MS)
     assert effects == [Answer(2, SPANS, repeated=True, degraded=True)]
+
+
+def test_a_copy_stays_of_a_batch_whose_receipt_an_earlier_process_may_have_given() -> None:
+    durable = Durable(epoch=3, first=3, clean=True, standby="b", unsafe=((KEY, SPANS),))
+    region = alone(durable=durable)
+    (listing,) = region.receive("b", Welcome(region.link.session, ((7, 2), (20, 1))), 2600 * MS)
+    assert isinstance(listing, Write)
+    effects = region.committed(listing.operation, (), 2610 * MS)
+    dropped = [e.message.entry for e in effects if isinstance(e, Send) and isinstance(e.message, Data)]
+    assert dropped == [Drop(((20, 1),))]
+
+
+def test_the_copy_goes_when_another_region_has_the_batch_under_other_ids() -> None:
+    durable = Durable(epoch=3, first=3, clean=True, standby="b", unsafe=((KEY, SPANS),))
+    region = alone(durable=durable)
+    catch_up(region)
+    claims = [
+        e.message for e in region.tick(2700 * MS) if isinstance(e, Send) and isinstance(e.message, Claim)
+    ]
+    number = claims[0].number
+    region.receive("b", ClaimReply(number, KEY, Known.NO), 2710 * MS)
+    effects = region.receive("a", ClaimReply(number, KEY, Known.YES, ((90, 2),)), 2710 * MS)
+    assert Write(Abandon(KEY, SPANS, ((90, 2),))) in effects
+    dropped = [
+        e.message.entry
+        for e in region.flush(2720 * MS)
+        if isinstance(e, Send) and isinstance(e.message, Data)
+    ]
+    assert dropped == [Drop(SPANS)]
 
 
 def test_where_nothing_is_accepted_alone_no_receipt_is_degraded() -> None:
