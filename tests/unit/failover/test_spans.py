@@ -1,6 +1,6 @@
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.failover import spans
@@ -8,6 +8,7 @@ from engine.failover import spans
 IDS = st.sets(st.integers(1, 60))
 
 
+@settings(deadline=None)
 @given(IDS)
 def test_runs_hold_exactly_the_ids(ids: set[int]) -> None:
     runs = spans.of_ids(ids)
@@ -16,6 +17,7 @@ def test_runs_hold_exactly_the_ids(ids: set[int]) -> None:
     assert all(a[0] + a[1] < b[0] for a, b in itertools.pairwise(runs))
 
 
+@settings(deadline=None)
 @given(IDS, IDS)
 def test_set_operations(left: set[int], right: set[int]) -> None:
     a, b = spans.of_ids(left), spans.of_ids(right)
