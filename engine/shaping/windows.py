@@ -111,6 +111,9 @@ class ConnectionWindow:
         """Take in what was answered since the last time; says so if the window has become narrower."""
         if answers == NONE:
             return None
+        if now_ms < self.used_ms:  # the clock was set back
+            self._begun_ms = min(self._begun_ms, now_ms)
+            self.changed_ms = min(self.changed_ms, now_ms)
         self.used_ms = now_ms
         if now_ms < self._begun_ms:
             return None  # answers to what was under way before the last change

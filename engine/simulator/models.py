@@ -45,6 +45,14 @@ class ModelConfig(Section):
     """One provider's behaviour; see engine/simulator/models.py."""
 
     service: Duration = Field(0.1, description="Time that one message takes on a connection.")
+    bears: Count | None = Field(
+        None,
+        description="Connections of one source that it serves at full speed; beyond them answers take longer, by the "
+        "square of how many times so many there are. Default: any number.",
+    )
+    crowd_defers: Fraction = Field(
+        0.0, description="Share of the messages on the connections beyond `bears` that is deferred."
+    )
     cold: Count = Field(500, description="Messages a day from a source without history.")
     growth: Annotated[float, Field(gt=1, le=100)] = Field(
         3.0, description="Of the volume it is used to, per day."
@@ -70,6 +78,7 @@ class ModelConfig(Section):
     block: WrittenReply = "554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using a list"
     netblock: WrittenReply = "554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using a list"
     unknown_user: WrittenReply = "550 5.1.1 The email account that you tried to reach does not exist"
+    crowded: WrittenReply = "451 4.7.0 Too many connections from [192.0.2.1]; try again later"
     greylisted: WrittenReply = "450 4.2.0 Greylisted, please come again later"
 
 
@@ -145,7 +154,7 @@ class Mailboxes:
     replies: dict[str, Spoken] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("rate", "soft", "block", "netblock", "unknown_user", "greylisted"):
+        for name in ("rate", "soft", "block", "netblock", "unknown_user", "greylisted", "crowded"):
             self.replies[name] = speak(getattr(self.config, name))
 
     def record(self, source: int) -> Record:
@@ -164,11 +173,19 @@ class Mailboxes:
         return None
 
     def answer(
-        self, source: int, now_s: float, attempts: int, first: int, unknown: float, complaints: float
+        self,
+        source: int,
+        now_s: float,
+        attempts: int,
+        first: int,
+        unknown: float,
+        complaints: float,
+        *,
+        connections: int = 1,
     ) -> list[Refusals]:
         """The refusals among so many attempts (`first` of them are first ones), in order; the others are delivered.
 
-        `unknown` and `complaints` are the shares that the mail has.
+        `unknown` and `complaints` are the shares that the mail has. They come over so many `connections` at once.
         """
         config = self.config
         record = self.record(source)
@@ -195,6 +212,11 @@ class Mailboxes:
             if count:
                 parts.append(Refusals(count, self.replies["soft"]))
                 left -= count
+        if config.bears is not None and connections > config.bears and left:
+            count = draw(self.rng, left, config.crowd_defers * (1 - config.bears / connections))
+            if count:
+                parts.append(Refusals(count, self.replies["crowded"]))
+                left -= count
         again = draw(self.rng, min(first, left), config.greylist) if config.greylist else 0
         if again:
             parts.append(Refusals(again, self.replies["greylisted"]))
@@ -206,6 +228,11 @@ class Mailboxes:
         record.hour_count += left
         self._learn(record, now_s, left, bad, draw(self.rng, left - bad, complaints))
         return parts
+
+    def latency_s(self, connections: int) -> float:
+        """How long an answer takes while a source has so many connections open."""
+        bears = self.config.bears
+        return self.config.service * (1.0 if bears is None else max(1.0, connections / bears) ** 2)
 
     def day_limit(self, record: Record) -> int:
         config = self.config

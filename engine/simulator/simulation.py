@@ -6,18 +6,21 @@ Decisions are accounted per batch: what a message costs is a few operations in C
 
 Simplified: a connection takes `service` for each message, whatever its size; the region's memory window is `window`
 messages per kind and site; the reports to the owners leave every `report` of the plan, and at the end of a step that
-has news. A reply that stops its source meets what is on the wire of its connections; the rest of the batch is given
-back.
+has news. How many connections a source has open at a site follows from how many messages it sends there in a step;
+where the model says how many it bears, the region hears how fast it answered (engine/delivery/pulse.py). A reply that
+stops its source meets what is on the wire of its connections; the rest of the batch is given back.
 Reproducible byte for byte: all randomness comes from the seed, and nothing reads a real clock.
 """
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from engine.config.schema import FleetConfig
+from engine.delivery.pulse import Pulse
 from engine.providers.profiles import load_profiles
 from engine.region.retry import RetrySchedule, schedule_of
 from engine.region.sites import Site
@@ -102,6 +105,8 @@ class Simulation:
         self._delistings: list[tuple[float, tuple[str, ...]]] = []
         self._dying: set[int] = set()  # regions that die in this step
         self._next_report_ns = [0 for _ in self.nodes]
+        # messages of this step, by site and source, where answers are timed
+        self._sent: Counter[tuple[int, int]] = Counter()
         self._retry: dict[int, RetrySchedule] = {
             int(stream): schedule_of(self.config, stream) for stream in Stream
         }
@@ -326,6 +331,7 @@ class Simulation:
         for flow in flows:
             self._fill(number, node, flow, now_ms)
         settled: list[bytes] = []
+        self._sent.clear()
         for pool in range(len(node.sites.pools)):
             while True:
                 entries = node.scheduler.take(pool, now_ns, BATCH)
@@ -342,6 +348,8 @@ class Simulation:
                         self._fill(number, node, flow, now_ms)
         for ids in settled:
             node.scheduler.settle(ids)
+        for (site, source), count in self._sent.items():
+            self._time(node, node.sites.site(site), source, count)
         for flow in flows:
             if len(flow.loaded) > 1:
                 flow.forget_loaded(node.scheduler.ready(flow.number))
@@ -389,7 +397,14 @@ class Simulation:
         total = sum(count for _, count in parts)
         unknown = sum(self.plan.traffic[flow.traffic].unknown * count for flow, count in parts) / total
         complaints = sum(self.plan.traffic[flow.traffic].complaints * count for flow, count in parts) / total
-        answers = self.boxes(site.name).answer(source, now_ns / NS, total, first, unknown, complaints)
+        boxes = self.boxes(site.name)
+        connections = 1
+        if boxes.config.bears is not None:
+            self._sent[site.number, source] += total
+            connections = self._connections(node, site, source, self._sent[site.number, source])
+        answers = boxes.answer(
+            source, now_ns / NS, total, first, unknown, complaints, connections=connections
+        )
         left = total
         owners = self._owners(parts)
         returned = 0
@@ -414,6 +429,17 @@ class Simulation:
             owners.note(node, outcome, left)
             self.record.delivered(source, site.name, left)
         return found, returned
+
+    def _connections(self, node: Node, site: Site, source: int, count: int) -> int:
+        """How many connections so many messages of a step keep busy, of those that are allowed."""
+        busy = math.ceil(count * self.boxes(site.name).config.service / self.plan.tick)
+        return max(1, min(busy, node.sites.pace(site, source)[1]))
+
+    def _time(self, node: Node, site: Site, source: int, count: int) -> None:
+        """Tell the region how fast the site answered in this step."""
+        connections = self._connections(node, site, source, count)
+        log2_us = count * math.log2(self.boxes(site.name).latency_s(connections) * 1e6)
+        node.observer.note_pulse(Pulse(source, site.name, count, log2_us, 0, connections))
 
     def _owners(self, parts: list[tuple[Flow, int]]) -> Owners:
         return Owners([(self.plan.traffic[flow.traffic], count) for flow, count in parts])

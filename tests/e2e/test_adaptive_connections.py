@@ -91,6 +91,6 @@ def test_connections_follow_what_the_site_bears(tmp_path: Path, crowded: dict[st
         narrow, delivered = asyncio.run(run())
         log = server.log()
     assert max(narrow) < ALLOWED
-    assert log.max_connections(client="127.0.0.11") == ALLOWED
+    assert BORNE < log.max_connections(client="127.0.0.11") <= ALLOWED
     assert delivered == len(log.recipients())
     assert set(log.recipients().values()) == {1}

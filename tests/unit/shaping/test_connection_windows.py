@@ -214,6 +214,19 @@ def test_what_was_learnt_survives_a_restart() -> None:
     assert life.after(10, 2000) is not None, "the floor is known still"
 
 
+def test_a_clock_that_is_set_back_stops_nothing() -> None:
+    life = Life()
+    life.narrow_to(4)
+    life.now_ms -= 86_400_000
+    life.after(5, 2000)
+    life.after(5, 2000)
+    assert life.allowed == 2
+    life.now_ms -= 86_400_000
+    for _ in range(10):
+        life.after(5, 100)
+    assert life.allowed > 2
+
+
 def test_a_limit_that_is_lowered_holds_at_once() -> None:
     life = Life()
     life.narrow_to(4)
