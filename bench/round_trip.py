@@ -141,9 +141,8 @@ async def send(port: int, profile: Profile, *, messages: int, size: int) -> int:
             waiting.clear()
             await pool.acknowledge(sequence)
 
-    memory = Memory(b"", port, messages)
     lines = LINE * max(1, (size - len(HEAD)) // len(LINE))
-    memory.body = lambda content: HEAD % content[1] + lines  # type: ignore[method-assign]
+    memory = Memory(lambda id_: HEAD % id_ + lines, size, port, messages)
     pool = PoolEngine(
         profile=profile,
         reader=memory,

@@ -218,7 +218,8 @@ class Shaping:
         return {
             "version": VERSION,
             "sites": {site: control.to_state() for site, control in self.sites.items()},
-            "windows": {site: window.to_state() for site, window in self.windows.items()},
+            # full ones are many, and soon learnt anew
+            "windows": {site: self.windows[site].to_state() for site in sorted(self.narrow)},
         }
 
     @classmethod

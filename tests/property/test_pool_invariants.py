@@ -1,10 +1,11 @@
 """Whatever providers, operators and crashes do on simulated days: no limit is exceeded, nothing flaps, nothing starves.
 
-The plans are random: sources in warm-up and warm ones, dedicated and shared, rates, daily caps, greylisting, providers
-that turn on single sources and netblocks, storms, restarts of regions in the middle of a batch, also of the last one
-before midnight, of sources' owners, and the loss of a region. Each goes on for two hours after midnight. State goes
-through the bytes that the spool keeps. On some more days somebody sets the clock, back and forward, by minutes and by
-days. `make soak` runs thousands of days (SENDFLEET_SIMULATED_DAYS, from the seed SENDFLEET_SIMULATED_SEED on).
+The plans are random: sources in warm-up and warm ones, dedicated and shared, rates, daily caps, greylisting,
+providers that bear few connections or turn on single sources and netblocks, storms, restarts of regions in the middle
+of a batch, also of the last one before midnight, of sources' owners, and the loss of a region. Each goes on for two
+hours after midnight. State goes through the bytes that the spool keeps. On some more days somebody sets the clock,
+back and forward, by minutes and by days. `make soak` runs thousands of days (SENDFLEET_SIMULATED_DAYS, from the seed
+SENDFLEET_SIMULATED_SEED on).
 """
 
 import logging
@@ -93,6 +94,10 @@ def random_plan(seed: int) -> dict[str, Any]:
         }
         for site in sites[:3]
     }
+    crowd = random.Random(f"crowd {seed}")
+    for model in models.values():
+        model["bears"] = crowd.choice([None, None, 1, 3])
+        model["crowd_defers"] = crowd.choice([0.0, 1.0])
     return {
         "name": f"day-{seed}",
         "seed": seed,

@@ -211,6 +211,8 @@ def test_where_it_is_turned_off_nothing_is_adapted_and_what_was_is_forgotten() -
     assert (off.windows, off.adapted("yahoo")) == ({}, 0)
     on = Shaping.from_state(CONFIG, ADAPTIVE.__getitem__, before)
     assert on.adapted("yahoo") == shaping.adapted("yahoo")
+    shaping.note_answers(1_030_000, "outlook", answers(100))
+    assert shaping.to_state() == before, "only what is not full is worth a place on disk"
     assert on.narrow == {"yahoo"}
 
 
