@@ -479,7 +479,7 @@ cdef class TransactionMachine:
         if transport is None:
             return 0
         # given up with the final dot still here: nobody can have the whole message
-        partly = reason is TIMEOUT and self._unsent() > self._tail
+        partly = (reason is TIMEOUT or reason is ABORTED) and self._unsent() > self._tail
         words = self._replies.last() if code else ("", reason)
         self.transport = None
         self._wire = None

@@ -1,9 +1,9 @@
 """The search for a host that will talk to us: MX hosts in order, their addresses, until one opens.
 
-Hosts of equal preference come in random order (RFC 5321 section 5.1). Of each host the addresses of the source's
-family are tried, `HOST_ADDRESSES` of one and `MAX_ADDRESSES` in all at most, so that a host with many dead addresses
-does not keep the next one from its turn. The search ends early when an answer is about more than its host: our IP is
-unwelcome at the other hosts too, and a source address that cannot be bound fails everywhere.
+Hosts of equal preference come in random order (RFC 5321 section 5.1), and so do the addresses of one host. Those of the
+source's family are tried, `HOST_ADDRESSES` of one and `MAX_ADDRESSES` in all at most, so that a host with many dead
+addresses does not keep the next one from its turn. The search ends early when an answer is about more than its host:
+our IP is unwelcome at the other hosts too, and a source address that cannot be bound fails everywhere.
 
 When one of the hosts turns out to be a source of this fleet, those that are no more preferred are dropped with it: the
 mail would come back. Without any usable host: deferred if the DNS failed for one, bounced if it said "none" for all.
@@ -148,7 +148,8 @@ async def _usable_hosts(
             break
         of_family = [a for _, a in answer.addresses if ipaddress.ip_address(a).version == version]
         if of_family:
-            usable.append((host, answer, of_family[:HOST_ADDRESSES]))
+            # at random: which three come first stands as long as the answer is kept
+            usable.append((host, answer, rng.sample(of_family, min(HOST_ADDRESSES, len(of_family)))))
             count += len(usable[-1][2])
     return usable, answers
 

@@ -1,6 +1,6 @@
 """From the name of a host to the addresses that may be connected to.
 
-- IPv6 and IPv4 by turns, at most `resolver.max_hosts`.
+- IPv6 and IPv4 by turns, at most `resolver.max_hosts`; of more, others after each look-up.
 - Not on this or a private network, unless `resolver.private_addresses` is `allow` or `resolver.private_networks`
 names it: a stranger's DNS must not direct the engine at its own network. Hosts of static routes are the operator's.
 - Not one of the fleet's own sources: a host whose name or address is ours means that the mail would come back (RFC
@@ -13,6 +13,7 @@ Answers are kept by their TTL, between `min_ttl` and `max_ttl`; negative ones to
 
 import asyncio
 import ipaddress
+import random
 import socket
 
 from engine.config.schema import FleetConfig
@@ -101,7 +102,7 @@ class Hosts:
 
     def _judge(self, host: str, v4: AddressAnswer, v6: AddressAnswer) -> tuple[HostAnswer, float]:
         is_static = host in self._static
-        found = by_turns(v6.addresses, v4.addresses)
+        found = by_turns(self._some(v6.addresses), self._some(v4.addresses))
         if not is_static and any(address in self._own_addresses for address in found):
             reason = f"{host} has the address of one of the fleet's sources"
             return HostAnswer(HostStatus.OWN, reason=reason), self._kept_s(v4, v6)
@@ -126,6 +127,11 @@ class Hosts:
         else:
             answer = HostAnswer(HostStatus.NONE, reason="no address")
         return answer, kept_s
+
+    def _some(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        """As they came; of too many a choice, another one with every look-up."""
+        most = self._options.max_hosts
+        return addresses if len(addresses) <= most else tuple(random.sample(addresses, len(addresses)))
 
     def _kept_s(self, v4: AddressAnswer, v6: AddressAnswer) -> float:
         found = [self.positive_ttl(a.ttl_s) for a in (v4, v6) if a.status is Status.FOUND]

@@ -26,7 +26,7 @@ def v4(*addresses: str) -> HostAnswer:
     return HostAnswer(HostStatus.USABLE, tuple((2, address) for address in addresses))
 
 
-def search(*hosts: tuple[int, HostAnswer]) -> tuple[list[tuple[str, str]], Any]:
+def search(*hosts: tuple[int, HostAnswer], seed: int = 3) -> tuple[list[tuple[str, str]], Any]:
     """(host, address) pairs in the order of trying, all of them down; and the result."""
     tried: list[tuple[str, str]] = []
 
@@ -37,21 +37,23 @@ def search(*hosts: tuple[int, HostAnswer]) -> tuple[list[tuple[str, str]], Any]:
     world = World({}, hosts={f"mx{i}": answer for i, (_, answer) in enumerate(hosts)})
     route = Route("test", tuple(Host(f"mx{i}", 25, preference) for i, (preference, _) in enumerate(hosts)))
     found = asyncio.run(
-        find_host(route, Source(), routes=world, opener=refuse, rng=random.Random(3), timeout_s=1)
+        find_host(route, Source(), routes=world, opener=refuse, rng=random.Random(seed), timeout_s=1)
     )
     assert not isinstance(found, Found)
     return tried, found
 
 
 def test_a_host_with_many_dead_addresses_leaves_room_for_the_next() -> None:
-    tried, _ = search((10, v4(*[f"192.0.2.{n}" for n in range(9)])), (20, v4("198.51.100.1", "198.51.100.2")))
-    assert tried == [
-        ("mx0", "192.0.2.0"),
-        ("mx0", "192.0.2.1"),
-        ("mx0", "192.0.2.2"),
-        ("mx1", "198.51.100.1"),
-        ("mx1", "198.51.100.2"),
-    ]
+    many, few = [f"192.0.2.{n}" for n in range(9)], ["198.51.100.1", "198.51.100.2"]
+    used: set[str] = set()
+    for seed in range(40):
+        tried, _ = search((10, v4(*many)), (20, v4(*few)), seed=seed)
+        assert [host for host, _ in tried] == ["mx0", "mx0", "mx0", "mx1", "mx1"]
+        addresses = [address for _, address in tried]
+        assert len(set(addresses)) == 5
+        assert set(addresses[3:]) == set(few)
+        used |= set(addresses[:3])
+    assert used == set(many), "none of them is never tried"
 
 
 def test_five_addresses_are_tried_at_most_and_no_more_are_looked_up() -> None:

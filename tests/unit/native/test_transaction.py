@@ -372,6 +372,17 @@ def test_a_body_that_trickles_away_has_a_least_rate() -> None:
     assert not owner.done[0].possible_duplicate, "the final dot has never left"
 
 
+def test_a_body_that_has_not_left_may_be_given_up() -> None:
+    machine, owner, wire = start(txn("a"))
+    machine.data_received(OK3)
+    assert machine.is_body_sent
+    wire.buffered = 1
+    assert not machine.is_body_sent, "the peer cannot have the final dot"
+    machine.abort()
+    assert owner.end is not None
+    assert not owner.done[0].possible_duplicate
+
+
 def test_what_leaves_fast_enough_may_take_its_time() -> None:
     machine, owner, wire = start(txn("a"))
     machine.data_received(OK3)
