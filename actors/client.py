@@ -390,6 +390,10 @@ class AsyncClient:
         """The fleet's state: every region's counts and gauges."""
         return dict(await self._fleet.ask("snapshot"))
 
+    async def figures(self) -> dict[str, Any]:
+        """Every region's figures for metrics, and the alerts that fire."""
+        return dict(await self._fleet.ask("figures"))
+
     async def usage(self) -> dict[str, ProcessUsage]:
         """What each actor has used, by its name; those that do not answer are left out."""
         names = await ask_head("list actors", actor_names)

@@ -206,6 +206,7 @@ class RayNodeServices:
         self._region = region
         self._sources: dict[str, NamedActor] = {}
         self._peers: dict[str, NamedActor] = {}
+        self._asked: dict[str, NamedActor] = {}
         self._watched: set[int] = set()
 
     def region_link(self) -> RayRegionLink:
@@ -301,6 +302,13 @@ class RayNodeServices:
             "hand_over", request, timeout_s=HAND_OVER_DEADLINE_S
         )
         return reply
+
+    async def call(self, actor: str, method: str, *args: Any, timeout_s: float) -> Any:
+        """Ask any actor; for what is not on the mail's way."""
+        named = self._asked.get(actor)
+        if named is None:
+            named = self._asked[actor] = NamedActor(actor)
+        return await named.call(method, *args, timeout_s=timeout_s)
 
 
 class RayFleetServices:

@@ -12,8 +12,11 @@ import msgpack
 
 from actors.ports import NodeServices
 from engine.config.schema import FleetConfig
+from engine.metrics.catalogue import Point
+from engine.metrics.process import ProcessFigures
 from engine.ops.process import ProcessUsage, process_usage
 from engine.reputation.allowance import decode_summary, encode_answer
+from engine.reputation.figures import source_points
 from engine.reputation.source import SourceOwner
 from engine.values.clock import SteadyClock
 
@@ -28,6 +31,7 @@ class EgressIpActor:
         self._clock = SteadyClock()
         self._lock = asyncio.Lock()
         self._owner: SourceOwner | None = None
+        self._process: ProcessFigures | None = None
 
     @property
     def _key(self) -> str:
@@ -53,6 +57,13 @@ class EgressIpActor:
 
     async def usage(self) -> ProcessUsage:
         return process_usage()
+
+    async def figures(self, actor: str) -> list[Point]:
+        """Of the source, and of this process under that name."""
+        if self._process is None:
+            self._process = ProcessFigures(actor, times_loop=False)
+        owner = await self._loaded()
+        return [*source_points(owner, self._clock.wall_ms()), *self._process.points()]
 
     async def observe(self, data: bytes) -> bytes:
         """Judge a region's summary; returns the answer."""

@@ -12,8 +12,10 @@ import time
 from collections.abc import Awaitable
 from typing import Any
 
+from actors.figures import ActorFigures
 from actors.names import gateway_actor, region_actor, source_actor
 from actors.ports import FleetServices
+from engine.alerts.monitor import Monitor
 from engine.config.schema import FleetConfig
 from engine.failover.dns_keeper import DnsKeeper
 from engine.failover.dns_zone import DnsZone
@@ -66,6 +68,9 @@ class FleetActor:
             self._calls: set[asyncio.Task[None]] = set()
             self._beating = asyncio.get_running_loop().create_task(self._beat())
             self._beating.add_done_callback(self._ended)
+        self._monitor = Monitor(self._config, ActorFigures(services.call))
+        if self._config.alerts.enabled:
+            self._monitoring = asyncio.get_running_loop().create_task(self._monitor.run())
         self._dns: DnsKeeper | None = None
         if self._config.dns_failover is not None:
             zone = DnsZone(self._config.dns_failover, build_resolver(self._config.resolver))
@@ -216,6 +221,14 @@ class FleetActor:
             return []
         return [(t.at, t.region, t.standing.name.lower(), t.epoch) for t in self._failover.transitions]
 
+    def _alerts(self) -> list[dict[str, object]] | None:
+        """What fires; None if nobody looks."""
+        return self._monitor.listing() if self._config.alerts.enabled else None
+
+    async def figures(self) -> dict[str, object]:
+        """Every region's figures for metrics, and the alerts that fire."""
+        return {"regions": await self._monitor.figures(), "alerts": self._alerts()}
+
     async def ping(self) -> int:
         return os.getpid()
 
@@ -249,6 +262,7 @@ class FleetActor:
             "health": dict(self._health),
             "standing": self._standings(),
             "dns": None if self._dns is None else self._dns.status(),
+            "alerts": self._alerts(),
             "regions": regions,
             "gateways": gateways,
             "pid": os.getpid(),

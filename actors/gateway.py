@@ -1,4 +1,5 @@
-"""Gateway: the actor that listens for the outside world, one per region. A shell around engine.ingress.gateway.
+"""Gateway: the actor that listens for the outside world, one per region. A shell around engine.ingress.gateway, and
+around engine.metrics.serving for those who watch.
 
 Stateless: what it takes in is on a region's disk before it is confirmed. A gateway that cannot start (an address is
 taken, a key cannot be read) ends its process and is made again; until then its callers are told why.
@@ -8,9 +9,11 @@ import asyncio
 import logging
 import os
 
+from actors.figures import ActorFigures
 from actors.ports import NodeServices
 from engine.config.schema import FleetConfig
-from engine.ingress.gateway import Gateway
+from engine.ingress.gateway import Gateway, has_ingress
+from engine.metrics.serving import MetricsServing, serves_metrics
 from engine.values.clock import SteadyClock
 
 log = logging.getLogger(__name__)
@@ -27,13 +30,19 @@ class GatewayActor:
         self._region = region
         self._services = services
         loop = asyncio.get_running_loop()
+        self._gateway: Gateway | None = None
+        self._metrics: MetricsServing | None = None
         self._starting = loop.create_task(self._start())
         self._life = loop.create_task(self._live())
 
-    async def _start(self) -> Gateway:
-        gateway = Gateway(self._config, self._region, port=self._services, clock=SteadyClock())
-        await gateway.start()
-        return gateway
+    async def _start(self) -> None:
+        if has_ingress(self._config, self._region):
+            self._gateway = Gateway(self._config, self._region, port=self._services, clock=SteadyClock())
+            await self._gateway.start()
+        if serves_metrics(self._config, self._region):
+            port = ActorFigures(self._services.call)
+            self._metrics = MetricsServing(self._config, self._region, port=port)
+            await self._metrics.start()
 
     async def _live(self) -> None:
         try:
@@ -48,7 +57,17 @@ class GatewayActor:
         return os.getpid()
 
     async def snapshot(self) -> dict[str, object]:
-        return {**(await asyncio.shield(self._starting)).snapshot(), "pid": os.getpid()}
+        await asyncio.shield(self._starting)
+        found: dict[str, object] = {"region": self._region, "pid": os.getpid()}
+        if self._gateway is not None:
+            found |= self._gateway.snapshot()
+        if self._metrics is not None:
+            found["metrics"] = {"port": self._metrics.port}
+        return found
 
     async def stop(self) -> None:
-        await (await asyncio.shield(self._starting)).stop()
+        await asyncio.shield(self._starting)
+        if self._metrics is not None:
+            await self._metrics.stop()
+        if self._gateway is not None:
+            await self._gateway.stop()

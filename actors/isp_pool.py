@@ -20,6 +20,8 @@ from engine.campaign.record import RecordRenderer
 from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
 from engine.dkim.signer import signer_of
+from engine.metrics.catalogue import Point
+from engine.metrics.process import ProcessFigures
 from engine.ops.garbage import collect_seldom
 from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
@@ -53,6 +55,7 @@ class IspPoolActor:
         self._wake = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._process: ProcessFigures | None = None
 
     def _pool(self) -> PoolEngine:
         if self._engine is None:
@@ -132,6 +135,12 @@ class IspPoolActor:
 
     async def pid(self) -> int:
         return os.getpid()
+
+    async def figures(self, actor: str) -> list[Point]:
+        """Of the pool, and of this process under that name."""
+        if self._process is None:
+            self._process = ProcessFigures(actor)
+        return [*self._pool().figures(), *self._process.points()]
 
     async def usage(self) -> ProcessUsage:
         return process_usage()

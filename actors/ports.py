@@ -48,6 +48,8 @@ class NodeServices(Protocol):
 
     async def hand_over(self, region: str, request: Request) -> Reply | None: ...
 
+    async def call(self, actor: str, method: str, *args: Any, timeout_s: float) -> Any: ...
+
 
 class FleetServices(Protocol):
     """What the Fleet actor needs: start an actor if it is not there, call it with a deadline."""

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from actors.partition import IN, OUT, PartedLink, Partition
 from actors.ports import NodeServices
@@ -20,11 +21,14 @@ from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
 from engine.failover.handover import Reply, Request
 from engine.failover.messages import Beat, BeatReply, Message
+from engine.metrics.catalogue import Point
+from engine.metrics.process import ProcessFigures, machine_points
 from engine.ops.garbage import collect_seldom
 from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
 from engine.region.awaiting import deliver_on
 from engine.region.outbox import EventLog
+from engine.region.ports import PoolName
 from engine.region.region import Region, RegionPorts
 from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
@@ -58,6 +62,7 @@ class RegionActor:
         self._reporting: asyncio.Task[None] | None = None
         self._stopping = False
         self._partition = Partition(time.monotonic)
+        self._process = ProcessFigures("region")
         loop = asyncio.get_running_loop()
         self._starting = loop.create_task(self._start())
         self._life = loop.create_task(self._live())
@@ -236,6 +241,17 @@ class RegionActor:
 
     async def move_tenant(self, tenant: str, quality: str) -> bool:
         return (await self._engine()).move_tenant(tenant, quality)
+
+    async def figures(self) -> list[Point]:
+        """Of the region, of this process, and of the machine."""
+        region = await self._engine()
+        return [*region.figures(), *self._process.points(), *machine_points()]
+
+    async def note_alerts(self, rows: Sequence[tuple[int, str, dict[str, Any]]]) -> None:
+        await (await self._engine()).note_alerts(rows)
+
+    async def pool_names(self) -> list[PoolName]:
+        return (await self._engine()).pool_names()
 
     async def usage(self) -> ProcessUsage:
         return process_usage()

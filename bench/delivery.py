@@ -89,6 +89,7 @@ class Profile:
 class Source:
     ip: str = "127.0.0.2"
     ehlo: str = "mta.example.com"
+    name: str = "mta"
 
 
 class Memory:

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+from engine.cli.alerts import build_alerts
 from engine.cli.audit import audit_command
 from engine.cli.bounces import bounces_group
 from engine.cli.config import config_group
@@ -23,6 +24,7 @@ from engine.cli.status import build_status
 from engine.cli.suppression import build_suppression
 from engine.cli.tenants import build_tenants
 from engine.cli.terminal import CommandGroup
+from engine.cli.top import build_top
 from engine.cli.trace import build_trace
 from engine.cli.warmup import build_warmup
 
@@ -42,6 +44,8 @@ def build_cli(port_factory: PortFactory) -> click.Group:
     for command in (
         build_send(port_factory),
         build_status(port_factory),
+        build_top(port_factory),
+        build_alerts(port_factory),
         audit_command,
         events_command,
         bounces_group,

@@ -46,6 +46,9 @@ class FleetPort(RegionPort, Protocol):
         """Have a region hand over what waits there and accept nothing more, or `end` that; whether it changed anything.
         ValueError: there is no such region, or no other."""
 
+    async def figures(self) -> dict[str, Any]:
+        """{"regions": {region: [Point, ...]}, "alerts": those that fire, None if nobody looks}."""
+
     async def snapshot(self) -> dict[str, Any]:
         """{"fleet": name, "health": {region: text}, "regions": {region: {"counts": {...}, ...}}}."""
 

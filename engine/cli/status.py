@@ -42,6 +42,7 @@ def build_status(port_factory: PortFactory) -> click.Command:
         else:
             output().print(_table(snapshot))
             lines = (
+                *_alerts(snapshot),
                 *_draining(snapshot),
                 *_backlog(snapshot),
                 *_tls(snapshot),
@@ -94,6 +95,16 @@ def _table(snapshot: dict[str, Any]) -> Table:
     if len(regions) > 1:
         table.add_row("all", *(str(sums[kind]) for kind in COUNTS))
     return table
+
+
+def _alerts(snapshot: dict[str, Any]) -> list[str]:
+    """How many alerts fire, and which."""
+    rows = snapshot.get("alerts") or []
+    critical = sum(row["severity"] == "critical" for row in rows)
+    names = ", ".join(dict.fromkeys(row["alert"] for row in rows))
+    return (
+        [f"alerts: {len(rows)}, {critical} of them critical: {names}: see `sendfleet alerts`"] if rows else []
+    )
 
 
 def _backlog(snapshot: dict[str, Any]) -> list[str]:

@@ -44,6 +44,7 @@ def cross_check(
     problems += _plain_routes(data)
     problems += _dns_failover(data)
     problems += _what_comes_back(data)
+    problems += _metrics(data)
     return problems
 
 
@@ -236,6 +237,13 @@ def _what_comes_back(data: Mapping[str, Any]) -> Iterator[Problem]:
         value = _section(data, section).get(name)
         if value and not ingress.get(kind):
             yield Problem(f"{section}.{name}", value, f"allowed only with a listener in ingress.{kind}")
+
+
+def _metrics(data: Mapping[str, Any]) -> Iterator[Problem]:
+    regions = [entry["name"] for _, entry in _entries(data, "regions") if isinstance(entry.get("name"), str)]
+    for name in _section(_section(data, "metrics"), "listen"):
+        if name not in regions:
+            yield Problem(f"metrics.listen.{name}", name, f"allowed are the regions {_listing(regions)}")
 
 
 def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -15,10 +15,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_serializer, model_validator
 
+from engine.config.alerts import AlertsConfig
 from engine.config.blocklists import BlocklistsConfig
 from engine.config.bounces import BouncesConfig, IngressConfig, TokensConfig
 from engine.config.dns_failover import DnsFailoverConfig
 from engine.config.doctor import DoctorConfig
+from engine.config.metrics import MetricsConfig
 from engine.config.quality import QualityConfig, QualityName
 from engine.config.reputation import ReputationConfig
 from engine.config.shaping import AutomationRule, ShapingConfig
@@ -427,6 +429,10 @@ class FleetConfig(Section):
     bounces: BouncesConfig = Field(BouncesConfig(), description="Bounces and complaints that come as mail.")
     unsubscribe: UnsubscribeConfig = Field(UnsubscribeConfig(), description="Unsubscribe links.")
     ingress: IngressConfig = Field(IngressConfig(), description="What comes in: the gateways' listeners.")
+    metrics: MetricsConfig = Field(
+        MetricsConfig(), description="Figures for Prometheus and OpenTelemetry. Default: nobody gets them."
+    )
+    alerts: AlertsConfig = Field(AlertsConfig(), description="When the fleet calls for somebody.")
     tenants: dict[Name, TenantConfig] = Field({}, description="Tenants with settings of their own.")
     ray: RayConfig = Field(RayConfig(), description="The Ray cluster.")
     events: EventsConfig = Field(EventsConfig(), description="The event log.")

@@ -115,6 +115,7 @@ class Lane:
         ):
             return
         if not self.gate.has_room():
+            self.gate.refused += 1
             self._claim_idle()
             return
         self.gate.acquire()

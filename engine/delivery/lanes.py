@@ -31,6 +31,7 @@ class Gates(Mapping[tuple[int, str], Gate]):
         self._total_interval_ns = total_interval_ns
         self._gates: dict[tuple[int, str], Gate] = {}
         self._at: Counter[str] = Counter()  # how many gates there are at a site
+        self._refused: Counter[int] = Counter()  # by source, at gates that are forgotten
         self.totals: dict[str, Together] = {}
 
     def of(self, source: int, site: str) -> Gate:
@@ -55,7 +56,7 @@ class Gates(Mapping[tuple[int, str], Gate]):
             key for key, gate in self._gates.items() if not (gate.users or gate.open or gate.next_ns > now_ns)
         ]
         for source, site in idle:
-            del self._gates[source, site]
+            self._refused[source] += self._gates.pop((source, site)).refused
             self._at[site] -= 1
         free = [site for site, total in self.totals.items() if not self._at[site] and total.next_ns <= now_ns]
         for site in free:
@@ -65,6 +66,13 @@ class Gates(Mapping[tuple[int, str], Gate]):
         """What the gates have measured since the last time."""
         found = (gate.meter.take(source, site) for (source, site), gate in self._gates.items())
         return [pulse for pulse in found if pulse is not None]
+
+    def refused(self) -> Counter[int]:
+        """How often there was no room for a session, by source."""
+        found = self._refused.copy()
+        for (source, _), gate in self._gates.items():
+            found[source] += gate.refused
+        return found
 
     def __getitem__(self, key: tuple[int, str]) -> Gate:
         return self._gates[key]

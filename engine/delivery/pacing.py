@@ -46,13 +46,17 @@ def part(total: int, shard: int, of: int) -> int:
 @dataclass(slots=True)
 class Gate:
     """One (source, site). `interval_ns` 0: no rate. It may change at any time: the next transaction keeps the new
-    distance from the last one, as in the scheduler, so that what that grants does not wait here for the old one."""
+    distance from the last one, as in the scheduler, so that what that grants does not wait here for the old one.
+
+    `refused`: how often a session that was wanted had no room.
+    """
 
     limit: int
     interval_ns: int
     total: Together
     open: int = 0
     started_ns: int = LONG_AGO_NS
+    refused: int = 0
     users: set[object] = field(default_factory=set)
     meter: Meter = field(default_factory=Meter)
 

@@ -59,6 +59,8 @@ from engine.delivery.wire import (
     encode_holding,
     encode_resume,
 )
+from engine.metrics.bounding import merged
+from engine.metrics.catalogue import Point
 from engine.smtp.opener import open_session
 from engine.smtp.policy import Verdict
 from engine.values.clock import Clock
@@ -293,6 +295,18 @@ class PoolEngine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.preparation.stop()
+
+    def figures(self) -> list[Point]:
+        """Sessions, their limits and what those have refused, by source, for metrics and alerts."""
+        found = []
+        for (source, _), gate in self._gates.items():
+            labels = self.profile.name, self._sources[source].name
+            found.append(Point("sendfleet.sessions.open", labels, gate.open))
+            found.append(Point("sendfleet.sessions.limit", labels, gate.limit))
+        for source, count in self._gates.refused().items():
+            labels = self.profile.name, self._sources[source].name
+            found.append(Point("sendfleet.sessions.refused", labels, count))
+        return merged(found)
 
     def stats(self) -> dict[str, object]:
         """Counts since the start, and gauges."""

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
 from engine.config.types import split_host
-from engine.ingress.http import HttpListener
+from engine.ingress.http import links_listener
 from engine.ingress.mail import MailListener
 from engine.ingress.postmaster import Postmaster
 from engine.ingress.postmaster import RegionsPort as PostmasterPort
@@ -15,15 +15,21 @@ from engine.ingress.reports import RegionsPort as ReportsPort
 from engine.ingress.reports import ReportDesk
 from engine.ingress.unsubscribe import RegionsPort as UnsubscribePort
 from engine.ingress.unsubscribe import UnsubscribeDesk
+from engine.metrics.serving import serves_metrics
 from engine.values.clock import Clock
 from engine.values.stream import Stream
 
 log = logging.getLogger(__name__)
 
 
-def has_gateway(config: FleetConfig, region: str) -> bool:
-    """Whether there is anything to listen for in a region."""
+def has_ingress(config: FleetConfig, region: str) -> bool:
+    """Whether anything comes in from strangers in a region."""
     return region in config.ingress.mail or region in config.ingress.http
+
+
+def has_gateway(config: FleetConfig, region: str) -> bool:
+    """Whether a region has a gateway: something comes in, or its figures are shown to somebody."""
+    return has_ingress(config, region) or serves_metrics(config, region)
 
 
 class RegionsPort(ReportsPort, UnsubscribePort, PostmasterPort, Protocol):
@@ -63,7 +69,7 @@ class Gateway:
         )
         self._mail = MailListener(self.reports, ingress, name=name)
         paths = [urlsplit(link.url).path for link in config.unsubscribe.links]
-        self._http = HttpListener(self.unsubscribe, ingress, paths)
+        self._http = links_listener(self.unsubscribe, ingress, paths)
         self.mail_port = 0
         self.http_port = 0
 

@@ -1,27 +1,29 @@
-"""The HTTP listener. The only importer of fastapi.
+"""The HTTP listeners: unsubscribe links and metrics. The only importer of fastapi.
 
-For strangers. It speaks TLS if it has a certificate; without one a reverse proxy in front of it does (RFC 8058 wants
-https). Bounds: connections at once, the life of a connection, the size of a request's head; no content is read, because
-no request needs any.
+The one of the links is for strangers. They speak TLS if they have a certificate; without one a reverse proxy in front
+does (RFC 8058 wants https). Bounds: connections at once, the life of a connection, the size of a request's head; no
+content is read, because no request needs any.
 """
 
 import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import h11
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from engine.config.bounces import IngressConfig
 from engine.ingress.certificate import Certificate
 from engine.ingress.pages import HEADERS, STATUS, page
 from engine.ingress.unsubscribe import Answer
+from engine.metrics.prometheus import CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,13 @@ CONNECTION_S = 60.0
 HANDSHAKE_S = 10.0
 RETRY_AFTER_S = "60"
 STOP_S = 5
+
+
+class Figures(Protocol):
+    """Who knows the figures: engine/metrics/serving.py."""
+
+    async def page(self) -> str: ...
+    def may_read(self, authorization: str) -> bool: ...
 
 
 class Desk(Protocol):
@@ -66,6 +75,24 @@ def build_app(desk: Desk, paths: list[str]) -> FastAPI:
         app.add_api_route(f"{path}/{{token}}", show, methods=["GET", "HEAD"])
         app.add_api_route(f"{path}/{{token}}", act, methods=["POST"])
     app.add_exception_handler(404, unknown)
+    return app
+
+
+def build_metrics_app(figures: Figures) -> FastAPI:
+    """`/metrics` in the text format of Prometheus."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+
+    async def show(request: Request) -> Response:
+        try:
+            may_read = figures.may_read(request.headers.get("Authorization", ""))
+        except OSError as error:
+            log.error("metrics: the token cannot be read: %s", error)
+            return PlainTextResponse("the token cannot be read: see the log\n", 503)
+        if not may_read:
+            return PlainTextResponse("a token is needed\n", 401, {"WWW-Authenticate": "Bearer"})
+        return Response(await figures.page(), media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
+
+    app.add_api_route("/metrics", show, methods=["GET", "HEAD"])
     return app
 
 
@@ -136,13 +163,32 @@ class _Server(uvicorn.Server):
         yield
 
 
+def links_listener(desk: Desk, config: IngressConfig, paths: list[str]) -> "HttpListener":
+    """The listener of unsubscribe links. OSError: the certificate cannot be read."""
+    return HttpListener(
+        build_app(desk, paths),
+        max_connections=config.max_connections,
+        certificate=config.http_certificate,
+        key=config.http_key,
+        proxies=config.proxies,
+    )
+
+
 class HttpListener:
     """See the module docstring."""
 
-    def __init__(self, desk: Desk, config: IngressConfig, paths: list[str]) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        max_connections: int,
+        certificate: Path | None,
+        key: Path | None,
+        proxies: Sequence[str] = (),
+    ) -> None:
         """OSError: the certificate cannot be read."""
         settings = uvicorn.Config(
-            build_app(desk, paths),
+            app,
             http=_Protocol,
             ws="none",
             lifespan="off",
@@ -150,15 +196,15 @@ class HttpListener:
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=bool(config.proxies),
-            forwarded_allow_ips=list(config.proxies),
-            limit_concurrency=config.max_connections,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=list(proxies),
+            limit_concurrency=max_connections,
             timeout_graceful_shutdown=STOP_S,
             h11_max_incomplete_event_size=MAX_HEAD,
         )
         settings.load()
-        if config.http_certificate is not None and config.http_key is not None:
-            settings.ssl = Certificate(config.http_certificate, config.http_key).watching()
+        if certificate is not None and key is not None:
+            settings.ssl = Certificate(certificate, key).watching()
         self._server = _Server(settings)
         self._task: asyncio.Task[None] | None = None
 

@@ -6,7 +6,7 @@ means a warm-up that waits. A source in warm-up is closed at a site that its own
 The last source of a stream never leaves the rotation silently: see engine/reputation/floor.py.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 import msgpack
@@ -183,6 +183,12 @@ class Allowances:
             for number, source in self._sites.sources.items()
         ]
         return find_breaches(candidates, self._config.floor)
+
+    def breaches(self) -> Iterator[tuple[str, Breach]]:
+        """The sites where a stream has no source in the rotation now."""
+        for site, found in self._breaches.items():
+            for breach in found:
+                yield site, breach
 
     def listing(self) -> list[dict[str, object]]:
         """Allowances that are not the default, for status pages."""

@@ -327,6 +327,12 @@ class Cover:
 
     # -- looking in
 
+    def figures(self) -> dict[str, int]:
+        """What of `status` is a number, for metrics."""
+        status = self.status()
+        numbers = {name: int(value) for name, value in status.items() if isinstance(value, int)}
+        return {**numbers, "has_lease": int(self.machine.clean and numbers["lease_ms"] > 0)}
+
     def status(self) -> dict[str, object]:
         machine = self.machine
         now = self._clock.monotonic_ns()

@@ -11,7 +11,7 @@ index at once, marked as possibly sent, because its last words are unknown.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
 from engine.config.schema import LimitsConfig
@@ -147,6 +147,20 @@ class Dispatcher:
             for feed in self._feeds.values()
             for shard in feed.shards
         }
+
+    def in_flight(self) -> Iterator[bytes]:
+        """The due keys of the messages that pools have."""
+        for feed in self._feeds.values():
+            for (id_,) in ID.iter_unpack(self._scheduler.in_flight_of(feed.number)):
+                key = self._scheduler.key_of(id_)
+                if key is not None:
+                    yield key
+
+    def pool_names(self) -> list[PoolName]:
+        """The processes that run."""
+        return [
+            shard.name for feed in self._feeds.values() for shard in feed.shards if shard.port is not None
+        ]
 
     def batches(self) -> dict[str, int]:
         """How many batches each process has been handed."""

@@ -46,7 +46,7 @@ class Gate(Protocol):
 
 class Intake:
     """See the module docstring. `streams`: those that the sources serve; `offer`: these due keys are on disk; `gate`:
-    asked before anything is accepted from a client."""
+    asked before anything is accepted from a client; `accepted`: the messages with these due keys are safe."""
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Intake:
         cover: Cover | None,
         offer: Callable[[Sequence[bytes]], None],
         gate: Gate,
+        accepted: Callable[[Sequence[bytes]], None],
     ) -> None:
         self._config = config
         self._name = name
@@ -70,6 +71,7 @@ class Intake:
         self._cover = cover
         self._offer = offer
         self._gate = gate
+        self._accepted = accepted
         self._admission = Admission(
             limits=config.limits,
             streams=streams,
@@ -106,6 +108,7 @@ class Intake:
                 ids[position] = item_ids
                 if not len(item_ids):
                     errors.append(ItemError(position, "key", item.key[:80], KEY_OF_ANOTHER))
+            self._accepted(result.due_keys)
             if self._cover is None:
                 self._offer(result.due_keys)
         return encode_receipt(
@@ -122,6 +125,7 @@ class Intake:
     async def accept_own(self, batch: AcceptBatch) -> None:
         """Accept mail that the region itself writes."""
         result = await awaited(self._spool.accept(batch))
+        self._accepted(result.due_keys)
         self._offer(result.due_keys)
         if self._cover is not None:
             self._cover.owns([int.from_bytes(key[10:], "big") for key in result.due_keys])
@@ -204,6 +208,7 @@ class Intake:
         else:
             result = await awaited(self._spool.accept_chunk(chunk))
             self._offer(result.due_keys)
+        self._accepted(result.due_keys)
         ids: list[tuple[int, ...]] = [()] * len(recipients)
         for index, item_ids in zip(good, result.ids, strict=True):
             ids[index] = tuple(item_ids)

@@ -15,6 +15,7 @@ from engine.region.observer import Observer
 from engine.region.ports import PoolName
 from engine.region.settling import POOL_DIED, Settling
 from engine.region.sites import DAY_MS, Sites
+from engine.region.tally import FlowTally
 from engine.region.tenants import Tenants
 from engine.region.windows import Windows
 from engine.spool.batches import Settlement
@@ -42,6 +43,7 @@ class Outcomes:
         observer: Observer,
         tenants: Tenants,
         tls: TlsLedger,
+        tally: FlowTally,
         cover: Cover | None,
         clock: Clock,
         finished: Callable[[int, int], None],
@@ -55,6 +57,7 @@ class Outcomes:
         self._observer = observer
         self._tenants = tenants
         self._tls = tls
+        self._tally = tally
         self._cover = cover
         self._clock = clock
         self._finished = finished
@@ -108,6 +111,7 @@ class Outcomes:
         returned: list[int] = []
         done: list[int] = []
         finished: dict[int, int] = {}
+        attempts: dict[int, int] = {}
         places: dict[bytes, tuple[int, int, str]] = {}
         for index, outcome in enumerate(outcomes):
             number = batch_no if isinstance(batch_no, int) else batch_no[index]
@@ -131,6 +135,7 @@ class Outcomes:
                 done.append(id_)
                 if outcome.at_ms < midnight_ms and is_ours and site >= 0:
                     self._sites.answered_before(midnight_ms, self._sites.site(site), outcome.source)
+                attempts[pool] = attempts.get(pool, 0) + 1
                 rerouted = self._observer.note(outcome, site)
                 self._tenants.note(tenant, outcome)
             settlements.append(self._settling.settlement(key, outcome, number, now_ms, rerouted=rerouted))
@@ -139,6 +144,7 @@ class Outcomes:
         self._scheduler.settle(struct.pack(f"<{len(done)}Q", *done))
         for pool, count in finished.items():
             self._finished(pool, count)
+        self._tally.attempted(attempts)
         await self._commit(settlements)
 
     def _place_of(self, key: bytes) -> tuple[int, int, str]:
@@ -159,6 +165,7 @@ class Outcomes:
             result = await awaited(self._spool.settle(classified))
         finally:
             self._windows.settled(ids)
+        self._tally.settled(classified)
         if self._cover is not None:
             outcomes = [one.outcome for one in classified if one.outcome.kind is not OutcomeKind.RETURNED]
             self._cover.settled([one.id for one in outcomes if one.kind in FINAL_KINDS])

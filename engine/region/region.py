@@ -27,12 +27,15 @@ from engine.failover.handover import Reply as HandoverReply
 from engine.failover.handover import Request as HandoverRequest
 from engine.failover.messages import Beat, BeatReply
 from engine.failover.messages import Message as PeerMessage
+from engine.metrics.catalogue import Point
 from engine.providers.profiles import load_profiles
 from engine.region.awaiting import AwaitedDispatch, awaited
 from engine.region.cover import Cover, PeerLink
+from engine.region.depth import Depth
 from engine.region.dispatch import Dispatcher
 from engine.region.enforcement import Enforcement
 from engine.region.expiry import Expiry
+from engine.region.figures import RegionFigures
 from engine.region.flows import Flows
 from engine.region.handing import Handing, HandoverPort, NoHandover
 from engine.region.intake import Intake
@@ -43,6 +46,7 @@ from engine.region.outcomes import Outcomes
 from engine.region.ports import AddressQuestions, PoolLauncher, PoolName, RegionFailed, SourcePort
 from engine.region.retry import schedule_of
 from engine.region.settling import Settling
+from engine.region.tally import FlowTally
 from engine.region.windows import Windows
 from engine.routing.route import Failure, Route
 from engine.routing.router import Router
@@ -134,6 +138,7 @@ class Region:
                 clock=clock,
                 tell=self._observer.note_listed,
             )
+        self._tally = FlowTally(place_of=self._place_of, provider=self._sites.pools.name)
         self._cover: Cover | None = None
         if config.fleet.replicas and ports.link is not None:
             self._cover = Cover(
@@ -182,6 +187,7 @@ class Region:
             cover=self._cover,
             offer=self._offer,
             gate=self._handing,
+            accepted=self._tally.accepted,
         )
         self._dispatcher = Dispatcher(
             scheduler=self._scheduler,
@@ -223,10 +229,28 @@ class Region:
             observer=self._observer,
             tenants=self._tenants,
             tls=self.tls,
+            tally=self._tally,
             cover=self._cover,
             clock=clock,
             finished=self._dispatcher.finished,
             spawn=self._spawn,
+        )
+        self._depth = Depth(
+            spool=spool,
+            clock=clock,
+            place_of=self._place_of,
+            in_flight=self._dispatcher.in_flight,
+            provider=self._sites.pools.name,
+        )
+        self._figures = RegionFigures(
+            spool=spool,
+            tally=self._tally,
+            depth=self._depth,
+            dispatcher=self._dispatcher,
+            tls=self.tls,
+            allowances=self._enforcement.allowances,
+            cover=self._cover,
+            clock=clock,
         )
         self._late = LateReports(
             store=spool,
@@ -268,6 +292,7 @@ class Region:
         self._spawn(self._spread.run())
         self._spawn(self._notices.run())
         self._spawn(self._keep_books())
+        self._spawn(self._depth.run())
         if self._cover is not None:
             self._spawn(self._cover.run())
         await self._handing.start()
@@ -567,8 +592,26 @@ class Region:
             self._dispatcher.wake_all()
         return changed
 
+    def _place_of(self, queue: bytes) -> tuple[int, int]:
+        """The stream and the pool (-1: no route yet) of a spool queue, by its number's four bytes."""
+        number = int.from_bytes(queue, "big")
+        known = self._windows.get(number)
+        return (self._spool.queue(number)[1], -1) if known is None else (known.stream, known.pool)
+
+    def figures(self) -> list[Point]:
+        """For metrics and alerts (engine/metrics/catalogue.py)."""
+        return self._figures.points(self._enforcement.suspensions.in_force())
+
+    def pool_names(self) -> list[PoolName]:
+        """The processes of pools that run."""
+        return self._dispatcher.pool_names()
+
+    async def note_alerts(self, rows: Sequence[tuple[int, str, dict[str, Any]]]) -> None:
+        """Put alerts that began or ended into the outbox: on disk when this returns."""
+        await awaited(self._spool.note_events(list(rows)))
+
     def snapshot(self) -> dict[str, object]:
-        """Counts and gauges for status pages, metrics and benches."""
+        """Counts and gauges for status pages and benches."""
         cover = {} if self._cover is None else {"failover": self._cover.status()}
         return {
             **cover,

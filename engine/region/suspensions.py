@@ -153,6 +153,10 @@ class Suspensions:
         news, self._news = self._news, {}
         return list(news.values())
 
+    def in_force(self) -> list[Suspension]:
+        """Those that hold, and those that ran out since the last `save`."""
+        return list(self._active.values())
+
     def listing(self) -> list[dict[str, object]]:
         """What is in force, why, until when."""
         return [

@@ -27,6 +27,12 @@ class Room:
         stat = os.statvfs(self._path)
         return stat.f_bavail * stat.f_frsize
 
+    def figures(self) -> dict[str, int]:
+        """Free bytes and the watermarks."""
+        options = self._options
+        limit = round(options.map_size * options.watermark)
+        return {"free": self.free_bytes(), "min_free": options.min_free, "index_limit": limit}
+
     def check(self, env: Environment, draft: Draft) -> None:
         """SpoolFull beyond the watermarks."""
         free = self.free_bytes()

@@ -11,6 +11,7 @@ queued message.
 
 import logging
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -75,7 +76,7 @@ class Spool:
         self._clock = clock
         self._bodies = path / "bodies"
         self._campaigns: dict[int, CampaignRecord] = {}
-        room = Room(path, options)
+        self._room = room = Room(path, options)
         env = None
         queues: QueueNumbers = {}
         with ExitStack() as opened:
@@ -326,6 +327,23 @@ class Spool:
         """Due keys of all queues behind `after` (b"": from the start) in their order, with their expiry."""
         return self._due.rows(after, limit)
 
+    def count_due(
+        self, after: bytes, limit: int, now_ms: int
+    ) -> tuple[bytes, list[tuple[int, int, int, int]]]:
+        """Count `limit` messages of all queues behind `after` (b"": from the start). Returns where to go on (b"": that
+        was all), and of each queue its number, how many are due at `now_ms`, how many later, and the first due time."""
+        keys = [key for key, _ in self._due.rows(after, limit)]
+        rows = []
+        start = 0
+        while start < len(keys):
+            prefix = keys[start][:4]
+            end = bisect_right(keys, prefix + b"\xff" * 14, start)
+            split = bisect_left(keys, prefix + (now_ms + 1).to_bytes(6, "big"), start, end)
+            first_ms = int.from_bytes(keys[start][4:10], "big")
+            rows.append((int.from_bytes(prefix, "big"), split - start, end - split, first_ms))
+            start = end
+        return (keys[-1] if len(keys) == limit else b""), rows
+
     def first_due_after(self, queue: int, after: bytes | None) -> int | None:
         """Due time of the first message of a queue behind a due key."""
         return self._due.first_after(queue, after)
@@ -477,6 +495,14 @@ class Spool:
             "operations": self._writer.operations,
             "busy_ms": self._writer.busy_ns // 1_000_000,
         }
+
+    def room(self) -> dict[str, int]:
+        """Bytes of the index in use and of the disk that are free, each with the watermark beyond which nothing more is
+        accepted; chunks of events that are not shipped yet."""
+        with self._env.read() as txn:
+            used = self._env.used_by_databases(txn)
+            chunks = int(txn.stat(self._env.db["outbox"])["entries"])
+        return {**self._room.figures(), "index_used": used, "outbox_chunks": chunks}
 
 
 def _size(path: Path) -> int:

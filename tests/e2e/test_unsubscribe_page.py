@@ -13,7 +13,7 @@ from engine.bounces.unsubscribe import make_token
 from engine.config.bounces import IngressConfig
 from engine.config.suppression import SuppressionConfig
 from engine.config.unsubscribe import UnsubscribeConfig
-from engine.ingress.http import HttpListener
+from engine.ingress.http import links_listener
 from engine.ingress.unsubscribe import UnsubscribeDesk
 from engine.values.clock import SteadyClock
 from engine.values.suppression import decode_rows
@@ -71,7 +71,7 @@ def see(tmp_path: Path) -> Callable[[Callable[[Running], Any]], Any]:
                 port=it,
                 clock=SteadyClock(),
             )
-            listener = HttpListener(desk, ingress, ["/u"])
+            listener = links_listener(desk, ingress, ["/u"])
             it.port = await listener.start("127.0.0.1", 0)
             try:
                 return await asyncio.to_thread(work, it)

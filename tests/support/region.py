@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
 from engine.delivery.pool import PoolEngine
 from engine.dkim.signer import signer_of
+from engine.metrics.catalogue import Point
 from engine.providers.profiles import load_profiles
 from engine.region.awaiting import deliver_on
 from engine.region.cover import PeerLink
@@ -23,6 +24,7 @@ from engine.region.lease_file import LeaseView
 from engine.region.ports import PoolName
 from engine.region.region import Region, RegionPorts
 from engine.reputation.allowance import decode_summary, encode_answer
+from engine.reputation.figures import source_points
 from engine.reputation.source import SourceOwner
 from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
@@ -171,6 +173,23 @@ class LocalNode:
             owner.saved(decoded.at_ms)
             self._spool.put_state(key, msgpack.packb(owner.to_state()))
         return encode_answer(answer)
+
+    async def region_figures(self, region: str) -> list[Point]:
+        """engine.metrics.gather.FigurePort, as actors/figures.py has it."""
+        assert self.region is not None
+        return self.region.figures()
+
+    async def pool_figures(self, region: str) -> list[Point]:
+        return [point for pool in self.pools.values() for point in pool.figures()]
+
+    async def note_alerts(self, region: str, rows: Sequence[tuple[int, str, dict[str, Any]]]) -> None:
+        assert self.region is not None
+        await self.region.note_alerts(rows)
+
+    async def source_figures(self, source: str) -> list[Point]:
+        if source not in self.owners:
+            return []
+        return source_points(self.owners[source], self.clock.wall_ms())
 
     async def stop(self) -> None:
         for pool in self.pools.values():

@@ -15,14 +15,15 @@ EDGES = {
     "lmdb": {"engine.spool.environment"},
     "dns": {"engine.routing.resolver", "engine.failover.dns_zone"},
     "aiosmtplib": {"engine.smtp.opener"},
+    "opentelemetry": {"engine.metrics.otlp"},
 }
 # Edges that come with later rooms: one module at most, wherever it will be.
-ONE_MODULE = ("opentelemetry", "fastapi", "aiosmtpd")
+ONE_MODULE = ("fastapi", "aiosmtpd")
 
 RAY_MODULES = {"actors.deploy", "actors.client", "actors.local_node"}
 VALUE_CONFIG = (
     "schema|types|units|doctor|dns_failover|tls|signing|bounces|suppression|reputation|warmup"
-    "|shaping|unsubscribe|quality|blocklists"
+    "|shaping|unsubscribe|quality|blocklists|metrics|alerts"
 )
 VALUE_MODULES = re.compile(rf"engine\.values(\..*)?|engine\.config\.({VALUE_CONFIG})")
 VALUE_LIBRARIES = {"pydantic", "msgpack", "annotated_types", "typing_extensions"}

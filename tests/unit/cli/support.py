@@ -103,6 +103,9 @@ class MemoryFleet:
             if address in ("", row.address):
                 yield row
 
+    async def figures(self) -> dict[str, Any]:
+        return {"regions": {}, "alerts": self.state.get("alerts")}
+
     async def snapshot(self) -> dict[str, Any]:
         if self.error is not None:
             raise self.error

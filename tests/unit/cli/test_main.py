@@ -16,7 +16,7 @@ def test_every_command_has_help_and_no_fleet_is_asked_for_it() -> None:
         raise AssertionError("asked for the fleet")
 
     cli = build_cli(no_fleet)
-    looking = {"status", "audit", "doctor", "events", "trace"}
+    looking = {"alerts", "audit", "doctor", "events", "status", "top", "trace"}
     groups = {"bounces", "config", "shaping", "suppression", "tenants", "warmup"}
     assert set(cli.commands) == {"send", "simulate", "sink", "drain", "undrain", *looking, *groups}
     for name in cli.commands:

@@ -35,6 +35,16 @@ def test_a_gate_is_forgotten_when_nothing_is_to_be_remembered() -> None:
     assert (len(made), made.totals) == (0, {})
 
 
+def test_what_a_limit_has_refused_outlives_its_gate() -> None:
+    made = gates()
+    made.of(0, "a").refused = 3
+    made.of(1, "a").refused = 1
+    made.sweep(S)
+    assert len(made) == 0
+    made.of(0, "b").refused = 2
+    assert made.refused() == {0: 5, 1: 1}
+
+
 def test_what_the_sources_of_a_site_share_goes_with_the_last_of_them() -> None:
     made = gates(total=1)
     one, other = made.of(0, "a"), made.of(1, "a")

@@ -79,6 +79,10 @@ def test_connection_limits() -> None:
             await settled(world, 500)
             assert {o.kind for o in world.outcomes} == {OutcomeKind.DELIVERED}
             assert server.most_connections <= 4
+            shown = {point.metric: point.value for point in pool.figures()}  # both sources have one name here
+            assert shown["sendfleet.sessions.limit"] == 6
+            assert 1 <= shown["sendfleet.sessions.open"] <= 4
+            assert shown["sendfleet.sessions.refused"] > 0
             await pool.stop(1)
 
     run(go)

@@ -19,7 +19,7 @@ from engine.config.suppression import SuppressionConfig
 from engine.config.unsubscribe import UnsubscribeConfig
 from engine.ingress import http as http_listener
 from engine.ingress import unsubscribe
-from engine.ingress.http import HttpListener
+from engine.ingress.http import links_listener
 from engine.ingress.unsubscribe import UnsubscribeDesk
 from engine.spool.errors import SpoolFull
 from engine.values.suppression import Reason, Suppression, decode_rows
@@ -91,7 +91,7 @@ class Running:
 @asynccontextmanager
 async def listening(**ingress: Any) -> AsyncIterator[Running]:
     running = Running()
-    listener = HttpListener(running.desk, IngressConfig(**ingress), ["/u"])
+    listener = links_listener(running.desk, IngressConfig(**ingress), ["/u"])
     running.port = await listener.start("127.0.0.1", 0)
     try:
         yield running

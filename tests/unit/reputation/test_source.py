@@ -16,6 +16,7 @@ from engine.reputation.allowance import (
     encode_answer,
     encode_summary,
 )
+from engine.reputation.figures import source_points
 from engine.reputation.source import SourceOwner
 from engine.reputation.standing import Standing, Transition
 from tests.support.fleets import fleet, fleet_data
@@ -89,6 +90,23 @@ def test_one_s3140_takes_the_source_out_at_outlook_alone() -> None:
         ("reputation", None, "removed"),
     ]
     assert answer.review_ms > life.now_ms
+
+
+def test_its_figures_are_by_provider_the_worst_of_the_sites_first() -> None:
+    life = Life(warmup="standard")
+    life.after(0, refused("outlook", S3140), good("google"), good("mx:a.example", 7), good("mx:b.example", 5))
+    points = source_points(life.owner, life.now_ms)
+    found = {(point.metric.removeprefix("sendfleet."), *point.labels): point.value for point in points}
+    assert found["source.sites", "outlook", "eu-1", "removed"] == 1
+    assert found["source.sites", "default", "eu-1", "warming"] == 2
+    assert found["source.sites", "all", "eu-1", "active"] == 1
+    assert found["source.score", "google", "eu-1"] == 100
+    assert found["source.score", "default", "eu-1"] == 100
+    assert found["warmup.attempts", "default", "eu-1"] == 12
+    assert found["warmup.delivered", "default", "eu-1"] == 12
+    assert found["warmup.cap", "google", "eu-1"] > 0
+    assert found["warmup.held", "google", "eu-1"] == 0
+    assert not any(label.startswith("mx:") for key in found for label in key)
 
 
 def test_only_changes_are_told_until_all_is_asked_for() -> None:

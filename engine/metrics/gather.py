@@ -1,0 +1,81 @@
+"""The figures of one region, from its actor, its pools and its sources' owners, bounded and merged.
+
+Who does not answer in time is left out; if that is the region itself, `sendfleet.region.up` is 0. Readers that come
+close behind each other get the same figures: reading cannot load a fleet.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from typing import Protocol
+
+from engine.config.schema import FleetConfig
+from engine.metrics.bounding import Bounds
+from engine.metrics.catalogue import Point
+from engine.providers.profiles import load_profiles
+from engine.spool.errors import SpoolError
+
+log = logging.getLogger(__name__)
+
+FRESH_S = 1.0
+AT_ONCE = 50  # sources that are asked at the same time
+SOURCES = "sources"
+
+
+class FigurePort(Protocol):
+    """Asks actors for their figures, within a deadline. ConnectionError, TimeoutError: no answer."""
+
+    async def region_figures(self, region: str) -> list[Point]: ...
+    async def pool_figures(self, region: str) -> list[Point]:
+        """Of all pools of the region that answer."""
+
+    async def source_figures(self, source: str) -> list[Point]: ...
+
+
+class Gatherer:
+    """See the module docstring."""
+
+    def __init__(self, config: FleetConfig, region: str, port: FigurePort) -> None:
+        self._region = region
+        self._port = port
+        self._sources = [source.name for source in config.sources if source.region == region]
+        named = [source.name for source in config.sources[: config.metrics.max_sources]]
+        self._bounds = Bounds(load_profiles(config.providers), named)
+        self._lock = asyncio.Lock()
+        self._at_s = 0.0
+        self._points: list[Point] = []
+
+    async def gather(self) -> list[Point]:
+        """Each combination of labels once."""
+        async with self._lock:
+            if time.monotonic() - self._at_s >= FRESH_S or not self._points:
+                self._points = await self._ask_all()
+                self._at_s = time.monotonic()
+            return self._points
+
+    async def _ask_all(self) -> list[Point]:
+        narrow = asyncio.Semaphore(AT_ONCE)
+
+        async def ask_source(source: str) -> list[Point]:
+            async with narrow:
+                return await self._ask(source, self._port.source_figures(source))
+
+        region, pools, *sources = await asyncio.gather(
+            self._ask(self._region, self._port.region_figures(self._region)),
+            self._ask("the pools", self._port.pool_figures(self._region)),
+            *(ask_source(source) for source in self._sources),
+        )
+        if not region:
+            region = [Point("sendfleet.region.up", (), 0)]
+        return self._bounds.apply([*region, *pools, *(point for points in sources for point in points)])
+
+    async def _ask(self, who: str, answer: Awaitable[list[Point]]) -> list[Point]:
+        try:
+            return await answer
+        except (OSError, RuntimeError, SpoolError) as error:  # ConnectionError and TimeoutError are OSErrors
+            log.info("metrics of %s: no answer from %s: %s", self._region, who, error)
+            return []
+        except Exception:  # one that answers with an error must not hide the others
+            log.exception("metrics of %s: %s has failed", self._region, who)
+            return []

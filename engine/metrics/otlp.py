@@ -1,0 +1,115 @@
+"""OTLP over HTTP: the points as OpenTelemetry's instruments, pushed to a collector. The only importer of opentelemetry.
+
+Its SDK counts nothing here: observable instruments read the points that were gathered. Imported only where a push is
+configured, because SDK and protobuf cost a process some 30 MB.
+
+What a push cannot deliver is not kept: counters are cumulative, so the next one says it all. Whether it was delivered
+is the answer of `push`.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter, ObservableGauge
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExportResult
+from opentelemetry.sdk.resources import Resource
+
+from engine.config.metrics import OtlpConfig
+from engine.metrics.catalogue import CATALOGUE, Kind, Metric, Point, label_names
+
+MAX_POINTS = 200_000  # of one metric; the labels are bounded before (engine/metrics/bounding.py)
+
+# the exporter says itself, at length, what `push` says in one word
+logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
+
+
+class OtlpExport:
+    """One region's way to its collector. Not for several threads at once."""
+
+    def __init__(self, config: OtlpConfig, *, fleet: str, region: str) -> None:
+        self._config = config
+        self._region = region
+        self._points: dict[str, list[Point]] = {}
+        self._reader = InMemoryMetricReader(
+            cardinality_limits={ObservableCounter: MAX_POINTS, ObservableGauge: MAX_POINTS}
+        )
+        resource = Resource.create(
+            {
+                "service.name": "sendfleet",
+                "service.namespace": fleet,
+                "service.instance.id": region,
+                "service.version": _version(),
+            }
+        )
+        self._provider = MeterProvider(
+            metric_readers=[self._reader], resource=resource, shutdown_on_exit=False
+        )
+        meter = self._provider.get_meter("sendfleet", _version())
+        for metric in CATALOGUE.values():
+            create = (
+                meter.create_observable_counter
+                if metric.kind is Kind.COUNTER
+                else meter.create_observable_gauge
+            )
+            create(metric.name, callbacks=[self._observer(metric)], unit=metric.unit, description=metric.text)
+
+    def _observer(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        names = label_names(metric)
+
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            for point in self._points.get(metric.name, ()):
+                labels = dict(zip(names, (self._region, *point.labels), strict=True))
+                yield Observation(point.value, labels)
+
+        return observe
+
+    def push(self, points: Sequence[Point]) -> bool:
+        """Send them; whether the collector has taken them. Blocks for `timeout` at most. OSError, ValueError: the
+        file of headers or authorities cannot be used."""
+        by_name: dict[str, list[Point]] = {}
+        for point in points:
+            by_name.setdefault(point.metric, []).append(point)
+        self._points = by_name
+        data = self._reader.get_metrics_data()
+        if data is None:
+            return True
+        config = self._config
+        exporter = OTLPMetricExporter(
+            endpoint=config.endpoint,
+            certificate_file=None if config.authorities is None else str(config.authorities),
+            headers=read_headers(config.headers_file),
+            timeout=config.timeout,
+        )
+        try:
+            return exporter.export(data) is MetricExportResult.SUCCESS
+        finally:
+            exporter.shutdown()
+
+    def close(self) -> None:
+        self._provider.shutdown()
+
+
+def read_headers(path: Path | None) -> Mapping[str, str]:
+    """Headers of a file, one `Name: value` a line. ValueError without showing what stands there."""
+    if path is None:
+        return {}
+    headers = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip() or not name.strip().isascii():
+            raise ValueError(f"{path}, line {number}: allowed is `Name: value`")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def _version() -> str:
+    try:
+        return version("sendfleet")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,108 @@
+"""A region's figures for whoever watches: read by Prometheus, pushed to a collector. Part of the region's gateway."""
+
+import asyncio
+import hmac
+import logging
+from importlib import import_module
+from typing import Any
+
+from engine.config.metrics import OtlpConfig
+from engine.config.schema import FleetConfig
+from engine.config.types import split_host
+from engine.ingress.http import HttpListener, build_metrics_app
+from engine.metrics.gather import FigurePort, Gatherer
+from engine.metrics.process import ProcessFigures
+from engine.metrics.prometheus import render
+
+log = logging.getLogger(__name__)
+
+
+def serves_metrics(config: FleetConfig, region: str) -> bool:
+    """Whether there is anything to do in a region."""
+    return region in config.metrics.listen or config.metrics.otlp is not None
+
+
+class MetricsDesk:
+    """What the listener asks. `token_file` is read at each request: a token can be changed while this runs."""
+
+    def __init__(self, config: FleetConfig, region: str, port: FigurePort, own: ProcessFigures) -> None:
+        self._config = config
+        self._region = region
+        self._gatherer = Gatherer(config, region, port)
+        self._own = own
+
+    async def points(self) -> list[Any]:
+        return [*await self._gatherer.gather(), *self._own.points()]
+
+    async def page(self) -> str:
+        return render({self._region: await self.points()})
+
+    def may_read(self, authorization: str) -> bool:
+        """OSError: the file of the token cannot be read."""
+        path = self._config.metrics.token_file
+        if path is None:
+            return True
+        token = path.read_text("utf-8").strip()
+        scheme, _, shown = authorization.partition(" ")
+        return (
+            bool(token)
+            and scheme.lower() == "bearer"
+            and hmac.compare_digest(shown.strip().encode(), token.encode())
+        )
+
+
+class MetricsServing:
+    """See the module docstring. Made in an event loop."""
+
+    def __init__(self, config: FleetConfig, region: str, *, port: FigurePort) -> None:
+        """OSError: the certificate cannot be read."""
+        self._config = config
+        self._region = region
+        self._own = ProcessFigures("gateway")
+        self._desk = MetricsDesk(config, region, port, self._own)
+        metrics = config.metrics
+        self._listener = HttpListener(
+            build_metrics_app(self._desk),
+            max_connections=metrics.max_connections,
+            certificate=metrics.certificate,
+            key=metrics.key,
+        )
+        self._pushing: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen and push, as configured. OSError: the address cannot be had."""
+        address = self._config.metrics.listen.get(self._region)
+        if address is not None:
+            self.port = await self._listener.start(*split_host(address))
+            log.info("gateway %s: metrics are read at %s", self._region, address)
+        otlp = self._config.metrics.otlp
+        if otlp is not None:
+            edge = import_module("engine.metrics.otlp")  # heavy: only where it is wanted
+            export = edge.OtlpExport(otlp, fleet=self._config.fleet.name, region=self._region)
+            self._pushing = asyncio.get_running_loop().create_task(self._push(otlp, export))
+
+    async def _push(self, otlp: OtlpConfig, export: Any) -> None:
+        """Push for ever. A collector that is away is said once, and when it is back."""
+        trouble = ""
+        while True:
+            before, trouble = trouble, ""
+            try:
+                if not await asyncio.to_thread(export.push, await self._desk.points()):
+                    trouble = f"{otlp.endpoint} does not take them"
+            except (OSError, ValueError, RuntimeError) as error:
+                trouble = repr(error)
+            except Exception:  # whatever a collector makes its library do: the next push may succeed
+                log.exception("gateway %s: metrics are not pushed", self._region)
+            if trouble and trouble != before:
+                log.error("gateway %s: metrics are not pushed: %s", self._region, trouble)
+            elif before and not trouble:
+                log.warning("gateway %s: metrics are pushed again", self._region)
+            await asyncio.sleep(otlp.interval)
+
+    async def stop(self) -> None:
+        if self._pushing is not None:
+            self._pushing.cancel()
+            await asyncio.gather(self._pushing, return_exceptions=True)
+        await self._listener.stop()
+        await self._own.stop()
