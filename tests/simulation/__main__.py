@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.simulation.census import ORDERS
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.schedule import Result, run
 
@@ -77,6 +78,7 @@ def report_of(results: list[Result], seconds: float) -> dict[str, object]:
         "seeds": [min(r.seed for r in results), max(r.seed for r in results)],
         "violations": sum(1 for r in results if r.violation),
         "schedules_with_fault": dict(sorted(kinds.items())),
+        "schedules_with_order": {order: sum(order in r.orders for r in results) for order in ORDERS},
         "messages_acknowledged": sum(r.accepted for r in results),
         "messages_sent_twice_all_marked": sum(r.sent_twice for r in results),
         "events": sum(r.events for r in results),
