@@ -23,7 +23,7 @@ from engine.delivery.job import PREPARING, Job
 from engine.delivery.pacing import Gate
 from engine.delivery.ports import EgressSource, Opener, PoolProfile, PoolRoute, Routes
 from engine.delivery.preparation import AHEAD, Preparation
-from engine.delivery.pulse import TIMED_SIZE
+from engine.delivery.pulse import ENOUGH, TIMED_SIZE
 from engine.delivery.session import Session
 from engine.smtp.policy import FailureReason, Phase, Verdict, classify
 from engine.tls.tally import Tally
@@ -185,7 +185,8 @@ class Lane:
                 self._add_recipients(jobs, session, now_ns)
             self._ahead -= len(jobs)
             self.gate.started(now_ns)
-            first.begun_ns = now_ns if len(form.data) <= TIMED_SIZE else 0
+            is_timed = self.gate.meter.timed < ENOUGH and len(form.data) <= TIMED_SIZE
+            first.begun_ns = now_ns if is_timed else 0
             if self._ahead <= AHEAD // 2:
                 self._prepare_ahead()
             return jobs, form

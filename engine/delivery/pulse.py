@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 TIMED_SIZE = 64 * 1024  # bytes of a message at most
+ENOUGH = 64  # transactions that are timed before the region is told: more cost time and tell nothing
 
 
 class Pulse(NamedTuple):
@@ -29,7 +30,7 @@ class Meter:
 
     sessions: int = 0
     _most: int = 0
-    _timed: int = 0
+    timed: int = 0
     _log2_us: float = 0.0
     _refused: int = 0
 
@@ -45,13 +46,13 @@ class Meter:
         self._refused += 1
 
     def answered(self, took_ns: int) -> None:
-        self._timed += 1
+        self.timed += 1
         self._log2_us += math.log2(max(1.0, took_ns / 1000))
 
     def take(self, source: int, site: str) -> Pulse | None:
         """What was measured, None if that is nothing; counting begins anew."""
-        if not (self._timed or self._refused):
+        if not (self.timed or self._refused):
             return None
-        pulse = Pulse(source, site, self._timed, self._log2_us, self._refused, self._most)
-        self._timed, self._log2_us, self._refused, self._most = 0, 0.0, 0, self.sessions
+        pulse = Pulse(source, site, self.timed, self._log2_us, self._refused, self._most)
+        self.timed, self._log2_us, self._refused, self._most = 0, 0.0, 0, self.sessions
         return pulse
