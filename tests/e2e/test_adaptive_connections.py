@@ -39,7 +39,7 @@ def test_connections_follow_what_the_site_bears(tmp_path: Path, crowded: dict[st
             sources=SOURCES,
             providers={"default": {"rate": "unlimited", "max_connections": ALLOWED}},
             # the deferrals must not take the source out of the rotation
-            reputation={"removed_below": 1, "degraded_below": 2, "hysteresis": 1},
+            reputation={"windows": [{"half_life": "10m", "minimum": 1_000_000}]},
             shaping={
                 "adaptive": {
                     "every": "200ms",
