@@ -343,10 +343,12 @@ class RayFleetServices:
 
 
 def actor_names() -> list[str]:
-    """Names of the fleet's actors that live."""
-    return [
-        entry["name"] for entry in list_named_actors(all_namespaces=True) if entry["namespace"] == NAMESPACE
-    ]
+    """Names of the fleet's actors that live. ConnectionError: Ray's head, which knows them, gives no answer."""
+    try:
+        entries = list_named_actors(all_namespaces=True)
+    except RayError as error:
+        raise ConnectionError(f"the head of Ray does not tell which actors live: {error}") from error
+    return [entry["name"] for entry in entries if entry["namespace"] == NAMESPACE]
 
 
 def watch_process(pid: int, on_exit: Callable[[], None]) -> None:
@@ -474,7 +476,7 @@ def _in_order(names: Sequence[str], method: str, *args: Any) -> None:
     for name in names:
         try:
             calls[name] = getattr(ray.get_actor(name, namespace=NAMESPACE), method).remote(*args)
-        except ValueError as error:
+        except (ValueError, RayError) as error:
             log.warning("%s: not stopped in order: %s", name, error)
     deadline = time.monotonic() + STOP_DEADLINE_S
     for name, answer in calls.items():
@@ -489,3 +491,5 @@ def _end_actor(name: str) -> None:
         ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
     except ValueError:
         log.debug("actor %s: has ended already", name)
+    except RayError as error:
+        raise ConnectionError(f"{name}: the head of Ray does not end it: {error}") from error
