@@ -1,8 +1,8 @@
 """Starts the process of Ray's head (GCS) again when it has ended, for actors/local_node.py. Does not import Ray.
 
 `ray start --block` ends the whole node if one of its processes dies, and a region with it. Mail does not need the head,
-whose state is on disk (actors/local_cluster.py), so it alone is started again (ADR 0031): at once; one that does not stay
-up (a full disk, say) after pauses that grow to half a minute, for as long as it takes.
+whose state is on disk (actors/local_cluster.py), so it alone is started again (ADR 0031): at once; one that does not
+stay up (a full disk, say) after pauses that grow to half a minute, for as long as it takes.
 """
 
 import logging

@@ -28,6 +28,7 @@ from engine.ops.free_port import free_port
 from engine.ops.own_module import own_module
 
 NODE_START_TIMEOUT_S = 60
+SOCKETS_TIMEOUT_S = 10
 STOP_GRACE_S = 15
 WORKER_GRACE_S = 5  # after their node has ended: they have nothing left to do
 LOCAL_STORE_BYTES = 150 << 20
@@ -68,6 +69,8 @@ class LocalCluster:
                     self._write(address, nodes)
                     if len(nodes) == 1:
                         self._wait_for_head(nodes[region.name], address)
+                    if len(nodes) < len(self._config.regions):
+                        self._wait_for_sockets(nodes[region.name], len(nodes))
             except BaseException:
                 self.stop()
                 raise
@@ -207,6 +210,16 @@ class LocalCluster:
         raise ConnectionError(
             f"Ray did not open its port {address} within {NODE_START_TIMEOUT_S} s. {_last_words(log_file)}"
         )
+
+    def _wait_for_sockets(self, node: subprocess.Popen[bytes], count: int) -> None:
+        """Until so many nodes listen on theirs, or long enough. Ray numbers them by what is there: two nodes that start
+        at the same moment choose the same ones, and one of them dies."""
+        directory = self.logs().parent / "sockets"
+        deadline = time.monotonic() + SOCKETS_TIMEOUT_S
+        while node.poll() is None and time.monotonic() < deadline:
+            if all(len(list(directory.glob(f"{kind}*"))) >= count for kind in ("raylet", "plasma_store")):
+                return
+            time.sleep(0.05)
 
     def _forget_sessions(self) -> None:
         """Ray keeps the files of every session for ever; ours are kept for the last few."""
