@@ -22,6 +22,7 @@ from engine.bounces.tokens import TokenKeys
 from engine.bounces.unsubscribe import make_token
 from engine.cli.main import build_cli
 from engine.config.types import split_host
+from engine.metrics.catalogue import Point
 from engine.ops.free_port import free_port
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
@@ -31,6 +32,7 @@ from engine.values.message import Message
 from engine.values.stream import Stream
 from engine.values.submission import encode_submission
 from engine.values.suppression import Reason, decode_rows, encode_rows, make
+from tests.support.prometheus import Scrape, read
 from tests.support.ray_fleet import BODY, REGIONS, ClusterFleet, actor_processes, messages, two_regions, until
 from tests.support.sinks import accepting_sink
 
@@ -62,6 +64,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, sink: SinkProcess) -> Iterat
         ingress={
             kind: {region: f"127.0.0.1:{free_port()}" for region in REGIONS} for kind in ("mail", "http")
         },
+        metrics={"listen": {region: f"127.0.0.1:{free_port()}" for region in REGIONS}},
     )
     warming = config.sources[3].model_copy(update={"warmup": "standard"})
     config = config.model_copy(update={"sources": (*config.sources[:3], warming)})
@@ -324,6 +327,48 @@ def test_a_bounce_that_comes_to_any_gateway_finds_its_region(
         gateways = (await fleet.client.snapshot())["gateways"]
         assert {gateway["reports"]["acted"] for gateway in gateways.values()} == {1}
         assert {gateway["postmaster"]["forwarded"] for gateway in gateways.values()} == {1}
+
+    run(scenario())
+
+
+def test_each_gateway_shows_what_its_region_does(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
+    """Figures of the region, its pool, its sources and their processes, each asked by name; Fleet sees the same."""
+
+    async def scenario() -> None:
+        for number in range(2):  # one for each region
+            batch = messages(10, domain=f"{number}.metrics.example.org")
+            receipt = await fleet.client.submit(batch)
+            await asyncio.gather(*(await_state(fleet, ids[0], "delivered") for ids in receipt.ids))
+        snapshot = await fleet.client.snapshot()
+        for region in REGIONS:
+            host, port = split_host(fleet.config.metrics.listen[region])
+            assert snapshot["gateways"][region]["metrics"]["port"] == port
+            status, text = await asyncio.to_thread(read, host, port)
+            assert status == 200
+            found = Scrape(text)
+            counts = snapshot["regions"][region]["counts"]
+            for word in ("accepted", "delivered"):
+                assert (
+                    found.total("sendfleet_ledger_messages_total", region=region, word=word) == counts[word]
+                )
+            assert found.total("sendfleet_pools", provider="default") == 1
+            limits = found.rows("sendfleet_sessions_limit", provider="default")
+            assert {labels["source"] for labels, _ in limits} <= {f"{region}-1", f"{region}-2"}
+            assert limits
+            actors = {labels["actor"] for labels, _ in found.rows("process_memory_usage_bytes")}
+            assert actors == {"region", "pool:default.0", "sources", "gateway"}
+            assert found.total("system_memory_limit_bytes") > 0
+            assert ("us-2" in text) == (region == "us")
+            if region == "us":
+                assert found.total("sendfleet_warmup_cap", provider="default", source="us-2") > 0
+        figures = await fleet.client.figures()
+        assert set(figures["regions"]) == set(REGIONS)
+        assert all(Point("sendfleet.region.up", (), 1) in points for points in figures["regions"].values())
+        assert {alert["alert"] for alert in figures["alerts"]} <= {
+            "cpu",
+            "lag",
+            "memory",
+        }  # of a busy machine
 
     run(scenario())
 
