@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.undertaker import Undertaker
 from bench.failover_result import PRICE, Result, failures, table
 from bench.harness import RESULTS
 
@@ -42,7 +43,8 @@ def run(kind: str, options: Mapping[str, object]) -> dict[str, Any]:
     """One process. RuntimeError, with its last words: it failed."""
     command = [sys.executable, "-m", "bench.failover_round", kind, json.dumps(options)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ROUND_S, check=False)
+        with Undertaker():  # a bench that is killed leaves no fleet behind
+            done = subprocess.run(command, capture_output=True, text=True, timeout=ROUND_S, check=False)
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"no end within {ROUND_S:.0f} s") from None
     for line in done.stdout.splitlines():
