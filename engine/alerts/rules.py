@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config.alerts import AlertsConfig
+from engine.metrics.bounding import UNKNOWN
 from engine.metrics.look import Look
 
 NAMED = 5  # sources that a text names
 FINE = ("successful", "plaintext")
+DUE = ("ready", "in_flight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def _due(look: Look) -> dict[str, float]:
     """Messages that are due, by provider, those on the wire with them."""
     due: dict[str, float] = {}
     for (_, provider, state), value in look.rows("sendfleet.messages.waiting"):
-        if state != "scheduled":
+        if state in DUE:
             due[provider] = due.get(provider, 0.0) + value
     return due
 
@@ -69,18 +71,37 @@ def _queue_depth(look: Look, entry: Any) -> Iterator[Found]:
     yield _above("", ready, entry.above, f"{ready:.0f} messages are due and wait for their turn")
 
 
-def _stall(look: Look, entry: Any) -> Iterator[Found]:
+def _outcomes(look: Look, window_s: float = 0.0) -> dict[tuple[str, str], float]:
+    """By provider and outcome, since the last look or within a time."""
     seen: dict[tuple[str, str], float] = {}
-    for (_, provider, outcome), value in look.increases("sendfleet.outcomes", entry.after):
+    for (_, provider, outcome), value in look.increases("sendfleet.outcomes", window_s):
         seen[provider, outcome] = seen.get((provider, outcome), 0.0) + value
+    return seen
+
+
+def _delivered(seen: dict[tuple[str, str], float], provider: str) -> float:
+    if provider == UNKNOWN:
+        return sum(value for (_, outcome), value in seen.items() if outcome == "delivered")
+    return seen.get((provider, "delivered"), 0.0)
+
+
+def _stall(look: Look, entry: Any) -> Iterator[Found]:
+    """Bad as long as no look finds a delivery, so it fires `after` the last one; good if there was one in that time.
+
+    Mail without a route is never delivered as such, and some domains' DNS always fails: it stalls with all the rest.
+    """
+    if not look.has_before:
+        return
+    now, lately = _outcomes(look), _outcomes(look, entry.after)
     due = _due(look)
     queued = look.value("sendfleet.messages.queued")
-    for provider in {*due, *(name for name, _ in seen)}:
-        waits, deferrals = due.get(provider, 0.0), seen.get((provider, "deferred"), 0.0)
+    for provider in {*due, *(name for name, _ in lately)}:
+        waits, deferrals = due.get(provider, 0.0), lately.get((provider, "deferred"), 0.0)
         has_mail = queued > 0 and (waits > 0 or deferrals >= entry.deferrals)
-        is_stalled = has_mail and not seen.get((provider, "delivered")) and look.has_before
+        is_stalled = has_mail and not _delivered(now, provider)
+        is_good = not has_mail or _delivered(lately, provider) > 0
         text = f"nothing is delivered to {provider}: {waits:.0f} messages are due, {deferrals:.0f} were put off lately"
-        yield _flag(provider, is_stalled, text, waits or deferrals)
+        yield Found(provider, waits or deferrals, 1.0, text, is_stalled, is_good)
 
 
 def _cpu(look: Look, entry: Any) -> Iterator[Found]:

@@ -29,7 +29,9 @@ class QueueDepthAlert(AlertConfig):
 
 
 class StallAlert(CriticalAlert):
-    after: Duration = Field(600.0, description="It fires when nothing was delivered for so long.")
+    after: Duration = Field(
+        600.0, description="It fires when nothing was delivered for so long, while there was mail."
+    )
     deferrals: Count = Field(
         20,
         description="Mail that is due counts in any case; mail that was put off, if it was put off so often.",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from engine.metrics.catalogue import CATALOGUE, Kind, Point
 
 MAX_LOOKS = 1000  # that are remembered for one window
+LOOKED_BACK_AT = frozenset({"sendfleet.outcomes", "sendfleet.tls.sessions"})  # over a window, by rules
 
 Labels = tuple[str, ...]
 Counters = dict[tuple[str, Labels], float]
@@ -35,22 +36,29 @@ class Look:
 
     def increases(self, metric: str, window_s: float = 0.0) -> list[tuple[Labels, float]]:
         """By how much its counters have risen since the last look, or within the window. One that is smaller than
-        before has begun anew in the meantime. Nothing without a look before."""
+        before has begun anew in the meantime. Nothing without a look before; within a window only what is in
+        `LOOKED_BACK_AT`."""
+        assert not window_s or metric in LOOKED_BACK_AT
         if not self._history:
             return []
-        earlier = self._history[-1:] if not window_s else self._history
-        steps = [counters for at_s, counters in earlier if not window_s or self._at_s - at_s <= window_s]
+        earlier = self._history if window_s else ()
+        steps = [counters for at_s, counters in earlier if self._at_s - at_s <= window_s]
+        steps = steps or [self._history[-1][1]]  # the last look counts, however long ago it was
         found = []
         for labels, value in self.rows(metric):
             key = metric, labels
-            known = [step[key] for step in steps if key in step] or [0.0] * bool(steps)  # or it is new
+            known = [step[key] for step in steps if key in step] or [0.0]  # or it is new
             pairs = itertools.pairwise([*known, value])
             found.append((labels, sum(now - before if now >= before else now for before, now in pairs)))
         return found
 
 
 class History:
-    """The counters of a region's looks within a time; those to which it did not answer are left out."""
+    """The counters of a region's looks within a time; those to which it did not answer are left out.
+
+    All counters are those of the last look; of earlier ones only what rules look back at: a large fleet has thousands
+    of others (sessions by source and provider), and as many looks in a window.
+    """
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
@@ -58,13 +66,23 @@ class History:
 
     def look(self, points: Sequence[Point], at_s: float) -> Look:
         look = Look(points, at_s, list(self._looks))
-        counters = {
-            (point.metric, point.labels): point.value
-            for point in points
-            if CATALOGUE[point.metric].kind is Kind.COUNTER
-        }
         if look.value("sendfleet.region.up"):
-            self._looks.append((at_s, counters))
+            if self._looks:
+                before_s, before = self._looks.pop()
+                kept = {key: value for key, value in before.items() if key[0] in LOOKED_BACK_AT}
+                self._looks.append((before_s, kept))
+            self._looks.append((at_s, self._counters(points)))
         while len(self._looks) > 1 and at_s - self._looks[0][0] > self._window_s:
             self._looks.popleft()
         return look
+
+    def _counters(self, points: Iterable[Point]) -> Counters:
+        known = (
+            {key: key for key in self._looks[-1][1]} if self._looks else {}
+        )  # the same names, not equal ones
+        found: Counters = {}
+        for point in points:
+            if CATALOGUE[point.metric].kind is Kind.COUNTER:
+                key = point.metric, point.labels
+                found[known.get(key, key)] = point.value
+        return found

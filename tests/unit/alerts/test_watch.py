@@ -290,6 +290,52 @@ def test_without_mail_there_is_no_stall() -> None:
         assert it.names() == [], number
 
 
+def test_a_stall_fires_its_time_after_the_last_delivery() -> None:
+    it = Watched(stall={"after": "60s"}, quiet="20s")
+    for number in range(10):
+        assert it.look(QUEUED, waiting(9), delivered(number)) == []
+    for _ in range(6):
+        assert it.look(QUEUED, waiting(9), delivered(9)) == []
+    (change,) = it.look(QUEUED, waiting(9), delivered(9))
+    assert change.is_firing
+    # one delivery in a while is not nothing
+    slow = [it.look(QUEUED, waiting(9), delivered(10 + number // 4)) for number in range(8)]
+    assert [change.is_firing for found in slow for change in found] == [False]
+
+
+def test_mail_that_is_delivered_does_not_stall_however_short_the_time_is() -> None:
+    it = Watched(stall={"after": "5s"}, tls={"after": "1s", "window": "5s", "at_least": 20})
+    for number in range(6):
+        failed = Point("sendfleet.tls.sessions", ("sts", "certificate-expired"), 30.0 * number)
+        it.look(QUEUED, waiting(9), delivered(number), failed)
+    assert it.names() == [("tls", "")]
+
+
+def test_mail_without_a_route_stalls_with_all_the_rest() -> None:
+    """The DNS of some domain always fails: that is no stall while other mail leaves."""
+    it = Watched(stall={"after": "15s"})
+    for number in range(10):
+        put_off = Point("sendfleet.outcomes", ("marketing", "unknown", "deferred"), 50.0 * number)
+        it.look(QUEUED, put_off, waiting(3, "unknown"), waiting(9), delivered(number))
+        assert it.names() == []
+    for _ in range(3):
+        it.look(QUEUED, waiting(3, "unknown"), delivered(9))
+    assert it.names() == [("stall", "unknown")]
+
+
+def test_of_earlier_looks_only_what_rules_look_back_at_is_kept() -> None:
+    history = History(600)
+    refused = {("google", f"eu-{n}"): 5.0 for n in range(50)}
+    for number in range(10):
+        history.look([UP, delivered(number), *many("sendfleet.sessions.refused", refused)], number * 10.0)
+    *earlier, (_, last) = history._looks
+    assert {len(counters) for _, counters in earlier} == {1}
+    assert len(last) == 51
+    look = history.look([UP, delivered(12), *many("sendfleet.sessions.refused", refused)], 100.0)
+    assert dict(look.increases("sendfleet.outcomes", 55.0)) == {("marketing", "google", "delivered"): 7.0}
+    assert {value for _, value in look.increases("sendfleet.sessions.refused")} == {0.0}
+
+
 def test_tls_needs_some_failures_beside_a_share() -> None:
     it = Watched(tls={"after": "10s", "at_least": 20})
     for number in range(6):
