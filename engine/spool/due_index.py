@@ -86,7 +86,6 @@ class DueIndex:
         self._next_number = 1
         self._journal = 0  # changes in it
         self._round: list[bytes] = []  # queues that are still to be merged, the last one first
-        self._round_size = 0  # what it had to do when it began
         self._round_end = 0  # number of the journal row before which all is merged after it; 0: no round
         self._since_round = 0  # changes written to the journal since it began
 
@@ -143,16 +142,18 @@ class DueIndex:
     def _next_to_merge(self, draft: DueDraft) -> list[list[bytes]]:
         """Due keys in memory of the queues whose turn it is.
 
-        A round that begins when the journal is full is over before as much again has been written to it. Of one queue
-        at most `AT_ONCE` are taken at once, or two times what the group brings; its turn lasts longer then.
+        A round that begins when the journal is full is over before as much again has been written to it, whatever has
+        come for its queues meanwhile. Of one queue at most `AT_ONCE` are taken at once, or two times what the group
+        brings; its turn lasts longer then.
         """
         if not self._round_end and self._journal + len(draft.changes) >= self._limit:
             draft.begins_round = sorted(self._queues, reverse=True)
         waiting = self._round if draft.begins_round is None else draft.begins_round
         draft.is_round_over = not waiting and self._round_end > 0
-        size = self._round_size if draft.begins_round is None else self._size()
-        quota = -(-2 * len(draft.changes) * size // self._limit)
-        at_once = max(AT_ONCE, 2 * len(draft.changes))
+        brought = len(draft.changes)
+        left = self._limit - (self._since_round if draft.begins_round is None else 0)
+        quota = -(-2 * brought * self._size() // max(left, brought))
+        at_once = max(AT_ONCE, 2 * brought)
         parts = []
         for prefix in reversed(waiting):
             if quota <= 0:
@@ -167,7 +168,7 @@ class DueIndex:
         return parts
 
     def _size(self) -> int:
-        """What a round that begins now has to do: to change, or at least to look at."""
+        """The most that a round may have to do still: to change, or at least to look at."""
         return max(len(self._changes), len(self._queues))
 
     def end_group(self, draft: DueDraft) -> None:
@@ -176,7 +177,6 @@ class DueIndex:
         with self._lock:
             if draft.begins_round is not None:
                 self._round = draft.begins_round
-                self._round_size = self._size()
                 self._round_end = self._next_number
                 self._since_round = 0
             for key in draft.merged:

@@ -74,6 +74,25 @@ def test_what_comes_and_goes_at_once_hardly_ever_reaches_the_blocks(env: Environ
     assert index.rows(b"", 10) == []
 
 
+def test_the_journal_stays_bounded_when_a_campaign_comes_after_mail_that_left_at_once(
+    env: Environment,
+) -> None:
+    """A round that had next to nothing to do when it began, and much more for each of its queues as it goes."""
+    index = DueIndex(env, JOURNAL)
+    number = 0
+    while not index._round_end:
+        group(index, env, new=one_for_each(number))
+        group(index, env, gone=one_for_each(number))
+        number += 1
+    assert len(index._changes) <= QUEUES
+    for _ in range(15 * JOURNAL // QUEUES):
+        number += 1
+        for half in (one_for_each(number)[::2], one_for_each(number)[1::2]):
+            group(index, env, new=half)
+            assert index._journal <= 2 * JOURNAL + QUEUES
+            assert len(index._changes) <= 1.5 * JOURNAL
+
+
 def test_a_queue_that_gets_all_is_merged_in_full_blocks(env: Environment) -> None:
     index = DueIndex(env, 500)
     keys = [due_key(7, 5, id_) for id_ in range(1, 6001)]
