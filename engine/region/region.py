@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 import struct
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from engine.failover.messages import Message as PeerMessage
 from engine.metrics.catalogue import Point
 from engine.providers.profiles import load_profiles
 from engine.region.awaiting import AwaitedDispatch, awaited
+from engine.region.background import Background
 from engine.region.cover import Cover, PeerLink
 from engine.region.depth import Depth
 from engine.region.dispatch import Dispatcher
@@ -43,19 +44,19 @@ from engine.region.late import LateReports
 from engine.region.listings import Listings
 from engine.region.notices import Notices
 from engine.region.outcomes import Outcomes
-from engine.region.ports import AddressQuestions, PoolLauncher, PoolName, RegionFailed, SourcePort
+from engine.region.ports import AddressQuestions, PoolLauncher, PoolName, SourcePort
 from engine.region.retry import schedule_of
+from engine.region.routing import Routing
 from engine.region.settling import Settling
 from engine.region.tally import FlowTally
 from engine.region.windows import Windows
-from engine.routing.route import Failure, Route
+from engine.routing.route import Failure
 from engine.routing.router import Router
 from engine.spool.store import Spool
 from engine.suppression.spread import NoPeers, PeerPort, Spread
 from engine.tls.ledger import TlsLedger
 from engine.values.clock import Clock
 from engine.values.ids import format_id
-from engine.values.outcome import OutcomeKind, Scope
 from engine.values.quality import Quality
 from engine.values.stream import Stream
 from engine.values.suppression import checked, decode_rows, encode_rows
@@ -65,7 +66,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 BOOKS_S = 5.0
-UNROUTABLE_BATCH = 500
 SWEEP = 500  # queues, flows and sites that are looked at in one tick
 
 
@@ -103,9 +103,7 @@ class Region:
         self._ports = ports
         self._clock = clock
         self._rng = random.Random(seed)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._failure: BaseException | None = None
-        self._failed = asyncio.Event()
+        self._background = Background(name)
         self._scheduler = Scheduler(seed=seed)
         self._enforcement = Enforcement(
             config=config,
@@ -147,7 +145,7 @@ class Region:
                 spool=spool,
                 clock=clock,
                 link=ports.link,
-                spawn=self._spawn,
+                spawn=self._background.spawn,
                 ready=self._offer,
                 forget=self._forget,
                 leased=self._wake_pools,
@@ -158,7 +156,7 @@ class Region:
             clock=clock,
             limits=config.limits,
             flows=self._flows,
-            want_route=self._want_route,
+            want_route=lambda domain: self._routing.want(domain),
             expire=lambda keys: self._outcomes.expire(keys),
             wake_pool=self._wake_pool,
         )
@@ -175,7 +173,7 @@ class Region:
             sites=self._sites,
             offer=self._offer,
             wake=self._wake_pools,
-            spawn=self._spawn,
+            spawn=self._background.spawn,
         )
         self._intake = Intake(
             config=config,
@@ -198,7 +196,7 @@ class Region:
             clock=clock,
             limits=config.limits,
             epoch=spool.epoch,
-            spawn=self._spawn,
+            spawn=self._background.spawn,
             lost=lambda name, ids: self._outcomes.lost(name, ids),
             cores=cores,
             term=self._term,
@@ -233,7 +231,14 @@ class Region:
             cover=self._cover,
             clock=clock,
             finished=self._dispatcher.finished,
-            spawn=self._spawn,
+            spawn=self._background.spawn,
+        )
+        self._routing = Routing(
+            router=router,
+            windows=self._windows,
+            enforcement=self._enforcement,
+            outcomes=self._outcomes,
+            spawn=self._background.spawn,
         )
         self._depth = Depth(
             spool=spool,
@@ -279,7 +284,7 @@ class Region:
         self._enforcement.restore()
         if self._listings is not None:
             self._listings.restore()
-            self._spawn(self._listings.run())
+            self._background.spawn(self._listings.run())
         for name in await self._ports.launcher.survivors():
             try:
                 await self._attach(name)
@@ -287,16 +292,16 @@ class Region:
                 # it has died since; what it held is on disk, marked by the spool's recovery
                 log.warning("region %s: pool %s did not survive: %s", self.name, name, error)
         self._dispatcher.adopt()
-        self._spawn(self._tick())
-        self._spawn(self._observer.run())
-        self._spawn(self._spread.run())
-        self._spawn(self._notices.run())
-        self._spawn(self._keep_books())
-        self._spawn(self._depth.run())
+        self._background.spawn(self._tick())
+        self._background.spawn(self._observer.run())
+        self._background.spawn(self._spread.run())
+        self._background.spawn(self._notices.run())
+        self._background.spawn(self._keep_books())
+        self._background.spawn(self._depth.run())
         if self._cover is not None:
-            self._spawn(self._cover.run())
+            self._background.spawn(self._cover.run())
         await self._handing.start()
-        self._spawn(self._handing.run())
+        self._background.spawn(self._handing.run())
 
     async def _attach(self, name: PoolName) -> None:
         """Settle what a pool that outlived us has done meanwhile, and leave it what it has on the wire."""
@@ -320,37 +325,20 @@ class Region:
     async def stop(self) -> None:
         """Stop sending and leave everything on disk. The spool is closed by whoever opened it."""
         self._dispatcher.paused = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
         if self._cover is not None:
             self._cover.close()
         self._keep_unknown_replies()
         self._tenants.save(now=True)
         self.tls.save(now=True)
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """A background task that fails makes the region fail: its supervisor restarts it from the spool."""
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None and self._failure is None:
-            self._failure = task.exception()
-            self._failed.set()
-            log.critical("region %s: a background task failed", self.name, exc_info=self._failure)
-
     def check(self) -> None:
         """Raise RegionFailed if a background task has failed."""
-        if self._failure is not None:
-            raise RegionFailed(f"region {self.name} has failed: {self._failure!r}") from self._failure
+        self._background.check()
 
     async def wait_failed(self) -> None:
         """Return when a background task has failed: nothing but another start from the spool helps then."""
-        await self._failed.wait()
+        await self._background.wait_failed()
 
     async def _tick(self) -> None:
         while True:
@@ -453,36 +441,11 @@ class Region:
         if self._cover is not None:
             self._cover.receive(sender, message)
 
-    # -- routes
-
     def _wake_pool(self, pool: int) -> None:
         self._dispatcher.wake(pool)
 
     def _wake_pools(self) -> None:
         self._dispatcher.wake_all()
-
-    def _want_route(self, domain: str) -> None:
-        cached = self._router.cached(domain)
-        if isinstance(cached, Route):
-            # not inside the caller's loop: windows are being changed there
-            asyncio.get_running_loop().call_soon(self._routed, domain, cached)
-        else:
-            self._spawn(self._resolve(domain))
-
-    async def _resolve(self, domain: str) -> None:
-        found = await self._router.route(domain)
-        if isinstance(found, Failure):
-            await self._settle_unroutable(domain, found)
-        else:
-            self._routed(domain, found)
-
-    def _routed(self, domain: str, route: Route) -> None:
-        self._windows.routed(domain, route, self._enforcement.open(route.site, route.provider))
-
-    async def _settle_unroutable(self, domain: str, failure: Failure) -> None:
-        kind = OutcomeKind.BOUNCED if failure.kind == "bounced" else OutcomeKind.DEFERRED
-        while keys := self._windows.take_unroutable(domain, failure, UNROUTABLE_BATCH):
-            await self._outcomes.settle_keys(keys, kind, Scope.DOMAIN, failure.reply)
 
     # -- what comes back later
 
