@@ -114,7 +114,7 @@ class _Protocol(H11Protocol):
     _end: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        if len(self.connections) >= (self.config.limit_concurrency or 0):
+        if len(self.connections) + 1 >= (self.config.limit_concurrency or 0):
             transport.abort()
             return
         super().connection_made(transport)
@@ -198,7 +198,7 @@ class HttpListener:
             server_header=False,
             proxy_headers=bool(proxies),
             forwarded_allow_ips=list(proxies),
-            limit_concurrency=max_connections,
+            limit_concurrency=max_connections + 1,  # who reaches it is let in, and answered 503
             timeout_graceful_shutdown=STOP_S,
             h11_max_incomplete_event_size=MAX_HEAD,
         )

@@ -8,10 +8,12 @@ is the answer of `push`.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter, ObservableGauge
@@ -22,6 +24,9 @@ from engine.config.metrics import OtlpConfig
 from engine.metrics.catalogue import CATALOGUE, Kind, Metric, Point, label_names
 
 MAX_POINTS = 200_000  # of one metric; the labels are bounded before (engine/metrics/bounding.py)
+
+NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.1
+VALUE = re.compile(rb"[\x20-\x7e\t]*")
 
 # the exporter says itself, at length, what `push` says in one word
 logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
@@ -83,6 +88,7 @@ class OtlpExport:
             certificate_file=None if config.authorities is None else str(config.authorities),
             headers=read_headers(config.headers_file),
             timeout=config.timeout,
+            session=_session(),
         )
         try:
             return exporter.export(data) is MetricExportResult.SUCCESS
@@ -98,14 +104,22 @@ def read_headers(path: Path | None) -> Mapping[str, str]:
     if path is None:
         return {}
     headers = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip() or not name.strip().isascii():
-            raise ValueError(f"{path}, line {number}: allowed is `Name: value`")
-        headers[name.strip()] = value.strip()
+        name, colon, value = (part.strip() for part in line.partition(b":"))
+        if not colon or not NAME.fullmatch(name) or not VALUE.fullmatch(value):
+            raise ValueError(f"{path}, line {number}: allowed is `Name: value` in printable ASCII")
+        headers[name.decode()] = value.decode()
     return headers
+
+
+def _session() -> requests.Session:
+    """Goes to the endpoint itself: a proxy of the environment would be told the headers, and ~/.netrc would replace
+    them."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
 
 
 def _version() -> str:

@@ -4,6 +4,7 @@ The figures of a process come from itself (`ProcessFigures`), those of the machi
 """
 
 import asyncio
+import os
 import resource
 import time
 from collections import deque
@@ -55,7 +56,7 @@ class ProcessFigures:
 
     def points(self) -> list[Point]:
         used = process_usage()
-        files = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        files = len(os.listdir("/proc/self/fd"))  # thousands in a pool: names only
         values: dict[str, float] = {
             "process.cpu.time": used["cpu_s"],
             "process.memory.usage": used["resident_bytes"],

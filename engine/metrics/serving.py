@@ -6,13 +6,13 @@ import logging
 from importlib import import_module
 from typing import Any
 
-from engine.config.metrics import OtlpConfig
 from engine.config.schema import FleetConfig
 from engine.config.types import split_host
 from engine.ingress.http import HttpListener, build_metrics_app
 from engine.metrics.gather import FigurePort, Gatherer
 from engine.metrics.process import ProcessFigures
 from engine.metrics.prometheus import render
+from engine.metrics.pushing import push_for_ever
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +38,14 @@ class MetricsDesk:
         return render({self._region: await self.points()})
 
     def may_read(self, authorization: str) -> bool:
-        """OSError: the file of the token cannot be read."""
+        """OSError: the file of the token cannot be read, or is not text."""
         path = self._config.metrics.token_file
         if path is None:
             return True
-        token = path.read_text("utf-8").strip()
+        try:
+            token = path.read_text("utf-8").strip()
+        except UnicodeDecodeError:  # it would show what stands there
+            raise OSError(f"{path}: allowed is text in UTF-8") from None
         scheme, _, shown = authorization.partition(" ")
         return (
             bool(token)
@@ -80,25 +83,9 @@ class MetricsServing:
         if otlp is not None:
             edge = import_module("engine.metrics.otlp")  # heavy: only where it is wanted
             export = edge.OtlpExport(otlp, fleet=self._config.fleet.name, region=self._region)
-            self._pushing = asyncio.get_running_loop().create_task(self._push(otlp, export))
-
-    async def _push(self, otlp: OtlpConfig, export: Any) -> None:
-        """Push for ever. A collector that is away is said once, and when it is back."""
-        trouble = ""
-        while True:
-            before, trouble = trouble, ""
-            try:
-                if not await asyncio.to_thread(export.push, await self._desk.points()):
-                    trouble = f"{otlp.endpoint} does not take them"
-            except (OSError, ValueError, RuntimeError) as error:
-                trouble = repr(error)
-            except Exception:  # whatever a collector makes its library do: the next push may succeed
-                log.exception("gateway %s: metrics are not pushed", self._region)
-            if trouble and trouble != before:
-                log.error("gateway %s: metrics are not pushed: %s", self._region, trouble)
-            elif before and not trouble:
-                log.warning("gateway %s: metrics are pushed again", self._region)
-            await asyncio.sleep(otlp.interval)
+            self._pushing = asyncio.get_running_loop().create_task(
+                push_for_ever(otlp, export, self._desk.points, self._region)
+            )
 
     async def stop(self) -> None:
         if self._pushing is not None:

@@ -16,6 +16,7 @@ EDGES = {
     "dns": {"engine.routing.resolver", "engine.failover.dns_zone"},
     "aiosmtplib": {"engine.smtp.opener"},
     "opentelemetry": {"engine.metrics.otlp"},
+    "requests": {"engine.metrics.otlp"},
 }
 # Edges that come with later rooms: one module at most, wherever it will be.
 ONE_MODULE = ("fastapi", "aiosmtpd")

@@ -82,14 +82,22 @@ def test_with_a_token_only_who_shows_it(tmp_path: Path) -> None:
     assert all("sendfleet" not in text for _, text in answers[1:])
 
 
-@pytest.mark.parametrize("content", [None, "", "\n"])
-def test_without_its_token_nobody_may(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"sesame\xff"])
+def test_without_its_token_nobody_may(
+    tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
     token = tmp_path / "token"
     if content is not None:
-        token.write_text(content)
+        token.write_bytes(content)
     config = config_of(tmp_path, listen={"eu": f"127.0.0.1:{free_port()}"}, token_file=str(token))
     answers = shown(config, Port(), "", "x")
-    assert {status for status, _ in answers} == {401 if content is not None else 503}
+    assert {status for status, _ in answers} == {401 if content in (b"", b"\n") else 503}
+    assert "sesame" not in caplog.text
+
+
+def test_one_connection_is_enough(tmp_path: Path) -> None:
+    config = config_of(tmp_path, listen={"eu": f"127.0.0.1:{free_port()}"}, max_connections=1)
+    assert [status for status, _ in shown(config, Port())] == [200]
 
 
 def test_over_tls(tmp_path: Path) -> None:
