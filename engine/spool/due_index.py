@@ -55,6 +55,8 @@ class DueDraft:
     perhaps_stored: set[bytes] = field(default_factory=set)
     merged: list[bytes] = field(default_factory=list)
     merged_queues: list[bytes] = field(default_factory=list)
+    merged_in_part: tuple[bytes, int] | None = None
+    """Of this queue only so many of its keys in memory were taken."""
     begins_round: list[bytes] | None = None
     is_round_over: bool = False
     next_number: int = 0
@@ -82,7 +84,11 @@ class DueIndex:
         self._changes: Changes = {}
         self._perhaps_stored: set[bytes] = set()
         self._queues: dict[bytes, list[bytes]] = {}
+        """By queue: the due keys that are in `_changes`, each once or more, and at most about as many that were."""
         self._unsorted: set[bytes] = set()
+        self._stale: dict[bytes, int] = {}  # by queue: about how many of its keys are in `_changes` no more
+        self._numbers: list[bytes] = []  # of `_queues`, likewise
+        self._are_numbers_sorted = True
         self._next_number = 1
         self._journal = 0  # changes in it
         self._round: list[bytes] = []  # queues that are still to be merged, the last one first
@@ -115,6 +121,7 @@ class DueIndex:
         for key in replayed:
             self._queues.setdefault(key[:4], []).append(key)
         self._unsorted = set(self._queues)
+        self._numbers = sorted(self._queues)
 
     # -- the writer's side
 
@@ -159,9 +166,10 @@ class DueIndex:
             if quota <= 0:
                 break
             keys = self._sorted(prefix)
-            part = keys[:at_once]
+            part = [key for key in dict.fromkeys(keys[:at_once]) if key in self._changes]
             parts.append(part)
-            if len(part) < len(keys):
+            if at_once < len(keys):
+                draft.merged_in_part = prefix, at_once
                 break
             draft.merged_queues.append(prefix)
             quota -= max(1, len(part))
@@ -181,12 +189,12 @@ class DueIndex:
                 self._since_round = 0
             for key in draft.merged:
                 del changes[key]
-            if draft.merged:
-                self._unsorted.add(draft.merged[-1][:4])  # what is left of it
             self._perhaps_stored.difference_update(draft.merged)
+            if draft.merged_in_part is not None:
+                prefix, taken = draft.merged_in_part
+                del self._queues[prefix][:taken]
             for prefix in draft.merged_queues:
-                self._queues.pop(prefix, None)
-                self._unsorted.discard(prefix)
+                self._forget(prefix)
             if draft.merged_queues:
                 del self._round[-len(draft.merged_queues) :]
             self._apply(draft)
@@ -198,25 +206,49 @@ class DueIndex:
                 self._round_end = 0
 
     def _apply(self, draft: DueDraft) -> None:
-        changes, queues, perhaps_stored = self._changes, self._queues, self._perhaps_stored
+        changes, queues, stale = self._changes, self._queues, self._stale
+        perhaps_stored = self._perhaps_stored
         for key, expires in draft.changes.items():
             if key in changes:
                 if expires is not None:
                     perhaps_stored.add(key)
                 elif changes[key] is not None and key not in perhaps_stored:
                     del changes[key]  # came and went between two rounds
-                    self._unsorted.add(key[:4])
+                    prefix = key[:4]
+                    stale[prefix] = stale.get(prefix, 0) + 1
+                    if 2 * stale[prefix] >= len(queues[prefix]):
+                        self._drop_stale(prefix)
                     continue
                 changes[key] = expires
                 continue
             changes[key] = expires
             prefix = key[:4]
-            if prefix in queues:
-                queues[prefix].append(key)
-            else:
+            keys = queues.get(prefix)
+            if keys is None:
                 queues[prefix] = [key]
-            self._unsorted.add(prefix)
+                self._numbers.append(prefix)
+                self._are_numbers_sorted = False
+                continue
+            if key < keys[-1]:
+                self._unsorted.add(prefix)
+            keys.append(key)
         perhaps_stored |= draft.perhaps_stored
+        if len(self._numbers) > 2 * len(queues) + QUEUES_AT_ONCE:
+            self._numbers = sorted(queues)
+            self._are_numbers_sorted = True
+
+    def _drop_stale(self, prefix: bytes) -> None:
+        keys = [key for key in dict.fromkeys(self._queues[prefix]) if key in self._changes]
+        if keys:
+            self._queues[prefix] = keys
+            self._stale.pop(prefix, None)
+        else:
+            self._forget(prefix)
+
+    def _forget(self, prefix: bytes) -> None:
+        self._queues.pop(prefix, None)
+        self._unsorted.discard(prefix)
+        self._stale.pop(prefix, None)
 
     def is_due(self, draft: DueDraft, txn: Any, key: bytes) -> bool:
         """Whether a message is due, for an operation of the group."""
@@ -228,12 +260,19 @@ class DueIndex:
     # -- reads
 
     def _sorted(self, prefix: bytes) -> list[bytes]:
-        """The due keys of a queue with changes in memory, in order. The caller has the lock."""
+        """The due keys of a queue with changes in memory, as `_queues` has them, in order. The caller has the lock."""
         keys = self._queues.get(prefix, [])
         if prefix in self._unsorted:
-            keys = self._queues[prefix] = sorted({key for key in keys if key in self._changes})
+            keys.sort()  # nearly all of it is in order
             self._unsorted.discard(prefix)
         return keys
+
+    def _sorted_numbers(self) -> list[bytes]:
+        """`_numbers` in order. The caller has the lock."""
+        if not self._are_numbers_sorted:
+            self._numbers.sort()
+            self._are_numbers_sorted = True
+        return self._numbers
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
@@ -265,7 +304,7 @@ class DueIndex:
                 break
         for key in changed[at:end]:
             expires = self._changes.get(key)
-            if expires is not None:
+            if expires is not None and not (found and found[-1][0] == key):
                 found.append((key, int.from_bytes(expires, "big")))
                 if len(found) >= limit:
                     break
@@ -293,7 +332,7 @@ class DueIndex:
         """Due keys of all queues behind `after` (b"": from the start) in their order, with their expiry."""
         found: list[tuple[bytes, int]] = []
         with self._reading() as cursor:
-            in_memory = sorted(self._queues)
+            in_memory = self._sorted_numbers()
             place = after or self._next_queue(cursor, in_memory, b"")
             while place and len(found) < limit:
                 found += self._live(cursor, place, place[:4] + BEHIND_ALL, limit - len(found))
@@ -331,7 +370,7 @@ class DueIndex:
         while True:
             page: list[tuple[int, int]] = []
             with self._reading() as cursor:
-                in_memory = sorted(self._queues)
+                in_memory = self._sorted_numbers()
                 for _ in range(QUEUES_AT_ONCE):
                     prefix = self._next_queue(cursor, in_memory, prefix)
                     if not prefix:

@@ -74,6 +74,17 @@ def test_what_comes_and_goes_at_once_hardly_ever_reaches_the_blocks(env: Environ
     assert index.rows(b"", 10) == []
 
 
+def test_a_queue_that_nobody_reads_remembers_nothing_of_what_has_gone(env: Environment) -> None:
+    index = DueIndex(env, 100_000)
+    group(index, env, new=one_for_each(0))
+    for number in range(1, 30):
+        group(index, env, new=one_for_each(number))
+        group(index, env, gone=one_for_each(number))
+        assert sum(map(len, index._queues.values())) <= 3 * QUEUES
+    group(index, env, gone=one_for_each(0))
+    assert index._queues == {}
+
+
 def test_the_journal_stays_bounded_when_a_campaign_comes_after_mail_that_left_at_once(
     env: Environment,
 ) -> None:
