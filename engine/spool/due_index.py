@@ -39,6 +39,7 @@ from engine.spool.records import DamagedRecord
 
 QUEUES_AT_ONCE = 1000
 AT_ONCE = 4096
+ROWS_AT_ONCE = 256  # of the journal, dropped with a group
 BEHIND_ALL = b"\xff" * 15  # behind the due keys of a queue
 NEVER_MS = (1 << 48) - 2
 
@@ -59,6 +60,7 @@ class DueDraft:
     """Of this queue only so many of its keys in memory were taken."""
     begins_round: list[bytes] | None = None
     is_round_over: bool = False
+    is_dropped: bool = False
     next_number: int = 0
 
     def add_new(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
@@ -94,6 +96,7 @@ class DueIndex:
         self._round: list[bytes] = []  # queues that are still to be merged, the last one first
         self._round_end = 0  # number of the journal row before which all is merged after it; 0: no round
         self._since_round = 0  # changes written to the journal since it began
+        self._drop_end = 0  # number of the journal row before which all may go; 0: it has gone
 
     def load(self, txn: Any) -> None:
         """Replay the journal. DamagedRecord: of messages in the damaged rows is not known when they are due."""
@@ -132,7 +135,8 @@ class DueIndex:
             return
         with txn.cursor(db=self._env.db["due_journal"]) as cursor:
             for row in journal_rows(draft.changes):
-                cursor.put(draft.next_number.to_bytes(8, "big"), row, append=True)
+                if not cursor.put(draft.next_number.to_bytes(8, "big"), row, append=True):
+                    raise ValueError(f"row {draft.next_number} of the due journal is not its last")
                 draft.next_number += 1
         with self._lock:
             parts = self._next_to_merge(draft)
@@ -141,9 +145,13 @@ class DueIndex:
                 if keys:
                     merge(cursor, keys, self._changes)
                     draft.merged += keys
-        if draft.is_round_over:
+        drop_end = self._round_end if draft.is_round_over else self._drop_end
+        if drop_end:
             with txn.cursor(db=self._env.db["due_journal"]) as cursor:
-                while cursor.first() and int.from_bytes(cursor.key(), "big") < self._round_end:
+                for _ in range(max(ROWS_AT_ONCE, 2 * (draft.next_number - self._next_number))):
+                    if not cursor.first() or int.from_bytes(cursor.key(), "big") >= drop_end:
+                        draft.is_dropped = True
+                        break
                     cursor.delete()
 
     def _next_to_merge(self, draft: DueDraft) -> list[list[bytes]]:
@@ -203,7 +211,9 @@ class DueIndex:
             self._since_round += len(draft.changes)
             if draft.is_round_over:
                 self._journal = self._since_round
-                self._round_end = 0
+                self._drop_end, self._round_end = self._round_end, 0
+            if draft.is_dropped:
+                self._drop_end = 0
 
     def _apply(self, draft: DueDraft) -> None:
         changes, queues, stale = self._changes, self._queues, self._stale

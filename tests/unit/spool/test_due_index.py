@@ -3,13 +3,14 @@
 That it always reads as it must is in tests/property/test_due_index.py.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from engine.spool.due_blocks import BLOCK, pack_columns, unpack_columns
-from engine.spool.due_index import NEVER_MS, DueDraft, DueIndex
+from engine.spool.due_index import NEVER_MS, ROWS_AT_ONCE, DueDraft, DueIndex
 from engine.spool.environment import Environment
 from engine.spool.records import DamagedRecord, due_key, u48
 from tests.support.spools import accept, assert_conserved, batch, due, open_spool, settlement
@@ -102,6 +103,17 @@ def test_the_journal_stays_bounded_when_a_campaign_comes_after_mail_that_left_at
             group(index, env, new=half)
             assert index._journal <= 2 * JOURNAL + QUEUES
             assert len(index._changes) <= 1.5 * JOURNAL
+
+
+def test_the_journal_of_single_messages_is_dropped_a_part_at_a_time(env: Environment) -> None:
+    index = DueIndex(env, 1000)
+    left = [0]
+    for id_ in range(1, 2600):
+        group(index, env, new=[due_key(id_ % 7, 5, id_)])
+        left.append(entries(env, "due_journal"))
+    assert max(left) <= 2000
+    assert min(now - before for before, now in itertools.pairwise(left)) == 1 - ROWS_AT_ONCE
+    assert left[-1] < 1000  # all of the first round
 
 
 def test_a_queue_that_gets_all_is_merged_in_full_blocks(env: Environment) -> None:
