@@ -63,8 +63,7 @@ def settle(
         is_final = outcome.kind in FINAL_KINDS
         stored = txn.get(key[10:], db=messages_db)
         if stored is None:
-            if draft.is_due(key):
-                raise LookupError(f"message {outcome.id:016x}: due without a record")
+            _leave_no_key(draft, key, "without a record")
             stale += 1
             continue
         try:
@@ -79,7 +78,11 @@ def settle(
             due_keys.append(key[:4] + u48(outcome.at_ms + DAMAGED_WAIT_MS) + key[10:])
             draft.due.add(due_keys[-1], NEVER)
             continue
-        if key[:10] != due_key(record.queue, record.due_ms, 0)[:10] or (has_offers and not draft.is_due(key)):
+        if key[:10] != due_key(record.queue, record.due_ms, 0)[:10]:
+            _leave_no_key(draft, key, "at another time or in another queue than its record says")
+            stale += 1
+            continue
+        if has_offers and not draft.is_due(key):
             stale += 1
             continue
         draft.due.remove(key)
@@ -168,6 +171,13 @@ def settle(
     if listed:
         suppressions.put(draft, listed, log=True)
     return SettleResult(due_keys=due_keys, stale=stale), gone, kept
+
+
+def _leave_no_key(draft: Draft, key: bytes, wrong: str) -> None:
+    """A stale due key is in the index no more, unless damage to the journal has brought it back."""
+    if draft.is_due(key):
+        log.error("spool: message %s: due %s; it is not any more", key[10:].hex(), wrong)
+        draft.due.remove(key)
 
 
 def _name_of(draft: Draft, queue_of: Any, record: Record) -> QueueName:

@@ -13,6 +13,7 @@ from engine.spool.due_blocks import BLOCK, pack_columns, unpack_columns
 from engine.spool.due_index import NEVER_MS, ROWS_AT_ONCE, DueDraft, DueIndex
 from engine.spool.environment import Environment
 from engine.spool.records import DamagedRecord, due_key, u48
+from engine.values.outcome import OutcomeKind
 from tests.support.spools import accept, assert_conserved, batch, due, open_spool, settlement
 
 QUEUES = 200
@@ -198,6 +199,29 @@ def test_a_damaged_row_of_the_journal_holds_up_no_other(
     spool.close()
     with pytest.raises(AssertionError, match="never due"):
         assert_conserved(tmp_path)
+
+
+def test_a_due_key_that_a_lost_removal_left_behind_goes_when_it_is_met(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = open_spool(tmp_path, journal=1000)
+    gone, deferred, other = accept(spool, batch(recipients=3))
+    spool.settle([settlement(gone), settlement(deferred, OutcomeKind.DEFERRED)]).result()
+    with spool._env.write() as txn, txn.cursor(db=spool._env.db["due_journal"]) as cursor:
+        assert cursor.last()
+        assert cursor.value()[:1] == b"-"
+        cursor.put(bytes(cursor.key()), b"-damaged")
+    spool.close()
+    spool = open_spool(tmp_path, journal=1000)
+    assert len(due(spool)) == 4
+    settled = [settlement(key, OutcomeKind.EXPIRED) for key in (gone, deferred, other)]
+    assert spool.settle(settled).result().stale == 2
+    (left,) = due(spool)
+    assert left[10:] == deferred[10:]
+    assert "due without a record" in caplog.text
+    assert "due at another time" in caplog.text
+    spool.close()
+    assert_conserved(tmp_path, delivered=1, expired=1, queued=1)
 
 
 def test_columns_that_are_not_of_this_width_are_damaged() -> None:
