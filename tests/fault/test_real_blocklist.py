@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dns.message
 import dns.query
@@ -12,6 +13,7 @@ import dns.update
 
 from engine.config.schema import FleetConfig
 from engine.region.region import Region
+from engine.spool.store import Spool
 from tests.support.nameservers import knot, needs_knot
 from tests.support.region import LocalNode, fleet, start_region, until
 
@@ -64,20 +66,25 @@ def sources_of(region: Region) -> dict[str, str]:
 def run(config: FleetConfig, body: Callable[[Region, LocalNode], Any]) -> list[tuple[str, dict[str, Any]]]:
     """Returns the events (kind, fields) that are not about messages."""
 
-    async def go() -> list[tuple[str, dict[str, Any]]]:
+    told: list[tuple[str, dict[str, Any]]] = []
+    note = Spool.note_events
+
+    def overheard(spool: Spool, rows: list[tuple[int, str, dict[str, Any]]]) -> object:
+        told.extend((kind, fields) for _, kind, fields in rows)
+        return note(spool, rows)
+
+    async def go() -> None:
         region, spool, node = await start_region(config)
-        told: list[tuple[str, dict[str, Any]]] = []
-        note = spool.note_events
-        spool.note_events = lambda rows: (told.extend((k, f) for _, k, f in rows), note(rows))[1]  # type: ignore[method-assign]
         try:
             await body(region, node)
         finally:
             await node.stop()
             await region.stop()
             spool.close()
-        return told
 
-    return asyncio.run(go())
+    with patch.object(Spool, "note_events", overheard):  # from the first: a region asks as soon as it starts
+        asyncio.run(go())
+    return told
 
 
 def test_a_listed_source_leaves_and_returns_through_probation(tmp_path: Path) -> None:
