@@ -152,7 +152,7 @@ class Outcomes:
         number = int.from_bytes(key[:4], "big")
         queue = self._windows.get(number)
         if queue is None:
-            return -1, -1, self._spool.queue(number)[2]
+            return -1, -1, self._spool.known_queue(number)[2]
         return queue.pool, -1 if queue.flow < 0 else self._scheduler.site_of(queue.flow), queue.tenant
 
     async def _commit(self, settlements: list[Settlement]) -> None:

@@ -513,11 +513,14 @@ class Region:
         status = self._spool.status(message_id)
         if status is None:
             return None
+        found: dict[str, object] = {"status": status, "region": self.name, "site": "", "paths": []}
         record = self._spool.message(message_id)
         if record is not None:
             recipient = record.recipient
-            _, stream, tenant, _ = self._spool.queue(record.queue)
-        found: dict[str, object] = {"status": status, "region": self.name, "site": "", "paths": []}
+            try:
+                _, stream, tenant, _ = self._spool.queue(record.queue)
+            except KeyError as error:
+                return {**found, "route": str(error.args[0])}
         if not recipient:
             return found
         route = await self._router.route(recipient.rpartition("@")[2])
@@ -559,7 +562,7 @@ class Region:
         """The stream and the pool (-1: no route yet) of a spool queue, by its number's four bytes."""
         number = int.from_bytes(queue, "big")
         known = self._windows.get(number)
-        return (self._spool.queue(number)[1], -1) if known is None else (known.stream, known.pool)
+        return (self._spool.known_queue(number)[1], -1) if known is None else (known.stream, known.pool)
 
     def figures(self) -> list[Point]:
         """For metrics and alerts (engine/metrics/catalogue.py)."""

@@ -97,7 +97,7 @@ class Settling:
     def _remembered(self, settlement: Settlement) -> Settlement:
         """A delivery whose bounce or complaint could come back is kept for it."""
         number = int.from_bytes(settlement.due_key[:4], "big")
-        _, stream, tenant, _ = self._spool.queue(number)
+        _, stream, tenant, _ = self._spool.known_queue(number)
         if not self._may_come_back(tenant, str(Stream(stream))):
             return settlement
         queue = self._windows.get(number)

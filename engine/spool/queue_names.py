@@ -32,6 +32,9 @@ def decode_name(number: int, stored: bytes | None) -> QueueName:
     raise DamagedRecord(f"the name of queue {number} is damaged")
 
 
+UNNAMED: QueueName = ("", 0, "", "")
+
+
 class QueueNames:
     """See the module docstring. At most `CACHED_QUEUES` are kept in memory."""
 
@@ -60,6 +63,13 @@ class QueueNames:
                 return self.row(txn, number)
             except DamagedRecord as error:
                 raise KeyError(str(error)) from error
+
+    def known(self, number: int) -> QueueName:
+        """`UNNAMED` if it is damaged or missing: for what counts even so."""
+        try:
+            return self[number]
+        except KeyError:
+            return UNNAMED
 
     def all(self) -> Iterator[tuple[int, str, int, str, str, int | None]]:
         """Every spool queue: number, domain, stream, tenant, campaign, first due time (None: empty)."""

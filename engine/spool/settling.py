@@ -14,7 +14,7 @@ from engine.spool.batches import (
     SettleResult,
 )
 from engine.spool.draft import Draft
-from engine.spool.queue_names import QueueName
+from engine.spool.queue_names import UNNAMED, QueueName
 from engine.spool.records import (
     MAYBE_SENT,
     DamagedRecord,
@@ -31,7 +31,6 @@ from engine.values.suppression import Suppression
 log = logging.getLogger(__name__)
 
 ID_LE = struct.Struct("<Q")
-UNNAMED: QueueName = ("", 0, "", "")
 DAMAGED_WAIT_MS = 3_600_000
 NEVER = b"\xff" * 6  # as an expiry: what a damaged record says of its own is not known
 

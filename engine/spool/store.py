@@ -309,6 +309,10 @@ class Spool:
         """Domain, stream, tenant and campaign of a spool queue. KeyError: the row with them is damaged."""
         return self._names[number]
 
+    def known_queue(self, number: int) -> QueueName:
+        """The same, or a name without a domain if the row is damaged: for what counts even so."""
+        return self._names.known(number)
+
     def queues(self) -> Iterator[tuple[int, str, int, str, str, int | None]]:
         """Every spool queue: number, domain, stream, tenant, campaign, first due time (None: empty)."""
         return self._names.all()
