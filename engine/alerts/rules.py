@@ -57,7 +57,7 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _due(look: Look) -> dict[str, float]:
-    """Messages that are due, by provider, those on the wire with them."""
+    """Messages that are due, by provider, those on the wire with them; not what a cap or a slow pace holds."""
     due: dict[str, float] = {}
     for (_, provider, state), value in look.rows("sendfleet.messages.waiting"):
         if state in DUE:
@@ -67,7 +67,7 @@ def _due(look: Look) -> dict[str, float]:
 
 def _queue_depth(look: Look, entry: Any) -> Iterator[Found]:
     rows = look.rows("sendfleet.messages.waiting")
-    ready = sum(value for (_, _, state), value in rows if state == "ready")
+    ready = sum(value for (_, _, state), value in rows if state in ("ready", "held"))
     yield _above("", ready, entry.above, f"{ready:.0f} messages are due and wait for their turn")
 
 

@@ -19,7 +19,7 @@ from engine.metrics.look import History, Look
 FIRST_LOOK_S = 1.0
 WINDOW_S = 60.0
 RATES = ("delivered", "deferred", "bounced", "expired")
-STATES = ("ready", "scheduled", "in_flight")
+STATES = ("ready", "held", "scheduled", "in_flight")
 
 
 def build_top(port_factory: PortFactory) -> click.Command:

@@ -101,8 +101,9 @@ _TABLE = (
         G,
         "{message}",
         (*_FLOW, "state"),
-        "Messages by what they wait for: their time (scheduled), their turn (ready), an answer (in_flight). Counted in "
-        "the index now and then; the provider of mail that has no route yet is `unknown`.",
+        "Messages by what they wait for: their time (scheduled), their turn (ready), an answer (in_flight), tomorrow's "
+        "cap or their turn at the slow pace of a warm-up (held). Counted in the index now and then; the provider of "
+        "mail that has no route yet is `unknown`.",
     ),
     Metric(
         "sendfleet.messages.ready.age",

@@ -4,7 +4,7 @@ Counting on the mail's way would cost every message something, and could not be 
 due index costs a microsecond per message, in pieces of a millisecond with pauses. So the figures are as old as the last
 walk (`age_s`): some seconds, or minutes over millions of messages.
 
-What a pool has is still in the due index; it is subtracted from what is due.
+What a pool has is still in the due index; it is subtracted from what is due. So is what waits by plan (held.py).
 """
 
 import asyncio
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 PIECE = 1000
 PAUSE_S = 0.025
 REST_S = 5.0
+CHECKS = 500  # sources that are looked at, for what waits by plan, before a pause
 REST_SHARE = 2  # and so many times as long as the walk took
 
 Place = tuple[int, int]  # stream, pool
@@ -38,12 +39,21 @@ class DueCounts(Protocol):
         """(where to go on, b"" at the end; rows of queue, due, not due yet, first due time) of `limit` messages."""
 
 
+class Held(Protocol):
+    """What waits by plan: engine/region/held.py."""
+
+    def begin(self) -> None: ...
+    def holds(self, number: int) -> bool: ...
+    def take_cost(self) -> int: ...
+
+
 @dataclass(slots=True)
 class Counted:
     """One walk: its beginning (monotonic ns), messages by place, and the first due time there (unix ms)."""
 
     at_ns: int
     due: Counter[Place] = field(default_factory=Counter)
+    held: Counter[Place] = field(default_factory=Counter)
     scheduled: Counter[Place] = field(default_factory=Counter)
     in_flight: Counter[Place] = field(default_factory=Counter)
     first_ms: dict[Place, int] = field(default_factory=dict)
@@ -61,12 +71,14 @@ class Depth:
         place_of: Callable[[bytes], Place],
         in_flight: Callable[[], Iterable[bytes]],
         provider: Callable[[int], str],
+        held: Held,
     ) -> None:
         self._spool = spool
         self._clock = clock
         self._place_of = place_of
         self._in_flight = in_flight
         self._provider = provider
+        self._held = held
         self._last: Counted | None = None
 
     async def run(self) -> None:
@@ -85,6 +97,8 @@ class Depth:
         """Count once."""
         counted = Counted(self._clock.monotonic_ns())
         after = b""
+        cost = 0
+        self._held.begin()
         while True:
             now_ms = self._clock.wall_ms()
             after, rows = self._spool.count_due(after, PIECE, now_ms)
@@ -93,7 +107,13 @@ class Depth:
                 counted.due[place] += due
                 counted.scheduled[place] += scheduled
                 if due:
+                    if self._held.holds(number):
+                        counted.held[place] += due
                     counted.first_ms[place] = min(first_ms, counted.first_ms.get(place, first_ms))
+                cost += self._held.take_cost()
+                if cost >= CHECKS:
+                    cost = 0
+                    await asyncio.sleep(PAUSE_S)
             if not after:
                 break
             await asyncio.sleep(PAUSE_S)
@@ -111,9 +131,12 @@ class Depth:
         for place in sorted({*counted.due, *counted.scheduled, *counted.in_flight}):
             labels = str(Stream(place[0])), self._provider(place[1]) if place[1] >= 0 else UNKNOWN
             in_flight = counted.in_flight[place]
+            waits = max(0, counted.due[place] - in_flight)
+            held = min(waits, counted.held[place])
             states = {
                 "scheduled": counted.scheduled[place],
-                "ready": max(0, counted.due[place] - in_flight),
+                "held": held,
+                "ready": waits - held,
                 "in_flight": in_flight,
             }
             found += [Point("sendfleet.messages.waiting", (*labels, state), n) for state, n in states.items()]

@@ -56,14 +56,29 @@ class Paths:
             return until  # its owner's first word comes soon
         if self._allowances.of(number, name).weight == 0 and not self._allowances.is_kept(number, name):
             return NEVER
-        if self._sites.known(name):
-            site = self._sites.site(self._sites.number(name))
-            is_used_up = site.cap_total is not None and self._sites.used_today(site, ALL) >= site.cap_total
-            if is_used_up or (
-                number in site.caps and self._sites.used_today(site, number) >= site.caps[number]
-            ):
-                until = max(until, (now_ms // DAY_MS + 1) * DAY_MS)
+        if self._sites.known(name) and self._is_used_up(number, self._sites.site(self._sites.number(name))):
+            until = max(until, (now_ms // DAY_MS + 1) * DAY_MS)
         return until
+
+    def _is_used_up(self, number: int, site: Site) -> bool:
+        """Whether today's cap of the source, or of all together, leaves nothing."""
+        if site.cap_total is not None and self._sites.used_today(site, ALL) >= site.cap_total:
+            return True
+        return number in site.caps and self._sites.used_today(site, number) >= site.caps[number]
+
+    def waits_by_plan(self, name: str, sources: Iterable[int], now_ms: int, slow_ns: int) -> bool:
+        """Whether mail for a known site waits for tomorrow's cap, or for its turn at a pace of one message in `slow_ns`
+        or longer: a source has that, and the others cannot send either."""
+        site = self._sites.site(self._sites.number(name))
+        is_planned = False
+        for number in sources:
+            if self._is_used_up(number, site):
+                is_planned = True
+            elif self._blocked_until(number, name, now_ms) <= now_ms:
+                if self._sites.pace(site, number)[0] < slow_ns:
+                    return False
+                is_planned = True
+        return is_planned
 
     def _static(self, number: int, stream: int, tenant: str) -> list[str]:
         source = self._sites.sources[number]

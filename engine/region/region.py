@@ -39,6 +39,7 @@ from engine.region.expiry import Expiry
 from engine.region.figures import RegionFigures
 from engine.region.flows import Flows
 from engine.region.handing import Handing, HandoverPort, NoHandover
+from engine.region.held import HeldMail
 from engine.region.intake import Intake
 from engine.region.late import LateReports
 from engine.region.listings import Listings
@@ -66,6 +67,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 BOOKS_S = 5.0
+SLOW = 1 / 3  # of the time after which a stall is an alert: a pace that is slower proves nothing in it
 SWEEP = 500  # queues, flows and sites that are looked at in one tick
 
 
@@ -246,6 +248,14 @@ class Region:
             place_of=self._place_of,
             in_flight=self._dispatcher.in_flight,
             provider=self._sites.pools.name,
+            held=HeldMail(
+                windows=self._windows,
+                scheduler=self._scheduler,
+                sites=self._sites,
+                paths=self._enforcement.paths,
+                clock=clock,
+                slow_s=config.alerts.stall.after * SLOW,
+            ),
         )
         self._figures = RegionFigures(
             spool=spool,

@@ -13,7 +13,10 @@ from typing import Any
 import yaml
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
+from engine.alerts.watch import Watch
+from engine.config.alerts import AlertsConfig
 from engine.config.schema import FleetConfig
+from engine.metrics.catalogue import Point
 from engine.metrics.serving import MetricsServing
 from engine.ops.free_port import free_port
 from engine.sink.process import SinkProcess
@@ -140,6 +143,71 @@ def test_what_prometheus_reads_is_what_the_audit_finds(tmp_path: Path) -> None:
     assert found.total("sendfleet_region_up", region="eu") == 1
     assert found.total("sendfleet_spool_commits_total") > 0
     assert found.total("process_memory_usage_bytes", actor="gateway") > 1 << 20
+
+
+def waiting(points: list[Point]) -> dict[tuple[str, ...], float]:
+    """Provider and state."""
+    return {p.labels[1:]: p.value for p in points if p.metric == "sendfleet.messages.waiting"}
+
+
+def test_what_waits_for_a_cap_or_a_slow_pace_is_held_and_no_stall(tmp_path: Path) -> None:
+    """Two sources: five a day each to `default`, one in half an hour each to `yahoo`; what is suspended is not held."""
+    with sink(tmp_path) as server:
+        ports = {name: address[1] for name, address in server.addresses.items()}
+        routes = [
+            {"domains": ["slow.example"], "hosts": [f"127.0.0.1:{ports['it']}"], "provider": "yahoo"},
+            {"domains": ["gone.example"], "hosts": [f"127.0.0.1:{ports['it']}"], "provider": "google"},
+            {"domains": ["*"], "hosts": [f"127.0.0.1:{ports['it']}"]},
+        ]
+        providers = {
+            "default": {"rate": "unlimited", "daily_cap": 5},
+            "yahoo": {"rate": "2/h"},
+            "google": {"rate": "2/h"},
+        }
+        exceptions = [{"provider": name, "mode": "disabled", "reason": "test"} for name in providers]
+        config = fleet(
+            tmp_path, 25, routes=routes, providers=providers, tls={"exceptions": exceptions}, metrics={}
+        )
+
+        async def run() -> list[Point]:
+            region, spool, node = await start_region(config)
+            batches = [
+                messages(30, "example.org", Stream.MARKETING)[10:],
+                messages(30, "slow.example", Stream.MARKETING)[10:],
+                messages(30, "gone.example", Stream.MARKETING)[10:],
+            ]
+            for number, batch in enumerate(batches):
+                await region.accept(*encode_submission(batch, b"%16d" % number))
+            await until(lambda: len(region._dispatcher.pool_names()) == 3)
+            until_ms = time.time_ns() // 1_000_000 + HOUR_MS
+            for source in ("eu-1", "eu-2"):
+                region._enforcement.suspensions.order(source, "google", until_ms, "a test")
+            found: list[Point] = []
+            async with asyncio.timeout(60):
+                while (
+                    not found
+                    or waiting(found)["default", "held"] != 10
+                    or waiting(found)["default", "in_flight"]
+                ):
+                    await asyncio.sleep(0.05)
+                    await region._depth.walk()
+                    found = region.figures()
+            await node.stop()
+            await region.stop()
+            spool.close()
+            return found
+
+        points = asyncio.run(run())
+    found = waiting(points)
+    assert found["default", "ready"] == 0
+    assert found["yahoo", "held"] >= 18
+    assert found["yahoo", "ready"] == 0
+    assert found["google", "held"] == 0
+    assert found["google", "ready"] >= 18
+    watch = Watch(AlertsConfig.model_validate({"stall": {"after": "30s"}}))
+    for n in range(6):
+        watch.look("eu", points, n * 10.0, n * 10_000)
+    assert [alert.where for alert in watch.firing() if alert.name == "stall"] == ["google"]
 
 
 class Collector:

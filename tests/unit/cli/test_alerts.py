@@ -96,6 +96,7 @@ def test_top_shows_rates_of_regions_and_providers(monkeypatch: pytest.MonkeyPatc
             Point("sendfleet.outcomes", ("transactional", "google", "delivered"), 1000 * number),
             Point("sendfleet.outcomes", ("marketing", "yahoo", "deferred"), 8 * number),
             Point("sendfleet.messages.waiting", ("marketing", "google", "ready"), 700),
+            Point("sendfleet.messages.waiting", ("marketing", "google", "held"), 30),
             Point("sendfleet.messages.ready.age", ("marketing", "google"), 61),
             Point("sendfleet.sessions.open", ("google", "eu-1"), 7),
             Point("sendfleet.sessions.limit", ("google", "eu-1"), 20),
@@ -110,7 +111,7 @@ def test_top_shows_rates_of_regions_and_providers(monkeypatch: pytest.MonkeyPatc
     rows = {tuple(line.split()[:2]): line.split() for line in result.stdout.splitlines() if line.split()}
     assert rows["eu", "0"][:8] == ["eu", "0", "2,000", "4", "0", "0", "1,234", "50%"]
     assert "does not answer" in result.stdout
-    google = ["google", "eu", "2,000", "0", "700", "0", "0", "61", "s", "7/20", "0", "0"]
+    google = ["google", "eu", "2,000", "0", "700", "30", "0", "0", "61", "s", "7/20", "0", "0"]
     assert rows["google", "eu"] == google
     assert rows["yahoo", "eu"][:4] == ["yahoo", "eu", "0", "4"]
     assert f"critical stall, eu: {STALL['reason']}" in result.stdout

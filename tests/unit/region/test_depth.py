@@ -48,13 +48,33 @@ def place_of(queue: bytes) -> tuple[int, int]:
     return (int(Stream.TRANSACTIONAL), -1) if number == 3 else (int(Stream.MARKETING), GOOGLE)
 
 
-def walked(keys: list[bytes], in_flight: list[bytes], clock: ManualClock) -> list[Point]:
+class Held:
+    """Queues whose mail waits by plan."""
+
+    def __init__(self, *queues: int) -> None:
+        self.queues = queues
+        self.walks = 0
+
+    def begin(self) -> None:
+        self.walks += 1
+
+    def holds(self, number: int) -> bool:
+        return number in self.queues
+
+    def take_cost(self) -> int:
+        return module.CHECKS
+
+
+def walked(
+    keys: list[bytes], in_flight: list[bytes], clock: ManualClock, held: Held | None = None
+) -> list[Point]:
     waiting = Depth(
         spool=Index(keys),
         clock=clock,
         place_of=place_of,
         in_flight=lambda: in_flight,
         provider=NAMES.__getitem__,
+        held=held or Held(),
     )
     assert waiting.points() == []
     asyncio.run(waiting.walk())
@@ -79,13 +99,30 @@ def test_every_message_is_counted_once(monkeypatch: pytest.MonkeyPatch, piece: i
     assert set(walked(keys, [keys[1]], clock)) == {
         Point("sendfleet.messages.waiting.age", (), 4.0),
         Point("sendfleet.messages.waiting", (*google, "scheduled"), 1),
+        Point("sendfleet.messages.waiting", (*google, "held"), 0),
         Point("sendfleet.messages.waiting", (*google, "ready"), 2),
         Point("sendfleet.messages.waiting", (*google, "in_flight"), 1),
         Point("sendfleet.messages.ready.age", google, 13.0),
         Point("sendfleet.messages.waiting", (*unknown, "scheduled"), 1),
+        Point("sendfleet.messages.waiting", (*unknown, "held"), 0),
         Point("sendfleet.messages.waiting", (*unknown, "ready"), 0),
         Point("sendfleet.messages.waiting", (*unknown, "in_flight"), 0),
     }
+
+
+@pytest.mark.parametrize(("queues", "held", "ready"), [((), 0, 2), ((1,), 1, 1), ((1, 2), 2, 0)])
+def test_what_waits_by_plan_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch, queues: tuple[int, ...], held: int, ready: int
+) -> None:
+    """Of three that are due, of two queues, one is on the wire."""
+    monkeypatch.setattr(module, "PAUSE_S", 0)
+    clock = ManualClock()
+    now_ms = clock.wall_ms()
+    keys = [key(1, now_ms, 1), key(2, now_ms - 1, 2), key(2, now_ms, 3)]
+    asked = Held(*queues)
+    found = {point.labels[-1]: point.value for point in walked(keys, [keys[1]], clock, asked) if point.labels}
+    assert (found["held"], found["ready"], found["in_flight"]) == (held, ready, 1)
+    assert asked.walks == 1
 
 
 def test_an_index_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +146,7 @@ def test_an_index_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> No
             place_of=place_of,
             in_flight=list,
             provider=NAMES.__getitem__,
+            held=Held(),
         )
         task = asyncio.create_task(waiting.run())
         async with asyncio.timeout(30):
