@@ -10,6 +10,7 @@ import yaml
 
 from engine.alerts.rules import RULES, entry_of
 from engine.config.alerts import AlertsConfig
+from engine.config.metrics import MetricsConfig
 from engine.config.units import parse_duration
 from engine.metrics.catalogue import CATALOGUE, label_names
 
@@ -31,6 +32,19 @@ def expressions() -> list[str]:
     dashboard = json.loads(DASHBOARD.read_text("utf-8"))
     shown = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     return [rule["expr"] for rule in rules()] + shown
+
+
+def test_the_guide_configures_what_the_rules_look_for() -> None:
+    """Its blocks of YAML: that of the fleet, and those of Prometheus, by the job's name that the rules have."""
+    guide = (EXAMPLES.parent / "docs" / "monitoring.md").read_text("utf-8")
+    fleet, local, remote = (
+        yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    )
+    (job,), (other,) = local["scrape_configs"], remote
+    assert f'up{{job="{job["job_name"]}"}}' in {rule["expr"].partition(" ==")[0] for rule in rules()}
+    assert other["job_name"] == job["job_name"]
+    assert job["static_configs"][0]["targets"] == [fleet["metrics"]["listen"]["eu"]]
+    assert MetricsConfig.model_validate(fleet["metrics"]).listen
 
 
 @pytest.mark.parametrize("expression", expressions())
