@@ -28,6 +28,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from engine.config.signing import DkimConfig
+from engine.delivery.ending import LOOK_S, end_sessions
+from engine.delivery.figures import pool_stats, session_points
 from engine.delivery.form import DEFERRED_HERE
 from engine.delivery.job import Job
 from engine.delivery.lane import Lane
@@ -45,8 +47,8 @@ from engine.delivery.ports import (
 )
 from engine.delivery.preparation import THREADS, Preparation, Signing
 from engine.delivery.reports import Reports
-from engine.delivery.session import Session
 from engine.delivery.tenure import Tenure, give_up, holding
+from engine.delivery.unrouted import Unrouted
 from engine.delivery.wire import (
     ENTRY,
     ID,
@@ -59,7 +61,6 @@ from engine.delivery.wire import (
     encode_holding,
     encode_resume,
 )
-from engine.metrics.bounding import merged
 from engine.metrics.catalogue import Point
 from engine.smtp.opener import open_session
 from engine.smtp.policy import Verdict
@@ -151,7 +152,7 @@ class PoolEngine:
             total_interval_ns=0 if together is None else math.ceil(together.period_s * 1e9 / together.count),
         )
         self._lanes = Lanes(self._new_lane)
-        self._resolving: dict[str, list[Job]] = {}
+        self._unrouted = Unrouted(routes=router, found=self._routed, spawn=self.spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
@@ -245,11 +246,8 @@ class PoolEngine:
         what is still here of others; asking again looks again."""
         self._tenure.update(decode_assignment(assignment))
         self._gates.share_anew()
-        for domain, waiting in self._resolving.items():
-            self._resolving[domain] = [job for job in waiting if self._tenure.carries(job.source)]
-            for job in waiting:
-                if not self._tenure.carries(job.source):
-                    self.give_back(job)
+        for job in self._unrouted.take(lambda job: not self._tenure.carries(job.source)):
+            self.give_back(job)
         give_up(self._tenure, self._lanes)
         return encode_holding(
             holding(
@@ -269,22 +267,9 @@ class PoolEngine:
     async def drain(self, deadline_s: float) -> None:
         """Give back what has not begun, finish what has. Beyond the deadline waits only for final replies."""
         self.stopping = True
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + deadline_s
-        for job in [job for jobs in self._resolving.values() for job in jobs]:
+        for job in self._unrouted.take_all():
             self.give_back(job)
-        self._resolving.clear()
-        for lane in self._lanes.values():
-            lane.give_back_all()
-            for session in list(lane.sessions):
-                session.machine.quit()
-        while True:
-            late = loop.time() >= deadline
-            if late:
-                self._end_hopeless()
-            if not any(lane.sessions or (lane.opening and not late) for lane in self._lanes.values()):
-                break
-            await asyncio.sleep(min(0.01, self._tick_s))
+        await end_sessions(self._lanes, deadline_s=deadline_s, look_s=min(LOOK_S, self._tick_s))
         self.reports.flush()
 
     async def stop(self, deadline_s: float) -> None:
@@ -297,55 +282,32 @@ class PoolEngine:
         self.preparation.stop()
 
     def figures(self) -> list[Point]:
-        """Sessions, their limits and what those have refused, by source, for metrics and alerts."""
-        found = []
-        for (source, _), gate in self._gates.items():
-            labels = self.profile.name, self._sources[source].name
-            found.append(Point("sendfleet.sessions.open", labels, gate.open))
-            found.append(Point("sendfleet.sessions.limit", labels, gate.limit))
-        for source, count in self._gates.refused().items():
-            labels = self.profile.name, self._sources[source].name
-            found.append(Point("sendfleet.sessions.refused", labels, count))
-        return merged(found)
+        """For metrics and alerts (engine/metrics/catalogue.py)."""
+        return session_points(self.profile.name, self._sources, self._gates)
 
     def stats(self) -> dict[str, object]:
         """Counts since the start, and gauges."""
-        counts = self.reports.counts
-        return {
-            "provider": self.profile.name,
-            "held": len(self._jobs),
-            "sessions": sum(len(lane.sessions) for lane in self._lanes.values()),
-            "opening": sum(lane.opening for lane in self._lanes.values()),
-            "lanes": len(self._lanes),
-            "gates": len(self._gates),
-            "known_domains": self._lanes.known_domains(),
-            "preparing": self.preparation.waiting,
-            "prepared_bytes": self.preparation.held_bytes,
-            "signed": self.preparation.signed,
-            "signing_failures": self.preparation.failed,
-            "unacknowledged": self.reports.kept(),
-            "reported": sum(counts.values()) - self.reports.waiting(),
-            "outcomes": {str(kind): count for kind, count in counts.items() if count},
-        }
+        return pool_stats(
+            self.profile.name,
+            held=len(self._jobs),
+            lanes=self._lanes,
+            gates=self._gates,
+            preparation=self.preparation,
+            reports=self.reports,
+        )
 
     # -- lanes
 
     def _lane_of(self, job: Job) -> Lane | None:
         """The lane of a job; None while its route is being looked up."""
-        domain = job.domain
-        route = self.routes.cached(domain)
+        route = self.routes.cached(job.domain)
         if job.tls_wish and hasattr(route, "hosts"):
             route = self.routes.wished(route, job.tls_wish)
         lane = self._lanes.known(job, route)
         if lane is not None:
             return lane
         if route is None:
-            waiting = self._resolving.get(domain)
-            if waiting is None:
-                self._resolving[domain] = [job]
-                self.spawn(self._resolve(domain))
-            else:
-                waiting.append(job)
+            self._unrouted.add(job)
             return None
         if not hasattr(route, "hosts"):
             self._unroutable(job, route)
@@ -358,10 +320,10 @@ class PoolEngine:
     def _total_limit(self) -> int:
         return self._tenure.part_of(self.profile.max_connections_total or 0)
 
-    async def _resolve(self, domain: str) -> None:
-        route = await self.routes.route(domain)
+    def _routed(self, jobs: list[Job], route: Any) -> None:
+        """The route of these jobs is known now, or that there is none."""
         touched = set()
-        for job in self._resolving.pop(domain, ()):
+        for job in jobs:
             if not hasattr(route, "hosts"):
                 self._unroutable(job, route)
                 continue
@@ -382,10 +344,8 @@ class PoolEngine:
                 self.preparation.forget(job)
                 del self._jobs[job.id]
             lane.pending.clear()
-        for jobs in self._resolving.values():
-            for job in jobs:
-                del self._jobs[job.id]
-            jobs.clear()
+        for job in self._unrouted.take_all():
+            del self._jobs[job.id]
 
     # -- for lanes and sessions
 
@@ -493,7 +453,8 @@ class PoolEngine:
         """Timeouts, idle sessions, entries held too long, unacknowledged reports, unused lanes."""
         now_ns = self.clock.monotonic_ns()
         self.reports.tick(self.preparation.take_notices(), self._gates.take_pulses())
-        self._expire_resolving(now_ns - self._hold_ns)
+        for job in self._unrouted.take(lambda job: job.held_ns <= now_ns - self._hold_ns):
+            self.give_back(job)
         idle_ns = round(self.profile.idle_timeout_s * 1e9)
         for key, lane in list(self._lanes.items()):
             for session in list(lane.sessions):
@@ -508,25 +469,3 @@ class PoolEngine:
             elif lane.is_unused(now_ns):
                 self._lanes.forget(key)
         self._gates.sweep(now_ns)
-
-    def _expire_resolving(self, before_ns: int) -> None:
-        """Give back what waits too long for a route: a domain whose DNS or policy server is slow, or wants to be,
-        must not hold the credits of the others. The question goes on, and its answer is there the next time.
-        """
-        for jobs in self._resolving.values():
-            late = [job for job in jobs if job.held_ns <= before_ns]
-            if late:
-                jobs[:] = [job for job in jobs if job.held_ns > before_ns]
-                for job in late:
-                    self.give_back(job)
-
-    def _end_hopeless(self) -> None:
-        """The deadline of a drain has passed: end what does not wait for the answer to a complete message."""
-        for lane in self._lanes.values():
-            for session in list(lane.sessions):
-                if not _must_wait(session):
-                    session.machine.abort()
-
-
-def _must_wait(session: Session) -> bool:
-    return session.machine.is_body_sent
