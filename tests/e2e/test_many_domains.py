@@ -78,7 +78,7 @@ def test_what_has_passed_through_is_forgotten_and_still_welcome(tmp_path: Path) 
 
         async def run() -> None:
             region, spool, node = await start_region(config, clock=clock)
-            region._router = ManySites()  # type: ignore[assignment]
+            region._routing._router = ManySites()  # type: ignore[assignment]
             most: Counter[str] = Counter()
             for first in range(0, DOMAINS, BATCH):
                 batch = messages(range(first, first + BATCH))
