@@ -7,12 +7,12 @@ close behind each other get the same figures: reading cannot load a fleet.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
 from engine.config.schema import FleetConfig
 from engine.metrics.bounding import Bounds
-from engine.metrics.catalogue import Point
+from engine.metrics.catalogue import CATALOGUE, Kind, Point
 from engine.providers.profiles import load_profiles
 from engine.spool.errors import SpoolError
 
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 FRESH_S = 1.0
 AT_ONCE = 50  # sources that are asked at the same time
+ASKING_S = 4.0  # for so long sources are asked; a reader waits for ten seconds, and each has two
 SOURCES = "sources"
 
 
@@ -33,6 +34,33 @@ class FigurePort(Protocol):
     async def source_figures(self, source: str) -> list[Point]: ...
 
 
+class Rises:
+    """Counters that several processes have under one name, together: what they have risen by since this was made. One
+    that does not answer, or begins anew, makes none of them fall: a reader would take that for a new beginning of all.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str, tuple[str, ...]], float] = {}
+        self._sums: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def note(self, who: str, points: Iterable[Point]) -> list[Point]:
+        """What is no counter of these."""
+        others = []
+        for point in points:
+            if CATALOGUE[point.metric].kind is not Kind.COUNTER:
+                others.append(point)
+                continue
+            key = who, point.metric, point.labels
+            before = self._last.get(key, point.value)
+            self._last[key] = point.value
+            risen = point.value - before if point.value >= before else point.value
+            self._sums[key[1:]] = self._sums.get(key[1:], 0.0) + risen
+        return others
+
+    def points(self) -> list[Point]:
+        return [Point(metric, labels, value) for (metric, labels), value in self._sums.items()]
+
+
 class Gatherer:
     """See the module docstring."""
 
@@ -42,6 +70,7 @@ class Gatherer:
         self._sources = [source.name for source in config.sources if source.region == region]
         named = [source.name for source in config.sources[: config.metrics.max_sources]]
         self._bounds = Bounds(load_profiles(config.providers), named)
+        self._rises = Rises()
         self._lock = asyncio.Lock()
         self._at_s = 0.0
         self._points: list[Point] = []
@@ -56,9 +85,13 @@ class Gatherer:
 
     async def _ask_all(self) -> list[Point]:
         narrow = asyncio.Semaphore(AT_ONCE)
+        until_s = time.monotonic() + ASKING_S
 
         async def ask_source(source: str) -> list[Point]:
             async with narrow:
+                if time.monotonic() >= until_s:
+                    log.info("metrics of %s: no time to ask %s", self._region, source)
+                    return []
                 return await self._ask(source, self._port.source_figures(source))
 
         region, pools, *sources = await asyncio.gather(
@@ -68,7 +101,12 @@ class Gatherer:
         )
         if not region:
             region = [Point("sendfleet.region.up", (), 0)]
-        return self._bounds.apply([*region, *pools, *(point for points in sources for point in points)])
+        of_sources = [
+            point
+            for name, points in zip(self._sources, sources, strict=True)
+            for point in self._rises.note(name, points)
+        ]
+        return self._bounds.apply([*region, *pools, *of_sources, *self._rises.points()])
 
     async def _ask(self, who: str, answer: Awaitable[list[Point]]) -> list[Point]:
         try:

@@ -153,6 +153,49 @@ def test_readers_close_behind_each_other_get_the_same(
     assert asyncio.run(run()) == 20
 
 
+def test_a_source_that_is_away_or_begins_anew_lets_no_counter_fall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "FRESH_S", 0.0)
+    used = {"eu-1": 100.0, "eu-2": 50.0}
+
+    class Sources(Port):
+        async def source_figures(self, source: str) -> list[Point]:
+            if source in self.away:
+                raise self.away[source]
+            return [Point("process.cpu.time", ("sources",), used[source])]
+
+    async def run() -> list[float]:
+        port = Sources()
+        gatherer = Gatherer(config_of(tmp_path), "eu", port)
+
+        async def look() -> float:
+            points = await gatherer.gather()
+            return next(p.value for p in points if p.metric == "process.cpu.time")
+
+        seen = [await look()]
+        used.update({"eu-1": 103.0, "eu-2": 51.0})
+        seen.append(await look())
+        port.away = {"eu-1": TimeoutError("late")}
+        seen.append(await look())
+        port.away = {}
+        used.update({"eu-1": 2.0})
+        seen.append(await look())
+        return seen
+
+    assert asyncio.run(run()) == [0.0, 4.0, 4.0, 6.0]
+
+
+def test_when_sources_hang_the_others_are_not_asked_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "AT_ONCE", 1)
+    monkeypatch.setattr(gathering, "ASKING_S", 0.0)
+    points = asyncio.run(_gathered(config_of(tmp_path), Port()))
+    assert not [point for point in points if point.metric == "sendfleet.source.score"]
+    assert Point("sendfleet.region.up", (), 1) in points
+
+
 def test_a_source_that_is_not_told_apart(tmp_path: Path) -> None:
     points = asyncio.run(_gathered(config_of(tmp_path, max_sources=1), Port()))
     assert {p.labels[1] for p in points if p.metric == "sendfleet.source.score"} == {"eu-1", "other"}
