@@ -10,6 +10,7 @@ import pytest
 from engine.config.load import ConfigError
 from engine.config.schema import FleetConfig
 from engine.metrics import gather as gathering
+from engine.metrics import serving
 from engine.metrics.catalogue import Point
 from engine.metrics.gather import Gatherer
 from engine.metrics.serving import MetricsServing, serves_metrics
@@ -50,15 +51,15 @@ def config_of(folder: Path, **metrics: Any) -> FleetConfig:
 
 def shown(config: FleetConfig, port: Port, *tokens: str, **reading: Any) -> list[tuple[int, str]]:
     async def run() -> list[tuple[int, str]]:
-        serving = MetricsServing(config, "eu", port=port)
-        await serving.start()
+        served = MetricsServing(config, "eu", port=port)
+        await served.start()
         try:
             return [
-                await asyncio.to_thread(read, "127.0.0.1", serving.port, token, **reading)
+                await asyncio.to_thread(read, "127.0.0.1", served.port, token, **reading)
                 for token in tokens or ("",)
             ]
         finally:
-            await serving.stop()
+            await served.stop()
 
     return asyncio.run(run())
 
@@ -80,6 +81,17 @@ def test_with_a_token_only_who_shows_it(tmp_path: Path) -> None:
     answers = shown(config, Port(), "open sesame", "", "opensesame", "open sesame!")
     assert [status for status, _ in answers] == [200, 401, 401, 401]
     assert all("sendfleet" not in text for _, text in answers[1:])
+
+
+def test_readers_close_behind_each_other_get_the_same_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[Any] = []
+    monkeypatch.setattr(gathering, "FRESH_S", 3600.0)
+    monkeypatch.setattr(serving, "render", lambda found: rendered.append(found) or "a page\n")
+    config = config_of(tmp_path, listen={"eu": f"127.0.0.1:{free_port()}"})
+    assert shown(config, Port(), "", "", "") == [(200, "a page\n")] * 3
+    assert len(rendered) == 1
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"sesame\xff"])
