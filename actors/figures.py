@@ -28,20 +28,20 @@ class ActorFigures:
     async def region_figures(self, region: str) -> list[Point]:
         return list(await self._call(region_actor(region), "figures", timeout_s=TIMEOUT_S))
 
-    async def pool_figures(self, region: str) -> list[Point]:
+    async def pool_figures(self, region: str) -> dict[str, list[Point]]:
         names: list[PoolName] = await self._call(region_actor(region), "pool_names", timeout_s=TIMEOUT_S)
         calls = (
             self._call(pool_actor(region, name), "figures", f"pool:{name}", timeout_s=TIMEOUT_S)
             for name in names
         )
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        found: list[Point] = []
-        for answer in answers:
+        found: dict[str, list[Point]] = {}
+        for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, OSError | RuntimeError):  # it has died: its region says so
                 continue
             if isinstance(answer, BaseException):
                 raise answer
-            found += answer
+            found[str(name)] = answer
         return found
 
     async def note_alerts(self, region: str, rows: Sequence[Row]) -> None:

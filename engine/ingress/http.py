@@ -123,8 +123,9 @@ class _Protocol(H11Protocol):
     def shutdown(self) -> None:
         """An idle connection is not waited for: a client that speaks TLS may take its time to say goodbye."""
         is_idle = self.cycle is None or self.cycle.response_complete
+        is_written = not self.transport.get_write_buffer_size()  # a transport that is closed twice cannot say
         super().shutdown()
-        if is_idle and not self.transport.get_write_buffer_size():
+        if is_idle and is_written:
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

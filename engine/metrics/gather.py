@@ -12,7 +12,7 @@ from typing import Protocol
 
 from engine.config.schema import FleetConfig
 from engine.metrics.bounding import Bounds
-from engine.metrics.catalogue import CATALOGUE, Kind, Point
+from engine.metrics.catalogue import Point
 from engine.providers.profiles import load_profiles
 from engine.spool.errors import SpoolError
 
@@ -22,14 +22,17 @@ FRESH_S = 1.0
 AT_ONCE = 50  # sources that are asked at the same time
 ASKING_S = 4.0  # for so long sources are asked; a reader waits for ten seconds, and each has two
 SOURCES = "sources"
+SHARED = frozenset(
+    {"process.cpu.time", "sendfleet.sessions.refused"}
+)  # counters of which several have a part
 
 
 class FigurePort(Protocol):
     """Asks actors for their figures, within a deadline. ConnectionError, TimeoutError: no answer."""
 
     async def region_figures(self, region: str) -> list[Point]: ...
-    async def pool_figures(self, region: str) -> list[Point]:
-        """Of all pools of the region that answer."""
+    async def pool_figures(self, region: str) -> dict[str, list[Point]]:
+        """Of each pool of the region that answers, by its name."""
 
     async def source_figures(self, source: str) -> list[Point]: ...
 
@@ -44,10 +47,10 @@ class Rises:
         self._sums: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def note(self, who: str, points: Iterable[Point]) -> list[Point]:
-        """What is no counter of these."""
+        """What is not such a counter."""
         others = []
         for point in points:
-            if CATALOGUE[point.metric].kind is not Kind.COUNTER:
+            if point.metric not in SHARED or point.labels == (f"pool:{who}",):
                 others.append(point)
                 continue
             key = who, point.metric, point.labels
@@ -94,19 +97,30 @@ class Gatherer:
                     return []
                 return await self._ask(source, self._port.source_figures(source))
 
-        region, pools, *sources = await asyncio.gather(
-            self._ask(self._region, self._port.region_figures(self._region)),
-            self._ask("the pools", self._port.pool_figures(self._region)),
-            *(ask_source(source) for source in self._sources),
+        region_points = self._ask(self._region, self._port.region_figures(self._region))
+        (region, pools), sources = await asyncio.gather(
+            asyncio.gather(region_points, self._ask_pools()),
+            asyncio.gather(*(ask_source(source) for source in self._sources)),
         )
         if not region:
             region = [Point("sendfleet.region.up", (), 0)]
+        of_pools = [point for name, points in pools.items() for point in self._rises.note(name, points)]
         of_sources = [
             point
             for name, points in zip(self._sources, sources, strict=True)
             for point in self._rises.note(name, points)
         ]
-        return self._bounds.apply([*region, *pools, *of_sources, *self._rises.points()])
+        return self._bounds.apply([*region, *of_pools, *of_sources, *self._rises.points()])
+
+    async def _ask_pools(self) -> dict[str, list[Point]]:
+        found: dict[str, list[Point]] = {}
+
+        async def ask() -> list[Point]:
+            found.update(await self._port.pool_figures(self._region))
+            return []
+
+        await self._ask("the pools", ask())
+        return found
 
     async def _ask(self, who: str, answer: Awaitable[list[Point]]) -> list[Point]:
         try:

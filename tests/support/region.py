@@ -179,8 +179,8 @@ class LocalNode:
         assert self.region is not None
         return self.region.figures()
 
-    async def pool_figures(self, region: str) -> list[Point]:
-        return [point for pool in self.pools.values() for point in pool.figures()]
+    async def pool_figures(self, region: str) -> dict[str, list[Point]]:
+        return {str(name): pool.figures() for name, pool in self.pools.items()}
 
     async def note_alerts(self, region: str, rows: Sequence[tuple[int, str, dict[str, Any]]]) -> None:
         assert self.region is not None

@@ -29,8 +29,8 @@ class Port:
             raise ConnectionError(region)
         return [Point("sendfleet.region.up", (), 1), Point("sendfleet.clock.offset", (), self.offset)]
 
-    async def pool_figures(self, region: str) -> list[Point]:
-        return []
+    async def pool_figures(self, region: str) -> dict[str, list[Point]]:
+        return {}
 
     async def source_figures(self, source: str) -> list[Point]:
         return []

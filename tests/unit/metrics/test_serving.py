@@ -34,10 +34,10 @@ class Port:
             raise self.away["region"]
         return [Point("sendfleet.region.up", (), 1), Point("sendfleet.messages.queued", (), 7)]
 
-    async def pool_figures(self, region: str) -> list[Point]:
+    async def pool_figures(self, region: str) -> dict[str, list[Point]]:
         if "pools" in self.away:
             raise self.away["pools"]
-        return [Point("sendfleet.sessions.open", ("default", "eu-1"), 2)]
+        return {"default.0": [Point("sendfleet.sessions.open", ("default", "eu-1"), 2)]}
 
     async def source_figures(self, source: str) -> list[Point]:
         if source in self.away:
@@ -196,6 +196,38 @@ def test_a_source_that_is_away_or_begins_anew_lets_no_counter_fall(
         return seen
 
     assert asyncio.run(run()) == [0.0, 4.0, 4.0, 6.0]
+
+
+def test_of_several_pools_of_a_provider_one_may_be_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "FRESH_S", 0.0)
+    refused = {"default.0": 1000.0, "default.1": 500.0}
+
+    class Pools(Port):
+        async def pool_figures(self, region: str) -> dict[str, list[Point]]:
+            place = "default", "eu-1"
+            return {
+                name: [
+                    Point("sendfleet.sessions.refused", place, count),
+                    Point("process.cpu.time", (f"pool:{name}",), 7.0),
+                ]
+                for name, count in refused.items()
+            }
+
+    async def run() -> list[dict[tuple[str, ...], float]]:
+        gatherer = Gatherer(config_of(tmp_path), "eu", Pools())
+        seen = []
+        for change in ({}, {"default.0": 1004.0}, {"default.1": 3.0}):
+            refused.update(change)
+            if change == {"default.0": 1004.0}:
+                refused.pop("default.1")
+            seen.append({p.labels: p.value for p in await gatherer.gather() if p.metric in gathering.SHARED})
+        return seen
+
+    seen = asyncio.run(run())
+    assert [found["default", "eu-1"] for found in seen] == [0.0, 4.0, 7.0]
+    assert [found.get(("pool:default.1",)) for found in seen] == [7.0, None, 7.0]
 
 
 def test_when_sources_hang_the_others_are_not_asked_for_ever(
