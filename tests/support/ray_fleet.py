@@ -6,6 +6,7 @@ that it reads, so all clusters of one test run share one.
 
 import asyncio
 import os
+import re
 import secrets
 import time
 from collections import Counter
@@ -72,6 +73,10 @@ def messages(count: int, *, first: int = 0, domain: str = "example.org") -> list
     ]
 
 
+# ray::IspPoolActor.take, and while it is made ray::NAME:IspPoolActor.__init__
+ACTOR_TITLE = re.compile(r"ray::(?:.*:)?(\w+Actor)\b")
+
+
 def actor_processes(directory: str) -> dict[str, list[int]]:
     """Pids of the actors' processes by the names of their classes, of clusters below that Ray directory."""
     found: dict[str, list[int]] = {}
@@ -80,8 +85,9 @@ def actor_processes(directory: str) -> dict[str, list[int]]:
             title = process.cmdline()[0]
         except (psutil.Error, IndexError):
             continue
-        if title.startswith("ray::") and "Actor" in title:
-            found.setdefault(title.removeprefix("ray::").partition(".")[0], []).append(process.pid)
+        actor = ACTOR_TITLE.match(title)
+        if actor is not None:
+            found.setdefault(actor[1], []).append(process.pid)
     return found
 
 
