@@ -6,8 +6,8 @@ due. Messages themselves are in memory only while they are ready and their flow 
 the due index when the flow runs low.
 
 Invariants: a due key is in the scheduler, or its queue is `backlogged` with a cursor before it, or its queue has a
-timer at or before its due time, or its queue waits for a route. So nothing that is due is forgotten, and memory is
-bounded by `ready_total` plus one state per spool queue that holds messages.
+timer at or before its due time and a cursor before it, or its queue waits for a route. So nothing that is due is
+forgotten, and memory is bounded by `ready_total` plus one state per spool queue that holds messages.
 
 A queue that is neither backlogged nor has a timer rests. When it has rested for `IDLE_S` and holds nothing on disk,
 neither waiting nor on the wire, it is forgotten, and its flow with it if no other queue feeds it (flows.py). It is
@@ -194,10 +194,11 @@ class Windows:
             self._arm(queue, min(_due(key) for key in keys if _due(key) > now_ms))
         if not ready:
             return
-        if self._is_behind(queue) or len(ready) > self._room(queue.flow):
+        is_overdue = 0 < queue.armed_ms <= now_ms  # what fell due in this moment goes before what comes now
+        if is_overdue or self._is_behind(queue) or len(ready) > self._room(queue.flow):
             first = min(ready)
             self._rewind(queue, first)
-            self._back(queue, _due(first))
+            self._back(queue, min(_due(first), queue.armed_ms) if is_overdue else _due(first))
             return
         self._add(queue, ready)
         self._rest(queue)

@@ -213,6 +213,22 @@ def test_a_deferral_to_before_what_was_read_is_not_passed_over() -> None:
     assert world.all_taken() == [9]
 
 
+def test_what_falls_due_is_not_passed_over_by_what_comes_before_its_timer_is_looked_at() -> None:
+    world = World()
+    now = world.clock.wall_ms()
+    first = world.put(1, now)
+    assert world.taken() == [1]
+    del world.disk.rows[first]
+    world.disk.rows[key(1, now + 500)] = NEVER_MS
+    world.scheduler.settle(packed([1]))
+    world.windows.redue(key(1, now + 500))
+    world.clock.advance(0.501)
+    world.put(2, world.clock.wall_ms())
+    world.windows.tick()
+    world.windows.refill(0)
+    assert sorted(world.taken()) == [1, 2]
+
+
 def test_what_is_being_settled_is_not_read_again_before_that_is_on_disk() -> None:
     """A key from before the cursor makes the window read again from there on."""
     world = World()
