@@ -31,7 +31,7 @@ from actors.names import FLEET, region_actor, source_actor
 from engine.campaign.record import parts_of
 from engine.config.load import load_fleet
 from engine.config.schema import FleetConfig
-from engine.failover.rendezvous import rank
+from engine.failover.rendezvous import keep_together, rank
 from engine.ops.process import ProcessUsage
 from engine.region.ports import RegionDraining
 from engine.spool.errors import SpoolError
@@ -62,27 +62,36 @@ class AsyncClient:
         self.config = config
         self._numbers = {region.number: region.name for region in config.regions}
         self._regions = {region.name: NamedActor(region_actor(region.name)) for region in config.regions}
+        self._region_of = {entry.name: entry.region for entry in config.regions}
         self._sources = {source.name: NamedActor(source_actor(source.name)) for source in config.sources}
         self._fleet = NamedActor(FLEET)
         self._silent_until: dict[str, float] = {}  # regions that did not answer lately are asked last
         self._others: dict[str, NamedActor] = {}  # by name, those that answered `usage` last
         self._next = int.from_bytes(os.urandom(4), "big")
 
-    async def submit(self, batch: Sequence[Message], *, key: bytes | None = None) -> Receipt:
+    async def submit(
+        self, batch: Sequence[Message], *, key: bytes | None = None, region: str = ""
+    ) -> Receipt:
         """Submit up to a few hundred messages. `key` (16 bytes) makes the batch idempotent across processes.
 
+        `region`: the region, or a shard of one, that is to have it if it takes it; others otherwise. Who submits
+        something again under a key names the same region as before.
+
         ConnectionError: the outcome is unknown. A batch of messages with keys of their own may have been accepted in
-        part then; each of them can be submitted again.
+        part then; each of them can be submitted again. ValueError: there is no such region.
         """
+        first = self.config.members(region) if region else ()
         homes: dict[str, list[int]] = {}
         if len(self._regions) > 1 and any(message.key for message in batch):
             for position, message in enumerate(batch):
-                homes.setdefault(self._home_of(message), []).append(position)
+                homes.setdefault(self._home_of(message, first), []).append(position)
         if not homes:
-            return await self._submit_whole(batch, key)
+            return await self._submit_whole(batch, key, first)
         whole = key or os.urandom(16)
         calls = [
-            self._submit_whole([batch[position] for position in positions], self._key_towards(whole, home))
+            self._submit_whole(
+                [batch[position] for position in positions], self._key_towards(whole, home, first), first
+            )
             for home, positions in homes.items()
         ]
         answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -93,12 +102,14 @@ class AsyncClient:
             receipts.append(answer)
         return joined(receipts, list(homes.values()))
 
-    async def _submit_whole(self, batch: Sequence[Message], key: bytes | None) -> Receipt:
+    async def _submit_whole(
+        self, batch: Sequence[Message], key: bytes | None, first: Sequence[str]
+    ) -> Receipt:
         batch_key = key or os.urandom(16)
         header, blob = encode_submission(batch, batch_key)
         if self.config.fleet.replicas:
-            return decode_receipt(await self._submit_covered(batch_key, header, blob))
-        return decode_receipt(await self._accepted_by_one(self._order(key), header, blob))
+            return decode_receipt(await self._submit_covered(batch_key, header, blob, first))
+        return decode_receipt(await self._accepted_by_one(self._order(key, first), header, blob))
 
     async def _accepted_by_one(self, names: Sequence[str], header: bytes, blob: bytes) -> bytes:
         """The first of these regions decides; the next one only if it is being drained and has not accepted it."""
@@ -114,17 +125,21 @@ class AsyncClient:
                 await asyncio.sleep(MAX_DELAY_S)
         raise AssertionError("unreachable")
 
-    def _home_of(self, message: Message) -> str:
+    def _home_of(self, message: Message, first: Sequence[str]) -> str:
         """The region that knows the message's key; "" for a message without one."""
         if not message.key:
             return ""
-        return rank(batch_key_of("key", message.tenant, message.key), self._regions)[0]
+        return self._ranked(batch_key_of("key", message.tenant, message.key), first)[0]
 
-    def _key_towards(self, whole: bytes, home: str) -> bytes:
+    def _ranked(self, key: bytes, first: Sequence[str]) -> list[str]:
+        """The regions in the order in which they are asked for a key, in a fleet with copies."""
+        return keep_together(rank(key, self._regions), self._region_of, first)
+
+    def _key_towards(self, whole: bytes, home: str, first: Sequence[str]) -> bytes:
         """A key for the part of a batch that is for one region, which chooses that region."""
         for number in itertools.count():
             key = batch_key_of("part", whole, home, str(number))
-            chosen = rank(key, self._regions)[0] if self.config.fleet.replicas else self._choose(key)
+            chosen = (self._ranked if self.config.fleet.replicas else self._order)(key, first)[0]
             if home in ("", chosen):
                 return key
         raise AssertionError("unreachable")
@@ -133,19 +148,24 @@ class AsyncClient:
         """Submit a batch that was encoded before (benches)."""
         return decode_receipt(await self._persist(region, "accept", header, blob))
 
-    def _choose(self, key: bytes | None) -> str:
-        return self._order(key)[0]
+    def _choose(self) -> str:
+        return self._order(None, ())[0]
 
-    def _order(self, key: bytes | None) -> list[str]:
-        """The regions as they are to be asked. A key has always the same order."""
+    def _order(self, key: bytes | None, first: Sequence[str]) -> list[str]:
+        """The regions as they are to be asked, `first` before the others. A key has always the same order."""
         names = [region.name for region in self.config.regions]
         if key is not None:
-            return sorted(names, key=lambda name: hashlib.sha256(key + name.encode()).digest(), reverse=True)
+            names.sort(key=lambda name: hashlib.sha256(key + name.encode()).digest(), reverse=True)
+            return keep_together(names, self._region_of, first)
         self._next += 1
         turn = self._next % len(names)
+        near = keep_together(names[turn:] + names[:turn], self._region_of, first)
+        return self._silent_last(near)
+
+    def _silent_last(self, names: Sequence[str]) -> list[str]:
+        """That order, but those that did not answer lately at its end."""
         now = time.monotonic()
-        in_turn = names[turn:] + names[:turn]
-        return sorted(in_turn, key=lambda name: self._silent_until.get(name, 0.0) > now)
+        return sorted(names, key=lambda name: self._silent_until.get(name, 0.0) > now)
 
     async def _persist(self, region: str, method: str, *args: Any) -> Any:
         """Call one region until it answers: its calls are idempotent, another region's would not be.
@@ -180,14 +200,13 @@ class AsyncClient:
             return False
         return bool(health.get(region) == DRAINED_DOWN)
 
-    async def _submit_covered(self, key: bytes, header: bytes, blob: bytes) -> bytes:
+    async def _submit_covered(self, key: bytes, header: bytes, blob: bytes, first: Sequence[str]) -> bytes:
         """Ask one region after the other until one gives the receipt; the earlier ones may still do it meanwhile.
 
         Regions find out among themselves who has the batch: it is accepted once, whoever answers.
         """
         now = time.monotonic()
-        names = rank(key, [region.name for region in self.config.regions])
-        names.sort(key=lambda name: self._silent_until.get(name, 0.0) > now)
+        names = self._silent_last(self._ranked(key, first))
         calls: dict[asyncio.Task[bytes], str] = {}
         error: Exception = ConnectionError("no region was asked")
         refused: set[str] = set()  # these have not accepted it, and will not: they are being drained
@@ -350,7 +369,7 @@ class AsyncClient:
         One region has them on disk before this returns and passes them on; the others are told at once if they answer,
         and by that region otherwise.
         """
-        first = self._choose(None)
+        first = self._choose()
         pages = [rows[start : start + PAGE] for start in range(0, len(rows), PAGE)]
         return sum([await self._suppress_page(first, page) for page in pages])
 
@@ -373,7 +392,7 @@ class AsyncClient:
 
     async def suppressions(self, address: str = "") -> AsyncIterator[Suppression]:
         """The rows of the suppression list, all or those of one address, with those that were taken off."""
-        region = self._choose(None)
+        region = self._choose()
         if address:
             for row in decode_rows(await self._persist(region, "suppressions_of", address)):
                 yield row
@@ -460,8 +479,8 @@ class Client:
         self._loop = asyncio.new_event_loop()
         self.asynchronous = AsyncClient(config)
 
-    def submit(self, batch: Sequence[Message], *, key: bytes | None = None) -> Receipt:
-        return self._loop.run_until_complete(self.asynchronous.submit(batch, key=key))
+    def submit(self, batch: Sequence[Message], *, key: bytes | None = None, region: str = "") -> Receipt:
+        return self._loop.run_until_complete(self.asynchronous.submit(batch, key=key, region=region))
 
     def status(self, message_id: int) -> dict[str, object] | None:
         return self._loop.run_until_complete(self.asynchronous.status(message_id))

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -29,11 +29,11 @@ from actors.names import (
     NAMESPACE,
     gateway_actor,
     parse_pool,
-    placement,
     pool_actor,
     region_actor,
     source_actor,
 )
+from actors.placing import describe, find_faults, placement
 from actors.region import RegionActor
 from engine.config.schema import FleetConfig
 from engine.config.types import split_host
@@ -130,8 +130,10 @@ class NamedActor:
             return await self.call(method, *args, timeout_s=timeout_s)
 
 
-def _options(name: str, region: str | None, *, restarts: int, concurrency: int = 1000) -> dict[str, Any]:
-    options: dict[str, Any] = {
+def _options(
+    name: str, resources: Sequence[str], *, restarts: int, concurrency: int = 1000
+) -> dict[str, Any]:
+    return {
         "name": name,
         "namespace": NAMESPACE,
         "lifetime": "detached",
@@ -141,10 +143,8 @@ def _options(name: str, region: str | None, *, restarts: int, concurrency: int =
         "max_concurrency": concurrency,
         "enable_task_events": False,
         "get_if_exists": True,
+        "resources": dict.fromkeys(resources, RESOURCE_SHARE),
     }
-    if region is not None:
-        options["resources"] = {placement(region): RESOURCE_SHARE}
-    return options
 
 
 class RayRegionLink:
@@ -199,11 +199,15 @@ class RayPool:
 
 
 class RayNodeServices:
-    """What the actors of one region ask of Ray (actors/ports.py, NodeServices). Picklable: names only."""
+    """What the actors of one region ask of Ray (actors/ports.py, NodeServices). Picklable: names only.
 
-    def __init__(self, config_json: str, region: str) -> None:
+    `resources`: of the node of that region, where its pools are started (actors/names.py, placement).
+    """
+
+    def __init__(self, config_json: str, region: str, resources: Sequence[str]) -> None:
         self._config_json = config_json
         self._region = region
+        self._resources = tuple(resources)
         self._sources: dict[str, NamedActor] = {}
         self._peers: dict[str, NamedActor] = {}
         self._asked: dict[str, NamedActor] = {}
@@ -219,12 +223,12 @@ class RayNodeServices:
         def make() -> Any:
             return (
                 ray.remote(IspPoolActor)
-                .options(**_options(actor, self._region, restarts=0))
+                .options(**_options(actor, self._resources, restarts=0))
                 .remote(
                     self._config_json,
                     self._region,
                     name.provider,
-                    RayNodeServices(self._config_json, self._region),
+                    RayNodeServices(self._config_json, self._region, self._resources),
                 )
             )
 
@@ -314,8 +318,9 @@ class RayNodeServices:
 class RayFleetServices:
     """What the Fleet actor asks of Ray (actors/ports.py, FleetServices)."""
 
-    def __init__(self, config_json: str) -> None:
-        self._config_json = config_json
+    def __init__(self, config: FleetConfig) -> None:
+        self._config_json = config.model_dump_json()
+        self._placements = {region.name: placement(region) for region in config.regions}
         self._actors: dict[str, NamedActor] = {}
 
     async def ensure_region(self, region: str) -> None:
@@ -328,9 +333,11 @@ class RayFleetServices:
         await self._ensure(gateway_actor(region), region, GatewayActor, region)
 
     async def _ensure(self, actor: str, region: str, kind: type, name: str) -> None:
+        resources = self._placements[region]
+
         def make() -> None:
-            ray.remote(kind).options(**_options(actor, region, restarts=-1)).remote(
-                self._config_json, name, RayNodeServices(self._config_json, region)
+            ray.remote(kind).options(**_options(actor, resources, restarts=-1)).remote(
+                self._config_json, name, RayNodeServices(self._config_json, region, resources)
             )
 
         await ask_head(f"start {actor}", make)
@@ -392,15 +399,16 @@ def start_fleet(config: FleetConfig, address: str, check: Callable[[], None] = l
     """Start the Fleet actor on the cluster, or find it running; returns when every region answers. False: it ran
     already, with another configuration.
 
-    ConnectionError: a region has no node, within 60 s or as soon as `check` raises it because that node has ended.
+    ConnectionError: a region has no node of its own, within 60 s or as soon as `check` raises it because that node has
+    ended.
     """
     connect_ray(address)
     config_json = config.model_dump_json()
     _wait_for_nodes(config, address, check)
     fleet: Any = (
         ray.remote(FleetActor)
-        .options(**_options(FLEET, None, restarts=-1), resources={HEAD: RESOURCE_SHARE})
-        .remote(config_json, RayFleetServices(config_json))
+        .options(**_options(FLEET, (HEAD,), restarts=-1))
+        .remote(config_json, RayFleetServices(config))
     )
     try:
         ray.get(fleet.start.remote(), timeout=START_DEADLINE_S)
@@ -414,31 +422,19 @@ def start_fleet(config: FleetConfig, address: str, check: Callable[[], None] = l
 
 
 def _wait_for_nodes(config: FleetConfig, address: str, check: Callable[[], None]) -> None:
-    wanted = {placement(region.name) for region in config.regions}
     deadline = time.monotonic() + NODE_START_TIMEOUT_S
     while True:
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        missing = wanted - {resource for node in nodes for resource in node["Resources"]}
-        if not missing:
+        faults = find_faults(config, nodes)
+        if not faults:
             return
         check()
         if time.monotonic() > deadline:
-            raise ConnectionError(_without_a_node(missing, nodes, address))
+            raise ConnectionError(
+                f"the cluster at {address} does not fit fleet.yaml after {NODE_START_TIMEOUT_S} s: "
+                f"{'; '.join(faults)}. Nodes: {describe(nodes)}"
+            )
         time.sleep(0.1)
-
-
-def _without_a_node(missing: Set[str], nodes: Sequence[dict[str, Any]], address: str) -> str:
-    """What is missing, what is there, and what to do about it."""
-    there = "; ".join(
-        f"{node['NodeManagerAddress']} has "
-        + ", ".join(sorted(name for name in node["Resources"] if not name.startswith("node:")))
-        for node in nodes
-    )
-    start = f"ray start --address={address} --resources='{{\"{min(missing)}\": 1}}'"
-    return (
-        f"after {NODE_START_TIMEOUT_S} s no node of the cluster at {address} carries {', '.join(sorted(missing))} "
-        f"(names are those of regions in fleet.yaml). Nodes: {there or 'none'}. On the machine of that region: {start}"
-    )
 
 
 def stop_fleet(config: FleetConfig) -> None:

@@ -84,7 +84,7 @@ class RunningFleet:
     async def pools(self, region: str) -> dict[str, int]:
         """Process ids of a region's pools by name; those that answer."""
         found = {}
-        for name in await self._deploy.RayNodeServices(self._json, region).survivors():
+        for name in await self._deploy.RayNodeServices(self._json, region, ()).survivors():
             try:
                 actor = self._deploy.NamedActor(pool_actor(region, name))
                 found[str(name)] = int(await actor.call("pid", timeout_s=2.0))

@@ -260,6 +260,7 @@ class FleetActor:
         return {
             "fleet": self._config.fleet.name,
             "health": dict(self._health),
+            "shard_of": {r.name: r.shard_of for r in self._config.regions if r.shard_of is not None},
             "standing": self._standings(),
             "dns": None if self._dns is None else self._dns.status(),
             "alerts": self._alerts(),

@@ -1,4 +1,4 @@
-"""Ray nodes on this machine, one per region, on loopback, each a process of actors/local_node.py. Does not import Ray.
+"""Ray nodes on this machine, on loopback, one per region or shard: processes of actors/local_node.py. Imports no Ray.
 
 On real machines the nodes are started by Ray's cluster launcher (cluster.yaml) or by systemd instead.
 
@@ -22,8 +22,9 @@ from typing import Any
 import psutil
 
 from actors.environment import HEAD_STORAGE, HEAD_STORAGE_PATH, TOKEN_FILE, run_directory
-from actors.names import LOOPBACK, placement
-from engine.config.schema import FleetConfig
+from actors.names import LOOPBACK
+from actors.placing import placement
+from engine.config.schema import FleetConfig, RegionConfig
 from engine.ops.free_port import free_port
 from engine.ops.own_module import own_module
 
@@ -39,7 +40,7 @@ LOG_TAIL_BYTES = 2000
 
 
 class LocalCluster:
-    """Ray nodes on this machine, one per region, on loopback, supervised by `ray start --block` processes."""
+    """Ray nodes on this machine, one per region or shard, on loopback, supervised by `ray start --block` processes."""
 
     def __init__(self, config: FleetConfig) -> None:
         self._config = config
@@ -65,7 +66,7 @@ class LocalCluster:
             nodes: dict[str, subprocess.Popen[bytes]] = {}
             try:
                 for region in self._config.regions:
-                    nodes[region.name] = self._start_node(region.name, address, is_head=not nodes)
+                    nodes[region.name] = self._start_node(region, address, is_head=not nodes)
                     self._write(address, nodes)
                     if len(nodes) == 1:
                         self._wait_for_head(nodes[region.name], address)
@@ -76,13 +77,13 @@ class LocalCluster:
                 raise
             return address
 
-    def _start_node(self, region: str, address: str, *, is_head: bool) -> subprocess.Popen[bytes]:
+    def _start_node(self, region: RegionConfig, address: str, *, is_head: bool) -> subprocess.Popen[bytes]:
         command = [
             *own_module("actors.local_node"),
             *("start", "--block"),
             f"--node-ip-address={LOOPBACK}",
             "--num-cpus=2",
-            f"--resources={json.dumps({placement(region): 1})}",
+            f"--resources={json.dumps(dict.fromkeys(placement(region), 1))}",
             f"--object-store-memory={LOCAL_STORE_BYTES}",
             "--disable-usage-stats",
         ]
@@ -92,7 +93,7 @@ class LocalCluster:
             command += ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false"]
         else:
             command += [f"--address={address}"]
-        with self.log_file(region).open("ab") as output:
+        with self.log_file(region.name).open("ab") as output:
             return subprocess.Popen(
                 command,
                 stdout=output,

@@ -30,8 +30,3 @@ def parse_pool(actor_name: str, region: str) -> PoolName | None:
         return None
     provider, _, shard = actor_name[len(prefix) :].rpartition(".")
     return PoolName(provider, int(shard))
-
-
-def placement(region: str) -> str:
-    """The custom resource that the nodes of a region carry."""
-    return f"region:{region}"

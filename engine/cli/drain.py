@@ -1,8 +1,11 @@
-"""`sendfleet drain REGION`, `sendfleet undrain REGION`: empty a region for maintenance, and have it take mail again."""
+"""`sendfleet drain REGION`, `sendfleet undrain REGION`: empty a region for maintenance, and have it take mail again.
+
+REGION may be a region of several nodes, which is all its shards, or one of its shards.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ def build_drain(
     def drain(fleet_path: Path, region: str, wait: bool, timeout: float | None, end: bool) -> None:
         """Have REGION accept no new mail, and hand over what waits there to the other regions.
 
+        REGION is a region, with all its shards, or one shard, whose mail goes to the others of its region first.
         Clients go to another region at once. What is on the wire is settled; what no other region has a source for is
         sent by REGION itself. That it is drained outlasts restarts, until `undrain`.
         """
@@ -44,7 +48,10 @@ def build_drain(
         if end and wait:
             raise click.UsageError("--end and --wait exclude each other")
         port = port_factory(fleet_path)
-        asyncio.run(_end(port, region) if end else _drain(port, region, wait, timeout, sleep, now_s))
+        if end:
+            asyncio.run(_end(port, region))
+        else:
+            asyncio.run(_drain(port, _members(port, region), wait, timeout, sleep, now_s))
 
     @click.command("undrain")
     @fleet_option
@@ -56,6 +63,20 @@ def build_drain(
     return drain, undrain
 
 
+def _members(port: FleetPort, region: str) -> tuple[str, ...]:
+    """What is to be drained. With copies a shard gives its mail to its standby alone, which is another shard."""
+    try:
+        members = port.config.members(region)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+    if len(members) > 1 and port.config.fleet.replicas:
+        raise Failure(
+            f"region {region} cannot be drained at once with replicas: 1, because its shards hold each other's copies: "
+            f"drain one of {', '.join(members)}, stop its node when it is drained, and go on with the next"
+        )
+    return members
+
+
 async def _order(port: FleetPort, region: str, *, end: bool) -> bool:
     try:
         return await port.drain(region, end=end)
@@ -64,25 +85,43 @@ async def _order(port: FleetPort, region: str, *, end: bool) -> bool:
 
 
 async def _end(port: FleetPort, region: str) -> None:
-    if not await _order(port, region, end=True):
+    try:
+        members = port.config.members(region)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+    changed = [await _order(port, name, end=True) for name in members]
+    if not any(changed):
         raise Failure(f"region {region} is not being drained")
-    output().print(f"region {region} takes mail again")
+    for name in members:
+        output().print(f"region {name} takes mail again")
 
 
 async def _drain(
     port: FleetPort,
-    region: str,
+    regions: Sequence[str],
     wait: bool,
     timeout_s: float | None,
     sleep: Callable[[float], Awaitable[None]],
     now_s: Callable[[], float],
 ) -> None:
-    if not await _order(port, region, end=False):
-        notes().print(f"region {region} is being drained already")
-    if not wait:
-        output().print(f"region {region} is being drained: `sendfleet status` shows how far it is")
-        return
+    for region in regions:
+        if not await _order(port, region, end=False):
+            notes().print(f"region {region} is being drained already")
+        if not wait:
+            output().print(f"region {region} is being drained: `sendfleet status` shows how far it is")
     deadline = None if timeout_s is None else now_s() + timeout_s
+    for region in regions if wait else ():
+        await _until_drained(port, region, timeout_s, deadline, sleep, now_s)
+
+
+async def _until_drained(
+    port: FleetPort,
+    region: str,
+    timeout_s: float | None,
+    deadline: float | None,
+    sleep: Callable[[float], Awaitable[None]],
+    now_s: Callable[[], float],
+) -> None:
     said = ""
     while True:
         found = (await port.snapshot()).get("regions", {}).get(region, {})
@@ -95,7 +134,7 @@ async def _drain(
         if line != said:
             notes().print(f"region {region}: {line}")
             said = line
-        if deadline is not None and now_s() >= deadline:
+        if deadline is not None and timeout_s is not None and now_s() >= deadline:
             raise Failure(f"region {region} is not drained after {timeout_s:g} s: {line}")
         await sleep(LOOK_S)
 

@@ -84,14 +84,16 @@ def _table(snapshot: dict[str, Any]) -> Table:
         table.add_column(name, justify="right")
     sums = dict.fromkeys(COUNTS, 0)
     regions = snapshot.get("regions", {})
+    shard_of = snapshot.get("shard_of", {})
     for name, region in regions.items():
+        shown = f"{shard_of[name]}/{name}" if name in shard_of else name
         if region.get("error"):
-            table.add_row(name, "[red]none[/red]")
+            table.add_row(shown, "[red]none[/red]")
             continue
         counts = region.get("counts", {})
         for kind in COUNTS:
             sums[kind] += counts.get(kind, 0)
-        table.add_row(name, *(str(counts.get(kind, 0)) for kind in COUNTS))
+        table.add_row(shown, *(str(counts.get(kind, 0)) for kind in COUNTS))
     if len(regions) > 1:
         table.add_row("all", *(str(sums[kind]) for kind in COUNTS))
     return table

@@ -50,7 +50,12 @@ class Page:
             region: self._histories.setdefault(region, History(WINDOW_S)).look(points, now_s)
             for region, points in figures["regions"].items()
         }
-        return render(looks, figures["alerts"])
+        shard_of = {r.name: r.shard_of for r in self._port.config.regions if r.shard_of is not None}
+        return render({_place(name, shard_of): look for name, look in looks.items()}, figures["alerts"])
+
+
+def _place(name: str, shard_of: Mapping[str, str]) -> str:
+    return f"{shard_of[name]}/{name}" if name in shard_of else name
 
 
 async def _once(port: FleetPort) -> None:

@@ -38,6 +38,7 @@ def cross_check(
     problems += _duplicates(data, "regions", "number")
     problems += _duplicates(data, "sources", "name")
     problems += _duplicates(data, "sources", "ip")
+    problems += _shards(data)
     problems += _references(data, profiles)
     problems += _warmup(data, warmup_tables)
     problems += _patterns(data)
@@ -139,11 +140,11 @@ def _same_domain(pattern: str) -> str:
 
 
 def _references(data: Mapping[str, Any], profiles: Collection[str]) -> Iterator[Problem]:
-    regions = [entry["name"] for _, entry in _entries(data, "regions") if isinstance(entry.get("name"), str)]
+    regions = _region_names(data)
     for index, source in _entries(data, "sources"):
         region = source.get("region")
         if isinstance(region, str) and region not in regions:
-            yield Problem(f"sources[{index}].region", region, f"allowed are the regions {_listing(regions)}")
+            yield Problem(f"sources[{index}].region", region, _allowed_regions(data, region))
     providers = data.get("providers")
     known = {*profiles, *(providers if isinstance(providers, Mapping) else ())}
     for index, route in _entries(data, "routes"):
@@ -209,10 +210,10 @@ def _dns_failover(data: Mapping[str, Any]) -> Iterator[Problem]:
     addresses = section.get("addresses") if isinstance(section, Mapping) else None
     if not isinstance(addresses, Mapping):
         return
-    regions = [entry["name"] for _, entry in _entries(data, "regions") if isinstance(entry.get("name"), str)]
+    regions = _region_names(data)
     for name in addresses:
         if name not in regions:
-            yield Problem("dns_failover.addresses", name, f"allowed are the regions {_listing(regions)}")
+            yield Problem("dns_failover.addresses", name, _allowed_regions(data, name))
     for name in regions:
         if name not in addresses:
             yield Problem("dns_failover.addresses", name, "the region's addresses are missing")
@@ -220,13 +221,13 @@ def _dns_failover(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _what_comes_back(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Return paths and unsubscribe links need a key to sign them and a listener to come back to."""
-    regions = [entry["name"] for _, entry in _entries(data, "regions") if isinstance(entry.get("name"), str)]
+    regions = _region_names(data)
     ingress = _section(data, "ingress")
     has_key = bool(_section(data, "tokens").get("keys"))
     for kind in ("mail", "http"):
         for name in _section(ingress, kind):
             if name not in regions:
-                yield Problem(f"ingress.{kind}.{name}", name, f"allowed are the regions {_listing(regions)}")
+                yield Problem(f"ingress.{kind}.{name}", name, _allowed_regions(data, name))
         if ingress.get(kind) and not has_key:
             yield Problem(f"ingress.{kind}", ingress[kind], "allowed only with a key in tokens.keys")
     for section, name, kind in (
@@ -240,10 +241,41 @@ def _what_comes_back(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _metrics(data: Mapping[str, Any]) -> Iterator[Problem]:
-    regions = [entry["name"] for _, entry in _entries(data, "regions") if isinstance(entry.get("name"), str)]
+    regions = _region_names(data)
     for name in _section(_section(data, "metrics"), "listen"):
         if name not in regions:
-            yield Problem(f"metrics.listen.{name}", name, f"allowed are the regions {_listing(regions)}")
+            yield Problem(f"metrics.listen.{name}", name, _allowed_regions(data, name))
+
+
+def _shards(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """A name is that of one node, or of a region of several, never both: an order to it would be in doubt."""
+    names = {entry.get("name"): index for index, entry in reversed(list(_entries(data, "regions")))}
+    for index, entry in _entries(data, "regions"):
+        region = entry.get("shard_of")
+        if isinstance(region, str) and region in names:
+            yield Problem(
+                f"regions[{index}].shard_of",
+                region,
+                f"is the name of regions[{names[region]}]; allowed is the name of a region that is none of its shards",
+            )
+
+
+def _region_names(data: Mapping[str, Any]) -> list[str]:
+    """Those of regions of one node, and of shards."""
+    return [entry["name"] for _, entry in _entries(data, "regions") if isinstance(entry.get("name"), str)]
+
+
+def _allowed_regions(data: Mapping[str, Any], wrong: object) -> str:
+    """What may stand where a region's or shard's name does, of something that is none."""
+    regions = _region_names(data)
+    shards = [
+        entry["name"]
+        for _, entry in _entries(data, "regions")
+        if isinstance(entry.get("name"), str) and isinstance(wrong, str) and entry.get("shard_of") == wrong
+    ]
+    if shards:
+        return f"is a region of several nodes; allowed is one of its shards: {_listing(shards)}"
+    return f"allowed are the regions {_listing(regions)}"
 
 
 def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

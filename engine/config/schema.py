@@ -94,13 +94,28 @@ class SpoolConfig(Section):
 
 
 class RegionConfig(Section):
-    name: Name = Field(description="Name of the region; its nodes carry the Ray resource `region:<name>`.")
+    """A region of one node, or one node of a region of several: a shard of it (docs/adr/0034-shards.md)."""
+
+    name: Name = Field(
+        description="Name of the region, whose node carries the Ray resource `region:NAME`; or of a shard, whose node "
+        "carries `shard:NAME` and `region:SHARD_OF`."
+    )
     number: int = Field(
         ge=1,
         le=MAX_REGION_NUMBER,
         strict=True,
-        description="Upper 16 bits of the region's message ids. Never give a number to another region.",
+        description="Upper 16 bits of the region's (or shard's) message ids. Never give a number to another one.",
     )
+    shard_of: Name | None = Field(
+        None,
+        description="The region of several nodes to which this one belongs, with all that name the same. Each shard "
+        "has its own spool, sources and gateway; the others of its region cover for it first.",
+    )
+
+    @property
+    def region(self) -> str:
+        """The region that people mean: of a shard, the one to which it belongs."""
+        return self.shard_of or self.name
 
 
 class Tenancy(Section):
@@ -137,7 +152,7 @@ class SourceConfig(Section):
     """An egress IP. Its number in the engine is its position in `sources`: append, do not reorder."""
 
     name: Name = Field(description="Name of the source in logs, metrics and events.")
-    region: Name = Field(description="The region whose nodes hold the address.")
+    region: Name = Field(description="The region, or the shard of one, whose node holds the address.")
     ip: SourceIp = Field(description="The address that sessions are bound to.")
     ehlo: EhloName = Field(
         description="Name in EHLO: has an A or AAAA record for `ip`, and is the PTR of it."
@@ -440,3 +455,19 @@ class FleetConfig(Section):
         None, description="Keeps the submission host name to the healthy regions. Default: no DNS is updated."
     )
     doctor: DoctorConfig = Field(DoctorConfig(), description="What `sendfleet doctor` looks at.")
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The shards of a region, in the order of the configuration; of a shard or a region of one node, that one.
+
+        ValueError: there is no such region.
+        """
+        found = tuple(entry.name for entry in self.regions if name in (entry.name, entry.region))
+        if not found:
+            known = dict.fromkeys(n for entry in self.regions for n in (entry.region, entry.name))
+            raise ValueError(f"region {name!r}: allowed are {', '.join(known)}")
+        return found
+
+    def siblings(self, name: str) -> tuple[str, ...]:
+        """The other shards of the same region."""
+        own = next(entry.region for entry in self.regions if entry.name == name)
+        return tuple(entry.name for entry in self.regions if entry.region == own and entry.name != name)

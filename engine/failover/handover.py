@@ -19,7 +19,7 @@ Who may be given to, what waits, and whether the taker's own copies are safe, is
 (engine/region/handing.py); the disk's part is engine/spool/handover.py. docs/adr/0030-hand-over.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -30,6 +30,7 @@ ASK_AGAIN = 50 * MS  # while the taker's copy is not safe yet
 SILENCE = 500 * MS  # between questions that nobody answers
 INQUIRE = 1_000 * MS  # a peer that takes nothing is asked so often whether it will
 LOOK_AGAIN = 300 * MS  # after nothing was found that a peer could take
+UNHEARD = "it has not answered yet"
 
 
 # -- requests, each repeatable; an answer may be lost with its request
@@ -240,7 +241,7 @@ class Peer:
     """`disk`: of its latest terms, None if it would take nothing when it was asked last."""
 
     disk: bytes | None = None
-    refusal: str = "it has not answered yet"
+    refusal: str = UNHEARD
     is_asked: bool = False
     is_picking: bool = False
     inquire_at: int = 0
@@ -291,7 +292,16 @@ class Giver:
 
     def is_giving(self) -> bool:
         """Whether there is a peer that would take something, and something for it as far as is known."""
-        return any(self._peers[name].disk is not None and not self._peers[name].is_idle for name in self._to)
+        return any(self._is_taking(self._peers[name]) for name in self._to)
+
+    def waits_for(self, names: Collection[str]) -> bool:
+        """Whether one of these would take something, or has not said yet whether it would."""
+        peers = [self._peers[name] for name in self._to.intersection(names)]
+        return any(self._is_taking(peer) or peer.refusal == UNHEARD for peer in peers)
+
+    @staticmethod
+    def _is_taking(peer: Peer) -> bool:
+        return peer.disk is not None and not peer.is_idle
 
     def spans_of(self, number: int) -> Spans:
         """What is offered under a number and not settled."""

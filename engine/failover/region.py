@@ -77,6 +77,7 @@ class RegionMachine:
         now: int,
         timing: Timing,
         accept_local: bool,
+        siblings: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.own = Situation(
@@ -87,6 +88,7 @@ class RegionMachine:
             now=now,
             timing=timing,
             accept_local=accept_local,
+            siblings=siblings,
         )
         self.acceptance = Acceptance(self.own, durable.unsafe, incarnation=incarnation, now=now)
         self.choice = StandbyChoice(self.own, durable.asked)

@@ -5,9 +5,23 @@ the client's second choice for a batch is the region that holds its copy.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 
 
 def rank(key: bytes, regions: Iterable[str]) -> list[str]:
     """The regions in the order of preference for this key."""
     return sorted(regions, key=lambda name: hashlib.blake2b(key + name.encode(), digest_size=8).digest())
+
+
+def keep_together(
+    order: Iterable[str], region_of: Mapping[str, str], first: Container[str] = ()
+) -> list[str]:
+    """That order, but those in `first` at the beginning, and the shards of one region behind each other.
+
+    So what one of them does not take goes to its siblings, and only then to other regions.
+    """
+    names = sorted(order, key=lambda name: name not in first)
+    places: dict[str, int] = {}
+    for name in names:
+        places.setdefault(region_of[name], len(places))
+    return sorted(names, key=lambda name: places[region_of[name]])

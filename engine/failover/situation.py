@@ -63,9 +63,11 @@ class Situation:
         now: int,
         timing: Timing,
         accept_local: bool,
+        siblings: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.peers = peers
+        self.siblings = siblings  # those of the peers that are shards of the same region
         self.life = incarnation
         self.timing = timing
         self.accept_local = accept_local

@@ -1,14 +1,27 @@
 """The standby of a region's messages: which peer that is, and what a returning peer does with the copies it has.
 
+Of a shard it is the next live one of its region, in a ring: so each holds the copies of one. If it has no sibling that
+lives, as of a region without shards, rendezvous hashing spreads the copies over all that live.
+
 A live region's copies are adoptable at one place. So the standby changes only when Fleet has called it dead, and one
 that returns is told what has become of the copies on its disk before it may adopt from them.
 """
+
+from collections.abc import Sequence
 
 from engine.failover.effects import Effect, Write
 from engine.failover.messages import AWAY, Standby, Standing
 from engine.failover.rendezvous import rank
 from engine.failover.situation import Situation
 from engine.failover.store import SaveStandby
+
+
+def preferred(name: str, siblings: Sequence[str], live: Sequence[str]) -> str:
+    """Which of the live peers, at least one, should hold the copies of this region."""
+    near = sorted(set(siblings).intersection(live))
+    if near:
+        return next((sibling for sibling in near if sibling > name), near[0])
+    return rank(name.encode(), live)[0]
 
 
 class StandbyChoice:
@@ -41,7 +54,7 @@ class StandbyChoice:
             closing = own.close({current.name: current.epoch}, now)
             if closing or not own.is_closed({current.name: current.epoch}):
                 return closing or []
-        self._choosing = rank(own.name.encode(), live)[0]
+        self._choosing = preferred(own.name, own.siblings, live)
         own.link.connect("", own.epoch, 0)
         return [Write(SaveStandby(self._choosing))]
 

@@ -83,6 +83,7 @@ class Cover:
             now=clock.monotonic_ns(),
             timing=Timing(),
             accept_local=config.fleet.degraded == "accept_local",
+            siblings=config.siblings(name),
         )
         self._name = name
         self._lease = LeaseFile(spool.path)

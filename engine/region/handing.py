@@ -114,6 +114,7 @@ class Handing:
         self._spawn = spawn
         self._numbers = {region.name: region.number for region in config.regions}
         self._peers = [region.name for region in config.regions if region.name != name]
+        self._siblings = config.siblings(name)
         self._exporter = spool.exporter()
         self._keys_given: dict[
             str, bytes
@@ -372,6 +373,9 @@ class Handing:
 
     def _pick(self, peer: str) -> None:
         now = self._clock.monotonic_ns()
+        if peer not in self._siblings and self._giver.waits_for(self._siblings):
+            self._do(self._giver.picked(peer, (), now))  # another region gets what no shard of this one takes
+            return
         only = None if self.is_draining else self._giver.paths_of(peer)
         spans, is_last = self._mail.look(peer, only, self._clock.wall_ms())
         self._offered.update(ids_of(spans))

@@ -17,7 +17,7 @@ from engine.spool.audit_moved import audit_moved
 from tests.e2e.test_regions_cover import NOWHERE, copies, covered, mail, recipients
 from tests.support.covered import CoveredFleet
 from tests.support.draining import DrainingFleet
-from tests.support.ray_fleet import two_regions
+from tests.support.ray_fleet import two_regions, two_shards_and_a_region
 from tests.support.region import until
 from tests.support.sinks import accepting_sink
 from tests.support.spools import assert_conserved
@@ -49,6 +49,25 @@ def test_a_drained_region_is_empty_and_its_peer_sends_everything(tmp_path: Path)
     fleet = DrainingFleet(two_regions(tmp_path, NOWHERE))
     asyncio.run(run(fleet))
     assert_conserved(fleet.path("eu"), moved=1200)
+    assert_conserved(fleet.path("us"), queued=1200)
+
+
+def test_a_shard_gives_its_mail_to_its_sibling_first_and_a_region_all_of_its_own_to_another(
+    tmp_path: Path,
+) -> None:
+    async def run(fleet: DrainingFleet) -> None:
+        async with fleet:
+            await fleet.submit("eu-1", mail(1200), KEY)
+            assert await fleet.regions["eu-1"].drain(True)
+            await until(lambda: fleet.regions["eu-1"].condition == "drained")
+            assert fleet.spools["eu-2"].counts()["queued"] == 1200
+            assert await fleet.regions["eu-2"].drain(True)
+            await until(lambda: fleet.regions["eu-2"].condition == "drained")
+            assert fleet.spools["us"].counts()["queued"] == 1200
+
+    fleet = DrainingFleet(two_shards_and_a_region(tmp_path, NOWHERE))
+    asyncio.run(run(fleet))
+    assert_conserved(fleet.path("eu-1"), moved=1200)
     assert_conserved(fleet.path("us"), queued=1200)
 
 

@@ -5,6 +5,7 @@ python -m tests.simulation --seed 4711 --trace
 """
 
 import argparse
+import functools
 import gc
 import json
 import multiprocessing
@@ -27,10 +28,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="this schedule alone")
     parser.add_argument("--trace", action="store_true", help="print what happens (with --seed)")
     parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="a broken protocol, to see it found")
+    parser.add_argument("--shards", action="store_true", help="some of the nodes are shards of one region")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
-    mutation = MUTATIONS.get(arguments.mutation, {})
+    mutation = {**MUTATIONS.get(arguments.mutation, {}), "shards": arguments.shards}
     if arguments.seed is not None:
         result = run(arguments.seed, **mutation, trace=print if arguments.trace else None)
         print(result)
@@ -39,7 +41,7 @@ def main() -> int:
     seeds = range(arguments.first, arguments.first + arguments.schedules)
     if arguments.jobs > 1:
         with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
-            results = list(pool.imap_unordered(run, seeds, chunksize=200))
+            results = list(pool.imap_unordered(functools.partial(run, **mutation), seeds, chunksize=200))
     else:
         results = run_all(seeds, mutation)
     seconds = time.monotonic() - started

@@ -42,8 +42,10 @@ def run(
     fleet: type[FleetMachine] = FleetMachine,
     trace: Callable[[str], None] | None = None,
     only: tuple[str, ...] = (),
+    shards: bool = False,
 ) -> Result:
-    """Run the schedule of a seed; `only` these kinds of faults instead of those that it draws."""
+    """Run the schedule of a seed; `only` these kinds of faults instead of those that it draws. `shards`: some of the
+    nodes are shards of one region."""
     plan = random.Random(seed ^ 0x5EED)
     kinds = tuple(kind for kind in KINDS[:-1] if plan.random() < 0.45)
     if plan.random() < 0.1:  # one disk is lost for good; every other survives, whatever befalls its region
@@ -57,9 +59,15 @@ def run(
     if plot is not None:
         kinds = tuple(k for k in kinds if plotter.random() < 0.4 and not (k == "disk" and plot.loses_disk()))
     may_lose = "disk" in kinds or (plot is not None and plot.loses_disk())
+    regions = plan.choice((2, 3, 3, 3, 4))
+    groups: tuple[str, ...] = ()
+    if shards:
+        groups = random.Random(seed ^ 0x5A4D).choice((("ab",), ("abc",), ("ab", "cd"), ("bcd",)))
+        regions = 4 if len("".join(groups)) == 4 or "d" in groups[0] else regions + (regions == 2)
     world = World(
         seed,
-        regions=plan.choice((2, 3, 3, 3, 4)),
+        regions=regions,
+        groups=groups,
         accept_local=not may_lose and plan.random() < 0.3,
         machine=machine,
         fleet=fleet,

@@ -11,6 +11,7 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.schedule import run
 
 SCHEDULES = 60
+SHARDED_SCHEDULES = 15
 # how many schedules may be needed to notice that a rule is missing, and of what faults (figures: docs/failover.md)
 FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
     "no-fence": (30, ()),
@@ -67,6 +68,14 @@ def test_schedules_of_faults_keep_every_promise() -> None:
     assert set(ORDERS) - met <= {"fleet restarts amid adoption", "clock jumps amid adoption"}
     failed = [result for result in results if result.violation]
     assert not failed, f"replay: python -m tests.simulation --seed {failed[0].seed} --trace\n{failed[0]}"
+
+
+def test_so_do_schedules_of_regions_of_several_nodes() -> None:
+    results = [run(seed, shards=True) for seed in range(SHARDED_SCHEDULES)]
+    failed = [result for result in results if result.violation]
+    assert not failed, (
+        f"replay: python -m tests.simulation --shards --seed {failed[0].seed} --trace\n{failed[0]}"
+    )
 
 
 @pytest.mark.parametrize("name", FOUND_WITHIN)

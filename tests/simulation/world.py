@@ -263,13 +263,14 @@ class Request:
 
 
 class World:
-    """See the module docstring."""
+    """See the module docstring. `groups`: names of nodes that are shards of one region, as in ("ab", "cd")."""
 
     def __init__(
         self,
         seed: int,
         *,
         regions: int = 3,
+        groups: tuple[str, ...] = (),
         accept_local: bool = False,
         machine: type[RegionMachine] = RegionMachine,
         fleet: type[FleetMachine] = FleetMachine,
@@ -288,6 +289,7 @@ class World:
         self.events = 0
         names = tuple("abcd"[:regions])
         self.names = names
+        self.groups = groups
         self.numbers = {name: number + 1 for number, name in enumerate(names)}
         self.nodes = {name: Node(self, name, number) for name, number in self.numbers.items()}
         self.fleet: FleetMachine | None = None
@@ -334,7 +336,11 @@ class World:
             now=node.local(),
             timing=self.timing,
             accept_local=self.accept_local,
+            siblings=self.siblings(node.name),
         )
+
+    def siblings(self, name: str) -> tuple[str, ...]:
+        return tuple(other for group in self.groups if name in group for other in group if other != name)
 
     def start_fleet(self) -> None:
         self.fleet_life += 1

@@ -23,5 +23,23 @@ def fleet_data(**sections: Any) -> dict[str, Any]:
     return data | sections
 
 
+def shards_data(**sections: Any) -> dict[str, Any]:
+    """Region eu of two nodes and us of one, with a source each; `sections` are added."""
+    first = fleet_data()["sources"][0]
+    names = ("eu-1", "eu-2", "us")
+    return fleet_data(
+        regions=[
+            {"name": "eu-1", "number": 1, "shard_of": "eu"},
+            {"name": "eu-2", "number": 2, "shard_of": "eu"},
+            {"name": "us", "number": 3},
+        ],
+        sources=[
+            {**first, "name": f"{name}-a", "region": name, "ip": f"127.0.0.{20 + n}"}
+            for n, name in enumerate(names)
+        ],
+        **sections,
+    )
+
+
 def fleet(**sections: Any) -> FleetConfig:
     return parse_fleet(fleet_data(**sections))

@@ -37,6 +37,16 @@ def two_regions(directory: Path, port: int, **sections: Any) -> FleetConfig:
     return fleet_of(REGIONS, directory, port, **sections)
 
 
+def two_shards_and_a_region(directory: Path, port: int, **sections: Any) -> FleetConfig:
+    """Region eu of two nodes, eu-1 and eu-2, and us of one."""
+    regions = [
+        {"name": "eu-1", "number": 1, "shard_of": "eu"},
+        {"name": "eu-2", "number": 2, "shard_of": "eu"},
+        {"name": "us", "number": 3},
+    ]
+    return fleet_of(("eu-1", "eu-2", "us"), directory, port, **{"regions": regions, **sections})
+
+
 def fleet_of(names: Sequence[str], directory: Path, port: int, **sections: Any) -> FleetConfig:
     """Regions with two sources each, everything routed to one port of this machine."""
     sources = [
@@ -183,7 +193,7 @@ class ClusterFleet:
 
         from actors.client import AsyncClient
         from actors.deploy import start_fleet
-        from actors.names import placement
+        from actors.placing import placement
 
         os.environ.update(HEAD_STORAGE)
         os.environ[HEAD_STORAGE_PATH] = str(run_directory(self.config) / "head")
@@ -192,7 +202,7 @@ class ClusterFleet:
             for region in self.config.regions:
                 self.nodes[region.name] = self._cluster.add_node(
                     num_cpus=1,
-                    resources={placement(region.name): 1},
+                    resources=dict.fromkeys(placement(region), 1),
                     object_store_memory=80 << 20,
                     include_dashboard=False,
                 )

@@ -61,15 +61,18 @@ class FleetActor:
 
 
 class Fleet:
-    """Three regions that accept and send nothing, and a client."""
+    """Three regions that accept and send nothing, and a client. `shard_of`: by name, the region of a shard."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, shard_of: dict[str, str] | None = None) -> None:
         first = fleet_data()["sources"][0]
+        parts = {name: {"shard_of": region} for name, region in (shard_of or {}).items()}
         self.config: FleetConfig = parse_fleet(
             fleet_data(
                 spool={"directory": str(directory / "spool"), "map_size": "64MiB", "min_free": "1MiB"},
                 events={"directory": str(directory / "events")},
-                regions=[{"name": name, "number": n} for n, name in enumerate(REGIONS, 1)],
+                regions=[
+                    {"name": name, "number": n, **parts.get(name, {})} for n, name in enumerate(REGIONS, 1)
+                ],
                 sources=[
                     {**first, "name": f"{name}-1", "region": name, "ip": f"127.0.0.{20 + n}"}
                     for n, name in enumerate(REGIONS)
@@ -189,7 +192,7 @@ def test_new_mail_does_not_wait_for_a_region_that_is_silent(tmp_path: Path) -> N
 def key_of(client: AsyncClient, region: str, number: int = 0) -> bytes:
     """A batch key that goes to this region first."""
     keys = (n.to_bytes(16, "big") for n in range(1000 * number, 1000 * (number + 1)))
-    return next(key for key in keys if client._choose(key) == region)
+    return next(key for key in keys if client._order(key, ())[0] == region)
 
 
 async def drained(fleet: Fleet, region: str) -> None:
@@ -283,3 +286,37 @@ def test_events_of_the_plain_client(tmp_path: Path) -> None:
     client = Client(fleet.config)
     assert list(client.events()) == [b'{"seq":1}\n', b'{"seq":2}\n']
     client._loop.close()
+
+
+def test_a_region_that_is_asked_for_gets_the_mail_over_all_its_shards(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with Fleet(tmp_path, {"eu": "west", "us": "west"}) as fleet:
+            client = fleet.client
+            found = [(await client.submit([message()], region="west")).region for _ in range(6)]
+            assert set(found) == {"eu", "us"}
+            assert {(await client.submit([message()], region="us")).region for _ in range(4)} == {"us"}
+            assert {(await client.submit([message()])).region for _ in range(6)} == set(REGIONS)
+            own = [message(f"key {n}") for n in range(12)]
+            receipt = await client.submit(own, region="west")
+            assert receipt.region == "eu,us"
+            assert (await AsyncClient.submit(client, own, region="west")).ids == receipt.ids
+            with pytest.raises(ValueError, match="'mars': allowed are west, eu, us, asia"):
+                await client.submit([message()], region="mars")
+
+    asyncio.run(go())
+
+
+def test_what_a_shard_does_not_take_goes_to_its_siblings_first(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with Fleet(tmp_path, {"eu": "west", "us": "west"}) as fleet:
+            client = fleet.client
+            for number in range(20):
+                order = client._order(number.to_bytes(16, "big"), ())
+                assert order[0] == "asia" or order[2] == "asia"
+            assert await client.drain("us")
+            assert {(await client.submit([message()], region="west")).region for _ in range(4)} == {"eu"}
+            assert {(await client.submit([message()], key=key_of(client, "us"))).region} == {"eu"}
+            assert await client.drain("eu")
+            assert (await client.submit([message()], region="west")).region == "asia"
+
+    asyncio.run(go())

@@ -78,7 +78,7 @@ class MemoryFleet:
         return {"eu": changed}
 
     async def drain(self, region: str, *, end: bool = False) -> bool:
-        if region not in ("eu", "us"):
+        if region not in [entry.name for entry in self.config.regions]:
             raise ValueError(f"region {region!r}: allowed are eu, us")
         changed = (region in self.draining) is end
         (self.draining.discard if end else self.draining.add)(region)

@@ -7,6 +7,9 @@ from click.testing import CliRunner, Result
 
 from engine.cli.drain import build_drain, drain_line
 from engine.cli.terminal import CommandGroup
+from engine.cli.top import _place
+from engine.config.load import parse_fleet
+from tests.support.fleets import shards_data
 from tests.unit.cli.support import MemoryFleet, invoke
 
 
@@ -108,3 +111,52 @@ def test_nobody_within_reach_is_said() -> None:
         drain_line(snapshot("draining")["regions"]["eu"])
         == "draining, its keys are on their way to the others"
     )
+
+
+def sharded(**sections: Any) -> MemoryFleet:
+    fleet = MemoryFleet()
+    fleet.config = parse_fleet(shards_data(**sections))
+    return fleet
+
+
+def test_a_region_is_drained_with_all_its_shards_and_a_shard_alone() -> None:
+    fleet = sharded()
+    result = invoke("drain", "eu", fleet=fleet)
+    assert (result.exit_code, fleet.draining) == (0, {"eu-1", "eu-2"})
+    assert result.stdout.count("is being drained") == 2
+    assert invoke("undrain", "eu-1", fleet=fleet).exit_code == 0
+    assert fleet.draining == {"eu-2"}
+    result = invoke("undrain", "eu", fleet=fleet)
+    assert (result.exit_code, fleet.draining) == (0, set())
+    assert invoke("undrain", "eu", fleet=fleet).exit_code == 1
+
+
+def test_waiting_for_a_region_is_waiting_for_each_of_its_shards() -> None:
+    fleet = sharded()
+    done, busy = snapshot("drained")["regions"]["eu"], snapshot("draining", 7)["regions"]["eu"]
+    states: list[dict[str, Any]] = [
+        {"fleet": "demo", "regions": {"eu-1": first, "eu-2": second}}
+        for first, second in ((busy, busy), (done, busy), (done, done))
+    ]
+    result = wait(fleet, states)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-2:] == ["region eu-1: drained", "region eu-2: drained"]
+
+
+def test_with_copies_the_shards_of_a_region_are_drained_one_after_the_other() -> None:
+    fleet = sharded(fleet={"replicas": 1})
+    result = invoke("drain", "eu", fleet=fleet)
+    assert (result.exit_code, fleet.draining) == (1, set())
+    assert "drain one of eu-1, eu-2, stop its node" in result.stderr
+    assert invoke("drain", "eu-2", fleet=fleet).exit_code == 0
+
+
+def test_status_and_top_say_of_which_region_a_shard_is() -> None:
+    fleet = sharded()
+    counts = {"counts": {"accepted": 3}}
+    fleet.state = {"fleet": "demo", "shard_of": {"eu-1": "eu"}, "regions": {"eu-1": counts, "us": counts}}
+    lines = invoke("status", fleet=fleet).stdout.splitlines()
+    assert any(line.split()[:2] == ["eu/eu-1", "3"] for line in lines)
+    assert any(line.split()[:2] == ["us", "3"] for line in lines)
+    assert _place("eu-1", {"eu-1": "eu"}) == "eu/eu-1"
+    assert _place("us", {"eu-1": "eu"}) == "us"

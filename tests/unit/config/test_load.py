@@ -10,7 +10,7 @@ from engine.config.schema import FleetConfig
 from engine.config.types import split_host
 from engine.config.units import Rate
 from engine.values.address import parse_address
-from tests.support.fleets import fleet, fleet_data
+from tests.support.fleets import fleet, fleet_data, shards_data
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "fleet.yaml"
 
@@ -279,3 +279,56 @@ def test_hosts(text: str, expected: tuple[str, int]) -> None:
 def test_bad_hosts(text: str) -> None:
     with pytest.raises(ValueError, match="allowed"):
         split_host(text)
+
+
+def test_a_region_may_have_several_nodes() -> None:
+    config = parse_fleet(shards_data())
+    assert FleetConfig.model_validate_json(config.model_dump_json()) == config
+    assert [entry.region for entry in config.regions] == ["eu", "eu", "us"]
+    assert config.members("eu") == ("eu-1", "eu-2")
+    assert config.members("eu-2") == ("eu-2",)
+    assert config.members("us") == ("us",)
+    assert (config.siblings("eu-1"), config.siblings("us")) == (("eu-2",), ())
+    with pytest.raises(ValueError, match="'mars': allowed are eu, eu-1, eu-2, us"):
+        config.members("mars")
+
+
+def test_where_a_shard_is_meant_its_region_is_refused() -> None:
+    data = shards_data(
+        metrics={"listen": {"eu": "127.0.0.1:9100"}},
+        ingress={"http": {"eu": "127.0.0.1:9200"}},
+        dns_failover={
+            "zone": "example.com",
+            "name": "submit.example.com",
+            "addresses": {"eu": ["192.0.2.1"], "us": ["192.0.2.2"]},
+            "servers": ["192.0.2.53"],
+            "key_file": "key",
+        },
+    )
+    data["sources"][0]["region"] = "eu"
+    found = problems_of(data)
+    expected = "is a region of several nodes; allowed is one of its shards: eu-1, eu-2"
+    assert found["sources[0].region"] == expected
+    assert found["metrics.listen.eu"] == expected
+    assert found["ingress.http.eu"]
+    with pytest.raises(ConfigError) as caught:
+        parse_fleet(data)
+    said = [p for p in caught.value.problems if p.path == "dns_failover.addresses"]
+    assert {(p.value, p.message) for p in said} == {
+        ("eu", expected),
+        ("eu-1", "the region's addresses are missing"),
+        ("eu-2", "the region's addresses are missing"),
+    }
+
+
+@pytest.mark.parametrize("region", ["us", "eu-1", "eu-2"])
+def test_a_region_of_shards_has_a_name_that_no_node_has(region: str) -> None:
+    data = shards_data()
+    data["regions"][1]["shard_of"] = region
+    assert "is the name of regions[" in problems_of(data)["regions[1].shard_of"]
+
+
+def test_a_shard_without_a_source_could_send_nothing() -> None:
+    data = shards_data()
+    data["sources"][1]["region"] = "eu-1"
+    assert problems_of(data)["sources"] == "no source is in this region: it could send nothing"

@@ -1,4 +1,9 @@
-from engine.failover.rendezvous import rank
+from collections import Counter
+
+from engine.failover.rendezvous import keep_together, rank
+from engine.failover.standby_choice import preferred
+
+REGION_OF = {"eu-1": "eu", "eu-2": "eu", "eu-3": "eu", "us-1": "us", "us-2": "us", "asia": "asia"}
 
 
 def test_a_region_that_goes_moves_only_its_own_keys() -> None:
@@ -7,3 +12,51 @@ def test_a_region_that_goes_moves_only_its_own_keys() -> None:
     after = {key: rank(key, "abd") for key in keys}
     assert all(after[key] == [r for r in before[key] if r != "c"] for key in keys)
     assert {before[key][0] for key in keys} == set("abcd")
+
+
+def test_shards_of_one_region_are_asked_behind_each_other() -> None:
+    firsts: Counter[str] = Counter()
+    for number in range(600):
+        order = rank(b"%d" % number, REGION_OF)
+        kept = keep_together(order, REGION_OF)
+        assert (kept[0], sorted(kept)) == (order[0], sorted(order))
+        groups = [REGION_OF[name] for name in kept]
+        assert groups == sorted(groups, key=groups.index), kept
+        firsts[kept[0]] += 1
+        eu = keep_together(order, REGION_OF, ("eu-1", "eu-2", "eu-3"))
+        assert {REGION_OF[name] for name in eu[:3]} == {"eu"}
+        shard = keep_together(order, REGION_OF, ("us-2",))
+        assert shard[:2] == ["us-2", "us-1"]
+    assert min(firsts.values()) > 60, "every shard has its share of new mail"
+    assert keep_together(rank(b"1", "abcd"), {name: name for name in "abcd"}) == rank(b"1", "abcd")
+
+
+def test_a_shards_copies_stay_in_its_region_while_a_sibling_lives_and_each_holds_those_of_one() -> None:
+    def choices(live: set[str]) -> dict[str, str]:
+        return {
+            name: preferred(
+                name,
+                [other for other in REGION_OF if REGION_OF[other] == REGION_OF[name] and other != name],
+                sorted(live - {name}),
+            )
+            for name in sorted(live)
+            if live - {name}
+        }
+
+    names = sorted(REGION_OF)
+    for bits in range(1 << len(names)):
+        live = {name for index, name in enumerate(names) if bits >> index & 1}
+        for name, standby in choices(live).items():
+            assert standby in live - {name}
+            siblings = {other for other in live - {name} if REGION_OF[other] == REGION_OF[name]}
+            assert standby in (siblings or live)
+    chosen = choices(set(names))
+    for region in ("eu", "us"):
+        shards = [name for name in names if REGION_OF[name] == region]
+        assert sorted(chosen[name] for name in shards) == shards
+
+
+def test_without_siblings_copies_are_spread_over_all_that_live() -> None:
+    found = Counter(preferred(f"region-{n}", (), ["a", "b", "c", "d"]) for n in range(400))
+    assert min(found.values()) > 60
+    assert preferred("a", ("b",), ["c"]) == "c"
