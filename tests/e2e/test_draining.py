@@ -131,14 +131,14 @@ def lose_the_answer(sender: str, receiver: str, request: Request, is_before: boo
 def test_with_copies_they_follow_the_new_owner(tmp_path: Path) -> None:
     async def run(fleet: CoveredFleet) -> None:
         async with fleet:
-            await fleet.submit("eu", mail(700), KEY)
+            await fleet.submit_when_live("eu", mail(700), KEY)
             await fleet.regions["eu"].drain(True)
             await until(lambda: fleet.regions["eu"].condition == "drained")
             assert fleet.spools["us"].counts()["queued"] == 700
             await until(lambda: copies(fleet, "us") == 0)
             assert copies(fleet, "eu") == 700
             await fleet.regions["eu"].drain(False)
-            await fleet.submit("eu", mail(1, first=700), bytes(16))
+            await fleet.submit_when_live("eu", mail(1, first=700), bytes(16))
 
     fleet = covered(tmp_path, NOWHERE)
     asyncio.run(run(fleet))
