@@ -71,6 +71,7 @@ class Link:
         self.state = State.DOWN
         self._epoch = 0
         self._theirs: Spans = ()
+        self.held_nothing = False  # whether the standby held nothing when the session was opened
         self._late: list[Span] = []  # owned since the listing began
         self._window: deque[Sent] = deque()
         self._base = 0  # number of the first entry of the window
@@ -132,6 +133,10 @@ class Link:
         """Whether the standby has everything."""
         return self.state is State.OPEN and not self._backlog and not self._window and not self._urgent
 
+    def is_idle(self) -> bool:
+        """Whether it has everything, and nothing is on its way or to be told."""
+        return self.is_complete() and not self._gone and not self._updates
+
     def is_caught_up(self) -> bool:
         """Whether the standby has everything but batches that wait for their receipt, and changes."""
         return (
@@ -170,9 +175,10 @@ class Link:
             return False
         self.state = State.OPEN
         self._heard_at = now
+        self.held_nothing = not self._theirs
         held = subtract(self._theirs, of_ids(self._stale))
+        extra = subtract(self._theirs, union(queued, unsafe))
         self._theirs, self._stale = (), set()
-        extra = subtract(held, union(queued, unsafe))
         if extra:
             self._window.append(Sent(Drop(extra)))
         self._backlog = Backlog(spans=deque([*subtract(queued, held), *self._late]))

@@ -49,6 +49,7 @@ from engine.failover.store import (
     GiveUp,
     Inspect,
     Inspected,
+    IsEmpty,
     LookUp,
     Mark,
     OpenSession,
@@ -322,7 +323,9 @@ class RegionMachine:
                     return []
                 return [*self.choice.choose(now, self._fleet_at), *self.acceptance.returned(now)]
             case SaveStandby():
-                return self.choice.chosen(operation, self._fleet_at)
+                return self.choice.chosen(operation, self._fleet_at, is_saved=result is not False)
+            case IsEmpty():
+                return self.choice.looked(bool(result), self._fleet_at) if own.is_live() else []
             case Accept():
                 assert isinstance(result, Accepted)
                 return self.acceptance.accepted(operation, result, now)
@@ -333,7 +336,10 @@ class RegionMachine:
                 if operation.unsafe:
                     return self.returning.listed(operation, result, now)
                 waiting, unsafe = self.acceptance.waiting(), self.acceptance.unsafe()
-                own.link.listed(operation, result, waiting, now, unsafe=unsafe)
+                if own.link.listed(operation, result, waiting, now, unsafe=unsafe):
+                    moving = self.choice.move(result, unsafe)
+                    if moving:
+                        return moving
                 return own.link.pump(now)
             case OpenSession():
                 assert result is None or isinstance(result, tuple)

@@ -5,6 +5,10 @@ lives, as of a region without shards, rendezvous hashing spreads the copies over
 
 A live region's copies are adoptable at one place. So the standby changes only when Fleet has called it dead, and one
 that returns is told what has become of the copies on its disk before it may adopt from them.
+
+Or when there is nothing to adopt: a shard whose copies went elsewhere while no sibling lived chooses again as soon as
+it owns nothing, is told by its standby in a new session that it holds nothing, and still owns nothing when the change
+is written. The session ends with that, so nothing can come to the standby that is left.
 """
 
 from collections.abc import Sequence
@@ -13,7 +17,10 @@ from engine.failover.effects import Effect, Write
 from engine.failover.messages import AWAY, Standby, Standing
 from engine.failover.rendezvous import rank
 from engine.failover.situation import Situation
-from engine.failover.store import SaveStandby
+from engine.failover.spans import Spans
+from engine.failover.store import IsEmpty, SaveStandby
+
+MOVE_EVERY = 1_000_000_000  # ns between two looks whether nothing is owned
 
 
 def preferred(name: str, siblings: Sequence[str], live: Sequence[str]) -> str:
@@ -30,6 +37,8 @@ class StandbyChoice:
     def __init__(self, situation: Situation, asked: tuple[tuple[str, int], ...]) -> None:
         self._own = situation
         self._choosing = ""
+        self._moving = ""  # chosen instead of the standby, if that proves to hold nothing
+        self._look_at = 0
         # returning standbys that were told to keep our copies, by their epoch; or that may have been told so
         self._kept = {n: epoch for n, epoch in asked if n == situation.standby_name}
 
@@ -46,7 +55,8 @@ class StandbyChoice:
         if current is not None and (
             current.standing not in AWAY or self._kept.get(current.name, -1) >= current.epoch
         ):
-            return self._connect(fleet_at)
+            return [*self._connect(fleet_at), *self._look(now)]
+        self._moving = ""
         live = [n for n, v in standings.items() if v.standing is Standing.LIVE]
         if not live:
             return self._connect(fleet_at) if current is not None else []
@@ -58,15 +68,59 @@ class StandbyChoice:
         own.link.connect("", own.epoch, 0)
         return [Write(SaveStandby(self._choosing))]
 
+    # -- a better one, while nothing is owned
+
+    def _better(self) -> str:
+        """A sibling that should have the copies instead of who has them; "" if there is none, or it is not sure that
+        the one who has them has returned with them."""
+        own = self._own
+        standings = own.standings()
+        live = [n for n, v in standings.items() if v.standing is Standing.LIVE]
+        current = standings.get(own.standby_name)
+        if current is None or current.name not in live or self._kept.get(current.name, -1) > current.epoch:
+            return ""
+        if not set(own.siblings).intersection(live):
+            return ""
+        best = preferred(own.name, own.siblings, live)
+        return "" if best == current.name else best
+
+    def _look(self, now: int) -> list[Effect]:
+        own = self._own
+        if not own.siblings or now < self._look_at or not own.link.is_idle() or not self._better():
+            return []
+        self._look_at = now + MOVE_EVERY
+        return [Write(IsEmpty())]
+
+    def looked(self, is_empty: bool, fleet_at: int) -> list[Effect]:
+        """Whether nothing was owned a moment ago: if so, the standby is asked what it holds."""
+        own = self._own
+        if not is_empty or self._choosing or not own.link.is_idle():
+            return []
+        self._moving = self._better()
+        return own.link.connect(own.standby_name, own.epoch, fleet_at) if self._moving else []
+
+    def move(self, queued: Spans, unsafe: Spans) -> list[Effect]:
+        """A session begins. If neither side has anything, it is ended, and the better one chosen."""
+        own = self._own
+        moving, self._moving = self._moving, ""
+        if not moving or queued or unsafe or not own.link.held_nothing or self._better() != moving:
+            return []
+        self._choosing = moving
+        own.link.connect("", own.epoch, 0)
+        return [Write(SaveStandby(moving, only_if_empty=True))]
+
+    # -- the session with it
+
     def _connect(self, fleet_at: int) -> list[Effect]:
         own = self._own
         if own.link.peer == own.standby_name:
             return []
         return own.link.connect(own.standby_name, own.epoch, fleet_at)
 
-    def chosen(self, operation: SaveStandby, fleet_at: int) -> list[Effect]:
-        """It is on disk."""
-        self._own.standby_name = operation.name
+    def chosen(self, operation: SaveStandby, fleet_at: int, *, is_saved: bool) -> list[Effect]:
+        """It is on disk, or, as something is owned again, the one before stays."""
+        if is_saved:
+            self._own.standby_name = operation.name
         if operation.name != self._choosing:
             return []
         self._choosing = ""
@@ -74,7 +128,7 @@ class StandbyChoice:
 
     def superseded(self) -> None:
         """This region was called dead."""
-        self._choosing = ""
+        self._choosing = self._moving = ""
 
     def verdict(self, peer: str, held: int, epoch: int) -> tuple[Standby, list[Effect]]:
         """What a returning peer shall do with the copies of our messages that it holds."""

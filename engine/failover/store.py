@@ -56,7 +56,15 @@ class SaveClean:
 
 @dataclass(frozen=True, slots=True)
 class SaveStandby:
+    """`only_if_empty`: unless something is owned. Result: whether it is saved."""
+
     name: str
+    only_if_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IsEmpty:
+    """Result: whether nothing is owned, safe or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +208,7 @@ Operation = (
     SaveEpoch
     | SaveClean
     | SaveStandby
+    | IsEmpty
     | Accept
     | Release
     | Abandon

@@ -30,6 +30,7 @@ from engine.failover.store import (
     GiveUp,
     Inspect,
     Inspected,
+    IsEmpty,
     LookUp,
     Mark,
     OpenSession,
@@ -165,7 +166,12 @@ class Keeper:
             case SaveClean():
                 self._clean(op)
             case SaveStandby():
+                if op.only_if_empty and not self._is_empty():
+                    return False
                 self._save(*self._self()[:3], op.name)
+                return True
+            case IsEmpty():
+                return self._is_empty()
             case Release():
                 self._txn.delete(op.key, db=self._db["unsafe"])
                 return self._release(op.spans)
@@ -228,6 +234,10 @@ class Keeper:
             skipped.append((totals.next_seq, wanted))
             self._txn.put(SKIPPED, pack(skipped), db=self._db["failover"])
             totals.next_seq = wanted
+
+    def _is_empty(self) -> bool:
+        with self._txn.cursor(db=self._db["messages"]) as cursor:
+            return not cursor.first()
 
     def _queued(self, *, with_unsafe: bool) -> Spans:
         unsafe: set[int] = set()

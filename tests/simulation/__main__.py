@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
-    mutation = {**MUTATIONS.get(arguments.mutation, {}), "shards": arguments.shards}
+    mutation = {"shards": arguments.shards, **MUTATIONS.get(arguments.mutation, {})}
     if arguments.seed is not None:
         result = run(arguments.seed, **mutation, trace=print if arguments.trace else None)
         print(result)

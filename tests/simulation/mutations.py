@@ -3,13 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
-from engine.failover.effects import Answer, Effect
+from engine.failover.effects import Answer, Effect, Write
 from engine.failover.fleet import FleetMachine
 from engine.failover.messages import Ask, Beat, BeatReply, Data, Message, Standby, Told
 from engine.failover.region import RegionMachine
 from engine.failover.returning import Round
+from engine.failover.spans import Spans
 from engine.failover.standby import StandbyRole
-from engine.failover.store import Accept, Accepted, Durable, GiveUp, Operation
+from engine.failover.store import Accept, Accepted, Durable, GiveUp, Operation, SaveStandby
 
 
 class NoLeaseCheck(RegionMachine):
@@ -185,6 +186,22 @@ class KeepsAnOldSlot(RegionMachine):
         return super()._beat(beat, now)
 
 
+class MovesWithMail(RegionMachine):
+    """A shard changes its standby for a better one whatever it owns, and whatever the standby has."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        move, looked = self.choice.move, self.choice.looked
+
+        def always(queued: Spans, unsafe: Spans) -> list[Effect]:
+            self.own.link.held_nothing = True
+            operations = [effect.operation for effect in move((), ()) if isinstance(effect, Write)]
+            return [Write(replace(o, only_if_empty=False)) for o in operations if isinstance(o, SaveStandby)]
+
+        self.choice.move = always  # type: ignore[method-assign]
+        self.choice.looked = lambda is_empty, fleet_at: looked(True, fleet_at)  # type: ignore[method-assign]
+
+
 class HasteFleet(FleetMachine):
     """Calls a region dead as soon as it is suspect: its lease may still run."""
 
@@ -248,6 +265,7 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "changes-its-standby-at-once": {"machine": ChangesItsStandbyAtOnce},
     "trusts-a-new-disk": {"machine": TrustsANewDisk},
     "keeps-an-old-slot": {"machine": KeepsAnOldSlot},
+    "moves-with-mail": {"machine": MovesWithMail, "shards": True},
     "haste-fleet": {"fleet": HasteFleet},
     "forgetful-fleet": {"fleet": ForgetfulFleet},
     "trusting-fleet": {"fleet": TrustingFleet},

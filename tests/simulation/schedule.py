@@ -3,12 +3,14 @@
 Half of them have a plot as well (plots.py), and fewer faults at random times.
 """
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.failover.fleet import FleetMachine
 from engine.failover.region import RegionMachine
+from engine.failover.standby_choice import preferred
 from engine.failover.timing import MS
 from tests.simulation.census import ORDERS
 from tests.simulation.plots import draw_plot, play
@@ -78,6 +80,10 @@ def run(
     try:
         _load(world, plan)
         _faults(world, plan, kinds)
+        if shards:
+            _meet_moves(
+                world, random.Random(seed ^ 0x30BE), may_lose_disk=not (may_lose or world.accept_local)
+            )
         if plot is not None:
             play(world, plot, plotter, _fault)
         world.run(FAULTS_UNTIL * MS)
@@ -89,6 +95,8 @@ def run(
                 break
         else:
             raise Violation(f"not drained: {world.why_not_done()}")
+        if shards:
+            _copies_come_home(world)
     except Violation as error:
         violation = str(error)
     return Result(
@@ -101,6 +109,46 @@ def run(
         drained,
         tuple(order for order in ORDERS if order in world.census.orders),
     )
+
+
+def _meet_moves(world: World, rng: random.Random, *, may_lose_disk: bool) -> None:
+    """When a shard changes its standby because nothing is queued, something is just then, or one of the three fails."""
+    lost: list[str] = []
+    keys = itertools.count(60)
+
+    def moving(owner: str, to: str) -> None:
+        if world.now > (FAULTS_UNTIL - 300) * MS:
+            return
+        for _ in range(rng.randrange(3)):
+            key = b"%016d" % next(keys)
+            count = rng.randrange(1, 3)
+            world.at(rng.randrange(12) * MS, lambda k=key, c=count: world.submit(k, c, to=owner))
+        if rng.random() < 0.5:
+            return
+        name = rng.choice((owner, owner, to, world.nodes[owner].disk.standby or to))
+        kind = rng.choice(("crash", "crash", "freeze", "cut", "stall", "fleet", "disk"))
+        if kind == "disk" and (lost or not may_lose_disk):
+            kind = "crash"
+        lost.extend([name] if kind == "disk" else [])
+        other = rng.choice([n for n in world.names if n != name])
+        length = rng.choice((50, 200, 900, 1500, 3000)) * MS
+        delay = rng.choice((0, 2, 5, 10, 20, 60, 200)) * MS
+        world.at(delay, lambda: _fault(world, kind, name, other, length))
+
+    world.on_move = moving
+
+
+def _copies_come_home(world: World) -> None:
+    """In peace, with nothing queued, each shard's copies are at its sibling."""
+    world.run(world.now + 5000 * MS)
+    for name, node in world.nodes.items():
+        siblings = world.siblings(name)
+        wanted = preferred(name, siblings, [n for n in world.names if n != name]) if siblings else ""
+        if wanted and node.disk.standby != wanted:
+            raise Violation(f"the copies of {name} are at {node.disk.standby}, not at {wanted}")
+        machine = node.machine
+        if machine is None or not machine.link.is_complete():
+            raise Violation(f"the copies of {name} at {node.disk.standby} are not complete")
 
 
 def _load(world: World, plan: random.Random) -> None:

@@ -78,6 +78,10 @@ def test_so_do_schedules_of_regions_of_several_nodes() -> None:
     )
 
 
+def test_a_shard_that_changes_its_standby_while_it_has_mail_is_found() -> None:
+    assert run(53, **MUTATIONS["moves-with-mail"]).violation
+
+
 @pytest.mark.parametrize("name", FOUND_WITHIN)
 def test_a_broken_protocol_is_found(name: str) -> None:
     schedules, faults = FOUND_WITHIN[name]

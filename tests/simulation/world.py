@@ -16,7 +16,7 @@ from engine.failover.messages import Beat, BeatReply, Message, Standing
 from engine.failover.region import RegionMachine
 from engine.failover.rendezvous import rank
 from engine.failover.spans import Spans, ids_of
-from engine.failover.store import Operation
+from engine.failover.store import Operation, SaveStandby
 from engine.failover.timing import MS, Timing
 from tests.simulation.census import Census
 from tests.support.failover_store import Disk
@@ -171,6 +171,8 @@ class Node:
     # -- the disk
 
     def write(self, operation: Operation | tuple[int, ...]) -> None:
+        if isinstance(operation, SaveStandby) and operation.only_if_empty:
+            self.world.on_move(self.name, operation.name)
         self.writes.append((operation, self.life))
         if not self.writing:
             self.writing = True
@@ -303,6 +305,7 @@ class World:
         self.degraded: set[bytes] = set()
         self.census = Census(self.nodes)
         self.on_change: Callable[[str, Standing], None] = lambda region, standing: None
+        self.on_move: Callable[[str, str], None] = lambda region, to: None  # a shard chooses another standby
         for node in self.nodes.values():
             node.start()
         self.start_fleet()

@@ -20,6 +20,7 @@ from engine.failover.store import (
     GiveUp,
     Inspect,
     Inspected,
+    IsEmpty,
     LookUp,
     Mark,
     OpenSession,
@@ -123,7 +124,12 @@ class Disk:
                 self.first = self.first or op.epoch
                 self.lived = op.epoch if self.clean else self.lived
             case SaveStandby():
+                if op.only_if_empty and self.owned:
+                    return False
                 self.standby = op.name
+                return True
+            case IsEmpty():
+                return not self.owned
             case Accept():
                 return self._accept(op, due(op.key))
             case Release():

@@ -16,12 +16,14 @@ from engine.failover.store import (
     Apply,
     GiveUp,
     Inspect,
+    IsEmpty,
     LookUp,
     OpenSession,
     Operation,
     Release,
     SaveClean,
     SaveEpoch,
+    SaveStandby,
     TakeQueued,
 )
 from engine.spool.audit import audit
@@ -286,3 +288,14 @@ def test_a_copy_that_comes_twice_counts_once(pair: Pair) -> None:
 def test_an_export_of_what_is_settled_is_empty(pair: Pair) -> None:
     assert pair.spools["a"].exporter().messages(((1, 5),), [])[0] == ()
     assert Export(()).keys is False
+
+
+def test_a_standby_is_changed_without_need_only_while_nothing_is_owned(pair: Pair) -> None:
+    assert pair.do("a", IsEmpty())
+    assert pair.do("a", SaveStandby("b", only_if_empty=True))
+    pair.accept()  # not safe yet, but owned
+    assert not pair.do("a", IsEmpty())
+    assert pair.do("a", SaveStandby("c", only_if_empty=True)) is False
+    assert pair.spools["a"].durable(NUMBERS).standby == "b"
+    assert pair.do("a", SaveStandby("c"))
+    assert pair.spools["a"].durable(NUMBERS).standby == "c"
