@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import logging
 import os
+import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from typing import Any
 import msgpack
 import ray
 
+from actors.calls import Calls
 from actors.deploy import NamedActor, actor_names, ask_head, connect_ray
 from actors.fleet import DRAINED_DOWN
 from actors.local_cluster import LocalCluster
@@ -46,7 +48,10 @@ ANSWER_TIMEOUT_S = 30.0
 GIVE_UP_S = 120.0
 SILENCE_S = 0.3  # then another region is asked, too
 AVOID_S = 2.0
-MAX_HEDGES = 8
+SILENT_TIMES = 4  # or so many times as long as an answer usually takes
+USUAL_OF = 16  # answers, about
+AGAIN_S = 0.15  # when all were asked: until one is asked again
+SLOWER = 1.5  # and each time so much longer
 FIRST_DELAY_S = 0.05
 MAX_DELAY_S = 2.0
 PAGE = 2000
@@ -66,6 +71,7 @@ class AsyncClient:
         self._sources = {source.name: NamedActor(source_actor(source.name)) for source in config.sources}
         self._fleet = NamedActor(FLEET)
         self._silent_until: dict[str, float] = {}  # regions that did not answer lately are asked last
+        self._usual_s = 0.0  # how long a region takes for a receipt
         self._others: dict[str, NamedActor] = {}  # by name, those that answered `usage` last
         self._next = int.from_bytes(os.urandom(4), "big")
 
@@ -205,47 +211,60 @@ class AsyncClient:
 
         Regions find out among themselves who has the batch: it is accepted once, whoever answers.
         """
-        now = time.monotonic()
+        began = time.monotonic()
         names = self._silent_last(self._ranked(key, first))
-        calls: dict[asyncio.Task[bytes], str] = {}
-        error: Exception = ConnectionError("no region was asked")
-        refused: set[str] = set()  # these have not accepted it, and will not: they are being drained
+        calls = Calls()
+        asked: set[str] = set()
+        pause_s = AGAIN_S
         try:
             for turn in itertools.count():
                 name = names[turn % len(names)]
-                if len(calls) < MAX_HEDGES:
-                    is_again = not set(names[:turn]) <= refused
+                if not calls.has(name):  # one that has it already needs it no second time
                     call = self._regions[name].call(
-                        "accept", header, blob, is_again, timeout_s=ANSWER_TIMEOUT_S
+                        "accept", header, blob, not asked <= calls.refused, timeout_s=ANSWER_TIMEOUT_S
                     )
-                    calls[asyncio.get_running_loop().create_task(call)] = name
-                started = time.monotonic()
-                done, _ = await asyncio.wait(calls, timeout=SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    answered = calls.pop(task)
-                    failure = task.exception()
-                    if failure is None:
-                        self._silent_until.pop(answered, None)
-                        return task.result()
-                    if not isinstance(failure, ConnectionError | TimeoutError):
-                        raise failure
-                    self._silent_until[answered] = time.monotonic() + AVOID_S
-                    if isinstance(failure, RegionDraining):
-                        refused.add(answered)
-                    error = failure
-                if not done:
+                    calls.begin(name, call)
+                    asked.add(name)
+                if turn < len(names) - 1:
+                    answer, is_silent = await self._hear(calls, self._silence_s())
+                else:  # every region was asked: the less haste the longer it takes
+                    rest_until = time.monotonic() + pause_s * random.uniform(0.7, 1.0)
+                    answer, is_silent = await self._hear(calls, pause_s)
+                    while answer is None and (left_s := rest_until - time.monotonic()) > 0:
+                        answer, _ = await self._hear(calls, left_s)
+                    pause_s = min(pause_s * SLOWER, MAX_DELAY_S)
+                if answer is not None:
+                    return answer
+                if is_silent:
                     self._silent_until[name] = time.monotonic() + AVOID_S
-                if time.monotonic() - now > GIVE_UP_S:
+                if time.monotonic() - began > GIVE_UP_S:
                     raise ConnectionError(
-                        f"no region gave a receipt for {GIVE_UP_S:.0f} s; the outcome is unknown: {error}"
-                    ) from error
-                if turn >= len(names) - 1:  # every region was asked once: no haste any more
-                    await asyncio.sleep(max(0.0, SILENCE_S / 2 - (time.monotonic() - started)))
+                        f"no region gave a receipt for {GIVE_UP_S:.0f} s; the outcome is unknown: {calls.error}"
+                    ) from calls.error
         finally:
-            for task in calls:
-                task.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
+            await calls.end()
         raise AssertionError("unreachable")
+
+    def _silence_s(self) -> float:
+        """So long without an answer is a silence: regions that are all slow are not helped by asking twice as many."""
+        return min(max(SILENCE_S, self._usual_s * SILENT_TIMES), MAX_DELAY_S)
+
+    async def _hear(self, calls: Calls, wait_s: float) -> tuple[bytes | None, bool]:
+        """The receipt, if one comes in that time; and whether nothing came at all. A refusal ends the wait."""
+        done = await calls.wait(wait_s)
+        for region, since, task in done:
+            failure = task.exception()
+            if failure is None:
+                self._silent_until.pop(region, None)
+                self._usual_s += (time.monotonic() - since - self._usual_s) / USUAL_OF
+                return task.result(), False
+            if not isinstance(failure, ConnectionError | TimeoutError):
+                raise failure
+            self._silent_until[region] = time.monotonic() + AVOID_S
+            if isinstance(failure, RegionDraining):
+                calls.refused.add(region)
+            calls.error = failure
+        return None, not done
 
     # the port of engine.campaign.sender
 

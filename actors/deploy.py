@@ -33,6 +33,7 @@ from actors.names import (
     region_actor,
     source_actor,
 )
+from actors.peer_messages import packed
 from actors.placing import describe, find_faults, placement
 from actors.region import RegionActor
 from engine.config.schema import FleetConfig
@@ -292,11 +293,11 @@ class RayNodeServices:
             actor = self._peers[region] = NamedActor(region_actor(region))
         return actor
 
-    async def tell(self, region: str, sender: str, message: Message) -> None:
-        """Carry a message of the failover protocol; it repeats what does not arrive."""
+    async def tell(self, region: str, sender: str, messages: Sequence[Message]) -> None:
+        """Carry messages of the failover protocol; it repeats what does not arrive."""
         actor = self._peer(region)
         try:
-            await actor.call("hear", sender, message, timeout_s=TELL_DEADLINE_S)
+            await actor.call("hear", sender, packed(messages), timeout_s=TELL_DEADLINE_S)
         except RuntimeError as error:
             raise ConnectionError(f"region {region}: {error}") from error
 

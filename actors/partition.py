@@ -5,7 +5,7 @@ that dies leaves none behind, and neither does a region that is started anew. Wh
 partition between regions is not one between a region and its clients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from actors.ports import NodeServices
@@ -55,9 +55,9 @@ class PartedLink:
         self._services = services
         self._partition = partition
 
-    async def tell(self, region: str, sender: str, message: Message) -> None:
+    async def tell(self, region: str, sender: str, messages: Sequence[Message]) -> None:
         self._partition.check(OUT)
-        await self._services.tell(region, sender, message)
+        await self._services.tell(region, sender, messages)
 
     async def hand_over(self, region: str, request: Request) -> Reply | None:
         self._partition.check(OUT)

@@ -3,7 +3,7 @@
 Calls raise ConnectionError when the other side cannot be reached or died: the outcome of the call is then unknown.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from engine.failover.handover import Reply, Request
@@ -44,7 +44,7 @@ class NodeServices(Protocol):
 
     async def unsubscribe(self, region: str, rows: bytes) -> int: ...
 
-    async def tell(self, region: str, sender: str, message: Message) -> None: ...
+    async def tell(self, region: str, sender: str, messages: Sequence[Message]) -> None: ...
 
     async def hand_over(self, region: str, request: Request) -> Reply | None: ...
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from actors.partition import IN, OUT, PartedLink, Partition
+from actors.peer_messages import unpacked
 from actors.ports import NodeServices
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
 from engine.failover.handover import Reply, Request
-from engine.failover.messages import Beat, BeatReply, Message
+from engine.failover.messages import Beat, BeatReply
 from engine.metrics.catalogue import Point
 from engine.metrics.process import ProcessFigures, machine_points
 from engine.ops.garbage import collect_seldom
@@ -162,10 +163,11 @@ class RegionActor:
         self._partition.check(OUT)
         return reply
 
-    async def hear(self, sender: str, message: Message) -> None:
+    async def hear(self, sender: str, messages: bytes) -> None:
+        """Several at once, packed as actors/peer_messages.py does it."""
         engine = await self._engine()
         self._partition.check(IN)
-        engine.hear(sender, message)
+        engine.hear(sender, unpacked(messages))
 
     async def cut(self, seconds: float, way: str) -> None:
         """For drills: from now on, for so long (60 s at most), lose what Fleet and the other regions say to this one

@@ -27,6 +27,7 @@ class Enquiry(Generic[T]):
     dead: tuple[tuple[str, int], ...]
     waiting: set[str]
     asked_at: int
+    pause: int  # until it is asked again
     known: Known = Known.NO
     spans: Spans = ()
     alone: bool = False
@@ -61,7 +62,9 @@ class Enquiries(Generic[T]):
         self, key: bytes, what: T, peers: list[str], dead: tuple[tuple[str, int], ...], now: int
     ) -> list[Effect]:
         self._number += 1
-        enquiry = self._open[key] = Enquiry(self._number, key, what, dead, set(peers), now)
+        enquiry = self._open[key] = Enquiry(
+            self._number, key, what, dead, set(peers), now, self._timing.resend
+        )
         return [Send(peer, enquiry.claim()) for peer in peers]
 
     def answered(self, peer: str, reply: ClaimReply) -> None:
@@ -85,7 +88,8 @@ class Enquiries(Generic[T]):
             elif not enquiry.waiting or enquiry.known is not Known.NO:
                 del self._open[enquiry.key]
                 decided.append(enquiry)
-            elif now - enquiry.asked_at >= self._timing.resend:
+            elif now - enquiry.asked_at >= enquiry.pause:
                 enquiry.asked_at = now
+                enquiry.pause = min(2 * enquiry.pause, self._timing.patient)
                 effects.extend(Send(peer, enquiry.claim()) for peer in sorted(enquiry.waiting))
         return effects, decided

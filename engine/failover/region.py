@@ -145,8 +145,7 @@ class RegionMachine:
 
     def _out(self, effects: list[Effect], now: int) -> list[Effect]:
         """Every effect leaves through here: what is given to the store is watched."""
-        self.own.writes.watch(effects, now)
-        return effects
+        return self.own.writes.admit(effects, now)
 
     # -- clients
 
@@ -216,7 +215,7 @@ class RegionMachine:
 
     def _beat(self, beat: Beat, now: int) -> list[Effect]:
         own = self.own
-        is_stalled = own.writes.is_older_than(own.timing.stall, now)
+        is_stalled = own.writes.is_stalled(own.timing.stall, now)
         if (beat.fleet, beat.number) <= self._beat_seen or is_stalled:
             return []
         if own.writes.is_returning():
@@ -310,7 +309,7 @@ class RegionMachine:
     # -- the store has done it
 
     def committed(self, operation: Operation, result: object, now: int) -> list[Effect]:
-        self.own.writes.done(operation)
+        self.own.writes.done(operation, now)
         return self._out(self._committed(operation, result, now), now)
 
     def _committed(self, operation: Operation, result: object, now: int) -> list[Effect]:

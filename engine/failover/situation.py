@@ -10,8 +10,10 @@ from engine.failover.lease import Lease
 from engine.failover.link import Link
 from engine.failover.messages import AWAY, RegionView
 from engine.failover.standby import StandbyRole
-from engine.failover.store import Durable, Operation, SaveClean
+from engine.failover.store import Durable, Inspect, LookUp, OpenSession, Operation, SaveClean
 from engine.failover.timing import Timing
+
+Question = LookUp | Inspect | OpenSession
 
 
 @dataclass(slots=True)
@@ -29,14 +31,29 @@ class Writes:
 
     def __init__(self) -> None:
         self._open: list[tuple[int, Operation]] = []  # since when
+        self._questions: set[Question] = set()  # those of them that peers ask
+        self._done_at = -1  # when the store has done something last
 
-    def watch(self, effects: list[Effect], now: int) -> None:
+    def admit(self, effects: list[Effect], now: int) -> list[Effect]:
+        """Watch what is given to the store. A question that a peer has repeated goes there once: its answer is on its
+        way, and so many of them, each for as long as the others take, would be what the store is busy with."""
+        admitted: list[Effect] = []
         for effect in effects:
             if isinstance(effect, Write):
-                self._open.append((now, effect.operation))
+                operation = effect.operation
+                if isinstance(operation, Question):
+                    if operation in self._questions:
+                        continue
+                    self._questions.add(operation)
+                self._open.append((now, operation))
+            admitted.append(effect)
+        return admitted
 
-    def done(self, operation: Operation) -> None:
-        """It is on disk, or was refused."""
+    def done(self, operation: Operation, now: int = -1) -> None:
+        """It is on disk at that time, or was refused (-1)."""
+        self._done_at = max(self._done_at, now)
+        if isinstance(operation, Question):
+            self._questions.discard(operation)
         for index, (_, written) in enumerate(self._open):
             if written is operation:
                 del self._open[index]
@@ -46,8 +63,10 @@ class Writes:
         """Whether a return is on its way to the disk."""
         return any(isinstance(operation, SaveClean) for _, operation in self._open)
 
-    def is_older_than(self, age: int, now: int) -> bool:
-        return bool(self._open) and now - self._open[0][0] > age
+    def is_stalled(self, age: int, now: int) -> bool:
+        """Whether the store has had something to do for so long and has done nothing. One that gets on under its load
+        is not stalled, however long that takes: to call the region dead would give others more to do, and it, too."""
+        return bool(self._open) and now - max(self._open[0][0], self._done_at) > age
 
 
 class Situation:

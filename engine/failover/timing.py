@@ -23,7 +23,10 @@ class Timing:
     slot: int = 2_000 * MS  # a region that returns lets another try after so long
     late: int = 2_000 * MS  # what a client sent may arrive so late, after it has gone elsewhere
     patience: int = 400 * MS  # a standby that acknowledges nothing for so long counts as out of reach
-    stall: int = 1_000 * MS  # a region whose disk takes longer answers no beat
+    stall: int = 1_000 * MS  # a region whose disk does nothing for longer answers no beat
+    patient: int = (
+        1_200 * MS
+    )  # an enquiry that is not answered is repeated after twice as long each time, at most this
     gather: int = 2_000 * MS  # a Fleet that starts waits so long for all regions, where none is sending
     ramp: int = 10_000 * MS  # a region that returned gets its full share of new mail after so long
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from engine.config.schema import FleetConfig
 from engine.failover.effects import Answer, Effect, Export, Forget, Ready, Send, Write
@@ -19,6 +19,7 @@ from engine.failover.spans import Spans, ids_of, of_ids
 from engine.failover.store import Accept, Accepted, Apply, LookUp, Operation, Release
 from engine.failover.timing import MS, Timing
 from engine.region.lease_file import LeaseFile
+from engine.region.outgoing import Outgoing, PeerLink
 from engine.region.ports import RegionAway
 from engine.spool.accepting import key_digest
 from engine.spool.batches import AcceptBatch, AcceptResult, ChunkBatch
@@ -30,13 +31,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 MAX_FOLLOWED = 256
-SENDS = 512  # messages to one peer that are on their way; more are dropped, the protocol repeats them
-
-
-class PeerLink(Protocol):
-    """Carries messages to other regions, in order, without a promise that they arrive."""
-
-    async def tell(self, region: str, sender: str, message: Message) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +61,7 @@ class Cover:
     ) -> None:
         self._spool = spool
         self._clock = clock
-        self._link = link
+        self._outgoing = Outgoing(name, link, spawn)
         self._spawn = spawn
         self._ready = ready
         self._forget = forget
@@ -93,7 +87,6 @@ class Cover:
         self._callers: dict[bytes, int] = {}  # how many calls wait for a key
         self._results: dict[bytes, AcceptResult] = {}
         self._digests: dict[bytes, list[bytes]] = {}
-        self._sends: dict[str, int] = {}
         self._due_keys: Sequence[bytes] | None = None
         self._reply: BeatReply | None = None
         self._flush = False
@@ -216,8 +209,9 @@ class Cover:
         self._do(self.machine.receive(FLEET, beat, self._clock.monotonic_ns()))
         return self._reply
 
-    def receive(self, sender: str, message: Message) -> None:
-        self._do(self.machine.receive(sender, message, self._clock.monotonic_ns()))
+    def receive(self, sender: str, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._do(self.machine.receive(sender, message, self._clock.monotonic_ns()))
 
     async def run(self) -> None:
         while True:
@@ -238,7 +232,7 @@ class Cover:
                 case Send(to="", message=BeatReply() as reply):
                     self._reply = reply
                 case Send():
-                    self._send(effect)
+                    self._outgoing.say(effect.to, effect.message)
                 case Write():
                     self._write(effect.operation)
                 case Export():
@@ -257,20 +251,6 @@ class Cover:
         if has_lease and not self._had_lease:
             self._leased()
         self._had_lease = has_lease
-
-    def _send(self, send: Send) -> None:
-        waiting = self._sends.get(send.to, 0)
-        if waiting < SENDS:
-            self._sends[send.to] = waiting + 1
-            self._spawn(self._carry(send))
-
-    async def _carry(self, send: Send) -> None:
-        try:
-            await self._link.tell(send.to, self._name, send.message)
-        except (ConnectionError, TimeoutError) as error:
-            log.debug("region %s: %s did not hear: %s", self._name, send.to, error)
-        finally:
-            self._sends[send.to] -= 1
 
     def _export(self, export: Export) -> None:
         if export.keys:
@@ -322,7 +302,7 @@ class Cover:
     def _make_ready(self, spans: Spans) -> None:
         keys = self._due_keys
         if keys is None:
-            keys = [key for id_ in ids_of(spans) if (key := self._spool.due_key_of(id_)) is not None]
+            keys = self._exporter.due_keys(spans)
         if keys:
             self._ready(keys)
 

@@ -31,7 +31,7 @@ from engine.metrics.catalogue import Point
 from engine.providers.profiles import load_profiles
 from engine.region.awaiting import AwaitedDispatch, awaited
 from engine.region.background import Background
-from engine.region.cover import Cover, PeerLink
+from engine.region.cover import Cover
 from engine.region.depth import Depth
 from engine.region.dispatch import Dispatcher
 from engine.region.enforcement import Enforcement
@@ -45,6 +45,7 @@ from engine.region.late import LateReports
 from engine.region.listings import Listings
 from engine.region.notices import Notices
 from engine.region.outcomes import Outcomes
+from engine.region.outgoing import PeerLink
 from engine.region.ports import AddressQuestions, PoolLauncher, PoolName, SourcePort
 from engine.region.retry import schedule_of
 from engine.region.routing import Routing
@@ -446,10 +447,10 @@ class Region:
         self.check()
         return None if self._cover is None else self._cover.beat(beat)
 
-    def hear(self, sender: str, message: PeerMessage) -> None:
-        """A message of the failover protocol from another region."""
+    def hear(self, sender: str, messages: Sequence[PeerMessage]) -> None:
+        """Messages of the failover protocol from another region."""
         if self._cover is not None:
-            self._cover.receive(sender, message)
+            self._cover.receive(sender, messages)
 
     def _wake_pool(self, pool: int) -> None:
         self._dispatcher.wake(pool)

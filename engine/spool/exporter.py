@@ -11,7 +11,7 @@ from engine.spool.batches import CampaignRecord
 from engine.spool.environment import Environment
 from engine.spool.queue_names import QueueName
 from engine.spool.reader import SpoolReader
-from engine.spool.records import DamagedRecord, Record, pack
+from engine.spool.records import DamagedRecord, Record, due_key, pack
 
 KEYS_AT_ONCE = 2000
 
@@ -84,6 +84,10 @@ class Exporter:
                     found.append((last, bytes(rows.value())))
                 going = rows.next()
         return bytes(pack((found, [], [], b""))), last if going else b""
+
+    def due_keys(self, spans: Spans) -> list[bytes]:
+        """Of those that are there, and whole."""
+        return [due_key(r.queue, r.due_ms, r.id) for r in self._records(spans)]
 
     def _records(self, spans: Spans) -> list[Record]:
         """Those that are there; of a damaged one there can be no copy."""

@@ -36,7 +36,7 @@ FOUND_LATE: dict[str, tuple[int, tuple[str, ...]]] = {
 # more, because a change of what is sent makes another schedule of the same seed). The rules themselves have tests in
 # tests/unit/failover.
 ONCE_BROKEN: dict[int, str | None] = {
-    411: "drops-what-is-unsafe",
+    411: None,
     105722: None,
     108243: None,
     111942: "forgets-who-asked",

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -75,11 +75,11 @@ class CoveredFleet:
             await region.stop()
         spool.close()
 
-    async def tell(self, region: str, sender: str, message: Message) -> None:
+    async def tell(self, region: str, sender: str, messages: Sequence[Message]) -> None:
         await asyncio.sleep(0)
         if (sender, region) in self.cut or region not in self.regions:
             raise ConnectionError(f"{region} is not there")
-        self.regions[region].hear(sender, message)
+        self.regions[region].hear(sender, messages)
 
     async def _beat(self) -> None:
         while True:

@@ -18,9 +18,9 @@ from engine.dkim.signer import signer_of
 from engine.metrics.catalogue import Point
 from engine.providers.profiles import load_profiles
 from engine.region.awaiting import deliver_on
-from engine.region.cover import PeerLink
 from engine.region.handing import HandoverPort, NoHandover
 from engine.region.lease_file import LeaseView
+from engine.region.outgoing import PeerLink
 from engine.region.ports import PoolName
 from engine.region.region import Region, RegionPorts
 from engine.reputation.allowance import decode_summary, encode_answer

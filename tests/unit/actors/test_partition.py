@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from actors.partition import BOTH, IN, LONGEST_S, OUT, Lost, PartedLink, Partition
+from actors.peer_messages import packed
 from actors.region import RegionActor
 
 
@@ -15,7 +16,7 @@ class Peers:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    async def tell(self, region: str, sender: str, message: Any) -> None:
+    async def tell(self, region: str, sender: str, messages: Any) -> None:
         self.heard.append(region)
 
     async def hand_over(self, region: str, request: Any) -> None:
@@ -32,7 +33,7 @@ class Engine:
         self.heard.append("beat")
         return "reply"
 
-    def hear(self, sender: str, message: Any) -> None:
+    def hear(self, sender: str, messages: Any) -> None:
         self.heard.append(sender)
 
     async def hand_over(self, request: Any) -> str:
@@ -58,7 +59,7 @@ async def hears(region: Region) -> tuple[list[str], int]:
     region.engine.heard.clear()
     answers = 0
     beat: Any = None
-    for call in (region.beat(beat), region.hear("eu", beat), region.hand_over(beat)):
+    for call in (region.beat(beat), region.hear("eu", packed([])), region.hand_over(beat)):
         try:
             await call
             answers += 1
