@@ -75,8 +75,17 @@ class Outcomes:
     def expire(self, keys: list[bytes]) -> None:
         """Messages whose time has run out while they waited; they are settled soon."""
         now_ms = self._clock.wall_ms()
-        self._windows.settling([int.from_bytes(key[10:], "big") for key in keys])
-        self._spawn(self._commit([Settlement(key, self._expired(key, now_ms), 0) for key in keys]))
+        ids = [int.from_bytes(key[10:], "big") for key in keys]
+        self._windows.settling(ids)
+        self._spawn(
+            self._commit_expired([Settlement(key, self._expired(key, now_ms), 0) for key in keys], ids)
+        )
+
+    async def _commit_expired(self, settlements: list[Settlement], ids: list[int]) -> None:
+        try:
+            await self._commit(settlements)
+        finally:
+            self._windows.settled(ids)
 
     def _expired(self, key: bytes, now_ms: int) -> Outcome:
         """A message has run out of time while it waited: its last answer, if it ever had one, is the reason."""
@@ -109,6 +118,7 @@ class Outcomes:
         midnight_ms = now_ms - now_ms % DAY_MS
         settlements: list[Settlement] = []
         returned: list[int] = []
+        unsent: list[bytes] = []
         done: list[int] = []
         finished: dict[int, int] = {}
         attempts: dict[int, int] = {}
@@ -130,7 +140,10 @@ class Outcomes:
             if is_ours and pool >= 0:
                 finished[pool] = finished.get(pool, 0) + 1
             if outcome.kind is OutcomeKind.RETURNED and self._spool.message(id_) is not None:
-                returned.append(id_)
+                if is_ours:
+                    returned.append(id_)
+                else:
+                    unsent.append(key)
             else:
                 done.append(id_)
                 if outcome.at_ms < midnight_ms and is_ours and site >= 0:
@@ -141,11 +154,16 @@ class Outcomes:
             settlements.append(self._settling.settlement(key, outcome, number, now_ms, rerouted=rerouted))
         if returned:
             self._scheduler.give_back(struct.pack(f"<{len(returned)}Q", *returned))
-        self._scheduler.settle(struct.pack(f"<{len(done)}Q", *done))
+        packed = struct.pack(f"<{len(done)}Q", *done)
+        self._scheduler.settle(packed)
+        # of one that is ready again, a process speaks that was thought to be dead
+        self._scheduler.remove(packed)
         for pool, count in finished.items():
             self._finished(pool, count)
         self._tally.attempted(attempts)
         await self._commit(settlements)
+        if unsent:  # by a process that outlived the former incarnation: this one has never had them in memory
+            self._windows.restore(unsent)
 
     def _place_of(self, key: bytes) -> tuple[int, int, str]:
         """The pool and the site of a due key's queue, -1 for what is not known, and its tenant."""

@@ -31,6 +31,7 @@ from engine.metrics.catalogue import Point
 from engine.providers.profiles import load_profiles
 from engine.region.awaiting import AwaitedDispatch, awaited
 from engine.region.background import Background
+from engine.region.cancelling import Cancelling
 from engine.region.cover import Cover
 from engine.region.depth import Depth
 from engine.region.dispatch import Dispatcher
@@ -284,6 +285,13 @@ class Region:
             reporter=config.ingress.name or next(s.ehlo for s in config.sources if s.region == name),
             clock=clock,
         )
+        self._cancelling = Cancelling(
+            scheduler=self._scheduler,
+            windows=self._windows,
+            spool=spool,
+            is_offered=self._handing.is_offered,
+            settled=self._stopped,
+        )
         self._spread = Spread(spool, name, [r.name for r in config.regions if r.name != name], ports.peers)
 
     # -- life
@@ -416,7 +424,7 @@ class Region:
         self._scheduler.remove(struct.pack(f"<{len(ids)}Q", *ids))
 
     def _stopped(self, ids: list[int]) -> None:
-        """These were settled as suppressed when they were to be dispatched."""
+        """These were settled as cancelled, or as suppressed when they were to be dispatched."""
         if self._cover is not None:
             self._cover.settled(ids)
 
@@ -542,20 +550,7 @@ class Region:
 
     async def cancel(self, ids: Sequence[int]) -> int:
         """Cancel queued messages that are not on the wire; returns how many were."""
-        self._scheduler.remove(b"".join(id_.to_bytes(8, "little") for id_ in ids))
-        free = [
-            i
-            for i in ids
-            if not (self._scheduler.contains(i) or self._windows.is_held(i) or self._handing.is_offered(i))
-        ]
-        self._windows.settling(free)
-        try:
-            cancelled: int = await awaited(self._spool.cancel(free))
-        finally:
-            self._windows.settled(free)
-        if self._cover is not None:
-            self._cover.settled(free)
-        return cancelled
+        return await self._cancelling.cancel(ids)
 
     def review(self, source: str, site: str) -> None:
         """An operator has given an order to a source's owner about a site: it takes effect with the next report,

@@ -6,8 +6,9 @@ due. Messages themselves are in memory only while they are ready and their flow 
 the due index when the flow runs low.
 
 Invariants: a due key is in the scheduler, or its queue is `backlogged` with a cursor before it, or its queue has a
-timer at or before its due time and a cursor before it, or its queue waits for a route. So nothing that is due is
-forgotten, and memory is bounded by `ready_total` plus one state per spool queue that holds messages.
+timer at or before its due time and a cursor before it, or its queue waits for a route, or it has been passed over
+because its message is busy (busy.py) and is looked at again when that ends. So nothing that is due is forgotten, and
+memory is bounded by `ready_total` plus one state per spool queue that holds messages.
 
 A queue that is neither backlogged nor has a timer rests. When it has rested for `IDLE_S` and holds nothing on disk,
 neither waiting nor on the wire, it is forgotten, and its flow with it if no other queue feeds it (flows.py). It is
@@ -20,6 +21,7 @@ from itertools import islice
 from typing import Protocol
 
 from engine.config.schema import LimitsConfig
+from engine.region.busy import Busy
 from engine.region.flows import Flows
 from engine.region.refills import Line, Refills
 from engine.region.sites import Site
@@ -116,9 +118,7 @@ class Windows:
         self._unrouted: dict[str, list[SpoolQueue]] = {}
         self._refills = Refills[SpoolQueue]()
         self._wheel = Wheel(clock.wall_ms() * 1_000_000)
-        self._elsewhere: dict[int, bytes | None] = {}
-        self._settling: set[int] = set()
-        self._holders: dict[str, list[int]] = {}
+        self._busy = Busy()
 
     def __len__(self) -> int:
         return len(self._queues)
@@ -191,7 +191,9 @@ class Windows:
     def _offer(self, queue: SpoolQueue, keys: Sequence[bytes], now_ms: int) -> None:
         ready = [key for key in keys if int.from_bytes(key[4:10], "big") <= now_ms]
         if len(ready) != len(keys):
-            self._arm(queue, min(_due(key) for key in keys if _due(key) > now_ms))
+            later = min(key for key in keys if _due(key) > now_ms)
+            self._rewind(queue, later)
+            self._arm(queue, _due(later))
         if not ready:
             return
         is_overdue = 0 < queue.armed_ms <= now_ms  # what fell due in this moment goes before what comes now
@@ -200,7 +202,9 @@ class Windows:
             self._rewind(queue, first)
             self._back(queue, min(_due(first), queue.armed_ms) if is_overdue else _due(first))
             return
-        self._add(queue, ready)
+        free = self._busy.free(ready)
+        if free:
+            self._add(queue, free)
         self._rest(queue)
 
     def _is_behind(self, queue: SpoolQueue) -> bool:
@@ -211,39 +215,31 @@ class Windows:
 
     def hold(self, holder: str, ids: Sequence[int]) -> None:
         """These are on the wire in a process that outlived the former incarnation: not to be loaded until released."""
-        self._holders.setdefault(holder, []).extend(ids)
-        for id_ in ids:
-            self._elsewhere[id_] = None
+        self._busy.hold(holder, ids)
 
     def is_held(self, id_: int) -> bool:
-        return id_ in self._elsewhere
+        return self._busy.is_held(id_)
 
     def release(self, id_: int) -> bytes | None:
         """The pool has spoken about an id on hold; returns its due key if it has been passed over meanwhile."""
-        return self._elsewhere.pop(id_, None)
+        return self._busy.release(id_)
 
     def release_all(self, holder: str) -> None:
         """It will not speak about its ids on hold any more: those passed over become ready."""
-        keys = [self._elsewhere.pop(id_, None) for id_ in self._holders.pop(holder, ())]
-        passed_over = [key for key in keys if key is not None]
-        if passed_over:
-            self.offer(sorted(passed_over), self._clock.wall_ms())
+        self.restore(self._busy.release_all(holder))
 
-    def _without_held(self, keys: Sequence[bytes]) -> Sequence[bytes]:
-        kept = []
-        for key in keys:
-            id_ = _id(key)
-            if id_ in self._elsewhere:
-                self._elsewhere[id_] = key
-            else:
-                kept.append(key)
-        return kept
+    def restore(self, due_keys: Iterable[bytes]) -> None:
+        """These were taken out of memory, or passed over: what is due of them still is taken in again."""
+        due_keys = sorted(due_keys)
+        still = [key for key in due_keys if self._is_on_disk(key)]
+        if still:
+            self.offer(still, self._clock.wall_ms())
+
+    def _is_on_disk(self, key: bytes) -> bool:
+        number = int.from_bytes(key[:4], "big")
+        return any(found == key for found, _ in self._index.scan_due(number, _before(key), _due(key), 1))
 
     def _add(self, queue: SpoolQueue, keys: Sequence[bytes]) -> None:
-        if self._elsewhere:
-            keys = self._without_held(keys)
-            if not keys:
-                return
         self._scheduler.add(queue.flow, b"".join(keys))
         last = max(keys)
         if queue.cursor is None or last > queue.cursor:
@@ -291,10 +287,12 @@ class Windows:
         now_ms = self._clock.wall_ms()
         keys: list[bytes] = []
         for queue in self._unrouted.get(domain, ()):
-            found = self._index.scan_due(queue.number, queue.cursor, now_ms, limit - len(keys))
-            if found:
+            while len(keys) < limit:
+                found = self._index.scan_due(queue.number, queue.cursor, now_ms, limit - len(keys))
+                if not found:
+                    break
                 queue.cursor = found[-1][0]
-                keys.extend(key for key, _ in found)
+                keys.extend(self._busy.free([key for key, _ in found]))
             if len(keys) >= limit:
                 return keys
         if not keys:
@@ -331,21 +329,15 @@ class Windows:
         """Load up to `room` messages that were due at `until_ms`; returns whether more are waiting on disk."""
         now_ms = self._clock.wall_ms()
         until_ms = min(now_ms, until_ms)
-        found = read = self._index.scan_due(queue.number, queue.cursor, until_ms, room)
-        if self._settling:
-            found = [row for row in read if _id(row[0]) not in self._settling]
-        expired = [
-            key
-            for key, expires_ms in found
-            # not what a survivor has on the wire: it may be delivered at this moment
-            if expires_ms < now_ms and _due(key) < expires_ms and _id(key) not in self._elsewhere
-        ]
+        read = self._index.scan_due(queue.number, queue.cursor, until_ms, room)
+        keys = self._busy.free([key for key, _ in read])
+        expired = {key for key, expires_ms in read if expires_ms < now_ms and _due(key) < expires_ms}
         if expired:
-            gone = set(expired)
-            self._expire([key for key in expired if not self._scheduler.contains(_id(key))])
-            keys = [key for key, _ in found if key not in gone]
-        else:
-            keys = [key for key, _ in found]
+            gone = expired.intersection(
+                keys
+            )  # not what is busy: a survivor may be delivering it at this moment
+            keys = [key for key in keys if key not in gone]
+            self._expire(sorted(key for key in gone if not self._scheduler.contains(_id(key))))
         if read:
             queue.cursor = read[-1][0]
             queue.head_ms = _due(queue.cursor)
@@ -372,27 +364,21 @@ class Windows:
             self._rest(queue)
 
     def settling(self, ids: Iterable[int]) -> None:
-        """The outcomes of these are on their way to the disk: what it says of them until then is not loaded again."""
-        self._settling.update(ids)
+        """Something about these is on its way to the disk: what it says of them until then is not loaded again."""
+        self._busy.settling(ids)
 
     def settled(self, ids: Iterable[int]) -> None:
-        """They are on disk; those that are deferred come with `redue`."""
-        self._settling.difference_update(ids)
+        """It is on disk, or has failed; those that are deferred come with `redue`."""
+        passed_over = self._busy.settled(ids)
+        if passed_over:
+            self.restore(passed_over)
 
     def is_settling(self, id_: int) -> bool:
-        return id_ in self._settling
+        return self._busy.is_settling(id_)
 
     def redue(self, due_key: bytes) -> None:
         """A deferred message has got this due key."""
-        now_ms = self._clock.wall_ms()
-        if _due(due_key) <= now_ms:
-            self.offer((due_key,), now_ms)
-            return
-        queue = self._queue(int.from_bytes(due_key[:4], "big"))
-        if queue is None:
-            return
-        self._rewind(queue, due_key)
-        self._arm(queue, _due(due_key))
+        self.offer((due_key,), self._clock.wall_ms())
 
     def _arm(self, queue: SpoolQueue, due_ms: int) -> None:
         if queue.armed_ms and queue.armed_ms <= due_ms:

@@ -251,6 +251,55 @@ def test_what_is_being_settled_is_not_read_again_before_that_is_on_disk() -> Non
     assert world.all_taken() == [2]
 
 
+def test_what_is_heard_of_while_it_is_being_settled_is_not_sent() -> None:
+    """It stood on disk before its acceptance was answered, was read from there, and had expired, say."""
+    world = World()
+    now_ms = world.clock.wall_ms()
+    world.windows.settling([1])
+    first = world.put(1, now_ms)
+    world.put(2, now_ms)
+    assert world.taken() == [2]
+    del world.disk.rows[first]
+    world.windows.settled([1])
+    assert world.all_taken() == []
+
+
+def test_what_was_to_be_settled_and_is_on_disk_as_before_is_sent() -> None:
+    """The disk was full, or another write was faster."""
+    world = World()
+    now_ms = world.clock.wall_ms()
+    world.windows.settling([1])
+    world.windows.settling([1])
+    world.put(1, now_ms)
+    world.put(2, now_ms)
+    assert world.all_taken() == [2]
+    world.windows.settled([1])
+    assert world.all_taken() == []
+    world.windows.settled([1])
+    assert world.all_taken() == [1]
+
+
+def test_what_is_taken_in_again_and_is_due_no_more_is_passed_by() -> None:
+    world = World()
+    now_ms = world.clock.wall_ms()
+    later = key(2, now_ms + 500)
+    world.disk.rows[later] = NEVER_MS
+    world.windows.restore([key(1, now_ms), later])
+    assert world.all_taken() == []
+    world.clock.advance(0.501)
+    assert world.all_taken() == [2]
+
+
+def test_after_the_clock_was_set_back_what_is_due_before_the_last_is_sent_too() -> None:
+    world = World()
+    world.put(1, world.clock.wall_ms())
+    assert world.settled() == [1]
+    world.clock.step_wall(-60)
+    world.put(2, world.clock.wall_ms() + 1000)
+    world.clock.advance(61)
+    assert world.all_taken() == [2]
+
+
 def test_what_expired_while_it_waited_on_disk_is_settled_and_not_sent() -> None:
     world = World(routed=False)
     now_ms = world.clock.wall_ms()
@@ -293,6 +342,31 @@ def test_one_survivor_that_dies_releases_its_own_only() -> None:
     world.windows.release_all("default.1")
     assert world.taken() == [2]
     assert world.windows.is_held(1)
+
+
+def test_what_a_survivor_has_is_not_settled_for_want_of_a_route() -> None:
+    world = World(routed=False)
+    now_ms = world.clock.wall_ms()
+    world.windows.hold("default.0", [1, 2, 4])
+    keys = [world.put(id_, now_ms) for id_ in range(1, 6)]
+    failure = Failure("deferred", Reply(0, "4.4.4", "no route"))
+    assert world.windows.take_unroutable(DOMAIN, failure, 2) == [keys[2], keys[4]]
+    del world.disk.rows[keys[2]], world.disk.rows[keys[4]]
+    assert world.windows.take_unroutable(DOMAIN, failure, 2) == []
+    world.windows.release_all("default.0")
+    world.route()
+    assert world.taken() == [1, 2, 4]
+
+
+def test_what_a_survivor_had_and_is_settled_by_another_way_does_not_come_back_with_its_death() -> None:
+    world = World()
+    now_ms = world.clock.wall_ms()
+    world.windows.hold("default.0", [1, 2])
+    first = world.put(1, now_ms)
+    world.put(2, now_ms)
+    del world.disk.rows[first]
+    world.windows.release_all("default.0")
+    assert world.all_taken() == [2]
 
 
 def test_unroutable_mail_is_handed_over_in_portions_and_later_mail_waits_for_its_time() -> None:

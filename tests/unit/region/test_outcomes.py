@@ -1,0 +1,167 @@
+"""What becomes of messages whose pools behave unlike the rest: they outlive the region, or speak after their death."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from engine.delivery.wire import ENTRY, Holding, encode_holding, encode_report, encode_resume
+from engine.region.awaiting import deliver_on
+from engine.region.ports import PoolName
+from engine.region.region import Region
+from engine.spool.store import Spool
+from engine.values.clock import SteadyClock
+from engine.values.outcome import OutcomeKind, Scope
+from tests.support.region import LocalNode, fleet, region_on, until
+from tests.support.spools import batch, open_spool
+
+POOL = PoolName("default")
+
+
+class Pool:
+    """A process that takes what it gets and says nothing by itself. `has`: what it had before this region began."""
+
+    def __init__(self, has: list[int]) -> None:
+        self.has = has
+        self.got: list[int] = []
+
+    async def resume(self, epoch: int) -> bytes:
+        return encode_resume(0, [], self.has, [0, 1])
+
+    async def assign(self, assignment: bytes) -> bytes:
+        return encode_holding(Holding())
+
+    async def load(self) -> tuple[int, int]:
+        return 0, 1
+
+    async def deliver(self, header: bytes, entries: bytes) -> None:
+        self.got += [entry[0] for entry in ENTRY.iter_unpack(entries)]
+
+    async def acknowledge(self, sequence: int) -> None:
+        pass
+
+    async def stop(self, deadline_s: float) -> None:
+        pass
+
+
+class Node(LocalNode):
+    """Starts such pools; none while `is_refusing`."""
+
+    is_refusing = False
+    pool: Pool | None = None
+    on_death: Callable[[PoolName], None]
+
+    async def launch(self, name: PoolName, on_death: Callable[[PoolName], None]) -> Any:
+        self.on_death = on_death
+        if self.is_refusing:
+            raise ConnectionError("no process can be started")
+        self.pool = self.pool or Pool([])
+        return self.pool
+
+    async def survivors(self) -> list[PoolName]:
+        return [POOL] if self.pool else []
+
+    def kill(self) -> None:
+        self.pool = None
+        self.on_death(POOL)
+
+
+class Scene:
+    def __init__(self, spool: Spool, node: Node) -> None:
+        self.spool = spool
+        self.node = node
+        self.region: Region
+
+    async def accept(self) -> int:
+        accepted = asyncio.wrap_future(self.spool.accept(batch(due_ms=self.node.clock.wall_ms())))
+        result = await accepted
+        if hasattr(self, "region"):
+            self.region._offer(result.due_keys)
+        return result.ids[0][0]
+
+    async def start(self) -> None:
+        self.region = await region_on(self.node, self.spool)
+
+    async def says(self, id_: int, kind: OutcomeKind) -> None:
+        row = (
+            id_,
+            int(kind),
+            str(Scope.MESSAGE),
+            250,
+            "2.0.0",
+            "ok",
+            "mx",
+            0,
+            self.node.clock.wall_ms(),
+            0,
+            0,
+        )
+        await self.region.settle(encode_report(1, self.spool.epoch, [row]))
+
+    async def got(self, id_: int) -> None:
+        await until(lambda: self.node.pool is not None and id_ in self.node.pool.got)
+
+
+@asynccontextmanager
+async def scene(directory: Path) -> Any:
+    config = fleet(directory, 9)
+    clock = SteadyClock()
+    spool = open_spool(directory / "spool", clock, deliver=deliver_on(asyncio.get_running_loop()))  # type: ignore[arg-type]
+    made = Scene(spool, Node(config, "eu", spool, clock))
+    try:
+        yield made
+    finally:
+        if hasattr(made, "region"):
+            await made.region.stop()
+        spool.close()
+
+
+def test_what_a_survivor_gives_back_is_sent_by_another_way(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with scene(tmp_path) as it:
+            old = await it.accept()
+            it.node.pool = Pool([old])
+            await it.start()
+            await it.got(await it.accept())  # the region has read the disk, and passed the old one over
+            assert old not in it.node.pool.got
+            await it.says(old, OutcomeKind.RETURNED)
+            await it.got(old)
+
+    asyncio.run(run())
+
+
+def test_what_the_dead_have_delivered_is_not_sent_again_if_that_is_heard_in_time(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with scene(tmp_path) as it:
+            await it.start()
+            first = await it.accept()
+            await it.got(first)
+            it.node.is_refusing = True
+            it.node.kill()
+            number = it.region._sites.pools.number(POOL.provider)
+            scheduler = it.region._scheduler
+            await until(lambda: scheduler.contains(first) and not scheduler.in_flight_of(number))
+            await it.says(first, OutcomeKind.DELIVERED)
+            assert not scheduler.contains(first)
+            it.node.is_refusing = False
+            await it.got(await it.accept())
+            assert first not in it.node.pool.got
+
+    asyncio.run(run())
+
+
+def test_what_has_expired_is_not_busy_for_ever(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with scene(tmp_path) as it:
+            await it.start()
+            late = batch(due_ms=it.node.clock.wall_ms() - 49 * 3_600_000)
+            result = await asyncio.wrap_future(it.spool.accept(late))
+            it.region._windows.settling([7])  # something else is
+            it.region._offer(result.due_keys)
+            it.region._scheduler.remove(result.ids[0][0].to_bytes(8, "little"))
+            it.region._outcomes.expire(result.due_keys)
+            await until(lambda: it.spool.counts()["expired"] == 1)
+            await until(lambda: not it.region._windows.is_settling(result.ids[0][0]))
+
+    asyncio.run(run())
