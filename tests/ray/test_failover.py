@@ -1,4 +1,5 @@
-"""Ray's head dies and returns; then a region is cut off, its node frozen, and killed with its disk: its peer covers.
+"""Ray's head dies and returns; then a shard of a region is cut off, its node frozen, and killed with its disk: it is
+covered by its sibling, not by the other region.
 
 All under load. Every message that got a receipt arrives; what arrives twice is marked. Submissions go on meanwhile.
 SENDFLEET_FAILOVER_ROUNDS repeats the freezing; `make soak` sets it.
@@ -21,7 +22,7 @@ import pytest
 from engine.config.schema import FleetConfig
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
-from tests.support.ray_fleet import ClusterFleet, messages, two_regions, until
+from tests.support.ray_fleet import ClusterFleet, messages, two_shards_and_a_region, until
 from tests.support.sinks import accepting_sink
 
 pytestmark = [pytest.mark.ray, pytest.mark.crash]
@@ -30,7 +31,7 @@ ROUNDS = int(os.environ.get("SENDFLEET_FAILOVER_ROUNDS", "1"))
 BATCH = 20
 PAUSE_S = 0.05
 FROZEN_S = 2.0
-VICTIM, PEER = "us", "eu"
+VICTIM, PEER, OTHER = "eu-2", "eu-1", "us"
 
 
 @pytest.fixture
@@ -183,11 +184,11 @@ def marked(config: FleetConfig) -> set[str]:
     return found
 
 
-def test_the_head_dies_then_a_region_is_cut_off_freezes_and_dies(tmp_path: Path, sink: SinkProcess) -> None:
-    config = two_regions(
+def test_the_head_dies_then_a_shard_is_cut_off_freezes_and_dies(tmp_path: Path, sink: SinkProcess) -> None:
+    config = two_shards_and_a_region(
         tmp_path,
         sink.addresses["accept"][1],
-        fleet={"replicas": 1, "degraded": "accept_local"},  # with one region of two left, mail goes on
+        fleet={"replicas": 1, "degraded": "accept_local"},
     )
 
     async def standing(fleet: ClusterFleet) -> str:
@@ -221,9 +222,22 @@ def test_the_head_dies_then_a_region_is_cut_off_freezes_and_dies(tmp_path: Path,
         return load
 
     async def kill(fleet: ClusterFleet) -> set[str]:
-        batch = messages(400, first=1_000_000)
-        for start in range(0, len(batch), 50):  # they spread over both regions
-            await fleet.client.submit(batch[start : start + 50])
+        async def has_copies_at_its_sibling() -> bool:
+            cover = (await fleet.client.snapshot())["regions"][VICTIM].get("failover", {})
+            return bool(cover.get("standby") == PEER and cover.get("standby_complete"))
+
+        await until(has_copies_at_its_sibling, "the copies of a shard do not come home")
+        batch = []
+
+        async def the_victim_has_many() -> bool:
+            part = messages(50, first=1_000_000 + len(batch))
+            batch.extend(part)
+            receipt = await fleet.client.submit(part, region=VICTIM)  # who was silent lately is asked last
+            if receipt.region == VICTIM:
+                of_victim.update(message.recipients[0] for message in part)
+            return len(of_victim) >= 200
+
+        await until(the_victim_has_many, "a shard that is asked for does not take it")
         send_signal(processes_of(fleet.nodes[VICTIM]), signal.SIGKILL)
         shutil.move(Path(config.spool.directory) / VICTIM, tmp_path / "gone")
         more = messages(100, first=2_000_000)
@@ -242,10 +256,14 @@ def test_the_head_dies_then_a_region_is_cut_off_freezes_and_dies(tmp_path: Path,
         await drained(fleet, wanted)
         return wanted
 
+    of_victim: set[str] = set()
     with ClusterFleet(config) as fleet:
         wanted = asyncio.run(everything(fleet))
-    report = audit(Path(config.spool.directory) / PEER)
-    assert report.is_clean, report.problems
+    for name in (PEER, OTHER):
+        report = audit(Path(config.spool.directory) / name)
+        assert report.is_clean, report.problems
+    clients = {row.client for row in sink.log().acceptances if row.recipient in of_victim}
+    assert {c.rpartition(".")[0] for c in clients} <= {net_of(config, VICTIM), net_of(config, PEER)}
     arrived = Counter(sink.log().recipients())
     assert wanted <= set(arrived)
     twice = {recipient for recipient, count in arrived.items() if count > 1}

@@ -38,13 +38,13 @@ def two_regions(directory: Path, port: int, **sections: Any) -> FleetConfig:
 
 
 def two_shards_and_a_region(directory: Path, port: int, **sections: Any) -> FleetConfig:
-    """Region eu of two nodes, eu-1 and eu-2, and us of one."""
+    """Region us of one node, the first, and eu of two, eu-1 and eu-2."""
     regions = [
-        {"name": "eu-1", "number": 1, "shard_of": "eu"},
-        {"name": "eu-2", "number": 2, "shard_of": "eu"},
-        {"name": "us", "number": 3},
+        {"name": "us", "number": 1},
+        {"name": "eu-1", "number": 2, "shard_of": "eu"},
+        {"name": "eu-2", "number": 3, "shard_of": "eu"},
     ]
-    return fleet_of(("eu-1", "eu-2", "us"), directory, port, **{"regions": regions, **sections})
+    return fleet_of(("us", "eu-1", "eu-2"), directory, port, **{"regions": regions, **sections})
 
 
 def fleet_of(names: Sequence[str], directory: Path, port: int, **sections: Any) -> FleetConfig:
