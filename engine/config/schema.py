@@ -467,6 +467,10 @@ class FleetConfig(Section):
             raise ValueError(f"region {name!r}: allowed are {', '.join(known)}")
         return found
 
+    def shard_of(self, name: str) -> str | None:
+        """The region of several nodes to which this one belongs."""
+        return next(entry.shard_of for entry in self.regions if entry.name == name)
+
     def siblings(self, name: str) -> tuple[str, ...]:
         """The other shards of the same region."""
         own = next(entry.region for entry in self.regions if entry.name == name)

@@ -2,7 +2,7 @@
 
 Names and units follow OpenTelemetry's semantic conventions, and are its own where it has one (process.*, system.*);
 the Prometheus name is derived by its rules: dots become underscores, the unit is appended, and `_total` to a counter.
-Each metric has the label `region` before those that are named here.
+Each metric has the label `region`, and of a shard `shard`, before those that are named here.
 
 No label is a domain, a host, a tenant, a campaign or an address: the values of every label are a fixed set, or the
 providers and sources of the configuration, of which a bounded number is told apart (engine/metrics/bounding.py).
@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 REGION = "region"
+SHARD = "shard"
 
 
 class Kind(StrEnum):
@@ -321,5 +322,10 @@ CATALOGUE: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 
 
 def label_names(metric: Metric) -> tuple[str, ...]:
-    """All labels of its points, `region` first."""
-    return (REGION, *metric.labels)
+    """All labels of its points, `region` and `shard` first."""
+    return (REGION, SHARD, *metric.labels)
+
+
+def place_of(name: str, shard_of: str | None) -> dict[str, str]:
+    """The first labels of what a region of one node has counted, or a shard of a region of several."""
+    return {REGION: name} if shard_of is None else {REGION: shard_of, SHARD: name}

@@ -21,7 +21,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExportR
 from opentelemetry.sdk.resources import Resource
 
 from engine.config.metrics import OtlpConfig
-from engine.metrics.catalogue import CATALOGUE, Kind, Metric, Point, label_names
+from engine.metrics.catalogue import CATALOGUE, Kind, Metric, Point, place_of
 
 MAX_POINTS = 200_000  # of one metric; the labels are bounded before (engine/metrics/bounding.py)
 
@@ -35,9 +35,9 @@ logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
 class OtlpExport:
     """One region's way to its collector. Not for several threads at once."""
 
-    def __init__(self, config: OtlpConfig, *, fleet: str, region: str) -> None:
+    def __init__(self, config: OtlpConfig, *, fleet: str, region: str, shard_of: str | None = None) -> None:
         self._config = config
-        self._region = region
+        self._place = place_of(region, shard_of)
         self._points: dict[str, list[Point]] = {}
         self._reader = InMemoryMetricReader(
             cardinality_limits={ObservableCounter: MAX_POINTS, ObservableGauge: MAX_POINTS}
@@ -63,12 +63,10 @@ class OtlpExport:
             create(metric.name, callbacks=[self._observer(metric)], unit=metric.unit, description=metric.text)
 
     def _observer(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        names = label_names(metric)
-
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             for point in self._points.get(metric.name, ()):
-                labels = dict(zip(names, (self._region, *point.labels), strict=True))
-                yield Observation(point.value, labels)
+                labels = zip(metric.labels, point.labels, strict=True)
+                yield Observation(point.value, {**self._place, **dict(labels)})
 
         return observe
 

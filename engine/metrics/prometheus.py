@@ -6,20 +6,24 @@ keeps: nothing is counted here. docs/adr/0032-metrics.md.
 
 from collections.abc import Iterable, Mapping
 
-from engine.metrics.catalogue import CATALOGUE, REGION, Point
+from engine.metrics.catalogue import CATALOGUE, Point, place_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _IN_TEXT = str.maketrans({"\\": r"\\", "\n": r"\n"})
 _IN_VALUE = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
-def render(by_region: Mapping[str, Iterable[Point]]) -> str:
-    """The exposition of the points of these regions, metric by metric in the catalogue's order."""
+def render(by_region: Mapping[str, Iterable[Point]], shard_of: str | None = None) -> str:
+    """The exposition of the points of these regions, metric by metric in the catalogue's order.
+
+    `shard_of`: the region of several nodes whose shards they are.
+    """
     lines: dict[str, list[str]] = {}
     for region, points in by_region.items():
+        place = place_of(region, shard_of).items()
         for point in points:
             metric = CATALOGUE[point.metric]
-            labels = [(REGION, region), *zip(metric.labels, point.labels, strict=True)]
+            labels = [*place, *zip(metric.labels, point.labels, strict=True)]
             text = ",".join(
                 f'{name.replace(".", "_")}="{value.translate(_IN_VALUE)}"' for name, value in labels
             )

@@ -28,6 +28,7 @@ class MetricsDesk:
     def __init__(self, config: FleetConfig, region: str, port: FigurePort, own: ProcessFigures) -> None:
         self._config = config
         self._region = region
+        self._shard_of = config.shard_of(region)
         self._gatherer = Gatherer(config, region, port)
         self._own = own
         self._shown: list[Point] | None = None
@@ -40,7 +41,8 @@ class MetricsDesk:
         """Readers that get the same figures get the same page: a large fleet's takes a tenth of a second."""
         found = await self._gatherer.gather()
         if found is not self._shown:
-            self._shown, self._page = found, render({self._region: [*found, *self._own.points()]})
+            points = [*found, *self._own.points()]
+            self._shown, self._page = found, render({self._region: points}, self._shard_of)
         return self._page
 
     def may_read(self, authorization: str) -> bool:
@@ -88,7 +90,12 @@ class MetricsServing:
         otlp = self._config.metrics.otlp
         if otlp is not None:
             edge = import_module("engine.metrics.otlp")  # heavy: only where it is wanted
-            export = edge.OtlpExport(otlp, fleet=self._config.fleet.name, region=self._region)
+            export = edge.OtlpExport(
+                otlp,
+                fleet=self._config.fleet.name,
+                region=self._region,
+                shard_of=self._config.shard_of(self._region),
+            )
             self._pushing = asyncio.get_running_loop().create_task(
                 push_for_ever(otlp, export, self._desk.points, self._region)
             )

@@ -22,7 +22,7 @@ def test_a_metric_is_named_and_described(metric: Metric) -> None:
     assert NAME.fullmatch(metric.name)
     assert metric.unit in UNITS or re.fullmatch(r"\{[a-z_]+\}", metric.unit)
     assert metric.text.endswith(".")
-    assert len(set(label_names(metric))) == len(metric.labels) + 1
+    assert len(set(label_names(metric))) == len(metric.labels) + 2
     assert re.fullmatch(r"[a-z_]+", metric.prometheus)
     assert metric.prometheus.endswith("_total") == (metric.kind is Kind.COUNTER)
     strange = {"domain", "host", "tenant", "campaign", "address", "recipient", "site"} & set(metric.labels)
@@ -91,6 +91,12 @@ def test_what_is_rendered_is_read_back() -> None:
     assert found.total("sendfleet_clock_offset_seconds", region="us") == -3.25
     helped = [line.split()[2] for line in text.splitlines() if line.startswith("# HELP")]
     assert len(helped) == len(set(helped)) == 5
+
+
+def test_what_a_shard_has_counted_is_of_its_region() -> None:
+    text = render({"eu-1": [Point("sendfleet.sessions.open", ("google", "a"), 7)]}, "eu")
+    labels = {"region": "eu", "shard": "eu-1", "provider": "google", "source": "a"}
+    assert Scrape(text).rows("sendfleet_sessions_open") == [(labels, 7)]
 
 
 def test_nothing_is_an_empty_page() -> None:

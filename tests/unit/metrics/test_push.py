@@ -164,3 +164,17 @@ def test_the_environment_sends_a_secret_nowhere_else(tmp_path: Path, monkeypatch
         assert OtlpExport(config, fleet="f", region="eu").push(POINTS)
     assert stolen == []
     assert b"Bearer sesame" in seen[0]
+
+
+def test_what_a_shard_pushes_is_of_its_region() -> None:
+    export = OtlpExport(config_of(), fleet="f", region="eu-1", shard_of="eu")
+    export._points = {POINTS[0].metric: POINTS}
+    data = export._reader.get_metrics_data()
+    assert data is not None
+    found = [
+        dict(point.attributes or {})
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        for point in metric.data.data_points
+    ]
+    assert found == [{"region": "eu", "shard": "eu-1"}]
+    export.close()

@@ -74,6 +74,13 @@ def test_on_loopback_whoever_is_there_may_read(tmp_path: Path) -> None:
     assert found.total("process_cpu_time_seconds_total", actor="gateway") > 0
 
 
+def test_a_shard_shows_of_which_region_it_is(tmp_path: Path) -> None:
+    regions = [{"name": "eu", "number": 1, "shard_of": "europe"}]
+    config = fleet(tmp_path, 25, regions=regions, metrics={"listen": {"eu": f"127.0.0.1:{free_port()}"}})
+    ((_, text),) = shown(config, Port())
+    assert Scrape(text).total("sendfleet_messages_queued", region="europe", shard="eu") == 7
+
+
 def test_with_a_token_only_who_shows_it(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("open sesame\n")
@@ -88,7 +95,7 @@ def test_readers_close_behind_each_other_get_the_same_page(
 ) -> None:
     rendered: list[Any] = []
     monkeypatch.setattr(gathering, "FRESH_S", 3600.0)
-    monkeypatch.setattr(serving, "render", lambda found: rendered.append(found) or "a page\n")
+    monkeypatch.setattr(serving, "render", lambda found, *_: rendered.append(found) or "a page\n")
     config = config_of(tmp_path, listen={"eu": f"127.0.0.1:{free_port()}"})
     assert shown(config, Port(), "", "", "") == [(200, "a page\n")] * 3
     assert len(rendered) == 1
