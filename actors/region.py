@@ -30,7 +30,8 @@ from engine.providers.profiles import load_profiles
 from engine.region.awaiting import deliver_on
 from engine.region.outbox import EventLog
 from engine.region.ports import PoolName
-from engine.region.region import Region, RegionPorts
+from engine.region.region import Region
+from engine.region.wiring import RegionPorts
 from engine.routing.resolver import build_resolver
 from engine.routing.router import Router
 from engine.spool.errors import SpoolInUse

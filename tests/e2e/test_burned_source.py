@@ -271,7 +271,7 @@ def test_greylisting_says_nothing_about_the_source(tmp_path: Path, status: str, 
             await region.accept(*encode_submission(messages(400), bytes(16)))
             deferred = asyncio.get_running_loop().time() + 0.9  # first attempts only, and a report of them
             await until(lambda: asyncio.get_running_loop().time() > deferred)
-            site = region._sites.site(0).name
+            site = region.parts.sites.site(0).name
             states = {str(owner.reputation.standing(site).state) for owner in node.owners.values()}
             region.check()
             await node.stop()

@@ -27,8 +27,10 @@ def test_a_damaged_name_holds_up_no_report_no_count_and_no_trace(tmp_path: Path)
     async def run(port: int) -> None:
         region, spool, node = await start_region(fleet(tmp_path, port))
         await until(lambda: spool.counts()["delivered"] == 1)
-        await region._depth.walk()
-        waiting = sum(p.value for p in region._depth.points() if p.metric == "sendfleet.messages.waiting")
+        await region.parts.depth.walk()
+        waiting = sum(
+            p.value for p in region.parts.depth.points() if p.metric == "sendfleet.messages.waiting"
+        )
         assert waiting == 5
         # a pool that outlived a restart tells of what it had
         reports = [
@@ -39,7 +41,7 @@ def test_a_damaged_name_holds_up_no_report_no_count_and_no_trace(tmp_path: Path)
                 (other[0], OutcomeKind.DELIVERED, 250),
             )
         ]
-        await region._outcomes.settle_outcomes(reports, 0)
+        await region.parts.outcomes.settle_outcomes(reports, 0)
         assert spool.counts()["delivered"] == 3
         trace = await region.trace(id_of(lost[2]), "", 0, "")
         assert trace is not None

@@ -104,14 +104,14 @@ def test_either_side_is_killed_between_two_steps(
 
         async with fleet:
             for region in fleet.regions.values():
-                region._dispatcher.paused = True  # or it is all sent before anybody is killed
+                region.parts.dispatcher.paused = True  # or it is all sent before anybody is killed
             await fleet.submit("eu", mail(60), KEY)
             fleet.fault = fault
             await fleet.regions["eu"].drain(True)
             await killer()
             for region in fleet.regions.values():
-                region._dispatcher.paused = False
-                region._wake_pools()
+                region.parts.dispatcher.paused = False
+                region.parts.dispatcher.wake_all()
             await until(lambda: fleet.regions["eu"].condition == "drained")
             await until(lambda: fleet.spools["us"].counts()["queued"] == 0)
 
@@ -153,7 +153,7 @@ def test_with_copies_a_region_dies_while_it_is_not_known_who_has_them(
     async def run(fleet: CoveredFleet) -> None:
         async with fleet:
             for region in fleet.regions.values():
-                region._dispatcher.paused = True
+                region.parts.dispatcher.paused = True
             await fleet.submit("eu", mail(300), KEY)
             fleet.fault = lose_the_answer
             await fleet.regions["eu"].drain(True)
@@ -162,8 +162,8 @@ def test_with_copies_a_region_dies_while_it_is_not_known_who_has_them(
             await until(lambda: fleet.standing(victim) is Standing.DEAD)
             fleet.fault = lambda *_: None
             (survivor,) = fleet.regions.values()
-            survivor._dispatcher.paused = False
-            survivor._wake_pools()
+            survivor.parts.dispatcher.paused = False
+            survivor.parts.dispatcher.wake_all()
             await until(lambda: survivor._spool.counts()["queued"] == 0)
             await fleet.start(victim)
             await until(fleet.all_live)
@@ -185,10 +185,10 @@ def test_mail_that_cannot_be_sent_here_for_long_goes_to_a_region_that_can_and_st
 
     def suspend(region: Region, minutes: int) -> None:
         """For so many minutes; 0 ends it."""
-        (site,) = {site.name for site in region._sites.opened()}
+        (site,) = {site.name for site in region.parts.sites.opened()}
         until_ms = round(time.time() * 1000) + minutes * 60_000
-        change = region._enforcement.suspensions
-        for source in region._sites.sources.values():
+        change = region.parts.enforcement.suspensions
+        for source in region.parts.sites.sources.values():
             if minutes:
                 change.order(source.name, site, until_ms, "blocked")
             else:
@@ -206,7 +206,7 @@ def test_mail_that_cannot_be_sent_here_for_long_goes_to_a_region_that_can_and_st
             await fleet.submit("eu", mail(600), KEY)
             await until(lambda: fleet.status("eu")["takers"] == ["us"])
             assert counts["us"]()["accepted"] == 1  # it was asked, and could not send it either
-            us._dispatcher.paused = True
+            us.parts.dispatcher.paused = True
             suspend(us, 0)
             await until(lambda: counts["us"]()["queued"] == 600)
             await until(lambda: counts["eu"]()["queued"] == 0)
@@ -216,8 +216,8 @@ def test_mail_that_cannot_be_sent_here_for_long_goes_to_a_region_that_can_and_st
             await until(lambda: counts["eu"]()["delivered"] == 4)  # its own go there
             assert (counts["us"]()["queued"], counts["us"]()["moved"]) == (600, 3)
             suspend(us, 0)
-            us._dispatcher.paused = False
-            us._wake_pools()
+            us.parts.dispatcher.paused = False
+            us.parts.dispatcher.wake_all()
             await until(lambda: counts["us"]()["queued"] == 0)
             assert eu.condition == us.condition == "up"
 

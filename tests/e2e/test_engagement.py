@@ -113,7 +113,7 @@ def test_the_first_days_of_a_warm_up_go_to_the_engaged(tmp_path: Path, accepting
     async def run() -> None:
         region, spool, node = await start_region(config, clock=clock)
         assert (await send(tmp_path / "campaign.yaml", region)).accepted == len(rows)
-        await until(lambda: len(region._sites) == 1)
+        await until(lambda: len(region.parts.sites) == 1)
         live = Run(region, clock)
         for _ in range(2):
             await live.to_the_end_of_the_day()

@@ -55,13 +55,13 @@ def messages(numbers: range) -> list[Message]:
 
 def remembered(region: Region) -> dict[str, int]:
     """Sizes of what grows with the domains, sites and campaigns that a region meets."""
-    stats = region._scheduler.stats()
+    stats = region.parts.scheduler.stats()
     return {
-        "queues": len(region._windows),
-        "flows": len(region._flows),
-        "sites": len(region._sites),
-        "campaigns": len(region._sites.campaigns),
-        "tenants": len(region._sites.tenants),
+        "queues": len(region.parts.windows),
+        "flows": len(region.parts.flows),
+        "sites": len(region.parts.sites),
+        "campaigns": len(region.parts.sites.campaigns),
+        "tenants": len(region.parts.sites.tenants),
         **{name: stats[name] for name in ("held", "flows", "shares", "sites")},
     }
 
@@ -78,7 +78,7 @@ def test_what_has_passed_through_is_forgotten_and_still_welcome(tmp_path: Path) 
 
         async def run() -> None:
             region, spool, node = await start_region(config, clock=clock)
-            region._routing._router = ManySites()  # type: ignore[assignment]
+            region.parts.routing._router = ManySites()  # type: ignore[assignment]
             most: Counter[str] = Counter()
             for first in range(0, DOMAINS, BATCH):
                 batch = messages(range(first, first + BATCH))

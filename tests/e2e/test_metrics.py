@@ -101,7 +101,7 @@ def test_what_prometheus_reads_is_what_the_audit_finds(tmp_path: Path) -> None:
             region, spool, node = await start_region(config)
             await send(region)
             await until(lambda: spool.counts()["queued"] == 4)
-            await region._depth.walk()
+            await region.parts.depth.walk()
             found = await look(node, config)
             await node.stop()
             await region.stop()
@@ -178,10 +178,10 @@ def test_what_waits_for_a_cap_or_a_slow_pace_is_held_and_no_stall(tmp_path: Path
             ]
             for number, batch in enumerate(batches):
                 await region.accept(*encode_submission(batch, b"%16d" % number))
-            await until(lambda: len(region._dispatcher.pool_names()) == 3)
+            await until(lambda: len(region.parts.dispatcher.pool_names()) == 3)
             until_ms = time.time_ns() // 1_000_000 + HOUR_MS
             for source in ("eu-1", "eu-2"):
-                region._enforcement.suspensions.order(source, "google", until_ms, "a test")
+                region.parts.enforcement.suspensions.order(source, "google", until_ms, "a test")
             found: list[Point] = []
             async with asyncio.timeout(60):
                 while (
@@ -190,7 +190,7 @@ def test_what_waits_for_a_cap_or_a_slow_pace_is_held_and_no_stall(tmp_path: Path
                     or waiting(found)["default", "in_flight"]
                 ):
                     await asyncio.sleep(0.05)
-                    await region._depth.walk()
+                    await region.parts.depth.walk()
                     found = region.figures()
             await node.stop()
             await region.stop()

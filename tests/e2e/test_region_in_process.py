@@ -122,7 +122,7 @@ def test_a_repeated_item_does_not_lend_its_domain_to_the_next(tmp_path: Path) ->
             await region.accept(*encode_submission([*keyed, *messages(1, "two.example")], b"x" * 16))
             await until(lambda: spool.counts()["queued"] == 0)
             assert spool.counts()["delivered"] == 2
-            queues = [region._windows.get(number) for number in (1, 2)]
+            queues = [region.parts.windows.get(number) for number in (1, 2)]
             assert [queue and queue.domain for queue in queues] == ["one.example", "two.example"]
             await node.stop()
             await region.stop()
@@ -184,10 +184,10 @@ def test_a_daily_cap_of_all_sources_holds_over_a_restart(tmp_path: Path) -> None
             await region.stop()
             spool.close()
             region, spool, node = await start_region(config)
-            await until(lambda: "" in region._sites.granted())
+            await until(lambda: "" in region.parts.sites.granted())
             await asyncio.sleep(0.5)
             assert spool.counts()["delivered"] == 30
-            assert set(region._sites.granted()[""].values()) == {30}
+            assert set(region.parts.sites.granted()[""].values()) == {30}
             await node.stop()
             await region.stop()
             spool.close()
@@ -214,7 +214,7 @@ def test_daily_cap_holds_over_a_restart(tmp_path: Path, days_back: int) -> None:
             await node.stop()
             await region.stop()
             for source in ("eu-1", "eu-2"):
-                key = daily_key(source, region._sites.site(0).name)
+                key = daily_key(source, region.parts.sites.site(0).name)
                 stored = int.from_bytes(spool.get_state(key) or b"", "big")
                 assert stored & (1 << 40) - 1 == 20
                 await asyncio.wrap_future(
@@ -324,7 +324,7 @@ def test_mail_that_no_source_may_carry_expires_in_its_time(tmp_path: Path, accep
         site = f"mx:127.0.0.1:{accepting.addresses['accept'][1]}"
         for source in ("eu-1", "eu-2"):
             until_ms = round(time.time() * 1000) + 3_600_000
-            region._enforcement.suspensions.order(source, site, until_ms, "a test")
+            region.parts.enforcement.suspensions.order(source, site, until_ms, "a test")
         receipt = decode_receipt(await region.accept(*encode_submission(messages(20), bytes(16))))
         assert not receipt.errors
         await until(lambda: spool.counts()["queued"] == 0)
@@ -346,7 +346,7 @@ def test_one_damaged_record_holds_up_nobody(tmp_path: Path, accepting: SinkProce
 
     async def run() -> int:
         region, spool, node = await start_region(config)
-        region._dispatcher.paused = True
+        region.parts.dispatcher.paused = True
         receipt = decode_receipt(await region.accept(*encode_submission(messages(20), bytes(16))))
         bad = receipt.ids[7][0]
 

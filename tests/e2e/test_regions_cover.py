@@ -108,7 +108,7 @@ def test_a_region_that_returns_gives_up_what_was_adopted(tmp_path: Path) -> None
             receipt = await fleet.submit("eu", mail(50), KEY)
             fleet.cut = {("", "eu"), ("eu", "us"), ("us", "eu")}
             await until(lambda: fleet.spools["us"].counts()["queued"] == 50)
-            assert fleet.regions["eu"]._term() is None
+            assert fleet.regions["eu"].parts.term() is None
             with pytest.raises((RegionAway, TimeoutError)):
                 async with asyncio.timeout(0.5):
                     await fleet.submit("eu", mail(1, first=99), bytes(16))
@@ -151,12 +151,12 @@ def test_a_fleet_that_starts_again_in_the_middle_stops_nothing(tmp_path: Path, s
     async def run(fleet: CoveredFleet) -> None:
         async with fleet:
             await fleet.submit("eu", mail(100), KEY)
-            epoch = fleet.regions["eu"]._term()
+            epoch = fleet.regions["eu"].parts.term()
             fleet.restart_fleet()
             await fleet.submit("us", mail(100, first=100), b"z" * 16)
             await until(lambda: sum(s.counts()["delivered"] for s in fleet.spools.values()) == 200)
             await until(fleet.all_live)
-            assert fleet.regions["eu"]._term() == epoch
+            assert fleet.regions["eu"].parts.term() == epoch
 
     fleet = covered(tmp_path, sink.addresses["accept"][1])
     asyncio.run(run(fleet))

@@ -115,13 +115,13 @@ def test_no_cap_is_exceeded_and_each_is_used_up(tmp_path: Path) -> None:
             live = Run(region, clock)
             for number, name in enumerate(PROVIDERS):
                 await submit(region, messages(each, f"{name}.test"), bytes([number]) * 16)
-            await until(lambda: len(region._sites) == 2)
+            await until(lambda: len(region.parts.sites) == 2)
             for _ in STAGES:
                 await live.to_the_end_of_the_day()
             assert {plan.phase for owner in node.owners.values() for plan in owner.warmup.plans.values()} == {
                 Phase.FINISHED
             }
-            region._dispatcher.wake_all()
+            region.parts.dispatcher.wake_all()
             await until(lambda: spool.counts()["queued"] == 0)  # what the caps had held
             region.check()
             await node.stop()
@@ -195,11 +195,11 @@ def run_over_midnight(
         clock.to_time_of_day(1 / HOUR_S)
         region = await midnight(region, spool, node)
         await until(lambda: spool.counts()["delivered"] >= CAP)
-        region._dispatcher.wake_all()
+        region.parts.dispatcher.wake_all()
         await asyncio.sleep(0.5)  # more would come now
         assert clock.wall_ms() // DAY_MS == first_day + 1
         clock.to_time_of_day(1 / HOUR_S)
-        region._dispatcher.wake_all()
+        region.parts.dispatcher.wake_all()
         await until(lambda: spool.counts()["delivered"] >= 2 * CAP)
         region.check()
         await node.stop()

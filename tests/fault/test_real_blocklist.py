@@ -54,8 +54,8 @@ def state_of(node: LocalNode, source: str) -> str:
 
 
 async def looked(region: Region) -> None:
-    assert region._listings is not None
-    await region._listings.look()
+    assert region.parts.listings is not None
+    await region.parts.listings.look()
 
 
 def sources_of(region: Region) -> dict[str, str]:
@@ -103,7 +103,7 @@ def test_a_listed_source_leaves_and_returns_through_probation(tmp_path: Path) ->
             assert sources_of(region) == {"eu-1": "bl.test (127.0.0.2 SBL)"}
             await until(lambda: state_of(node, "eu-1") == "removed")
             assert state_of(node, "eu-2") in ("", "active")
-            assert region._enforcement.allowances.of(0, "anywhere").weight == 0
+            assert region.parts.enforcement.allowances.of(0, "anywhere").weight == 0
             set_record(port, "11.0.0.127", "127.255.255.254")  # it refuses: that says nothing
             await looked(region)
             assert sources_of(region) == {"eu-1": "bl.test (127.0.0.2 SBL)"}

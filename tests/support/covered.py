@@ -97,7 +97,7 @@ class CoveredFleet:
     def all_live(self) -> bool:
         return all(
             self.standing(name) is Standing.LIVE
-            and (cover := region._cover) is not None
+            and (cover := region.parts.cover) is not None
             and cover.machine.link.is_complete()
             for name, region in self.regions.items()
         )

@@ -42,22 +42,22 @@ class Run:
     def _wakes(self) -> list[int]:
         """When each pool may be given something, ns from now; 0 for now."""
         now_ns = self.clock.monotonic_ns()
-        pools = range(len(self.region._sites.pools))
-        found = [self.region._scheduler.next_wake_ns(pool) for pool in pools]
+        pools = range(len(self.region.parts.sites.pools))
+        found = [self.region.parts.scheduler.next_wake_ns(pool) for pool in pools]
         return [max(0, at_ns - now_ns) for at_ns in found if at_ns >= 0]
 
     def _is_quiet(self) -> bool:
-        under_way = sum(self.region._dispatcher.outstanding().values())
-        return not under_way and all(self._wakes()) and bool(self.region._sites.opened())
+        under_way = sum(self.region.parts.dispatcher.outstanding().values())
+        return not under_way and all(self._wakes()) and bool(self.region.parts.sites.opened())
 
     async def _rest(self) -> None:
         """Until nothing is under way, and what happened is on disk and known to the sources' owners."""
         await until(self._is_quiet)
-        await self.region._observer.exchange()
+        await self.region.parts.observer.exchange()
 
     def _put_forward(self, seconds: float) -> None:
         self.clock.shift(seconds)
-        self.region._dispatcher.wake_all()
+        self.region.parts.dispatcher.wake_all()
 
     async def to_the_end_of_the_day(self) -> None:
         await self._rest()

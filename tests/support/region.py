@@ -22,7 +22,8 @@ from engine.region.handing import HandoverPort, NoHandover
 from engine.region.lease_file import LeaseView
 from engine.region.outgoing import PeerLink
 from engine.region.ports import PoolName
-from engine.region.region import Region, RegionPorts
+from engine.region.region import Region
+from engine.region.wiring import RegionPorts
 from engine.reputation.allowance import decode_summary, encode_answer
 from engine.reputation.figures import source_points
 from engine.reputation.source import SourceOwner

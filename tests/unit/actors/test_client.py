@@ -88,7 +88,7 @@ class Fleet:
         self.actor = FleetActor()
         for name in REGIONS:
             opened = await start_region(self.config, name, handover=Between(self.direct))
-            opened[0]._dispatcher.paused = True
+            opened[0].parts.dispatcher.paused = True
             self.opened.append(opened)
             self.direct[name] = Direct(opened[0])
         self.client._regions = self.direct  # type: ignore[assignment]

@@ -77,7 +77,7 @@ class Scene:
         accepted = asyncio.wrap_future(self.spool.accept(batch(due_ms=self.node.clock.wall_ms())))
         result = await accepted
         if hasattr(self, "region"):
-            self.region._offer(result.due_keys)
+            self.region.parts._offer(result.due_keys)
         return result.ids[0][0]
 
     async def start(self) -> None:
@@ -139,8 +139,8 @@ def test_what_the_dead_have_delivered_is_not_sent_again_if_that_is_heard_in_time
             await it.got(first)
             it.node.is_refusing = True
             it.node.kill()
-            number = it.region._sites.pools.number(POOL.provider)
-            scheduler = it.region._scheduler
+            number = it.region.parts.sites.pools.number(POOL.provider)
+            scheduler = it.region.parts.scheduler
             await until(lambda: scheduler.contains(first) and not scheduler.in_flight_of(number))
             await it.says(first, OutcomeKind.DELIVERED)
             assert not scheduler.contains(first)
@@ -157,11 +157,11 @@ def test_what_has_expired_is_not_busy_for_ever(tmp_path: Path) -> None:
             await it.start()
             late = batch(due_ms=it.node.clock.wall_ms() - 49 * 3_600_000)
             result = await asyncio.wrap_future(it.spool.accept(late))
-            it.region._windows.settling([7])  # something else is
-            it.region._offer(result.due_keys)
-            it.region._scheduler.remove(result.ids[0][0].to_bytes(8, "little"))
-            it.region._outcomes.expire(result.due_keys)
+            it.region.parts.windows.settling([7])  # something else is
+            it.region.parts._offer(result.due_keys)
+            it.region.parts.scheduler.remove(result.ids[0][0].to_bytes(8, "little"))
+            it.region.parts.outcomes.expire(result.due_keys)
             await until(lambda: it.spool.counts()["expired"] == 1)
-            await until(lambda: not it.region._windows.is_settling(result.ids[0][0]))
+            await until(lambda: not it.region.parts.windows.is_settling(result.ids[0][0]))
 
     asyncio.run(run())
