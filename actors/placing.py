@@ -42,12 +42,19 @@ def find_faults(config: FleetConfig, nodes: Sequence[Mapping[str, Any]]) -> list
             for node in own:
                 shards_at.setdefault(node["NodeManagerAddress"], []).append(region.name)
     for address, shards in sorted(shards_at.items()):
-        if len(shards) > 1 and not ip_address(address).is_loopback:
+        if len(shards) > 1 and not _is_loopback(address):
             faults.append(
                 f"{address} carries the shards {' and '.join(shards)}: each needs a machine of its own, or they fail "
                 "together"
             )
     return faults
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:  # a host name
+        return False
 
 
 def describe(nodes: Sequence[Mapping[str, Any]]) -> str:

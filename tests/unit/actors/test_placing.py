@@ -61,6 +61,10 @@ def test_a_shards_node_carries_its_region_and_itself() -> None:
             [NODES[0], NODES[1], node("10.0.0.11", "region:eu", "shard:eu-2"), NODES[3]],
             "10.0.0.11 carries the shards eu-1 and eu-2",
         ),
+        (
+            [node("mta", "region:eu", "shard:eu-1"), node("mta", "region:eu", "shard:eu-2"), NODES[3]],
+            "mta carries the shards eu-1 and eu-2",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_nodes_is_said(nodes: list[dict[str, Any]], said: str) -> None:
