@@ -118,6 +118,24 @@ cdef class Scheduler(Topology):
         self._flows.check(flow)
         return self._flows.flows[flow].ready
 
+    cdef void _skip_removed(self, Flow* flow) noexcept:
+        """Let a flow's line begin with a message that is ready; without one it is empty."""
+        cdef uint32_t index
+        while flow.head != NONE and self._messages.slots[flow.head].state == REMOVED:
+            index = flow.head
+            flow.head = self._messages.slots[index].next
+            self._messages.free(index)
+        if flow.head == NONE:
+            flow.tail = NONE
+
+    def head_due_ms(self, uint32_t flow):
+        """Due time of the message of a flow that goes next; -1 if none is ready."""
+        self._flows.check(flow)
+        self._skip_removed(&self._flows.flows[flow])
+        if self._flows.flows[flow].head == NONE:
+            return -1
+        return self._messages.slots[self._flows.flows[flow].head].due_ms
+
     def add(self, uint32_t flow, const unsigned char[::1] due_keys):
         """Ready messages for a flow: 18 bytes each (queue u32, due_ms u48, id u64, big endian). Returns how
         many were new; ids that are held already are passed over."""
@@ -171,12 +189,8 @@ cdef class Scheduler(Topology):
                 return 0
             share = &self._flows.shares[line.head[lane]]
             flow = &self._flows.flows[share.head]
-            while flow.head != NONE and self._messages.slots[flow.head].state == REMOVED:
-                index = flow.head
-                flow.head = self._messages.slots[index].next
-                self._messages.free(index)
+            self._skip_removed(flow)
             if flow.head == NONE:
-                flow.tail = NONE
                 self._lanes.end_flow(site, lane)
                 continue
             if share.generation != self._sources.generation:

@@ -5,7 +5,7 @@ REGION may be a region of several nodes, which is all its shards, or one of its 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.cli.port import FleetPort, PortFactory
 from engine.cli.terminal import Failure, fleet_option, notes, output
 
 LOOK_S = 0.5
+SITES_NAMED = 3
 
 
 def build_drain(
@@ -157,3 +158,29 @@ def drain_line(region: dict[str, Any]) -> str | None:
     if left and not status["takers"] and not status["refusals"]:
         parts.append("no other region is within reach")
     return ", ".join(parts)
+
+
+def need_line(region: dict[str, Any]) -> str | None:
+    """What a region hands over for being in need, of its snapshot; None if there is nothing of the kind."""
+    status = region.get("hand_over", {})
+    parts = []
+    if blocked := status.get("in_need"):
+        parts.append(f"cannot send to {_sites(path[0] for path in blocked)} for long")
+    if overloaded := status.get("overloaded"):
+        seconds = max(path[3] for path in overloaded)
+        waits = f"{seconds // 60} min" if seconds >= 120 else f"{seconds} s"
+        parts.append(
+            f"is overloaded: mail to {_sites(path[0] for path in overloaded)} has waited for {waits}"
+        )
+    if not parts:
+        return None
+    peers = ", ".join(status["takers"])
+    gives = f"asks {peers} to take it" if peers else "no other region takes anything"
+    return ", ".join([*parts, gives, f"{status['handed_over']} handed over"])
+
+
+def _sites(names: Iterable[str]) -> str:
+    """The first few, and how many more."""
+    found = sorted(set(names))
+    more = f" and {len(found) - SITES_NAMED} more" if len(found) > SITES_NAMED else ""
+    return ", ".join(found[:SITES_NAMED]) + more

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from engine.cli.drain import drain_line
+from engine.cli.drain import drain_line, need_line
 from engine.cli.port import PortFactory
 from engine.cli.terminal import Failure, fleet_option, output
 from engine.values.ids import parse_id
@@ -129,7 +129,7 @@ def _draining(snapshot: dict[str, Any]) -> list[str]:
             else None,
         )
         if region.get("error")
-        else (name, drain_line(region))
+        else (name, drain_line(region) or need_line(region))
         for name, region in snapshot.get("regions", {}).items()
     ]
     return [f"{name}: {line}" for name, line in lines if line]

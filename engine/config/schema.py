@@ -72,6 +72,12 @@ class FleetSection(Section):
         "suspended, out of the rotation or have used up their caps for its destination, is handed over to a region "
         "that can send it now (docs/failover.md). Each message at most once. Without it, it waits.",
     )
+    hand_over_overloaded: Duration | None = Field(
+        900.0,
+        description="With `hand_over_after`: mail of a region in which what goes next to its destination has been "
+        "ready for so long, whatever it waits for, is handed over to a region in which it leaves clearly sooner, in "
+        "small portions (docs/failover.md). `null`: never.",
+    )
 
 
 class SpoolConfig(Section):

@@ -38,10 +38,14 @@ UNHEARD = "it has not answered yet"
 
 @dataclass(frozen=True, slots=True)
 class Inquire:
-    """Would you take messages over? `paths` (site, stream, tenant): which of these could you send at once?"""
+    """Would you take messages over? `paths` (site, stream, tenant): which of these could you send at once?
+
+    `overloaded`: mail on these paths has waited here for so many milliseconds; which could you send clearly sooner?
+    """
 
     giver: str
     paths: tuple[tuple[str, int, str], ...] = ()
+    overloaded: tuple[tuple[tuple[str, int, str], int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +271,9 @@ class Giver:
         self.name = name
         self.epoch = 0
         self.away: Mapping[str, int] = {}
-        self.paths: tuple[tuple[str, int, str], ...] = ()  # what the peers are asked about
+        # what the peers are asked about
+        self.paths: tuple[tuple[str, int, str], ...] = ()
+        self.overloaded: tuple[tuple[tuple[str, int, str], int], ...] = ()
         self.counters = Counters()
         self._peers = {peer: Peer() for peer in peers}
         self._to: frozenset[str] = frozenset()
@@ -285,6 +291,7 @@ class Giver:
         for name in to - self._to:
             peer = self._peers[name]
             peer.pick_at, peer.inquire_at, peer.is_idle = now, now, False
+            peer.paths = frozenset()  # what it said of them may be long ago
         self._to = to
         for offer in self._offers.values():
             if offer.phase is Phase.OFFERED and offer.peer not in to:
@@ -337,7 +344,7 @@ class Giver:
             peer = self._peers[name]
             if not peer.is_asked and now >= peer.inquire_at:
                 peer.is_asked, peer.inquire_at = True, now + INQUIRE
-                effects.append(Ask(name, Inquire(self.name, self.paths)))
+                effects.append(Ask(name, Inquire(self.name, self.paths, self.overloaded)))
             if peer.disk is None or name in busy or peer.is_picking or now < peer.pick_at:
                 continue
             peer.is_picking = True

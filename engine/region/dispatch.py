@@ -148,6 +148,16 @@ class Dispatcher:
             for shard in feed.shards
         }
 
+    def is_full(self, pool: int) -> bool:
+        """Whether no process of a pool has room for a batch worth the call."""
+        feed = self._feeds.get(pool)
+        return feed is not None and not any(
+            shard.port is not None
+            and self._limits.pool_credits - self._scheduler.shard_outstanding(pool, shard.index)
+            >= self._worthwhile
+            for shard in feed.shards
+        )
+
     def in_flight(self) -> Iterator[bytes]:
         """The due keys of the messages that pools have."""
         for feed in self._feeds.values():

@@ -5,7 +5,7 @@ peers, and what it may give is found: messages that wait, that no pool has, whos
 which some source of the peer may send. In a fleet with copies they go to the region's own standby, so that nobody else
 can adopt an old copy of them, and what it takes is copied on before the giver forgets it.
 
-Without draining, mail in need (engine/region/need.py) goes to a peer that can send it now. Only the region that has
+Without draining, mail in need (engine/region/relief.py) goes to a peer that can send it now. Only the region that has
 accepted a message gives it away so, therefore no message moves more than once, and none in circles.
 
 A draining region accepts nothing from clients (RegionDraining), except that it answers for what it has accepted before.
@@ -46,14 +46,15 @@ from engine.failover.handover import (
     Write,
     key_of,
 )
-from engine.failover.spans import ids_of
+from engine.failover.spans import Spans, ids_of
 from engine.region.awaiting import awaited
 from engine.region.cover import Cover
-from engine.region.need import NeedWatch, Path
 from engine.region.paths import Paths
 from engine.region.ports import RegionAway, RegionDraining
+from engine.region.relief import Relief
 from engine.region.sites import Sites
 from engine.region.waiting import WaitingMail
+from engine.region.waits import Waits
 from engine.region.windows import Windows
 from engine.spool.errors import SpoolError
 from engine.spool.handover import Decide, Decided, Identify, KeepKeys, Knows
@@ -97,6 +98,8 @@ class Handing:
         windows: Windows,
         paths: Paths,
         sites: Sites,
+        waits: Waits,
+        is_full: Callable[[str], bool],
         offer: Callable[[Sequence[bytes]], None],
         wake: Callable[[], None],
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
@@ -107,8 +110,6 @@ class Handing:
         self._port = port
         self._cover = cover
         self._windows = windows
-        self._paths = paths
-        self._sites = sites
         self._offer = offer
         self._wake = wake
         self._spawn = spawn
@@ -131,10 +132,17 @@ class Handing:
             sites=sites,
             offered=self._offered,
         )
-        after_s = config.fleet.hand_over_after
-        self._need: NeedWatch | None = None
-        if after_s is not None and self._peers:
-            self._need = NeedWatch(round(after_s * 1000), paths=paths, waiting=self._mail.paths)
+        fleet = config.fleet
+        self._relief = Relief(
+            blocked_ms=milliseconds(fleet.hand_over_after) if self._peers else None,
+            overloaded_ms=milliseconds(fleet.hand_over_overloaded),
+            clock=clock,
+            events=spool,
+            paths=paths,
+            mail=self._mail,
+            waits=waits,
+            is_full=is_full,
+        )
         self.is_draining = spool.get_state(DRAINING) == b"1"
         self._is_fetching = False  # the draining ends: nothing is accepted before the others' keys are known
         self._disk = b""
@@ -169,14 +177,15 @@ class Handing:
             giver.epoch = self._cover.term
             giver.away = self._cover.away()
             to = self._cover.heir()
-        giver.paths = ()
+        relief = self._relief
         if self._is_fetching:
+            relief.rest()
             to = ()
-        elif not self.is_draining:
-            if self._need is not None:
-                self._need.look(self._clock.wall_ms())
-                giver.paths = self._need.asked()
-            to = to if giver.paths else ()
+        elif self.is_draining:
+            relief.rest()
+        elif not relief.look():
+            to = ()
+        giver.paths, giver.overloaded = relief.blocked, relief.overloaded
         giver.give(to, now)
 
     # -- draining
@@ -268,7 +277,7 @@ class Handing:
     async def answer(self, request: Request) -> Reply | None:
         """A peer's request. None: no answer now, it is to ask again."""
         if isinstance(request, Inquire):
-            return Terms(self._disk, self._refusal(), self._takes(request.paths))
+            return Terms(self._disk, self._refusal(), self._relief.takes(request))
         if isinstance(request, Keys):
             await awaited(self._spool.hand_over(KeepKeys(request.payload), self._numbers))
             return Kept(self._disk)
@@ -291,17 +300,6 @@ class Handing:
             return verdict
         key = key_of(self._numbers[request.giver], request.number)
         return replace(verdict, is_safe=self._cover.is_copied(key, verdict.taken))
-
-    def _takes(self, paths: Iterable[Path]) -> tuple[Path, ...]:
-        """Of these, whose mail can be sent from here at once: a source is free, and there is room for it in memory."""
-        full = self._mail.full_sites()
-        now_ms = self._clock.wall_ms()
-        return tuple(
-            (site, stream, tenant)
-            for site, stream, tenant in paths
-            if site not in full
-            and not self._paths.blocked_until(site, self._paths.may_carry(stream, tenant), now_ms)
-        )
 
     async def _decide(self, request: Offer | Recall, *, is_willing: bool) -> Decided | None:
         decided: Decided | None = await awaited(
@@ -344,6 +342,8 @@ class Handing:
             log.exception("region %s: %s fails to answer %s", self._name, peer, type(request).__name__)
             reply = None
         now = self._clock.monotonic_ns()
+        if isinstance(request, Inquire) and isinstance(reply, Terms):
+            self._relief.heard(peer, request, reply, now)
         if reply is None:
             self._do(self._giver.unanswered(peer, request, now))
         else:
@@ -376,10 +376,22 @@ class Handing:
         if peer not in self._siblings and self._giver.waits_for(self._siblings):
             self._do(self._giver.picked(peer, (), now))  # another region gets what no shard of this one takes
             return
-        only = None if self.is_draining else self._giver.paths_of(peer)
-        spans, is_last = self._mail.look(peer, only, self._clock.wall_ms())
+        if self.is_draining:
+            spans, is_last = self._mail.look(peer, None)
+        else:
+            spans, is_last = self._pick_in_need(peer, now)
         self._offered.update(ids_of(spans))
         self._do(self._giver.picked(peer, spans, now, is_last=is_last))
+
+    def _pick_in_need(self, peer: str, now: int) -> tuple[Spans, bool]:
+        granted = self._giver.paths_of(peer)
+        only, most = self._relief.wanted(peer, granted, now)
+        if not only:
+            return (), not granted  # if it has room, its next portion comes soon
+        spans, is_last = self._mail.look(peer, only, most=most)
+        if spans:
+            self._relief.gave(peer, now)
+        return spans, is_last
 
     def _key_targets(self) -> list[str]:
         """Peers that may be asked for what was accepted here: who takes mail; with copies, who is not away."""
@@ -435,7 +447,11 @@ class Handing:
             "offered": self._giver.open_offers(),
             "takers": sorted(self._giver.willing()),
             "refusals": self._giver.refusals(),
-            "in_need": [list(path) for path in self._giver.paths],
+            **self._relief.status(),
             "handed_over": self._giver.counters.handed_over,
             "came_back": self._giver.counters.came_back,
         }
+
+
+def milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

@@ -80,6 +80,22 @@ class Paths:
                 is_planned = True
         return is_planned
 
+    def held_by(self, name: str, sources: Iterable[int], now_ms: int) -> str:
+        """What mail for a site waits for at the sources that can send to it: `connections` if each has at least half of
+        what it may have under way, `rate` if one that has not is paced; "" if it is neither."""
+        if not self._sites.known(name):
+            return ""
+        site = self._sites.site(self._sites.number(name))
+        is_paced = self._sites.profile(site.provider).rate_total is not None
+        is_busy = True
+        for number in sources:
+            if self._blocked_until(number, name, now_ms) > now_ms:
+                continue
+            if self._scheduler.outstanding(number, site.number) * 2 < self._sites.window(site, number):
+                is_busy = False
+                is_paced = is_paced or self._sites.pace(site, number)[0] > 0
+        return "connections" if is_busy else "rate" if is_paced else ""
+
     def _static(self, number: int, stream: int, tenant: str) -> list[str]:
         source = self._sites.sources[number]
         reasons = []

@@ -44,6 +44,10 @@ class Line(Generic[Queue]):
         rank = queue.head_ms if queue.campaign else self._turn
         heapq.heappush(self._heap, (rank, self._turn, queue))
 
+    def head_ms(self) -> int:
+        """Nothing of the queue that is next is older."""
+        return self._heap[0][2].head_ms
+
     def pop(self) -> tuple[Queue, int]:
         """The next queue, and until which due time it is its turn."""
         _, _, queue = heapq.heappop(self._heap)
@@ -70,6 +74,11 @@ class Refills(Generic[Queue]):
     def has_line(self, flow: int) -> bool:
         """Whether a queue that feeds the flow waits."""
         return flow in self._lines
+
+    def head_ms(self, flow: int) -> int | None:
+        """Nothing of the queue that is read next for the flow is older; None if none waits."""
+        line = self._lines.get(flow)
+        return line.head_ms() if line else None
 
     def add(self, queue: Queue) -> None:
         line = self._lines.get(queue.flow)

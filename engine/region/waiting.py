@@ -5,7 +5,7 @@ goes what one of its sources may carry at all; without draining also only what w
 (engine/region/need.py), and what this region has accepted itself.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from itertools import islice
 
 from engine.config.schema import FleetConfig
@@ -25,13 +25,15 @@ OFFER_CAMPAIGNS = 4  # templates that travel with one offer
 LOOKED_AT = 2000  # due keys of a spool queue per look
 QUEUES_PER_LOOK = 200  # spool queues
 QUEUES_WITH_PATHS = 20_000  # of which the paths are known
+FOR_EVER = 1 << 47
 END_OF_QUEUE = b"\xff" * 14
 
 
 class Gathered:
-    """The messages of an offer: so many, of so many bytes and templates."""
+    """The messages of an offer: at most so many, of so many bytes and templates."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self.ids: list[int] = []
         self.is_full = False
         self._size = 0
@@ -47,7 +49,7 @@ class Gathered:
             self.is_full = True
             return False
         self.ids.append(record.id)
-        self.is_full = len(self.ids) == OFFER_MESSAGES
+        self.is_full = len(self.ids) >= self._most
         return True
 
 
@@ -89,14 +91,17 @@ class WaitingMail:
         site = self._sites.site(self._scheduler.site_of(queue.flow))
         return site.name, queue.stream, queue.tenant
 
-    def look(self, peer: str, only: frozenset[Path] | None, now_ms: int) -> tuple[Spans, bool]:
-        """Messages for one offer, taken off the scheduler, from where the last look for this peer has ended.
+    def look(
+        self, peer: str, only: Mapping[Path, int] | None, *, most: int = OFFER_MESSAGES
+    ) -> tuple[Spans, bool]:
+        """Messages for one offer, at most `most`, taken off the scheduler, from where the last look for this peer has
+        ended.
 
-        `only`: on these paths; None if the region is being drained. The second result: from the first due key to the
-        last nothing was found.
+        `only`: on these paths, what was due before that time (unix ms); None if the region is being drained. The second
+        result: from the first due key to the last nothing was found.
         """
         start = self._cursors[peer]
-        ids, following = self._find(peer, start, only, now_ms)
+        ids, following = self._find(peer, start, only, most)
         self._scheduler.remove(b"".join([id_.to_bytes(8, "little") for id_ in ids]))
         found = [id_ for id_ in ids if not self._scheduler.contains(id_)]  # the others are at a pool
         self._found[peer] = (self._found[peer] if start else 0) + bool(found)
@@ -104,18 +109,18 @@ class WaitingMail:
         return of_ids(found), not following and not self._found[peer]
 
     def _find(
-        self, peer: str, after: bytes, only: frozenset[Path] | None, now_ms: int
+        self, peer: str, after: bytes, only: Mapping[Path, int] | None, most: int
     ) -> tuple[list[int], bytes]:
         """Ids behind a due key, and where to go on; b"" at the end."""
-        offer = Gathered()
-        until = None if only is None else u48(now_ms + 1)
+        offer = Gathered(most)
         for _ in range(QUEUES_PER_LOOK):
             rows = self._spool.due_rows(after, 1)
             if not rows:
                 return offer.ids, b""
             number = rows[0][0][:4]
-            if self._is_served(peer, int.from_bytes(number, "big"), only):
-                after = self._gather(offer, number, after, until)
+            until_ms = self._until(peer, int.from_bytes(number, "big"), only)
+            if until_ms:
+                after = self._gather(offer, number, after, None if only is None else u48(until_ms))
             else:
                 after = number + END_OF_QUEUE
             if offer.is_full:
@@ -141,18 +146,18 @@ class WaitingMail:
                 break
         return after
 
-    def _is_served(self, peer: str, number: int, only: frozenset[Path] | None) -> bool:
-        """Whether mail of a spool queue goes to this peer, if any does."""
+    def _until(self, peer: str, number: int, only: Mapping[Path, int] | None) -> int:
+        """Until which due time (unix ms) mail of a spool queue goes to this peer; 0: none does."""
         try:
             _, stream, tenant, _ = self._spool.queue(number)
         except KeyError:  # its row is damaged: what is in it stays
-            return False
+            return 0
         if (stream, "") not in self._served[peer] and (stream, tenant) not in self._served[peer]:
-            return False
+            return 0
         if only is None:
-            return True
+            return FOR_EVER
         queue = self._windows.get(number)
-        return queue is not None and queue.flow >= 0 and self._path_of(queue) in only
+        return 0 if queue is None or queue.flow < 0 else only.get(self._path_of(queue), 0)
 
     def _is_waiting(self, id_: int) -> bool:
         """Whether nothing about a message is being written, and no pool of an earlier incarnation has it."""

@@ -138,6 +138,11 @@ class Windows:
         """The flows that have more ready than there is room for in memory."""
         return self._refills.flows()
 
+    def ready_since(self, flow: int) -> int | None:
+        """Since when what goes next in a flow has been ready (unix ms); None if nothing is."""
+        due_ms = self._scheduler.head_due_ms(flow)
+        return due_ms if due_ms >= 0 else self._refills.head_ms(flow)
+
     def unrouted_domains(self) -> int:
         return len(self._unrouted)
 

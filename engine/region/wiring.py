@@ -38,6 +38,7 @@ from engine.region.retry import schedule_of
 from engine.region.routing import Routing
 from engine.region.settling import Settling
 from engine.region.tally import FlowTally
+from engine.region.waits import Waits
 from engine.region.windows import Windows
 from engine.routing.router import Router
 from engine.spool.store import Spool
@@ -147,6 +148,8 @@ class Parts:
             windows=self.windows,
             paths=self.enforcement.paths,
             sites=self.sites,
+            waits=Waits(flows=self.flows, windows=self.windows, sites=self.sites),
+            is_full=self._is_full,
             offer=self._offer,
             wake=self._wake_pools,
             spawn=spawn,
@@ -287,6 +290,12 @@ class Parts:
         if self.cover is None:
             return 0
         return self.cover.term if self.cover.may_dispatch() else None
+
+    def _is_full(self, site: str) -> bool:
+        """Whether the pool of a site has no room for more."""
+        if not self.sites.known(site):
+            return False
+        return self.dispatcher.is_full(self.sites.site(self.sites.number(site)).pool)
 
     def _wake_pool(self, pool: int) -> None:
         self.dispatcher.wake(pool)

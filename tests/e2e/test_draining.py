@@ -4,16 +4,21 @@ import asyncio
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.failover.handover import Offer, Recall, Request
 from engine.failover.messages import Standing
+from engine.region.portions import FIRST
 from engine.region.ports import RegionDraining
 from engine.region.region import Region
+from engine.region.sites import Terms
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.spool.audit_moved import audit_moved
+from engine.spool.store import Spool
+from engine.values.stream import Stream
 from tests.e2e.test_regions_cover import NOWHERE, copies, covered, mail, recipients
 from tests.support.covered import CoveredFleet
 from tests.support.draining import DrainingFleet
@@ -227,3 +232,48 @@ def test_mail_that_cannot_be_sent_here_for_long_goes_to_a_region_that_can_and_st
     assert Counter(sink.log().recipients()) == Counter(
         recipients(603) | {"user1001@example.org", "user1002@example.org"}
     )
+
+
+def noted(spool: Spool, kind: str) -> list[dict[str, Any]]:
+    """The fields of the events of a kind."""
+    return [row[-1] for _, rows in spool.read_outbox(100) for row in rows if kind in row]
+
+
+def test_mail_that_waits_too_long_in_an_overloaded_region_goes_to_one_with_headroom(
+    tmp_path: Path, sink: SinkProcess
+) -> None:
+    """The sources of eu send one message in ten seconds each, those of us as fast as they can."""
+
+    def slow(region: Region) -> None:
+        (site,) = region.parts.sites.opened()
+        for source in site.sources:
+            region.parts.sites.change(site, source, Terms(interval_us=10_000_000))
+
+    async def run(fleet: DrainingFleet) -> None:
+        async with fleet:
+            counts = {name: spool.counts for name, spool in fleet.spools.items()}
+            await fleet.submit("eu", mail(1, first=1001), b"e" * 16)
+            await until(lambda: counts["eu"]()["delivered"] == 1)
+            slow(fleet.regions["eu"])
+            await fleet.submit("eu", mail(100), KEY)
+            await until(lambda: bool(fleet.status("eu")["overloaded"]))
+            ((_, stream, tenant, _, held_by),) = fleet.status("eu")["overloaded"]
+            assert (stream, tenant, held_by) == (Stream.MARKETING, "default", "rate")
+            await until(lambda: counts["eu"]()["queued"] == 0)
+            await until(lambda: counts["us"]()["queued"] == 0)
+            spool = fleet.spools["eu"]
+            await until(lambda: [row["state"] for row in noted(spool, "hand_over")] == ["began", "ended"])
+            assert noted(spool, "handed_over")[0]["messages"] == FIRST
+            assert fleet.status("us")["handed_over"] == 0
+            assert counts["us"]()["accepted"] == counts["eu"]()["moved"] > 90
+
+    fleet = DrainingFleet(
+        two_regions(
+            tmp_path,
+            sink.addresses["accept"][1],
+            fleet={"hand_over_after": "1h", "hand_over_overloaded": "1s"},
+        )
+    )
+    asyncio.run(run(fleet))
+    assert_fleet_conserved(tmp_path)
+    assert Counter(sink.log().recipients()) == Counter(recipients(100) | {"user1001@example.org"})

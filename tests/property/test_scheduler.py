@@ -3,6 +3,7 @@ starvation, shares by weight; across restarts and clocks that step."""
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -57,6 +58,11 @@ topologies = st.fixed_dictionaries(
     }
 )
 ANY = st.integers(0, 10**6)
+
+
+def dated(ids: Iterable[int]) -> bytes:
+    """Due keys, each due at the time that its id says."""
+    return b"".join(due_keys([id_], due_ms=id_) for id_ in ids)
 
 
 class Traffic(RuleBasedStateMachine):
@@ -160,7 +166,7 @@ class Traffic(RuleBasedStateMachine):
         key = site % len(self.pools), stream, tenant, campaign
         ids = range(max(1, self.next_id - again), self.next_id + count)
         self.next_id += count
-        assert self.scheduler.add(self.flow(key), due_keys(ids)) == self.reference.add(key, ids)
+        assert self.scheduler.add(self.flow(key), dated(ids)) == self.reference.add(key, ids)
 
     @rule(
         pool=st.integers(0, 1),
@@ -198,6 +204,13 @@ class Traffic(RuleBasedStateMachine):
     def remove(self, picks: list[int]) -> None:
         ids = [1 + pick % self.next_id for pick in picks]
         assert self.scheduler.remove(packed(ids)) == self.reference.remove(ids)
+
+    @rule(which=ANY)
+    def look_at_the_next(self, which: int) -> None:
+        if self.flows:
+            number = list(self.flows)[which % len(self.flows)]
+            line = self.reference.lines.get(self.flows[number])
+            assert self.scheduler.head_due_ms(number) == (next(iter(line)) if line else -1)
 
     @rule(which=ANY)
     def drop_flow(self, which: int) -> None:
@@ -339,7 +352,7 @@ class Traffic(RuleBasedStateMachine):
         self.start(seed, fresh=False)
         for key, line in self.reference.lines.items():
             if line:
-                assert self.scheduler.add(self.flow(key), due_keys(line)) == len(line)
+                assert self.scheduler.add(self.flow(key), dated(line)) == len(line)
 
     # -- at any time
 

@@ -125,12 +125,18 @@ class World:
         self.lives = dict.fromkeys(NAMES, 0)
         self.draining = dict.fromkeys(NAMES, False)
         self.givers: dict[str, Giver] = {}
-        for index in range(MESSAGES):
-            self.disks[NAMES[index % 3]].queued[index + 1] = Mail()
+        self._accept()
         for name in NAMES:
             self._start(name)
         self.later(FAULTY, self._calm)
         self.later(1_000 * MS, self._mischief)
+
+    def _accept(self) -> None:
+        for index in range(MESSAGES):
+            self.disks[NAMES[index % 3]].queued[index + 1] = Mail()
+
+    def ids(self) -> range:
+        return range(1, MESSAGES + 1)
 
     def later(self, delay: int, what: Callable[[], None]) -> None:
         self._count += 1
@@ -140,7 +146,7 @@ class World:
         while self._events and self.now < FAULTY + QUIET:
             self.now, _, what = heapq.heappop(self._events)
             what()
-        for id_ in set(range(1, MESSAGES + 1)) - self.lost:
+        for id_ in set(self.ids()) - self.lost:
             holders = [name for name in NAMES if self.disks[name].has(id_)]
             if len(holders) != 1:
                 self.problems.append(f"message {id_} is in the hands of {holders}")
@@ -195,16 +201,24 @@ class World:
         if life != self.lives[name]:
             return
         giver = self.givers[name]
-        giver.give([n for n in NAMES if n != name] if self.draining[name] else (), self.now)
+        self._look_around(name, giver)
         self._do(name, giver.tick(self.now))
         self._dispatch(name)
         self.later(TICK, lambda: self._tick(name, life))
+
+    def _look_around(self, name: str, giver: Giver) -> None:
+        """Whom it may give to."""
+        giver.give([n for n in NAMES if n != name] if self.draining[name] else (), self.now)
+
+    def _pace(self, name: str) -> float:
+        """How likely a message is sent in a tick."""
+        return 0.5 if self.is_calm else 0.01
 
     def _dispatch(self, name: str) -> None:
         """Now and then one message goes onto the wire, and is settled a while later."""
         disk = self.disks[name]
         due = [i for i, mail in disk.queued.items() if mail.is_due and i not in disk.flying]
-        if not due or self.rng.random() > (0.5 if self.is_calm else 0.01):
+        if not due or self.rng.random() > self._pace(name):
             return
         id_ = self.rng.choice(due)
         disk.flying.add(id_)
@@ -227,13 +241,17 @@ class World:
         life = self.lives[name]
         for effect in effects:
             if isinstance(effect, Pick):
-                due = [i for i, m in self.disks[name].queued.items() if m.is_due]
-                found = of_ids(self.rng.sample(due, min(len(due), 3)))
+                found = of_ids(self._find(name, effect.peer))
                 self._then(name, life, 5, lambda g, p=effect.peer, f=found: g.picked(p, f, self.now))
             elif isinstance(effect, Write):
                 self._write(name, life, effect.operation)
             elif isinstance(effect, Ask):
                 self._ask(name, life, effect.peer, effect.request)
+
+    def _find(self, name: str, peer: str) -> list[int]:
+        """What waits and may go to this peer."""
+        due = [i for i, m in self.disks[name].queued.items() if m.is_due]
+        return self.rng.sample(due, min(len(due), 3))
 
     def _then(self, name: str, life: int, most_ms: int, what: Callable[[Giver], list[Effect]]) -> None:
         def come() -> None:
@@ -280,7 +298,7 @@ class World:
                     if reply is None:
                         self._then(name, life, 30, lambda g: g.unanswered(peer, request, self.now))
                     else:
-                        self._then(name, life, 30, lambda g: g.answered(peer, reply, self.now))
+                        self._then(name, life, 30, lambda g: self._hear(name, g, peer, request, reply))
 
             self.later(self.rng.randrange(delay), arrive)
             is_told = is_told or (copy == 0 and is_answered)
@@ -289,25 +307,31 @@ class World:
                 1000 * MS, lambda: self._then(name, life, 1, lambda g: g.unanswered(peer, request, self.now))
             )
 
+    def _hear(self, name: str, giver: Giver, peer: str, request: Request, reply: Reply) -> list[Effect]:
+        return giver.answered(peer, reply, self.now)
+
     def _reply(self, peer: str, request: Request, mail: dict[int, bool]) -> Reply | None:
         disk = self.disks[peer]
         is_willing = not self.draining[peer] and self.rng.random() < 0.9
         if isinstance(request, Inquire):
-            return Terms(disk.identity, "" if is_willing else "draining")
+            return self._terms(peer, request, is_willing=is_willing)
         assert isinstance(request, Offer | Recall)
         verdict = disk.decide(request, mail, is_willing=is_willing)
         if self.rng.random() < 0.05 and not self.is_calm:
             self._kill(peer)
         return verdict
 
+    def _terms(self, peer: str, question: Inquire, *, is_willing: bool) -> Terms:
+        return Terms(self.disks[peer].identity, "" if is_willing else "draining")
 
-def main() -> None:
+
+def main(world_of: Callable[[int], World] = World) -> None:
     """Seeds, or runs of them as FIRST-LAST. Exit status 1 if one has broken a promise."""
     is_broken = False
     for text in sys.argv[1:]:
         first, _, last = text.partition("-")
         for seed in range(int(first), int(last or first) + 1):
-            world = World(seed)
+            world = world_of(seed)
             problems = world.run()
             if problems:
                 is_broken = True

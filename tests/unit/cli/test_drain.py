@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from engine.cli.drain import build_drain, drain_line
+from engine.cli.drain import build_drain, drain_line, need_line
 from engine.cli.terminal import CommandGroup
 from engine.cli.top import _place
 from engine.config.load import parse_fleet
@@ -160,3 +160,23 @@ def test_status_and_top_say_of_which_region_a_shard_is() -> None:
     assert any(line.split()[:2] == ["us", "3"] for line in lines)
     assert _place("eu-1", {"eu-1": "eu"}) == "eu/eu-1"
     assert _place("us", {"eu-1": "eu"}) == "us"
+
+
+def test_a_region_in_need_says_of_what_and_who_is_asked() -> None:
+    need = {"in_need": [], "overloaded": [], "handed_over": 40}
+    assert need_line(snapshot("up", **need)["regions"]["eu"]) is None
+    assert need_line({}) is None
+    rows = [[f"mx{n}.example", 2, "shop", 60 * n, "rate"] for n in range(1, 6)]
+    line = need_line(snapshot("up", **{**need, "overloaded": rows})["regions"]["eu"])
+    assert line == (
+        "is overloaded: mail to mx1.example, mx2.example, mx3.example and 2 more has waited for 5 min, "
+        "asks us to take it, 40 handed over"
+    )
+    blocked = snapshot("up", takers=[], **{**need, "in_need": [["google", 2, "shop"]]})
+    assert need_line(blocked["regions"]["eu"]) == (
+        "cannot send to google for long, no other region takes anything, 40 handed over"
+    )
+    fleet = MemoryFleet()
+    fleet.state = blocked
+    result = invoke("status", fleet=fleet)
+    assert "eu: cannot send to google for long" in result.stdout

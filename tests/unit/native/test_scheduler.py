@@ -64,6 +64,31 @@ def test_a_message_is_handed_out_once_and_forgotten_when_settled() -> None:
     assert made.add(flow, due_keys([1])) == 1
 
 
+def test_what_goes_next_in_a_flow_is_the_first_that_is_ready() -> None:
+    made = scheduler()
+    flow, other = made.flow(0, 0, 0, 0), made.flow(0, 0, 0, 1)
+    assert made.head_due_ms(flow) == -1
+    for id_ in range(1, 6):
+        made.add(flow, due_keys([id_], due_ms=100 + id_))
+    assert made.head_due_ms(flow) == 101
+    made.remove(packed([1, 3]))
+    assert made.head_due_ms(flow) == 102
+    assert ids(take(made, limit=1)) == [2]
+    assert made.head_due_ms(flow) == 104  # the one in flight does not wait
+    made.give_back(packed([2]))
+    assert made.head_due_ms(flow) == 102
+    made.remove(packed([2, 4, 5]))
+    assert (made.head_due_ms(flow), made.ready(flow)) == (-1, 0)
+    made.add(flow, due_keys([6], due_ms=106))
+    assert made.head_due_ms(flow) == 106
+    assert ids(take(made)) == [6]
+    assert made.head_due_ms(other) == -1
+    made.settle(packed([6]))
+    assert made.drop_flow(flow)
+    with pytest.raises(KeyError, match="flow"):
+        made.head_due_ms(flow)
+
+
 def test_in_flight_ids_are_those_of_the_pool() -> None:
     made = scheduler(sites=1)
     made.add_site(1, 3)

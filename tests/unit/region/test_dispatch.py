@@ -209,6 +209,19 @@ def test_without_a_lease_nothing_is_taken_and_with_one_it_goes_on() -> None:
     run(go)
 
 
+def test_a_pool_is_full_when_no_process_of_it_has_room_for_a_batch() -> None:
+    async def go(world: World) -> None:
+        assert not world.dispatcher.is_full(0)  # nothing has been wanted of it
+        world.add(1, 100)
+        assert world.dispatcher.is_full(0)  # its process does not run yet
+        await world.until(lambda: len(world.delivered()) == 40)
+        assert world.dispatcher.is_full(0)
+        world.scheduler.settle(packed(range(1, 11)))
+        assert not world.dispatcher.is_full(0)
+
+    run(go)
+
+
 def test_nothing_is_handed_over_before_its_record_is_on_disk() -> None:
     async def go(world: World) -> None:
         world.disk.clear()

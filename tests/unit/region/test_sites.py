@@ -391,3 +391,26 @@ def test_a_site_that_goes_has_nothing_under_way() -> None:
     assert len(world.sites) == 0
     site = world.open()
     assert (world.sites.used_today(site, 0), world.sites.used_today(site, ALL)) == (0, 0)
+
+
+def test_what_mail_waits_for_is_told_by_the_sources_that_can_send_it() -> None:
+    world = World(max_connections=2)
+    paths, now = world.enforcement.paths, world.clock.wall_ms()
+    assert paths.held_by("mx:nowhere", (0, 1), now) == ""
+    site = world.open()
+    window = world.sites.window(site, 0)
+    world.scheduler.add(world.flows.join(site, 1, "t", "c"), due_keys(range(1, 2 * window + 2)))
+    world.scheduler.take(
+        0, S, window - 1
+    )  # one source or the other has less than half of its window under way
+    assert paths.held_by("mx:a", (0, 1), now) == ""
+    world.scheduler.take(0, S, window + 1)
+    assert paths.held_by("mx:a", (0, 1), now) == "connections"
+    world.sites.change(site, 0, Terms(interval_us=1_000_000))
+    assert paths.held_by("mx:a", (0, 1), now) == "connections"
+    slow = World(rate="1/min")
+    slow.open()
+    assert slow.enforcement.paths.held_by("mx:a", (0, 1), now) == "rate"
+    together = World(rate_total="1/min")
+    together.open()
+    assert together.enforcement.paths.held_by("mx:a", (0, 1), now) == "rate"
