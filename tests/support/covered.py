@@ -94,6 +94,11 @@ class CoveredFleet:
     def standing(self, name: str) -> Standing:
         return next(v.standing for v in self.fleet.view(time.monotonic_ns()) if v.name == name)
 
+    def standby(self, name: str) -> str:
+        """Who has the copies of a region."""
+        cover = self.regions[name].parts.cover
+        return "" if cover is None else cover.machine.standby_name
+
     def all_live(self) -> bool:
         return all(
             self.standing(name) is Standing.LIVE
