@@ -68,7 +68,11 @@ class SiteControl:
         """Count replies; returns the order that they set off, if they do."""
         period_ms = round(rule.threshold.period_s * 1000)
         hits = [hit for hit in self._hits.get(rule.name, []) if hit[0] > now_ms - period_ms]
-        hits.append((now_ms, count))
+        is_near = hits and now_ms < hits[-1][0] + period_ms // MAX_HITS
+        if is_near and rule.threshold.count > MAX_HITS:
+            hits[-1] = hits[-1][0], hits[-1][1] + count  # more are counted than are kept: by parts of the period
+        else:
+            hits.append((now_ms, count))
         self._hits[rule.name] = hits[-MAX_HITS:]
         if sum(number for _, number in hits) < rule.threshold.count or not self._may_fire(now_ms, rule):
             return None

@@ -5,8 +5,10 @@ import math
 import msgpack
 import pytest
 
-from engine.config.shaping import ShapingConfig
+from engine.config.shaping import AutomationRule, ShapingConfig
+from engine.config.units import Rate
 from engine.providers.profiles import load_profiles
+from engine.shaping.control import MAX_HITS
 from engine.shaping.rules import RuleSet
 from engine.shaping.shaping import UNSHAPED, Fired, Shaping
 from engine.shaping.windows import Answers
@@ -103,6 +105,36 @@ def test_a_threshold_needs_its_number_within_its_period() -> None:
     shape = life.shaping.shape("outlook")
     assert shape.provider_until_ms == life.now_ms + 2 * MINUTE_MS
     assert shape.source_until_ms == 0
+
+
+@pytest.mark.parametrize(("count", "apart_s"), [(60, 30), (100, 30), (100, 35.9), (1000, 3.5)])
+def test_a_large_threshold_counts_replies_that_come_one_by_one(count: int, apart_s: float) -> None:
+    rule = AutomationRule.model_validate(
+        {
+            "name": "many",
+            "pattern": "BUSY",
+            "sample": "451 4.3.2 BUSY",
+            "scope": "source",
+            "threshold": f"{count}/h",
+            "action": "suspend",
+            "duration": "10m",
+        }
+    )
+    life = Life()
+    life.shaping = Shaping(CONFIG, lambda _: RuleSet.build((rule,), 10))
+    fired = [life.after(round(apart_s * 1000), "x", rule.sample) for _ in range(count + count // 20)]
+    (at,) = [number for number, orders in enumerate(fired, 1) if orders]
+    # of more than are kept one by one it is known within a part of the period when they came
+    assert count <= at <= count + (count // 50 if count > MAX_HITS else 0)
+
+
+def test_replies_that_are_further_apart_than_a_large_threshold_says_set_nothing_off() -> None:
+    life = Life()
+    rule = PROFILES["outlook"].automation[0].model_copy(update={"threshold": Rate(100, 3600.0)})
+    life.shaping = Shaping(CONFIG, lambda _: RuleSet.build((rule,), 10))
+    for _ in range(300):
+        assert life.after(37_000, "outlook", S3140) == []
+    assert len(life.shaping.sites["outlook"]._hits[rule.name]) <= MAX_HITS
 
 
 def test_google_recovers_one_connection_at_a_time() -> None:
