@@ -80,6 +80,7 @@ class Allowances:
             interval_us=found.interval_us,
             daily_cap=found.daily_cap,
             daily_used=found.daily_used,
+            used_day=found.used_day,
         )
         if self.is_kept(source, site):
             trickle_us = round(self._config.probation.interval * 1e6)

@@ -41,6 +41,7 @@ class Terms:
     interval_us: int = 0
     daily_cap: int = -1
     daily_used: int = 0
+    used_day: int = 0
 
 
 FREE = Terms()
@@ -207,7 +208,8 @@ class Sites:
             left = -1
             if cap is not None:
                 site.caps[source] = cap
-                left = max(0, cap - max(counts.used.get(source, 0), found.daily_used))
+                told = found.daily_used if found.used_day == counts.day else 0
+                left = max(0, cap - max(counts.used.get(source, 0), told))
             interval_ns, connections, window = self._limits(profile, found)
             self._set_pace(site, source, profile, interval_ns, connections)
             self._scheduler.set_limit(
@@ -280,7 +282,8 @@ class Sites:
             self._scheduler.set_daily_left(source, site.number, -1)
         elif before is None:
             site.caps[source] = cap
-            used = terms.daily_used + self._scheduler.outstanding(source, site.number)
+            told = terms.daily_used if terms.used_day == site.day else 0
+            used = told + self._scheduler.outstanding(source, site.number)
             self._scheduler.set_daily_left(source, site.number, max(0, cap - used))
         else:
             site.caps[source] = cap

@@ -62,8 +62,9 @@ class Allowance:
 
     `weight` 0 to 1000 in the choice among sources, 0: out of the rotation. `rate` permille of the profile's rate,
     `connections` at once (0: the profile's), `interval_us` between messages at least, `daily_cap` per UTC day
-    (-1: none of its own) and `daily_used` of it as far as the owner knows. Suspensions are unix milliseconds.
-    `adapted`: connections that the site bears at the moment (0: all that are allowed).
+    (-1: none of its own) and `daily_used` of it on the UTC day number `used_day`, as far as the owner knows.
+    Suspensions are unix milliseconds. `adapted`: connections that the site bears at the moment (0: all that are
+    allowed).
     """
 
     site: str
@@ -80,6 +81,7 @@ class Allowance:
     provider_until_ms: int = 0
     reason: str = ""
     adapted: int = 0
+    used_day: int = 0
 
     def at_once(self) -> int:
         """Connections at once by both limits, 0: the profile's."""

@@ -181,6 +181,7 @@ class SourceOwner:
         shape = self.shaping.shape(site)
         cap = None if site == EVERYWHERE else self.warmup.cap(now_ms, site)
         plan = self.warmup.plans.get(site)
+        used = plan.attempts if plan is not None and plan.day == now_ms // DAY_MS else 0
         interval_us = share.interval_ms * 1000
         connections = shape.connections
         full = self._rules_of(site).max_connections
@@ -198,12 +199,13 @@ class SourceOwner:
             connections=connections,
             interval_us=max(interval_us, cap.interval_us if cap is not None else 0),
             daily_cap=cap.day if cap is not None else -1,
-            daily_used=plan.attempts if plan is not None and plan.day == now_ms // DAY_MS else 0,
+            daily_used=used,
             suspended_until_ms=shape.source_until_ms,
             netblock_until_ms=shape.netblock_until_ms,
             provider_until_ms=shape.provider_until_ms,
             reason=(standing.reason if standing.state is not State.ACTIVE else shape.reason)[:256],
             adapted=self.shaping.adapted(site),
+            used_day=now_ms // DAY_MS if used else 0,
         )
 
     def _active_sites(self) -> set[str]:
@@ -368,7 +370,7 @@ def _plain(view: Any) -> dict[str, object]:
     return {name: getattr(view, name) for name in view.__slots__}
 
 
-_DRIFTS = {"interval_us", "daily_used", "score", "reason"}
+_DRIFTS = {"interval_us", "daily_used", "used_day", "score", "reason"}
 _MATTERS = attrgetter(*(field.name for field in fields(Allowance) if field.name not in _DRIFTS))
 
 

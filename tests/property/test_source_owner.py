@@ -39,7 +39,8 @@ def matters(allowance: Allowance) -> Allowance:
     """Without what drifts all day; that comes with a site's own mail, and once a minute. A source that carries nothing
     has no use for connections."""
     connections = allowance.connections if allowance.weight else 0
-    return replace(allowance, connections=connections, interval_us=0, daily_used=0, score=0, reason="")
+    drifts = {"interval_us": 0, "daily_used": 0, "used_day": 0, "score": 0, "reason": ""}
+    return replace(allowance, connections=connections, **drifts)
 
 
 def known(held: dict[str, Allowance], site: str) -> Allowance:

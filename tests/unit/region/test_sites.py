@@ -141,6 +141,21 @@ def test_a_daily_cap_is_not_granted_again_to_a_site_that_was_forgotten() -> None
     assert counts.used == {0: 5, 1: 5}
 
 
+@pytest.mark.parametrize(("days", "sent"), [(0, 20), (1, 50)])
+def test_what_an_owner_said_of_a_day_counts_on_that_day_only(days: int, sent: int) -> None:
+    world = World(sources={"warmup": "standard"})
+    today = world.clock.wall_ms() // DAY_MS
+    word = Allowance("mx:a", daily_cap=50, daily_used=30, used_day=today)
+    for source in (0, 1):
+        world.enforcement.allowances.take(source, [word], full=True, reported=["mx:a"])
+    world.enforcement.allowances.save()
+    world.clock.advance(days * DAY_MS / 1000)
+    world.start()  # it has no count of its own: there was no cap that it kept
+    world.enforcement.restore()
+    world.clock.advance(1)
+    assert len(world.send(world.open(), 500)) == 2 * sent
+
+
 def test_a_rate_begins_full_when_its_site_comes_back() -> None:
     world = World(rate="1/10s")
     site = world.open()
@@ -290,7 +305,7 @@ def test_a_cap_that_begins_counts_what_is_outstanding() -> None:
     scheduler.add(scheduler.flow(site.number, 0, 0, 0), due_keys(range(1, 100)))
     under_way = [d.id for d in decisions(scheduler.take(site.pool, 10**9, 6))]
     assert len(under_way) == 6
-    sites.change(site, 0, Terms(daily_cap=10, daily_used=2))
+    sites.change(site, 0, Terms(daily_cap=10, daily_used=2, used_day=site.day))
     assert scheduler.daily_left(0, site.number) == 2
     scheduler.give_back(packed(under_way[:1]))
     assert scheduler.daily_left(0, site.number) == 3
