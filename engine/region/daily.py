@@ -54,32 +54,36 @@ def counts_on_disk(
     """The day that counts at a site, what each source (`ALL`: all together) has used of its cap on it, and what may be
     under way still from before; from disk.
 
-    A count of a later day means that the clock was set back: that day goes on, nothing is granted twice.
+    A count of a later day means that the clock was set back: that day goes on, to the end of tomorrow at the latest,
+    and nothing is granted twice.
     """
     profile = sites.profile(provider)
     capped = profile.daily_cap is not None
     keys = {n: s.name for n, s in sites.sources.items() if capped or s.warmup}
     if profile.daily_cap_total is not None:
         keys[ALL] = ""
-    used = _read(get_state, {number: daily_key(name, site) for number, name in keys.items()})
-    carried = _read(get_state, {number: carried_key(name, site) for number, name in keys.items()})
-    day = max(now_ms // DAY_MS, *(counted for counted, _ in used.values()), 0)
+    today = now_ms // DAY_MS
+    used = _read(get_state, {number: daily_key(name, site) for number, name in keys.items()}, today + 1)
+    carried = _read(get_state, {number: carried_key(name, site) for number, name in keys.items()}, today + 1)
+    day = max(today, *(counted for counted, _ in used.values()), 0)
     # what was under way at midnight is in a count of today; without one it may all have been sent today
     before = {number: count for number, (counted, count) in carried.items() if counted == day - 1}
-    today = {number: count for number, (counted, count) in used.items() if counted == day}
+    of_day = {number: count for number, (counted, count) in used.items() if counted == day}
     return Counts(
         day=day,
-        used=before | today,
+        used=before | of_day,
         under_way={number: count for number, (counted, count) in carried.items() if counted == day},
     )
 
 
-def _read(get_state: Callable[[str], bytes | None], keys: dict[int, str]) -> dict[int, tuple[int, int]]:
-    """The day and the count of those that are on disk."""
+def _read(
+    get_state: Callable[[str], bytes | None], keys: dict[int, str], last_day: int
+) -> dict[int, tuple[int, int]]:
+    """The day, `last_day` at most, and the count of those that are on disk."""
     found = {}
     for number, key in keys.items():
         state = get_state(key)
         if state is not None:
             value = int.from_bytes(state, "big")
-            found[number] = value >> 40, value & COUNT
+            found[number] = min(value >> 40, last_day), value & COUNT
     return found

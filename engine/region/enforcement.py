@@ -4,7 +4,7 @@ owners, suspensions, today's counts, the classes of the tenants; and the observe
 A region has one, and so has each node of the simulator and whatever test wants the real thing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from engine.config.schema import FleetConfig
@@ -15,8 +15,9 @@ from engine.region.observer import EventStore, Observer
 from engine.region.paths import Paths
 from engine.region.ports import SourcePort
 from engine.region.sites import Site, Sites
-from engine.region.suspensions import StateStore, Suspensions
+from engine.region.suspensions import PROVISIONAL_MS, StateStore, Suspensions
 from engine.region.tenants import Tenants
+from engine.shaping.rules import GENERIC_BLOCK
 from engine.values.clock import Clock
 from native.scheduler import Scheduler
 
@@ -43,7 +44,13 @@ class Enforcement:
         self._store = store
         self._clock = clock
         self.sites = Sites(config=config, region=region, profiles=profiles, scheduler=scheduler)
-        self.suspensions = Suspensions(scheduler=scheduler, sites=self.sites, spool=store, clock=clock)
+        self.suspensions = Suspensions(
+            scheduler=scheduler,
+            sites=self.sites,
+            spool=store,
+            clock=clock,
+            longest_ms=_longest_ms(profiles.values()),
+        )
         self.allowances = Allowances(sites=self.sites, spool=store, config=config.reputation)
         self.tenants = Tenants(config=config, sites=self.sites, spool=store, events=store, clock=clock)
         self.observer = Observer(
@@ -88,3 +95,9 @@ class Enforcement:
             self.allowances.forget(site.name)
             for key, value in settled_counts(self.sites, site).items():
                 self._store.put_state(key, value.to_bytes(8, "big"))
+
+
+def _longest_ms(profiles: Iterable[Profile]) -> int:
+    """The longest time for which something may be suspended."""
+    rules = [GENERIC_BLOCK, *(rule for profile in profiles for rule in profile.automation)]
+    return max(PROVISIONAL_MS, *(round(rule.duration * 1000) for rule in rules))

@@ -38,26 +38,37 @@ class Suspension:
 
 
 class Suspensions:
-    """See the module docstring."""
+    """See the module docstring. `longest_ms`: no rule suspends for longer."""
 
-    def __init__(self, *, scheduler: Scheduler, sites: Sites, spool: StateStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        sites: Sites,
+        spool: StateStore,
+        clock: Clock,
+        longest_ms: int = PROVISIONAL_MS,
+    ) -> None:
         self._scheduler = scheduler
         self._sites = sites
         self._spool = spool
         self._clock = clock
+        self._longest_ms = longest_ms
         self._active: dict[tuple[str, str], Suspension] = {}
         self._provisional: dict[tuple[str, str], int] = {}  # when it was put, unix milliseconds
         self._news: dict[tuple[str, str], Suspension] = {}
         self._is_dirty = False
 
     def restore(self) -> None:
-        """Load what was in force before the restart; it is applied as its sites come up."""
+        """Load what was in force before the restart; it is applied as its sites come up. What would last longer than
+        any rule says was written before the clock was set back."""
         state = self._spool.get_state(STATE_KEY)
         if state is None:
             return
         now_ms = self._clock.wall_ms()
         for source, site, until_ms, reason in msgpack.unpackb(state):
             if until_ms > now_ms:
+                until_ms = min(until_ms, now_ms + self._longest_ms)
                 self._active[source, site] = Suspension(source, site, until_ms, reason)
 
     def apply_to(self, site: Site) -> None:

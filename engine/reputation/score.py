@@ -46,7 +46,7 @@ class Decayed:
         self._rows = [[0.0] * width for _ in windows]
 
     def add(self, at_ms: int, counts: Sequence[float]) -> None:
-        """Count what happened at `at_ms`; a time before the last one counts as the last one."""
+        """Count what happened at `at_ms`; before the last time nothing fades, but from there on it does."""
         self._decay(at_ms)
         for row in self._rows:
             for index, count in enumerate(counts):
@@ -54,13 +54,13 @@ class Decayed:
 
     def _decay(self, at_ms: int) -> None:
         passed_ms = at_ms - self._at_ms
-        if passed_ms <= 0:
+        self._at_ms = at_ms
+        if passed_ms <= 0:  # the clock was set back
             return
         for window, row in zip(self._windows, self._rows, strict=True):
             factor = 0.5 ** (passed_ms / 1000 / window.half_life)
             for index in range(len(row)):
                 row[index] *= factor
-        self._at_ms = at_ms
 
     def clear(self) -> None:
         self._rows = [[0.0] * self._width for _ in self._windows]

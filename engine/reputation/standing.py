@@ -96,6 +96,10 @@ class Standing:
     def advance(self, now_ms: int, *, warming: bool) -> Transition | None:
         """The transition that is due now, if there is one. `warming`: a warm-up is under way."""
         config = self._config
+        # what lies ahead was written before the clock was set back: it begins now
+        self.since_ms = min(self.since_ms, now_ms)
+        self.removed_ms = min(self.removed_ms, now_ms)
+        self.step_ms = min(self.step_ms, now_ms)
         if self.state is State.REMOVED:
             if now_ms < self.removed_ms + self.stay_ms:
                 return None

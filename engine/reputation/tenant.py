@@ -88,6 +88,7 @@ class TenantStanding:
     def advance(self, now_ms: int) -> Change | None:
         """The change that is due now, if there is one."""
         config = self._config
+        self.since_ms = min(self.since_ms, now_ms)  # the clock was set back
         found = self.judge(now_ms)
         self.score = found.value
         is_fine = found.value >= config.poor_below + config.hysteresis

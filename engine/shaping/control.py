@@ -9,7 +9,7 @@ each step that delivers opens one more; the reply again means the pause again. P
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.config.shaping import Action, AutomationRule, RuleScope, ShapingConfig
@@ -70,7 +70,10 @@ class SiteControl:
         hits = [hit for hit in self._hits.get(rule.name, []) if hit[0] > now_ms - period_ms]
         is_near = hits and now_ms < hits[-1][0] + period_ms // MAX_HITS
         if is_near and rule.threshold.count > MAX_HITS:
-            hits[-1] = hits[-1][0], hits[-1][1] + count  # more are counted than are kept: by parts of the period
+            hits[-1] = (
+                hits[-1][0],
+                hits[-1][1] + count,
+            )  # more are counted than are kept: by parts of the period
         else:
             hits.append((now_ms, count))
         self._hits[rule.name] = hits[-MAX_HITS:]
@@ -113,6 +116,7 @@ class SiteControl:
 
     def advance(self, now_ms: int, delivered: int, rules: RuleSet) -> None:
         """Time has passed and so many messages were delivered in it."""
+        self._begin_what_lies_ahead(now_ms)
         self.delivered += delivered
         self._advance_recovery(now_ms, delivered, rules)
         recovering = self.recovery.rule if self.recovery is not None else ""
@@ -133,6 +137,23 @@ class SiteControl:
             self.connections = min(FULL, self.connections + step)
             self.raised_ms = now_ms
             self.delivered = 0
+
+    def _begin_what_lies_ahead(self, now_ms: int) -> None:
+        """If the clock was set back, what was ordered later than now is as if it had been ordered now."""
+        self.raised_ms = min(self.raised_ms, now_ms)
+        for name, order in self.orders.items():
+            if order.since_ms > now_ms:
+                until_ms = now_ms + order.until_ms - order.since_ms
+                self.orders[name] = replace(order, since_ms=now_ms, until_ms=until_ms)
+        self._hits = {
+            name: [(min(at_ms, now_ms), count) for at_ms, count in hits] for name, hits in self._hits.items()
+        }
+        recovery = self.recovery
+        if recovery is not None:
+            recovery.since_ms = min(recovery.since_ms, now_ms)
+            ordered = self.orders.get(recovery.rule)
+            if ordered is not None:
+                recovery.resume_ms = min(recovery.resume_ms, ordered.until_ms)
 
     def _forget_hits(self, now_ms: int, rules: RuleSet) -> None:
         for name in list(self._hits):

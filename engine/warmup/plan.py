@@ -109,8 +109,10 @@ class Plan:
         self.excused += excused
 
     def advance(self, now_ms: int, score: int) -> list[StageChange]:
-        """Close the days that are over."""
+        """Close the days that are over. If the clock was set back, what was counted goes on to the end of tomorrow at
+        the latest."""
         today = now_ms // DAY_MS
+        self.day = min(self.day, today + 1)
         if today <= self.day:
             return []
         changes: list[StageChange] = []

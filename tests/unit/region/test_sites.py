@@ -141,6 +141,21 @@ def test_a_daily_cap_is_not_granted_again_to_a_site_that_was_forgotten() -> None
     assert counts.used == {0: 5, 1: 5}
 
 
+def test_a_clock_that_is_set_back_by_a_year_grants_nothing_twice_and_not_nothing_for_a_year() -> None:
+    world = World(daily_cap=5, daily_cap_total=8)
+    world.clock.step_wall(365 * 86_400)
+    assert len(world.send(world.open(), 20)) == 8
+    world.clock.step_wall(-365 * 86_400)
+    for days, sent in ((0, 0), (1, 0), (1, 8), (0, 0), (1, 8)):
+        world.clock.advance(days * 86_400)
+        world.start()
+        world.enforcement.restore()
+        site = world.open()
+        world.clock.advance(1)
+        world.sites.new_day(world.clock.wall_ms())
+        assert len(world.send(site, 20)) == sent, days
+
+
 @pytest.mark.parametrize(("days", "sent"), [(0, 20), (1, 50)])
 def test_what_an_owner_said_of_a_day_counts_on_that_day_only(days: int, sent: int) -> None:
     world = World(sources={"warmup": "standard"})

@@ -30,7 +30,13 @@ class Store:
 class World:
     """Two sources at one site, in a real scheduler."""
 
-    def __init__(self, store: Store | None = None, clock: ManualClock | None = None) -> None:
+    def __init__(
+        self,
+        store: Store | None = None,
+        clock: ManualClock | None = None,
+        *,
+        longest_ms: int = 1000 * PROVISIONAL_MS,
+    ) -> None:
         base = fleet_data()["sources"][0]
         sources = [base | {"name": f"eu-{n}", "ip": f"127.0.0.{20 + n}"} for n in range(2)]
         config = parse_fleet(fleet_data(sources=sources, providers={"default": {"rate": "unlimited"}}))
@@ -41,7 +47,11 @@ class World:
             config=config, region="eu", profiles=load_profiles(config.providers), scheduler=self.scheduler
         )
         self.subject = Suspensions(
-            scheduler=self.scheduler, sites=self.sites, spool=self.store, clock=self.clock
+            scheduler=self.scheduler,
+            sites=self.sites,
+            spool=self.store,
+            clock=self.clock,
+            longest_ms=longest_ms,
         )
         self.next_id = 1
 
@@ -125,6 +135,19 @@ def test_a_restart_forgets_nothing_and_revives_nothing(world: World) -> None:
     assert [(row["source"], row["until_ms"]) for row in again.subject.listing()] == [
         ("eu-0", now_ms + 600_000)
     ]
+
+
+def test_a_clock_that_is_set_back_suspends_for_no_longer_than_a_rule_says(world: World) -> None:
+    world.clock.step_wall(365 * 86_400)
+    world.subject.order("eu-0", SITE, world.clock.wall_ms() + 1000 * PROVISIONAL_MS, "long")
+    world.subject.save()
+    world.clock.step_wall(-365 * 86_400)
+    again = World(world.store, world.clock, longest_ms=2000 * PROVISIONAL_MS)
+    again.subject.restore()
+    again.open_site()
+    assert again.senders() == {1}
+    world.clock.advance(2000 * PROVISIONAL_MS / 1000)
+    assert again.senders() == {0, 1}
 
 
 def test_only_what_changed_is_written_and_what_ran_out_is_forgotten(world: World) -> None:

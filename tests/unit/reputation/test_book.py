@@ -15,6 +15,8 @@ from engine.values.stream import Stream
 CONFIG = ReputationConfig()
 STAY_MS = round(CONFIG.removed_stay * 1000)
 MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
 
 
 def good(site: str, count: int = 100) -> SiteCounts:
@@ -104,6 +106,73 @@ def test_a_medium_score_degrades_and_hysteresis_holds_it_there() -> None:
     assert life.after(10 * MINUTE_MS, good("outlook")) == [("outlook", State.ACTIVE)]
 
 
+def test_a_score_between_the_limits_of_hysteresis_neither_degrades_nor_ends_it() -> None:
+    config = CONFIG.model_copy(update={"windows": CONFIG.windows[:1], "hysteresis": 15})
+    life = Life(config)
+    assert life.after(0, bouncing("outlook", 7)) == []
+    assert 80 <= life.book.score("outlook") < 95
+    assert life.after(0, bouncing("outlook", 17)) == [("outlook", State.DEGRADED)]
+    assert life.after(HOUR_MS, SiteCounts("outlook", 1910, 0, 90, 0)) == []
+    assert 80 <= life.book.score("outlook") < 95
+    assert life.after(HOUR_MS, good("outlook", 2000)) == [("outlook", State.ACTIVE)]
+
+
+def test_a_removal_is_forgiven_by_a_day_in_good_standing() -> None:
+    life = Life()
+
+    def stay() -> int:
+        life.after(0, blocked("outlook"))
+        removed = life.book.sites["outlook"]
+        life.after(removed.stay_ms)
+        for _ in range(4):
+            life.after(31 * MINUTE_MS, good("outlook", 20))
+        assert life.state() is State.ACTIVE
+        return removed.stay_ms
+
+    assert [stay(), stay(), stay()] == [STAY_MS, 2 * STAY_MS, 4 * STAY_MS]
+    for _ in range(3):
+        life.after(DAY_MS, good("outlook", 20))
+    assert stay() == STAY_MS
+
+
+def test_the_trickle_lasts_its_time_however_fast_the_probes_are() -> None:
+    life = Life()
+    life.after(0, blocked("outlook"))
+    life.after(STAY_MS)
+    stay_ms = round(CONFIG.probation.stay * 1000)
+    assert life.after(stay_ms - 1, good("outlook", 200)) == []
+    assert life.book.share("outlook").interval_ms == 30_000
+    assert life.after(1) == [("outlook", State.PROBATION)]
+    step_ms = round(CONFIG.probation.step * 1000)
+    assert life.after(step_ms - 1, good("outlook", 200)) == []
+    assert life.book.share("outlook").permille == 100
+
+
+def test_what_it_was_removed_for_is_no_reason_to_remove_it_again() -> None:
+    life = Life()
+    life.after(0, blocked("outlook", 100_000))
+    life.after(STAY_MS)
+    for _ in range(4):
+        life.after(31 * MINUTE_MS, good("outlook", 20))
+    assert life.state() is State.ACTIVE
+    assert life.after(MINUTE_MS, good("outlook", 2000)) == []
+    assert life.state() is State.ACTIVE
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_out_for_ever() -> None:
+    """The machine took it for another year; what it wrote then is read by the next process."""
+    life = Life()
+    life.after(400 * DAY_MS, blocked("outlook"), bouncing("google", 10))
+    assert life.state("google") is State.DEGRADED
+    life.book = Reputation.from_state(CONFIG, life.book.to_state())
+    life.after(-400 * DAY_MS)
+    assert life.after(STAY_MS - 1) == [("google", State.ACTIVE)]
+    assert life.after(1) == [("outlook", State.PROBATION)]
+    for _ in range(4):
+        life.after(31 * MINUTE_MS, good("outlook", 20))
+    assert life.state() is State.ACTIVE
+
+
 def test_removal_by_order_lasts_as_long_as_it_says() -> None:
     life = Life()
     transition = life.book.remove(life.now_ms, "outlook", "S3140", stay_ms=2 * STAY_MS)
@@ -125,6 +194,15 @@ def test_several_sites_that_agree_remove_the_whole_source_once() -> None:
     assert ("", State.PROBATION) in found
     assert life.state("yahoo") is State.PROBATION
     assert all(site for site, _ in life.after(1)), "what agreed before the return does not count again"
+
+
+def test_sites_that_agree_are_outvoted_by_those_that_do_not() -> None:
+    life = Life()
+    others = [good(f"mx:{n}") for n in range(3)]
+    found = life.after(0, blocked("outlook"), blocked("google"), *others)
+    assert sorted(site for site, _ in found) == ["google", "outlook"]
+    assert life.book.share("mx:0").permille == FULL
+    assert ("", State.REMOVED) in life.after(0, blocked("yahoo"))
 
 
 def test_a_listed_source_stays_out_everywhere_until_the_listing_ends() -> None:

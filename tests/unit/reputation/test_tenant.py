@@ -111,6 +111,13 @@ def test_stays_double_and_are_forgiven() -> None:
     assert life.standing.strikes == 0
 
 
+def test_a_clock_that_is_set_back_keeps_no_tenant_poor_for_ever() -> None:
+    life = Life()
+    assert life.send(400 * DAY_MS, 700, bounced=300) is Quality.POOR
+    assert life.send(-399 * DAY_MS, 1) is Quality.POOR
+    assert life.send(DAY_MS, 10_000) is Quality.NEW
+
+
 def test_no_flapping_whatever_it_sends() -> None:
     rng = random.Random(9)
     for _ in range(20):

@@ -175,6 +175,25 @@ def test_google_refusing_again_means_another_ten_minutes() -> None:
     assert life.shaping.shape("google").connections == 1
 
 
+def test_a_clock_that_is_set_back_makes_no_order_last_longer_than_its_rule_says() -> None:
+    life = Life()
+    life.now_ms += 400 * 24 * HOUR_MS
+    for site, reply in (("yahoo", YAHOO), ("google", GOOGLE), ("outlook", S775)):
+        assert len(life.after(0, site, reply)) == 1
+    life.shaping = Shaping.from_state(CONFIG, RULES.__getitem__, life.shaping.to_state())
+    life.now_ms -= 400 * 24 * HOUR_MS
+    life.shaping.advance(life.now_ms)
+    assert life.shaping.shape("yahoo").source_until_ms == life.now_ms + 2 * HOUR_MS
+    assert life.shaping.shape("google").source_until_ms == life.now_ms + 10 * MINUTE_MS
+    life.after(10 * MINUTE_MS, "google")
+    assert (life.shaping.shape("google").source_until_ms, life.shaping.shape("google").connections) == (0, 1)
+    for _ in range(60):
+        life.now_ms += 6 * MINUTE_MS
+        for site in ("yahoo", "google", "outlook"):
+            life.after(0, site, delivered=20)
+    assert life.shaping.sites == {}
+
+
 def test_a_netblock_order_is_told_apart_from_one_about_the_source() -> None:
     life = Life()
     life.after(0, "google", "421 4.7.28 unsolicited email originating from your IP Netblock")

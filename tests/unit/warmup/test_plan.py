@@ -134,6 +134,17 @@ def test_pause_holds_the_stage_and_skip_goes_to_any() -> None:
     assert subject.phase is Phase.FINISHED
 
 
+@pytest.mark.parametrize("days", [1, 2, 400])
+def test_a_clock_that_is_set_back_delays_the_next_stage_by_a_day_at_most(days: int) -> None:
+    subject = plan()
+    subject.advance(START_MS + days * DAY_MS, 100)
+    subject.observe(START_MS + days * DAY_MS, 100, 100)
+    subject = Plan.from_state(CONFIG, subject._stages, "google", subject.to_state())
+    assert subject.advance(START_MS, 100) == []
+    assert subject.advance(START_MS + DAY_MS, 100) == []
+    assert [change.kind for change in subject.advance(START_MS + 2 * DAY_MS, 100)] == ["advanced"]
+
+
 def test_the_rest_of_the_cap_is_spread_over_the_rest_of_the_day() -> None:
     subject = plan((230, 460))
     cap = subject.cap(START_MS)
