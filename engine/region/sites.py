@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from engine.config.schema import FleetConfig
+from engine.config.units import MAX_SECONDS
 from engine.providers.profiles import Profile
 from engine.region.numbers import HeldNumbers, Numbering
 from engine.reputation.serving import find_serving
@@ -28,6 +29,8 @@ DAY_MS = 86_400_000
 ALL = -1  # in place of a source's number: all sources together
 IDLE_S = 300.0
 MAX_IDLE = 10_000
+LONGEST_NS = round(MAX_SECONDS * NS_PER_S)  # between two messages, whatever share of a rate is left
+MOST_UNDER_WAY = 1 << 31
 TENANCY_CODES = {"shared": 0, "dedicated": 1, "hybrid": 2}
 
 
@@ -296,7 +299,7 @@ class Sites:
             interval_ns = -(
                 -round(profile.rate.period_s * NS_PER_S * 1000) // (profile.rate.count * terms.rate)
             )
-        interval_ns = max(interval_ns, terms.interval_us * 1000)
+        interval_ns = min(LONGEST_NS, max(interval_ns, terms.interval_us * 1000))
         connections = profile.max_connections
         if terms.connections:
             connections = min(connections, terms.connections)
@@ -304,8 +307,10 @@ class Sites:
             # without a rate there is nothing to take a share of but the connections
             connections = max(1, min(connections, profile.max_connections * terms.rate // 1000))
         # enough messages outstanding to keep each connection busy over a round trip
-        window = max(1, connections) * self._config.limits.window_per_connection
-        return interval_ns, connections, window
+        return interval_ns, connections, self._window(connections)
+
+    def _window(self, connections: int) -> int:
+        return min(MOST_UNDER_WAY, max(1, connections) * self._config.limits.window_per_connection)
 
     def _set_pace(
         self, site: Site, source: int, profile: Profile, interval_ns: int, connections: int
@@ -317,7 +322,7 @@ class Sites:
 
     def window(self, site: Site, source: int) -> int:
         """Messages that a source may have under way to a site."""
-        return max(1, self.pace(site, source)[1]) * self._config.limits.window_per_connection
+        return self._window(self.pace(site, source)[1])
 
     def pace(self, site: Site, source: int) -> tuple[int, int]:
         """(interval_ns between messages, 0 for none; connections) of a source at a site."""

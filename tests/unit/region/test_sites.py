@@ -294,6 +294,28 @@ def test_a_limit_is_the_smaller_of_the_profiles_and_the_owners(
     assert site.paces == {}
 
 
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {"rate": "1/3650d"},
+        {"rate": "999999999999/s"},
+        {"rate_total": "1/3650d"},
+        {"max_connections": 1_000_000_000},
+        {"daily_cap": 1_000_000_000, "daily_cap_total": 1_000_000_000},
+    ],
+)
+def test_the_largest_and_smallest_numbers_that_are_allowed_can_be_enforced(profile: dict[str, Any]) -> None:
+    world = World(**profile)
+    site = world.open()
+    world.clock.advance(1)
+    for rate in (1000, 1):
+        for source in (0, 1):
+            world.sites.change(site, source, Terms(rate=rate, interval_us=0, daily_cap=1_000_000_000))
+        assert bool(world.send(site, 10)) == ("3650d" not in str(profile))
+        world.clock.advance(1)
+    assert world.sites.window(site, 0) >= 1
+
+
 def test_a_cap_that_comes_goes_and_changes_keeps_what_was_used() -> None:
     world = World(daily_cap=5)
     site = world.open()
