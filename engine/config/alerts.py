@@ -57,7 +57,8 @@ class DiskAlert(CriticalAlert):
         0.85, description="Share of the size of the index at which nothing more is accepted."
     )
     reserves: Annotated[float, Field(ge=1)] = Field(
-        4.0, description="Free space below so many times `spool.min_free`."
+        4.0,
+        description="Free space below so many times `spool.min_free` with the room to defer what is queued.",
     )
 
 

@@ -87,9 +87,12 @@ class SpoolConfig(Section):
     )
     map_size: Size = Field(
         64 * 2**30,
-        description="Largest size of a region's LMDB index: address space, not disk.",
+        description="Largest size of a region's LMDB index: address space, not disk. Settling may go beyond it.",
     )
-    min_free: Size = Field(512 * 2**20, description="Free disk space below which nothing more is accepted.")
+    min_free: Size = Field(
+        512 * 2**20,
+        description="Free disk space that accepting leaves, beside room to defer all that is queued.",
+    )
     watermark: float = Field(
         0.8,
         gt=0,

@@ -114,7 +114,7 @@ class RegionFigures:
             Point("sendfleet.spool.index.limit", (), room["index_limit"]),
             Point("sendfleet.spool.bodies.usage", (), sizes["body_bytes"]),
             Point("sendfleet.spool.disk.free", (), room["free"]),
-            Point("sendfleet.spool.disk.reserve", (), room["min_free"]),
+            Point("sendfleet.spool.disk.reserve", (), room["reserve"]),
             Point("sendfleet.spool.commits", (), sizes["groups"]),
             Point("sendfleet.spool.commit.time", (), sizes["busy_ms"] / MS_PER_S),
             Point("sendfleet.spool.operations", (), sizes["operations"]),

@@ -52,6 +52,9 @@ DATABASES = (
     b"offers",
 )
 FIRST_MAP = 256 << 20
+BEYOND = 16  # address space: the disk is what limits settling
+DEFERRAL_BYTES = 220  # of a record's last reply, and of a due key
+COPIED_BYTES = 16 << 20  # that a commit changes of the index, at most as a rule
 MAX_READERS = 510
 PAGE = 4096
 LOCK_BYTES = 64 << 10
@@ -160,14 +163,22 @@ class Environment:
             with txn:
                 yield txn
 
-    def grow(self) -> bool:
-        """Double the map up to the limit; only when this process has no write transaction. False at the limit."""
+    def grow(self, *, beyond: bool = False) -> bool:
+        """Double the map up to the limit; only when this process has no write transaction. False at the limit.
+
+        `beyond`: for what must not be refused, up to `BEYOND` times the limit.
+        """
+        limit = self.limit * BEYOND if beyond else self.limit
         with self._lock:
             size = self._env.info()["map_size"]
-            if size >= self.limit:
+            if size >= limit:
                 return False
-            self._env.set_mapsize(min(self.limit, size * 2))
-        log.info("spool %s: map grown to %d MiB", self.path, min(self.limit, size * 2) >> 20)
+            size = min(limit, size * 2)
+            self._env.set_mapsize(size)
+        if size > self.limit:
+            log.warning("spool %s: map grown to %d MiB, beyond its limit, to settle", self.path, size >> 20)
+        else:
+            log.info("spool %s: map grown to %d MiB", self.path, size >> 20)
         return True
 
     def used_bytes(self) -> int:
@@ -181,6 +192,19 @@ class Environment:
             stat = txn.stat(db)
             pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return int(pages) * PAGE
+
+    def growth_of_settling(self, txn: Any) -> int:
+        """Bytes by which the file may grow when everything that is queued is deferred, in any order.
+
+        Records get longer by the last reply, and pages that were filled in order are split in the middle by changes out
+        of order; the messages' due times are then different ones. What a commit changes is copied, and what it has
+        freed is used again by the next but one. Freed pages inside the file are used first.
+        """
+        messages = txn.stat(self.db["messages"])
+        now = (messages["branch_pages"] + messages["leaf_pages"] + messages["overflow_pages"]) * PAGE
+        then = 2 * (now + messages["entries"] * DEFERRAL_BYTES)
+        wanted = then - now + 2 * min(then, COPIED_BYTES)
+        return max(0, int(wanted) - (self.used_bytes() - self.used_by_databases(txn)))
 
     def gather_free_pages(self, txn: Any) -> None:
         """Before a transaction changes many scattered pages: have LMDB look for a run of free pages.

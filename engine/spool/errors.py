@@ -8,7 +8,8 @@ class SpoolError(Exception):
 class SpoolFull(SpoolError):
     """No room for this; it may be tried again when there is. Sizes in bytes.
 
-    `what` is "map": `used` of the index is above `limit`; or "disk": only `used` is free, and `limit` must stay free.
+    `what` is "map": `used` of the index is above `limit`; or "disk": only `used` is free, and `limit` must stay free,
+    to settle what is queued.
     """
 
     def __init__(self, what: str, used: int, limit: int) -> None:
@@ -19,9 +20,8 @@ class SpoolFull(SpoolError):
 
     def __str__(self) -> str:
         if self.what == "disk":
-            return (
-                f"spool full (disk): {self.used} bytes are free, {self.limit} must stay free (spool.min_free)"
-            )
+            wanted = f"{self.limit} must stay free (spool.min_free, settling)"
+            return f"spool full (disk): {self.used} bytes are free, {wanted}"
         return f"spool full (map): {self.used} bytes are used, {self.limit} may be (spool.map_size, spool.watermark)"
 
 

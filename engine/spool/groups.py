@@ -113,7 +113,10 @@ class Groups:
             self._segment.rewind(self._group_segment_size)
 
     def make_room(self) -> bool:
-        return self._env.grow() or self._env.check_readers() > 0
+        """What adds nothing must go through: for it the map grows beyond its limit, as far as the disk has room."""
+        if self._env.grow() or self._env.check_readers() > 0:
+            return True
+        return not self._is_room_checked and self._env.grow(beyond=True)
 
     def reopen(self) -> None:
         self._env.reopen()

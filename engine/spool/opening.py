@@ -61,7 +61,7 @@ def recover(
             totals, live = _take_over(env, totals, queues, due_index)
             break
         except MapFull:
-            if not env.grow():
+            if not (env.grow() or env.grow(beyond=True)):
                 raise
     for number, path in _segments(bodies):
         if number not in live:

@@ -1,11 +1,14 @@
 """Room on the disk and in the map: what is refused when there is too little, and by which name.
 
-The watermarks leave room to settle what was accepted: only what adds to a spool is refused.
+The watermarks leave room to settle what was accepted: only what adds to a spool is refused. On the disk that is
+`min_free` and what the index may grow by when everything that is queued is deferred; the map, which is address space,
+grows beyond its limit for what adds nothing.
 """
 
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 from engine.spool.draft import Draft
 from engine.spool.environment import Environment, MapFull
@@ -27,17 +30,19 @@ class Room:
         stat = os.statvfs(self._path)
         return stat.f_bavail * stat.f_frsize
 
-    def figures(self) -> dict[str, int]:
+    def figures(self, env: Environment, txn: Any) -> dict[str, int]:
         """Free bytes and the watermarks."""
         options = self._options
         limit = round(options.map_size * options.watermark)
-        return {"free": self.free_bytes(), "min_free": options.min_free, "index_limit": limit}
+        reserve = options.min_free + env.growth_of_settling(txn)
+        return {"free": self.free_bytes(), "reserve": reserve, "index_limit": limit}
 
     def check(self, env: Environment, draft: Draft) -> None:
         """SpoolFull beyond the watermarks."""
         free = self.free_bytes()
-        if free < self._options.min_free:
-            raise SpoolFull("disk", free, self._options.min_free)
+        reserve = self._options.min_free + env.growth_of_settling(draft.txn)
+        if free < reserve:
+            raise SpoolFull("disk", free, reserve)
         used = env.used_by_databases(draft.txn)
         limit = round(self._options.map_size * self._options.watermark)
         if used > limit:

