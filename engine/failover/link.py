@@ -7,13 +7,13 @@ that wait for their receipt are bounded by who submits them, drops are gathered 
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from engine.failover.effects import Effect, Export, Send, Write
 from engine.failover.messages import Ack, Closed, Copy, Data, Drop, Entry, Hello, Update, Welcome
 from engine.failover.spans import Span, Spans, ids_of, of_ids, size, subtract, union
-from engine.failover.store import TakeQueued
+from engine.failover.store import Queued, TakeQueued
 from engine.failover.timing import Timing
 
 WINDOW = 32
@@ -72,6 +72,7 @@ class Link:
         self._epoch = 0
         self._theirs: Spans = ()
         self.held_nothing = False  # whether the standby held nothing when the session was opened
+        self._queued: list[Span] = []  # listed so far
         self._late: list[Span] = []  # owned since the listing began
         self._window: deque[Sent] = deque()
         self._base = 0  # number of the first entry of the window
@@ -106,6 +107,7 @@ class Link:
         self._stale |= self._updates
         while len(self._stale) > STALE_LIMIT:
             self._stale.pop()
+        self._queued.clear()
         self._late.clear()
         self._window.clear()
         self._urgent.clear()
@@ -156,6 +158,20 @@ class Link:
         self._heard_at = now
         self._theirs = message.copies
         return [Write(TakeQueued(unsafe=False, tag=self._session))]
+
+    def gathered(self, operation: TakeQueued, part: Queued) -> tuple[Spans | None, list[Effect]]:
+        """A part of what the store lists: all of it with the last part, else None and what asks for the next one.
+
+        What changes meanwhile is known here: `_late`, `_gone`, and batches that wait.
+        """
+        if operation.tag != self._session or self.state is not State.LISTING:
+            return None, []
+        self._queued.extend(part.spans)
+        if part.last >= 0:
+            return None, [Write(replace(operation, after=part.last))]
+        queued = union(self._queued)
+        self._queued.clear()
+        return queued, []
 
     def listed(
         self,

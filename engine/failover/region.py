@@ -54,6 +54,7 @@ from engine.failover.store import (
     Mark,
     OpenSession,
     Operation,
+    Queued,
     Release,
     SaveClean,
     SaveEpoch,
@@ -331,12 +332,15 @@ class RegionMachine:
             case Release():
                 return [Ready(operation.spans)]
             case TakeQueued():
-                assert isinstance(result, tuple)
+                assert isinstance(result, Queued)
                 if operation.unsafe:
                     return self.returning.listed(operation, result, now)
+                queued, more = own.link.gathered(operation, result)
+                if queued is None:
+                    return more
                 waiting, unsafe = self.acceptance.waiting(), self.acceptance.unsafe()
-                if own.link.listed(operation, result, waiting, now, unsafe=unsafe):
-                    moving = self.choice.move(result, unsafe)
+                if own.link.listed(operation, queued, waiting, now, unsafe=unsafe):
+                    moving = self.choice.move(queued, unsafe)
                     if moving:
                         return moving
                 return own.link.pump(now)
@@ -357,7 +361,7 @@ class RegionMachine:
                 own.counters.given_up += sum(count for _, count in operation.spans)
                 return [Forget(operation.spans), *self.returning.cleared(operation)]
             case Mark() | DropCopies():
-                return self.returning.cleared(operation)
+                return self.returning.cleared(operation, more=bool(result))
             case LookUp():
                 assert result is None or isinstance(result, Accepted)
                 return self.acceptance.looked_up(operation, result)
@@ -369,6 +373,7 @@ class RegionMachine:
             return self.returning.step(now)  # refused: this region was called dead itself
         own.counters.adopted += sum(count for _, count in result.spans)
         own.link.owns(result.spans)
+        self.returning.owns(result.spans)
         ready: list[Effect] = [Ready(result.spans)] if result.spans else []
         effects = [*ready, *own.standby.adopted(operation, result), *self.returning.step(now)]
         return [*effects, *self.choice.choose(now, self._fleet_at)] if own.is_live() else effects

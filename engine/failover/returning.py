@@ -2,20 +2,22 @@
 
 Under the slot, in rounds: adopt what is to be adopted, list what is queued, ask every live region, give up what they
 own. That goes to the disk in pieces, one after the other, so that Fleet's beats are answered meanwhile: with many
-messages it takes longer than a lease. A round starts again when the view changes. Regions that are dead meanwhile are
-not asked: they will have to ask this one. What remains then may have been sent by one of them, or by one that has lost
-its disk since, and is marked.
+messages it takes longer than a lease. A round starts again when the view changes, or when another region has had the
+slot; what was listed, given up or marked before is not done once more, so the last of many rounds ends. Regions that
+are dead meanwhile are not asked: they will have to ask this one. What remains then may have been sent by one of them,
+or by one that has lost its disk since, and is marked.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import TypeAlias
 
 from engine.failover.effects import Effect, Send, Write
 from engine.failover.messages import AWAY, Ask, RegionView, Standby, Told
 from engine.failover.situation import Situation
 from engine.failover.spans import Spans, pieces, subtract, union
-from engine.failover.store import DropCopies, GiveUp, Mark, Operation, SaveClean, TakeQueued
+from engine.failover.store import DropCopies, GiveUp, Mark, Operation, Queued, SaveClean, TakeQueued
 
 AT_ONCE = 2000  # messages per operation of the store
 
@@ -28,7 +30,10 @@ class Phase(IntEnum):
     SAVING = 5
 
 
-def sight_of(view: tuple[RegionView, ...], name: str) -> tuple[tuple[str, bool, int], ...]:
+Sight: TypeAlias = tuple[tuple[str, bool, int], ...]
+
+
+def sight_of(view: tuple[RegionView, ...], name: str) -> Sight:
     """What of a view matters to a round."""
     return tuple((v.name, v.standing in AWAY, v.epoch) for v in view if v.name != name)
 
@@ -38,7 +43,7 @@ class Round:
     """One attempt to return."""
 
     nonce: int
-    sight: tuple[tuple[str, bool, int], ...]
+    sight: Sight
     phase: Phase = Phase.ADOPTING
     queued: Spans = ()
     told: dict[str, Told] = field(default_factory=dict)
@@ -81,6 +86,15 @@ class Return:
         self._nonce = incarnation << 24
         self._round: Round | None = None
         self.slot_until = -1
+        self._begin()
+
+    def _begin(self) -> None:
+        """What rounds leave to the next ones, as long as this region is not live and accepts nothing."""
+        self._queued: Spans = ()  # listed, adopted since, and not given up; some may have got their outcome
+        self._listed_to = -1
+        self._is_listed = False
+        self._marked: Spans = ()
+        self._marked_in: Sight = ()
 
     def abort(self) -> None:
         """This region was called dead again."""
@@ -94,13 +108,29 @@ class Return:
         self._round.told[sender] = message
         return self.step(now)
 
-    def listed(self, operation: TakeQueued, queued: Spans, now: int) -> list[Effect]:
-        """The store says what is queued here."""
-        if self._round is None or self._round.nonce != operation.tag:
+    def owns(self, spans: Spans) -> None:
+        """These were adopted: the listing may be past them."""
+        if not self._own.clean:
+            self._queued = union(self._queued, spans)
+
+    def listed(self, operation: TakeQueued, part: Queued, now: int) -> list[Effect]:
+        """The store says what is queued here, a part of it."""
+        round_ = self._round
+        if round_ is None or round_.nonce != operation.tag:
             return []
-        self._round.queued = queued
-        self._round.phase = Phase.ASKING
-        self._round.asked_at = now - self._own.timing.resend
+        self._queued = union(self._queued, part.spans)
+        self._listed_to = part.last
+        self._is_listed = part.last < 0
+        return self._list(round_, now)
+
+    def _list(self, round_: Round, now: int) -> list[Effect]:
+        """Go on with the listing where it is; when it is done, ask."""
+        if not self._is_listed:
+            round_.phase = Phase.LISTING
+            return [Write(TakeQueued(unsafe=True, tag=round_.nonce, after=self._listed_to))]
+        round_.queued = self._queued
+        round_.phase = Phase.ASKING
+        round_.asked_at = now - self._own.timing.resend
         return self.step(now)
 
     def step(self, now: int) -> list[Effect]:
@@ -115,6 +145,10 @@ class Return:
         if self._round is None or self._round.sight != sight:
             self._nonce += 1
             self._round = Round(self._nonce, sight)
+            if (
+                sight != self._marked_in
+            ):  # who was live meanwhile may have sent what was not due when it was marked
+                self._marked_in, self._marked = sight, ()
         if self._round.phase is Phase.ADOPTING:
             return self._adopt(self._round, now)
         if self._round.phase is Phase.ASKING:
@@ -131,8 +165,7 @@ class Return:
             if own.standby.fences.get(name, 0) < epoch:
                 effects += own.standby.adopt(name, epoch, own.epoch)
         if not own.standby.is_adopting():
-            round_.phase = Phase.LISTING
-            effects.append(Write(TakeQueued(unsafe=True, tag=round_.nonce)))
+            effects += self._list(round_, now)
         return effects
 
     def _ask(self, round_: Round, now: int) -> list[Effect]:
@@ -173,16 +206,22 @@ class Return:
             keeper = peer if told.standby is Standby.KEEP else ""
             operations += [GiveUp(piece, keeper) for piece in pieces(told.mine, AT_ONCE)]
         if round_.away() or round_.has_new_disk_since(self._own.lived):
-            rest = subtract(round_.queued, round_.lost())
+            rest = subtract(round_.queued, union(round_.lost(), self._marked))
             operations += [Mark(piece) for piece in pieces(rest, AT_ONCE)]
         operations += [DropCopies(peer) for peer in round_.with_verdict(Standby.DROP)]
         return operations
 
-    def cleared(self, operation: GiveUp | Mark | DropCopies) -> list[Effect]:
-        """It is on disk."""
+    def cleared(self, operation: GiveUp | Mark | DropCopies, *, more: bool = False) -> list[Effect]:
+        """It is on disk, or a part of it (`more`)."""
+        if isinstance(operation, GiveUp):
+            self._queued = subtract(self._queued, operation.spans)
         round_ = self._round
         if round_ is None or not round_.left or round_.left[0] is not operation:
             return []
+        if more:
+            return [Write(operation)]
+        if isinstance(operation, Mark):
+            self._marked = union(self._marked, operation.spans)
         round_.left.popleft()
         return self._clear(round_)
 
@@ -206,4 +245,5 @@ class Return:
         own.unasked = dict(operation.unasked)
         own.counters.returns += 1
         self._round = None
+        self._begin()
         return True

@@ -103,10 +103,19 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class TakeQueued:
-    """Result: the ids that are owned, with `unsafe` those that are not safe, too."""
+    """Which ids above `after` are owned, a part of them; with `unsafe` those that are not safe, too. Result: Queued."""
 
     unsafe: bool
     tag: int
+    after: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """`last`: after which the next part begins, -1 if there is none."""
+
+    spans: Spans
+    last: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +199,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class DropCopies:
-    """The owner has another standby."""
+    """The owner has another standby. Result: whether there may be more of them, to be dropped by asking again."""
 
     owner: str
 

@@ -12,12 +12,13 @@ What travels between regions (the payload of a Copy) is msgpack [keys, campaigns
 import logging
 import zlib
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import msgpack
 
 from engine.failover.messages import Copy, Drop, Entry, Update
-from engine.failover.spans import Spans, ids_of, intersect, normal, of_ids, subtract
+from engine.failover.spans import Span, Spans, ids_of, intersect, normal, of_ids, subtract
 from engine.failover.store import (
     Abandon,
     Accept,
@@ -35,6 +36,7 @@ from engine.failover.store import (
     Mark,
     OpenSession,
     Operation,
+    Queued,
     Release,
     SaveClean,
     SaveEpoch,
@@ -58,10 +60,13 @@ UNASKED = b"unasked"
 LIVED = b"lived"
 FENCED = "superseded"
 ADOPTED_AT_ONCE = 2000
+LISTED_AT_ONCE = 20_000  # some 20 ms
 # A new disk's ids begin at the time, if nobody can say where the old one's ended: more than 131,000 per second, from
 # 2025 on, is more than a region gives out. Good until 2093.
 IDS_PER_SECOND_BITS = 17
 TIME_BEGINS_S = 1_735_689_600
+NOT_OURS = (0, OutcomeKind.MOVED)  # the last word on an id that was never here, or is elsewhere
+NEITHER = bytes(low | high << 4 for low in NOT_OURS for high in NOT_OURS)  # two words that are both of these
 # what is due so soon after an adoption may have been sent already, by a region whose clock was ahead
 CLOCKS_DIFFER_MS = 600_000
 
@@ -179,7 +184,7 @@ class Keeper:
                 self._give_up(op.spans, "")
                 accepting.remember(self._draft, op.key, pack(op.instead), self._now_ms)
             case TakeQueued():
-                return self._queued(with_unsafe=op.unsafe)
+                return self._queued(op)
             case OpenSession():
                 fence, adopted, _, highest = self._owner(op.owner)
                 if op.epoch < fence:
@@ -197,7 +202,7 @@ class Keeper:
             case Mark():
                 self._mark(op.spans)
             case DropCopies():
-                self._drop(op.owner, self._copies_of(op.owner))
+                return self._drop_copies(op.owner)
             case LookUp():
                 known = accepting.recall(self._draft, op.key)
                 return None if known is None else Accepted(recalled_spans(known), known=True)
@@ -239,17 +244,18 @@ class Keeper:
         with self._txn.cursor(db=self._db["messages"]) as cursor:
             return not cursor.first()
 
-    def _queued(self, *, with_unsafe: bool) -> Spans:
+    def _queued(self, op: TakeQueued) -> Queued:
         unsafe: set[int] = set()
-        if not with_unsafe:
+        if not op.unsafe:
             for _, value in self._txn.cursor(db=self._db["unsafe"]):
                 unsafe.update(ids_of(_spans(value)))
         with self._txn.cursor(db=self._db["messages"]) as cursor:
-            return of_sorted(
-                id_
-                for key in cursor.iternext(keys=True, values=False)
-                if (id_ := int.from_bytes(key, "big")) not in unsafe
-            )
+            if not cursor.set_range((op.after + 1).to_bytes(8, "big")):
+                return Queued(())
+            keys = islice(cursor.iternext(keys=True, values=False), LISTED_AT_ONCE)
+            ids = [int.from_bytes(key, "big") for key in keys]
+            last = ids[-1] if len(ids) == LISTED_AT_ONCE else -1
+        return Queued(of_sorted(id_ for id_ in ids if id_ not in unsafe), last)
 
     def _message(self, id_: int) -> Record | None:
         stored = self._txn.get(id_.to_bytes(8, "big"), db=self._db["messages"])
@@ -364,6 +370,14 @@ class Keeper:
             if stored is not None:
                 self._copy_gone(id_, stored)
 
+    def _drop_copies(self, owner: str) -> bool:
+        prefix = self._numbers[owner].to_bytes(2, "big")
+        with self._txn.cursor(db=self._db["copies"]) as cursor:
+            found = cursor.set_range(prefix)
+            ids = list(islice(_ids_with(cursor, prefix), ADOPTED_AT_ONCE)) if found else []
+        self._drop(owner, of_sorted(ids))
+        return len(ids) == ADOPTED_AT_ONCE
+
     # -- adoption and return
 
     def _adopt(self, op: Adopt) -> Adopted:
@@ -403,23 +417,14 @@ class Keeper:
         if op.epoch < fence:
             return None
         self._save_owner(op.owner, op.epoch, False, held, highest)
-        mine = []
-        region = self._draft.totals.region
-        page_number, page = -1, b""
+        mine: list[Span] = []
         for first, count in op.queued:
-            id_ = first
-            while id_ < first + count:
-                number = page_of(id_, region)
-                if number != page_number:
-                    page_number = number
-                    page = self._draft.seen_page(number)
-                if not page:
-                    id_ += PAGE_IDS - id_ % PAGE_IDS
-                    continue
-                if word_of(page, id_ & SEQ_MASK) not in (0, OutcomeKind.MOVED):
-                    mine.append(id_)
-                id_ += 1
-        return Inspected(of_ids(mine), highest)
+            for start in range(first - first % PAGE_IDS, first + count, PAGE_IDS):
+                page = self._draft.seen_page(page_of(start, self._draft.totals.region))
+                if page.translate(None, NEITHER):  # else none of the whole page is ours
+                    ids = range(max(first, start), min(first + count, start + PAGE_IDS))
+                    mine += of_sorted(id_ for id_ in ids if word_of(page, id_ & SEQ_MASK) not in NOT_OURS)
+        return Inspected(normal(mine), highest)
 
     def _give_up(self, spans: Spans, keeper: str) -> None:
         for id_ in ids_of(spans):

@@ -25,6 +25,7 @@ from engine.failover.store import (
     Mark,
     OpenSession,
     Operation,
+    Queued,
     Release,
     SaveClean,
     SaveEpoch,
@@ -33,6 +34,7 @@ from engine.failover.store import (
 )
 
 ADOPTED_AT_ONCE = 5
+LISTED_AT_ONCE = 7
 MARGIN = 7_000_000_000  # what is due within it may have been sent by a region with another clock
 
 
@@ -141,7 +143,7 @@ class Disk:
                 self.unsafe.pop(op.key, None)
                 self.keys[op.key] = op.instead
             case TakeQueued():
-                return of_ids(self.owned if op.unsafe else self.safe())
+                return self._queued(op)
             case OpenSession():
                 if not self._writes(op.owner, op.epoch):
                     return None
@@ -167,11 +169,23 @@ class Disk:
                     if id_ in self.owned and self.owned[id_].due <= now + MARGIN:
                         self.owned[id_].maybe_sent = True
             case DropCopies():
-                self.copies.pop(op.owner, None)
+                return self._drop_copies(op.owner)
             case LookUp():
                 known = self.keys.get(op.key)
                 return None if known is None else Accepted(known, known=True)
         return None
+
+    def _queued(self, op: TakeQueued) -> Queued:
+        above = sorted(id_ for id_ in self.owned if id_ > op.after)
+        part = above[:LISTED_AT_ONCE]
+        listed = part if op.unsafe else set(part).intersection(self.safe())
+        return Queued(of_ids(listed), part[-1] if len(above) > len(part) else -1)
+
+    def _drop_copies(self, owner: str) -> bool:
+        copies = self.copies.get(owner, {})
+        for id_ in list(copies)[:ADOPTED_AT_ONCE]:
+            del copies[id_]
+        return bool(copies)
 
     def _accept(self, op: Accept, due: int) -> Accepted:
         known = self.keys.get(op.key)

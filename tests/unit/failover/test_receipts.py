@@ -16,7 +16,7 @@ from engine.failover.messages import (
     Welcome,
 )
 from engine.failover.region import RegionMachine
-from engine.failover.store import Abandon, Accept, Accepted, Durable, LookUp
+from engine.failover.store import Abandon, Accept, Accepted, Durable, LookUp, Queued
 from engine.failover.timing import MS, Timing
 
 KEY = b"k" * 16
@@ -40,7 +40,7 @@ def catch_up(region: RegionMachine) -> None:
     """The standby answers, and is given what it lacks."""
     (listing,) = region.receive("b", Welcome(region.link.session, ()), 2600 * MS)
     assert isinstance(listing, Write)
-    effects = region.committed(listing.operation, SPANS, 2610 * MS)
+    effects = region.committed(listing.operation, Queued(SPANS), 2610 * MS)
     while effects and isinstance(effects[0], Export):
         effects = region.exported(effects[0], effects[0].spans, b"x", b"", 2620 * MS)
         sent = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Data)]
@@ -88,7 +88,7 @@ def test_a_copy_stays_of_a_batch_whose_receipt_an_earlier_process_may_have_given
     region = alone(durable=durable)
     (listing,) = region.receive("b", Welcome(region.link.session, ((7, 2), (20, 1))), 2600 * MS)
     assert isinstance(listing, Write)
-    effects = region.committed(listing.operation, (), 2610 * MS)
+    effects = region.committed(listing.operation, Queued(()), 2610 * MS)
     dropped = [e.message.entry for e in effects if isinstance(e, Send) and isinstance(e.message, Data)]
     assert dropped == [Drop(((20, 1),))]
 

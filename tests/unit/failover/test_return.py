@@ -28,6 +28,7 @@ from engine.failover.store import (
     LookUp,
     Mark,
     Operation,
+    Queued,
     SaveClean,
     SaveStandby,
 )
@@ -103,7 +104,7 @@ def test_a_returning_region_says_whom_it_does_not_ask() -> None:
     message = Beat(1, 1, 1, 4, 900 * MS, True, (A_DEAD, B_RETURNS, RegionView("c", LIVE, 3)))
     (adopt,) = writes(b.receive("", message, 900 * MS))
     (listing,) = writes(b.committed(adopt, Adopted(()), 901 * MS))
-    (ask,) = sent(b.committed(listing, ((7, 1),), 902 * MS), Ask)
+    (ask,) = sent(b.committed(listing, Queued(((7, 1),)), 902 * MS), Ask)
     assert isinstance(ask, Ask)
     assert ask.dead == (("a", 5),)
 
@@ -169,7 +170,7 @@ def test_a_new_batch_with_a_safe_copy_is_not_degraded_because_an_older_one_may_b
     c = machine(durable=NEW_DISK)
     beat(c, 1000 * MS, RegionView("a", LIVE, 1), RegionView("b", RETURNING, 4))
     (listing,) = writes(c.receive("a", Welcome(c.link._session, ()), 1010 * MS))
-    (keys,) = c.committed(listing, (), 1020 * MS)
+    (keys,) = c.committed(listing, Queued(()), 1020 * MS)
     assert isinstance(keys, Export)
     c.exported(keys, (), b"", b"", 1020 * MS)
     (accept,) = writes(c.submit(1, b"k" * 16, "batch", 1030 * MS))
@@ -185,7 +186,7 @@ def test_a_slot_ends_with_the_fleet_that_gave_it() -> None:
     b = machine("b", durable=Durable(epoch=4, first=2, standby="c"), peers=("a", "c"))
     view = (RegionView("a", LIVE, 1), B_RETURNS, RegionView("c", LIVE, 3))
     (listing,) = writes(b.receive("", Beat(1, 1, 1, 4, 900 * MS, True, view), 900 * MS))
-    asks = sent(b.committed(listing, (), 902 * MS), Ask)
+    asks = sent(b.committed(listing, Queued(()), 902 * MS), Ask)
     assert len(asks) == 2
     assert sent(b.receive("", Beat(2, 1, 1, 0, -1, False, ()), 910 * MS), BeatReply)
     for peer in ("a", "c"):
@@ -200,7 +201,7 @@ def test_what_a_region_with_a_new_disk_may_have_sent_is_marked() -> None:
         b = machine("b", durable=Durable(epoch=5, first=2, lived=3, standby="c"), peers=("a", "c"))
         view = (RegionView("a", LIVE, 4), RegionView("b", RETURNING, 5), RegionView("c", LIVE, 1))
         (listing,) = writes(b.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS))
-        (ask, _) = sent(b.committed(listing, ((7, 3),), 902 * MS), Ask)
+        (ask, _) = sent(b.committed(listing, Queued(((7, 3),)), 902 * MS), Ask)
         assert isinstance(ask, Ask)
         b.receive("c", Told(ask.nonce, ((8, 1),), 0, Standby.DROP, 1), 910 * MS)
         effects = b.receive("a", Told(ask.nonce, (), 0, Standby.DROP, first), 910 * MS)
@@ -216,7 +217,7 @@ def test_a_return_with_many_messages_answers_the_beats_between_its_pieces() -> N
     effects = b.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS)
     (adopt,) = writes(effects)
     (listing,) = writes(b.committed(adopt, Adopted(()), 901 * MS))
-    (ask,) = sent(b.committed(listing, ((7, 10_000),), 902 * MS), Ask)
+    (ask,) = sent(b.committed(listing, Queued(((7, 10_000),)), 902 * MS), Ask)
     assert isinstance(ask, Ask)
     (operation,) = writes(b.receive("c", Told(ask.nonce, (), 0, Standby.KEEP, 1), 910 * MS))
     now = 910 * MS
@@ -232,7 +233,7 @@ def test_what_is_given_up_stays_as_a_copy_where_its_owner_has_its_standby_here()
     b = machine("b", durable=Durable(epoch=5, first=2, lived=3, standby="c"), peers=("a", "c"))
     view = (RegionView("a", LIVE, 1), RegionView("b", RETURNING, 5), RegionView("c", LIVE, 1))
     (listing,) = writes(b.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS))
-    (ask, _) = sent(b.committed(listing, ((7, 3),), 902 * MS), Ask)
+    (ask, _) = sent(b.committed(listing, Queued(((7, 3),)), 902 * MS), Ask)
     assert isinstance(ask, Ask)
     b.receive("c", Told(ask.nonce, ((8, 1),), 0, Standby.DROP, 1), 910 * MS)
     effects = b.receive("a", Told(ask.nonce, ((7, 1),), 0, Standby.KEEP, 1), 910 * MS)
@@ -274,7 +275,7 @@ def test_a_region_that_asks_all_the_others_later_is_sure_again() -> None:
     c = machine(durable=durable)
     view = (RegionView("a", LIVE, 1), RegionView("b", LIVE, 4), RegionView("c", RETURNING, 5))
     (listing,) = writes(c.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS))
-    (ask, _) = sent(c.committed(listing, (), 902 * MS), Ask)
+    (ask, _) = sent(c.committed(listing, Queued(()), 902 * MS), Ask)
     assert isinstance(ask, Ask)
     c.receive("a", Told(ask.nonce, (), 0, Standby.DROP, 1), 910 * MS)
     *_, clean = cleared(c, c.receive("b", Told(ask.nonce, (), 0, Standby.DROP, 1), 910 * MS), 910 * MS)

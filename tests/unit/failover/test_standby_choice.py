@@ -16,6 +16,7 @@ from engine.failover.store import (
     Inspected,
     IsEmpty,
     Operation,
+    Queued,
     SaveStandby,
     TakeQueued,
 )
@@ -58,7 +59,7 @@ class Shard:
         effects = self.machine.receive(to, Welcome(hello.session, copies), self.now)
         (listing,) = writes(effects)
         assert isinstance(listing, TakeQueued)
-        return self.machine.committed(listing, queued, self.now)
+        return self.machine.committed(listing, Queued(queued), self.now)
 
     def settle_in(self, effects: list[Effect]) -> None:
         """The keys are copied and acknowledged: the link is idle."""

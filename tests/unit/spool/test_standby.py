@@ -8,24 +8,27 @@ import pytest
 
 from engine.failover.effects import Export
 from engine.failover.messages import Copy, Drop, Update
-from engine.failover.spans import Spans
+from engine.failover.spans import Spans, intersect, size, union
 from engine.failover.standby import FENCED
 from engine.failover.store import (
     Accept,
     Adopt,
     Apply,
+    DropCopies,
     GiveUp,
     Inspect,
     IsEmpty,
     LookUp,
     OpenSession,
     Operation,
+    Queued,
     Release,
     SaveClean,
     SaveEpoch,
     SaveStandby,
     TakeQueued,
 )
+from engine.spool import standby
 from engine.spool.audit import audit
 from engine.spool.batches import AcceptBatch, AcceptItem, Settlement
 from engine.spool.records import MAYBE_SENT
@@ -100,8 +103,8 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 def test_a_guarded_batch_is_not_due_before_its_release(pair: Pair) -> None:
     spans = pair.accept()
     assert [first for *_, first in pair.spools["a"].queues()] == [None]
-    assert pair.do("a", TakeQueued(unsafe=False, tag=0)) == ()
-    assert pair.do("a", TakeQueued(unsafe=True, tag=0)) == spans
+    assert pair.do("a", TakeQueued(unsafe=False, tag=0)).spans == ()
+    assert pair.do("a", TakeQueued(unsafe=True, tag=0)).spans == spans
     assert pair.spools["a"].durable(NUMBERS).unsafe == ((KEY, spans),)
     pair.assert_clean()
     assert len(pair.do("a", Release(KEY, spans))) == 3
@@ -109,6 +112,54 @@ def test_a_guarded_batch_is_not_due_before_its_release(pair: Pair) -> None:
     assert [first for *_, first in spool.queues()] == [1]
     assert spool.durable(NUMBERS).unsafe == ()
     pair.assert_clean()
+
+
+def test_what_is_queued_is_listed_in_parts(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is an operation between others: with millions a region would answer no beat for seconds."""
+    monkeypatch.setattr(standby, "LISTED_AT_ONCE", 4)
+    safe = pair.accept(guarded=False)
+    unsafe = pair.accept(b"u" * 16)
+    later = pair.accept(b"l" * 16, guarded=False)
+    for is_whole, wanted in ((True, union(safe, unsafe, later)), (False, union(safe, later))):
+        parts = [pair.do("a", TakeQueued(is_whole, 0))]
+        while parts[-1].last >= 0:
+            parts.append(pair.do("a", TakeQueued(is_whole, 0, parts[-1].last)))
+        assert union(*(part.spans for part in parts)) == wanted
+        assert len(parts) == 3
+    assert pair.do("b", TakeQueued(unsafe=True, tag=0)) == Queued(())
+
+
+def test_copies_are_dropped_in_parts(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standby, "ADOPTED_AT_ONCE", 2)
+    for key in (KEY, b"2" * 16):
+        pair.copy(pair.accept(key), key)
+    left = []
+    while pair.do("b", DropCopies("a")):
+        left.append(size(pair.do("b", OpenSession("a", 1, 2))))
+    assert left == [4, 2, 0]
+    assert pair.do("b", OpenSession("a", 1, 2)) == ()
+    pair.assert_clean()
+
+
+def test_a_long_question_is_answered_over_the_pages_of_the_ledger(pair: Pair) -> None:
+    count = 3000  # of pages with 2,048
+    keys = [bytes([n]) * 16 for n in range(4)]
+    spans: Spans = ()
+    for key in keys:
+        accepted, _ = pair.do("a", Accept(key, batch(key, count=count), True))
+        spans = union(spans, accepted.spans)
+        if key in keys[1:3]:
+            pair.copy(accepted.spans, key)
+    (first, total) = spans[0]
+    adopted: Spans = ()
+    while (found := pair.do("b", Adopt("a", 2, 3))).spans:
+        adopted = union(adopted, found.spans)
+    assert adopted == ((first + count, 2 * count),)
+    for asked in (
+        spans,
+        ((first, 1), (first + count - 1, 2), (first + 3 * count - 1, 2), (first + total, 5000)),
+    ):
+        assert pair.do("b", Inspect("a", 2, 0, asked)).mine == intersect(asked, adopted)
 
 
 def test_copies_are_adopted_with_their_ids_and_bodies_and_marked(pair: Pair) -> None:
@@ -175,11 +226,11 @@ def test_a_returning_owner_gives_up_what_others_own(pair: Pair) -> None:
     pair.do("a", Release(KEY, spans))
     pair.do("b", Adopt("a", 2, 3))
     pair.do("a", SaveEpoch(2))
-    inspected = pair.do("b", Inspect("a", 2, 0, pair.do("a", TakeQueued(unsafe=True, tag=0))))
+    inspected = pair.do("b", Inspect("a", 2, 0, pair.do("a", TakeQueued(unsafe=True, tag=0)).spans))
     assert inspected.mine == spans
     assert inspected.highest == spans[0][0] + 2
     pair.do("a", GiveUp(inspected.mine))
-    assert pair.do("a", TakeQueued(unsafe=True, tag=0)) == ()
+    assert pair.do("a", TakeQueued(unsafe=True, tag=0)).spans == ()
     status = pair.spools["a"].status(spans[0][0])
     assert status is not None
     assert status["state"] == "moved"
@@ -205,7 +256,7 @@ def test_what_is_given_up_to_one_that_has_its_standby_here_is_kept_as_its_copy(p
     pair.do("b", Adopt("a", 2, 3))
     pair.do("a", SaveEpoch(2))
     pair.do("a", GiveUp(spans, keeper="b"))
-    assert pair.do("a", TakeQueued(unsafe=True, tag=0)) == ()
+    assert pair.do("a", TakeQueued(unsafe=True, tag=0)).spans == ()
     pair.assert_clean()
     assert pair.do("a", OpenSession("b", 3, 1)) == spans
     assert pair.do("a", Adopt("b", 4, 2)).spans == spans  # b is lost, with its disk
