@@ -65,6 +65,7 @@ soak: build .venv/complete-dev test-servers
 	SENDFLEET_SOAK=1 nice -n 19 $(PYTHON) -m pytest -q $(PYTEST_FLAGS) tests/simulation
 	nice -n 19 $(PYTHON) -m tests.simulation --schedules $(SCHEDULES)
 	nice -n 19 $(PYTHON) -m tests.simulation.handover 1-$(SCHEDULES)
+	nice -n 19 $(PYTHON) -m tests.simulation.overload 1-$(SCHEDULES)
 	SENDFLEET_CRASH_MESSAGES=$(MESSAGES) SENDFLEET_CRASH_ROUNDS=$(ROUNDS) SENDFLEET_FAILOVER_ROUNDS=$(ROUNDS) \
 		$(PYTHON) -m pytest -q -rP -m "crash and ray" $(PYTEST_FLAGS)
 

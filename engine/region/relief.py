@@ -3,8 +3,8 @@
 Mail in need (engine/region/need.py) is asked about with every inquiry. Of what is blocked a peer gets all that it can
 send. Of what is overloaded it gets portions (engine/region/portions.py) of what has waited for at least half of
 `fleet.hand_over_overloaded`, as long as no mail of the same or a more urgent stream waits longer for that site there
-than a quarter of the time. What it has taken keeps its due time and counts in that: as long as it is not sent, the peer
-takes nothing more.
+than a quarter of the time, and none waits as long for a route. What it has taken keeps its due time and counts in that:
+as long as it is not sent, the peer takes nothing more.
 """
 
 import logging
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from engine.failover.handover import Inquire, Terms
-from engine.region.need import Change, NeedWatch, Path
+from engine.region.need import Change, NeedWatch, Path, Reason
 from engine.region.paths import Paths
 from engine.region.portions import Portions
 from engine.region.waiting import OFFER_MESSAGES, WaitingMail
@@ -23,6 +23,21 @@ from engine.values.stream import Stream
 log = logging.getLogger(__name__)
 
 HEADROOM = 4  # so many times sooner mail must leave at the peer
+FOR_EVER_MS = 1 << 46  # nobody knows when that block ends
+
+
+class Carriers:
+    """The sources that may carry mail, by stream and tenant: each is looked up once."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._found: dict[tuple[int, str], list[int]] = {}
+
+    def of(self, stream: int, tenant: str) -> list[int]:
+        found = self._found.get((stream, tenant))
+        if found is None:
+            found = self._found[stream, tenant] = self._paths.may_carry(stream, tenant)
+        return found
 
 
 class EventNotes(Protocol):
@@ -90,25 +105,30 @@ class Relief:
 
     def _note(self, changes: Iterable[Change], now_ms: int) -> None:
         rows: list[tuple[int, str, dict[str, Any]]] = []
+        carriers = Carriers(self._paths)
         for change in changes:
             site, stream, tenant = change.path
+            held_by = ""
+            if change.is_in_need:
+                is_blocked = change.reason is Reason.BLOCKED
+                held_by = "block" if is_blocked else self._held_by(change.path, carriers, now_ms)
             fields = {
                 "site": site,
                 "stream": str(Stream(stream)),
                 "tenant": tenant,
                 "reason": str(change.reason),
                 "state": "began" if change.is_in_need else "ended",
-                "seconds": change.ms // 1000,
-                "held_by": self._held_by(change.path, now_ms) if change.is_in_need else "",
+                "seconds": None if change.ms >= FOR_EVER_MS else change.ms // 1000,
+                "held_by": held_by,
             }
             log.info("mail in need: %s", fields)
             rows.append((now_ms, "hand_over", fields))
         self._events.note_events(rows)
 
-    def _held_by(self, path: Path, now_ms: int) -> str:
+    def _held_by(self, path: Path, carriers: Carriers, now_ms: int) -> str:
         """What mail of a path waits for: `block`, `pool`, `connections`, `rate`; `region`, if it is none of these."""
         site, stream, tenant = path
-        sources = self._paths.may_carry(stream, tenant)
+        sources = carriers.of(stream, tenant)
         if self._paths.blocked_until(site, sources, now_ms) > now_ms:
             return "block"
         if self._is_full(site):
@@ -146,19 +166,21 @@ class Relief:
         does not wait for long itself."""
         now_ms = self._clock.wall_ms()
         full = self._mail.full_sites()
+        carriers = Carriers(self._paths)
         waits: dict[tuple[str, int], int] = {}
+        unrouted_ms = self._waits.unrouted_ms(now_ms)
 
         def has_room(path: Path, most_ms: int | None) -> bool:
             site, stream, tenant = path
             if site in full:
                 return False
-            if self._paths.blocked_until(site, self._paths.may_carry(stream, tenant), now_ms):
+            if self._paths.blocked_until(site, carriers.of(stream, tenant), now_ms):
                 return False
             if most_ms is None:
                 return True
             if (site, stream) not in waits:
                 waits[site, stream] = self._waits.before_ms(site, stream, now_ms)
-            return waits[site, stream] <= most_ms
+            return max(unrouted_ms, waits[site, stream]) <= most_ms
 
         blocked = [path for path in question.paths if has_room(path, self._overloaded_ms)]
         late = [path for path, waited_ms in question.overloaded if has_room(path, waited_ms // HEADROOM)]
@@ -169,7 +191,10 @@ class Relief:
     def status(self) -> Mapping[str, object]:
         """`in_need`: paths that are blocked; `overloaded`: with how long each has waited, in seconds, and for what."""
         now_ms = self._clock.wall_ms()
+        carriers = Carriers(self._paths)
         return {
             "in_need": [list(path) for path in self.blocked],
-            "overloaded": [[*path, ms // 1000, self._held_by(path, now_ms)] for path, ms in self.overloaded],
+            "overloaded": [
+                [*path, ms // 1000, self._held_by(path, carriers, now_ms)] for path, ms in self.overloaded
+            ],
         }

@@ -42,6 +42,11 @@ class Waits:
             default=0,
         )
 
+    def unrouted_ms(self, now_ms: int) -> int:
+        """Of all mail whose site is not known yet, the longest: what a region takes may have to stand there, too."""
+        since_ms = self._windows.unrouted_since()
+        return 0 if since_ms is None else max(0, now_ms - since_ms)
+
     def _longest(self, numbers: Collection[int], now_ms: int) -> int:
         self._cost += len(numbers)
         since = [since_ms for flow in numbers if (since_ms := self._windows.ready_since(flow)) is not None]

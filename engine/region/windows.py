@@ -146,6 +146,10 @@ class Windows:
     def unrouted_domains(self) -> int:
         return len(self._unrouted)
 
+    def unrouted_since(self) -> int | None:
+        """No mail that waits for a route has been ready for longer (unix ms); None if none waits."""
+        return min((queue.head_ms for queues in self._unrouted.values() for queue in queues), default=None)
+
     def learn(
         self,
         number: int,

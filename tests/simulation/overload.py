@@ -54,6 +54,9 @@ class Here:
     def before_ms(self, site: str, stream: int, now_ms: int) -> int:
         return self.waited_ms(PATH, now_ms)
 
+    def unrouted_ms(self, now_ms: int) -> int:
+        return 0
+
     def take_cost(self) -> int:
         return 1
 

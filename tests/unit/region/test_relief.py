@@ -21,6 +21,7 @@ class Region:
         self.blocked_ms: dict[str, int] = {}  # by site, for how long
         self.waits_ms: dict[Path, int] = {}
         self.full: set[str] = set()
+        self.unrouted = 0
         self.events: list[dict[str, Any]] = []
         self.relief = Relief(
             blocked_ms=blocked_ms,
@@ -54,6 +55,9 @@ class Region:
     def before_ms(self, site: str, stream: int, now_ms: int) -> int:
         found = [ms for path, ms in self.waits_ms.items() if path[0] == site and path[1] <= stream]
         return max(found, default=0)
+
+    def unrouted_ms(self, now_ms: int) -> int:
+        return self.unrouted
 
     def take_cost(self) -> int:
         return 1
@@ -110,6 +114,17 @@ def test_a_region_takes_only_what_leaves_it_clearly_sooner() -> None:
     assert us.relief.takes(asked) == ()
 
 
+def test_a_region_whose_mail_waits_for_routes_takes_nothing() -> None:
+    us = Region()
+    asked = Inquire("eu", (GOOGLE,), ((YAHOO, AFTER),))
+    us.unrouted = AFTER // HEADROOM
+    assert us.relief.takes(asked) == (GOOGLE, YAHOO)
+    us.unrouted = AFTER // HEADROOM + 1
+    assert us.relief.takes(asked) == (GOOGLE,)
+    us.unrouted = AFTER + 1
+    assert us.relief.takes(asked) == ()
+
+
 def test_of_two_overloaded_regions_none_takes_from_the_other() -> None:
     eu, us = Region(), Region()
     eu.waits_ms, us.waits_ms = {GOOGLE: 2 * AFTER}, {GOOGLE: AFTER}
@@ -138,6 +153,7 @@ def test_what_is_blocked_goes_without_portions() -> None:
     only, most = eu.relief.wanted("us", frozenset({GOOGLE}), 0)
     assert (only, most) == ({GOOGLE: eu.clock.wall_ms() + 1}, OFFER_MESSAGES)
     assert {fields["reason"] for fields in eu.events} == {"blocked", "overloaded"}
+    assert {fields["held_by"] for fields in eu.events} == {"block"}
     eu.relief.rest()
     assert eu.relief.wanted("us", frozenset({GOOGLE}), 0)[0] == {}
 

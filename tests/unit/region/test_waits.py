@@ -43,6 +43,19 @@ def test_what_is_on_disk_alone_counts_as_well() -> None:
     assert waits.waited_ms(PATH, began) == 6_000
 
 
+def test_what_has_no_route_yet_counts_apart() -> None:
+    world = World(routed=False)
+    waits = waits_of(world)
+    now = world.clock.wall_ms()
+    assert waits.unrouted_ms(now) == 0
+    world.put(1, now - 3_000)
+    world.put(2, now)
+    assert waits.unrouted_ms(now) == 3_000
+    assert waits.waited_ms(PATH, now) == 0
+    world.route()
+    assert (waits.unrouted_ms(now), waits.waited_ms(PATH, now)) == (0, 3_000)
+
+
 def test_other_paths_do_not_count_but_all_that_is_served_before_does_at_the_site() -> None:
     world = World()
     waits = waits_of(world)
