@@ -246,17 +246,11 @@ def mark_in_flight(draft: Draft) -> int:
     for key, value in rows:
         for position in range(6, len(value), 8):
             id_ = int.from_bytes(value[position : position + 8], "little")
-            id_key = id_.to_bytes(8, "big")
-            stored = draft.txn.get(id_key, db=db["messages"])
-            if stored is None:
-                continue
-            try:
-                record = decode_record(id_, stored)
-            except DamagedRecord as error:
-                log.error("spool: %s: it was in flight, and cannot be marked", error)
+            record = _queued(draft, id_, "it was in flight, and cannot be marked")
+            if record is None:
                 continue
             draft.txn.put(
-                id_key,
+                id_.to_bytes(8, "big"),
                 encode_record(
                     record.queue,
                     record.due_ms,
@@ -277,22 +271,27 @@ def mark_in_flight(draft: Draft) -> int:
     return marked
 
 
+def _queued(draft: Draft, id_: int, unless: str) -> Record | None:
+    """The record of a message, None if it is not queued, or damaged: `unless` says in the log what is left undone."""
+    stored = draft.txn.get(id_.to_bytes(8, "big"), db=draft.env.db["messages"])
+    if stored is None:
+        return None
+    try:
+        return decode_record(id_, stored)
+    except DamagedRecord as error:
+        log.error("spool: %s: %s", error, unless)
+        return None
+
+
 def cancel(draft: Draft, ids: Sequence[int], at_ms: int, queue_of: Any) -> int:
     """Cancel queued messages; returns how many there were. One whose record is damaged stays."""
-    db = draft.env.db
     count = 0
     for id_ in ids:
-        id_key = id_.to_bytes(8, "big")
-        stored = draft.txn.get(id_key, db=db["messages"])
-        if stored is None:
-            continue
-        try:
-            record = decode_record(id_, stored)
-        except DamagedRecord as error:
-            log.error("spool: %s: not cancelled", error)
+        record = _queued(draft, id_, "not cancelled")
+        if record is None:
             continue
         draft.due.remove(due_key(record.queue, record.due_ms, id_))
-        draft.txn.delete(id_key, db=db["messages"])
+        draft.txn.delete(id_.to_bytes(8, "big"), db=draft.env.db["messages"])
         draft.finish(id_, OutcomeKind.CANCELLED)
         if len(record.content) == 4:
             draft.live(record.content[0], -1)
