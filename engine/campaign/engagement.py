@@ -24,16 +24,17 @@ from engine.values.engagement import Engagement
 Limit: TypeAlias = float | date
 
 READ_BYTES = 64 << 10
+ONE_KIND = "engaged, unengaged: allowed are two numbers or two days"
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 @dataclass(frozen=True, slots=True)
-class EngagementRule:
-    """At least `engaged`: engaged. Below `unengaged`, if that is given: unengaged. Both are numbers, or both days."""
+class NumberRule:
+    """A number of at least `engaged`: engaged. Below `unengaged`, if that is given: unengaged."""
 
     column: str
-    engaged: Limit = 1.0
-    unengaged: Limit | None = None
+    engaged: float = 1.0
+    unengaged: float | None = None
 
     def classify(self, text: str) -> Engagement:
         """The class of a value; ValueError says what is allowed."""
@@ -41,14 +42,53 @@ class EngagementRule:
         if not text:
             return Engagement.NORMAL
         value = read_limit(text)
-        if isinstance(value, date) != isinstance(self.engaged, date):
-            wanted = "a day, as 2026-01-31" if isinstance(self.engaged, date) else "a number"
-            raise ValueError(f"allowed is {wanted}, or nothing")
-        if value >= self.engaged:  # type: ignore[operator]
+        if isinstance(value, date):
+            raise ValueError("allowed is a number, or nothing")
+        if value >= self.engaged:
             return Engagement.ENGAGED
-        if self.unengaged is not None and value < self.unengaged:  # type: ignore[operator]
-            return Engagement.UNENGAGED
-        return Engagement.NORMAL
+        is_low = self.unengaged is not None and value < self.unengaged
+        return Engagement.UNENGAGED if is_low else Engagement.NORMAL
+
+
+@dataclass(frozen=True, slots=True)
+class DayRule:
+    """The day `engaged` or a later one: engaged. Before `unengaged`, if that is given: unengaged."""
+
+    column: str
+    engaged: date
+    unengaged: date | None = None
+
+    def classify(self, text: str) -> Engagement:
+        """The class of a value; ValueError says what is allowed."""
+        text = text.strip()
+        if not text:
+            return Engagement.NORMAL
+        value = read_limit(text)
+        if not isinstance(value, date):
+            raise ValueError("allowed is a day, as 2026-01-31, or nothing")
+        if value >= self.engaged:
+            return Engagement.ENGAGED
+        is_low = self.unengaged is not None and value < self.unengaged
+        return Engagement.UNENGAGED if is_low else Engagement.NORMAL
+
+
+EngagementRule: TypeAlias = NumberRule | DayRule
+
+
+def rule_of(column: str, engaged: Limit, unengaged: Limit | None) -> EngagementRule:
+    """ValueError: the limits are not of one kind, or in the wrong order."""
+    rule: EngagementRule
+    if isinstance(engaged, date):
+        if unengaged is not None and not isinstance(unengaged, date):
+            raise ValueError(ONE_KIND)
+        rule, is_in_order = DayRule(column, engaged, unengaged), unengaged is None or unengaged <= engaged
+    else:
+        if isinstance(unengaged, date):
+            raise ValueError(ONE_KIND)
+        rule, is_in_order = NumberRule(column, engaged, unengaged), unengaged is None or unengaged <= engaged
+    if not is_in_order:
+        raise ValueError("unengaged: allowed is at most engaged")
+    return rule
 
 
 def read_limit(text: str) -> Limit:

@@ -28,7 +28,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine.campaign.attachments import MAX_BYTES, RenderError
-from engine.campaign.engagement import EngagementRule, read_limit
+from engine.campaign.engagement import EngagementRule, read_limit, rule_of
 from engine.campaign.headers import mailbox
 from engine.campaign.plain_text import html_to_text
 from engine.campaign.recipients import FORMATS, SUFFIXES, field_name
@@ -77,20 +77,14 @@ class EngagementSpec(_Section):
 
     @model_validator(mode="after")
     def _order(self) -> "EngagementSpec":
-        rule = self.rule()
-        if rule.unengaged is None:
-            return self
-        if isinstance(rule.engaged, date) != isinstance(rule.unengaged, date):
-            raise ValueError("engaged, unengaged: allowed are two numbers or two days")
-        if rule.unengaged > rule.engaged:  # type: ignore[operator]
-            raise ValueError("unengaged: allowed is at most engaged")
+        self.rule()
         return self
 
     def rule(self) -> EngagementRule:
-        return EngagementRule(
-            column=field_name(self.column),
-            engaged=read_limit(str(self.engaged)),
-            unengaged=None if self.unengaged is None else read_limit(str(self.unengaged)),
+        return rule_of(
+            field_name(self.column),
+            read_limit(str(self.engaged)),
+            None if self.unengaged is None else read_limit(str(self.unengaged)),
         )
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from engine.campaign.chunks import cut_chunks
-from engine.campaign.engagement import EngagementRule, read_in_order
+from engine.campaign.engagement import DayRule, EngagementRule, NumberRule, read_in_order
 from engine.campaign.recipients import BadRow, Recipient, RecipientFile, RecipientFileError
 from engine.values.engagement import Engagement
 
 ENGAGED, NORMAL, UNENGAGED = Engagement.ENGAGED, Engagement.NORMAL, Engagement.UNENGAGED
-BY_DAY = EngagementRule("last_open", date(2026, 9, 1), date(2026, 3, 1))
-BY_NUMBER = EngagementRule("opens", 3.0, 1.0)
+BY_DAY = DayRule("last_open", date(2026, 9, 1), date(2026, 3, 1))
+BY_NUMBER = NumberRule("opens", 3.0, 1.0)
 
 
 def read(tmp_path: Path, text: str, rule: EngagementRule, name: str = "r.csv") -> list[Recipient | BadRow]:
@@ -31,8 +31,8 @@ def read(tmp_path: Path, text: str, rule: EngagementRule, name: str = "r.csv") -
         (BY_NUMBER, "1", NORMAL),
         (BY_NUMBER, " 0 ", UNENGAGED),
         (BY_NUMBER, "", NORMAL),
-        (EngagementRule("opens"), "1", ENGAGED),
-        (EngagementRule("opens"), "0", NORMAL),
+        (NumberRule("opens"), "1", ENGAGED),
+        (NumberRule("opens"), "0", NORMAL),
         (BY_DAY, "2026-09-01", ENGAGED),
         (BY_DAY, "2026-08-31T23:59:59Z", NORMAL),
         (BY_DAY, "2026-03-01 00:00:00", NORMAL),
@@ -110,7 +110,7 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_column_may_be_one_of_the_templates(tmp_path: Path) -> None:
-    rows = read(tmp_path, "email,name\na@example.com,1\nb@example.com,5\n", EngagementRule("name", 3.0))
+    rows = read(tmp_path, "email,name\na@example.com,1\nb@example.com,5\n", NumberRule("name", 3.0))
     assert [row.values for row in rows if isinstance(row, Recipient)] == [("5",), ("1",)]
 
 

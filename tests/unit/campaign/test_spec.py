@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.campaign.engagement import EngagementRule
+from engine.campaign.engagement import DayRule, EngagementRule, NumberRule
 from engine.campaign.recipients import RecipientFile
 from engine.campaign.spec import SpecError, load_campaign
 from engine.values.message import Attachment
@@ -179,11 +179,11 @@ def test_attachments_have_a_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "rule"),
     [
-        ("last open", EngagementRule("last_open", 1.0)),
-        ({"column": "opens", "engaged": 5, "unengaged": 0.5}, EngagementRule("opens", 5.0, 0.5)),
+        ("last open", NumberRule("last_open", 1.0)),
+        ({"column": "opens", "engaged": 5, "unengaged": 0.5}, NumberRule("opens", 5.0, 0.5)),
         (
             {"column": "o", "engaged": date(2026, 9, 1), "unengaged": "2026-03-01"},
-            EngagementRule("o", date(2026, 9, 1), date(2026, 3, 1)),
+            DayRule("o", date(2026, 9, 1), date(2026, 3, 1)),
         ),
     ],
 )
