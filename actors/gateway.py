@@ -1,8 +1,9 @@
 """Gateway: the actor that listens for the outside world, one per region. A shell around engine.ingress.gateway, and
-around engine.metrics.serving for those who watch.
+around engine.metrics.steadfast for those who watch.
 
 Stateless: what it takes in is on a region's disk before it is confirmed. A gateway that cannot start (an address is
-taken, a key cannot be read) ends its process and is made again; until then its callers are told why.
+taken, a key cannot be read) ends its process and is made again; until then its callers are told why. Only that nobody
+can watch does not end it.
 """
 
 import asyncio
@@ -13,7 +14,8 @@ from actors.figures import ActorFigures
 from actors.ports import NodeServices
 from engine.config.schema import FleetConfig
 from engine.ingress.gateway import Gateway, has_ingress
-from engine.metrics.serving import MetricsServing, serves_metrics
+from engine.metrics.serving import serves_metrics
+from engine.metrics.steadfast import SteadfastServing
 from engine.values.clock import SteadyClock
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ class GatewayActor:
         self._services = services
         loop = asyncio.get_running_loop()
         self._gateway: Gateway | None = None
-        self._metrics: MetricsServing | None = None
+        self._metrics: SteadfastServing | None = None
         self._starting = loop.create_task(self._start())
         self._life = loop.create_task(self._live())
 
@@ -41,7 +43,7 @@ class GatewayActor:
             await self._gateway.start()
         if serves_metrics(self._config, self._region):
             port = ActorFigures(self._services.call)
-            self._metrics = MetricsServing(self._config, self._region, port=port)
+            self._metrics = SteadfastServing(self._config, self._region, port=port)
             await self._metrics.start()
 
     async def _live(self) -> None:
@@ -62,7 +64,7 @@ class GatewayActor:
         if self._gateway is not None:
             found |= self._gateway.snapshot()
         if self._metrics is not None:
-            found["metrics"] = {"port": self._metrics.port}
+            found["metrics"] = self._metrics.status()
         return found
 
     async def stop(self) -> None:

@@ -44,6 +44,7 @@ def build_status(port_factory: PortFactory) -> click.Command:
             lines = (
                 *_alerts(snapshot),
                 *_draining(snapshot),
+                *_gateways(snapshot),
                 *_backlog(snapshot),
                 *_tls(snapshot),
                 *_tenants(snapshot),
@@ -107,6 +108,17 @@ def _alerts(snapshot: dict[str, Any]) -> list[str]:
     return (
         [f"alerts: {len(rows)}, {critical} of them critical: {names}: see `sendfleet alerts`"] if rows else []
     )
+
+
+def _gateways(snapshot: dict[str, Any]) -> list[str]:
+    """What a gateway does not do that it should."""
+    lines = []
+    for name, gateway in snapshot.get("gateways", {}).items():
+        if gateway.get("error"):
+            lines.append(f"{name}: the gateway does not answer: {gateway['error']}")
+        elif why := gateway.get("metrics", {}).get("error"):
+            lines.append(f"{name}: metrics are not served: {why}")
+    return lines
 
 
 def _backlog(snapshot: dict[str, Any]) -> list[str]:

@@ -66,28 +66,29 @@ class MetricsServing:
     """See the module docstring. Made in an event loop."""
 
     def __init__(self, config: FleetConfig, region: str, *, port: FigurePort) -> None:
-        """OSError: the certificate cannot be read."""
         self._config = config
         self._region = region
         self._own = ProcessFigures("gateway")
         self._desk = MetricsDesk(config, region, port, self._own)
-        metrics = config.metrics
-        self._listener = HttpListener(
-            build_metrics_app(self._desk),
-            max_connections=metrics.max_connections,
-            certificate=metrics.certificate,
-            key=metrics.key,
-        )
+        self._listener: HttpListener | None = None
         self._pushing: asyncio.Task[None] | None = None
         self.port = 0
 
     async def start(self) -> None:
-        """Listen and push, as configured. OSError: the address cannot be had."""
-        address = self._config.metrics.listen.get(self._region)
+        """Listen and push, as configured. OSError: the address cannot be had, or the certificate not be read; `stop`
+        then, too."""
+        metrics = self._config.metrics
+        address = metrics.listen.get(self._region)
         if address is not None:
+            self._listener = HttpListener(
+                build_metrics_app(self._desk),
+                max_connections=metrics.max_connections,
+                certificate=metrics.certificate,
+                key=metrics.key,
+            )
             self.port = await self._listener.start(*split_host(address))
             log.info("gateway %s: metrics are read at %s", self._region, address)
-        otlp = self._config.metrics.otlp
+        otlp = metrics.otlp
         if otlp is not None:
             edge = import_module("engine.metrics.otlp")  # heavy: only where it is wanted
             export = edge.OtlpExport(
@@ -104,5 +105,6 @@ class MetricsServing:
         if self._pushing is not None:
             self._pushing.cancel()
             await asyncio.gather(self._pushing, return_exceptions=True)
-        await self._listener.stop()
+        if self._listener is not None:
+            await self._listener.stop()
         await self._own.stop()

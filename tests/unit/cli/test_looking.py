@@ -38,6 +38,23 @@ def test_status_of_the_fleet() -> None:
     assert json.loads(as_json.stdout) == fleet.state
 
 
+def test_status_says_what_a_gateway_does_not_do() -> None:
+    fleet = MemoryFleet()
+    fleet.state = {
+        "fleet": "demo",
+        "regions": {"eu": {"counts": COUNTS}},
+        "gateways": {
+            "eu": {"region": "eu", "metrics": {"port": 0, "error": "address already in use"}},
+            "us": {"region": "us", "error": "no actor gateway:us"},
+            "ap": {"region": "ap", "metrics": {"port": 9464}},
+        },
+    }
+    lines = invoke("status", fleet=fleet).stdout.splitlines()
+    assert "eu: metrics are not served: address already in use" in lines
+    assert "us: the gateway does not answer: no actor gateway:us" in lines
+    assert not any(line.startswith("ap:") for line in lines)
+
+
 def test_a_region_without_an_answer_is_status_1() -> None:
     fleet = MemoryFleet()
     fleet.state = {
