@@ -29,7 +29,8 @@ from engine.ops.free_port import free_port
 from engine.ops.own_module import own_module
 
 NODE_START_TIMEOUT_S = 60
-SOCKETS_TIMEOUT_S = 10
+SOCKETS_TIMEOUT_S = 60
+SOCKETS = ("raylet", "plasma_store")
 STOP_GRACE_S = 15
 WORKER_GRACE_S = 5  # after their node has ended: they have nothing left to do
 LOCAL_STORE_BYTES = 150 << 20
@@ -71,7 +72,7 @@ class LocalCluster:
                     if len(nodes) == 1:
                         self._wait_for_head(nodes[region.name], address)
                     if len(nodes) < len(self._config.regions):
-                        self._wait_for_sockets(nodes[region.name], len(nodes))
+                        self._wait_for_sockets(region.name, nodes[region.name], len(nodes))
             except BaseException:
                 self.stop()
                 raise
@@ -212,15 +213,25 @@ class LocalCluster:
             f"Ray did not open its port {address} within {NODE_START_TIMEOUT_S} s. {_last_words(log_file)}"
         )
 
-    def _wait_for_sockets(self, node: subprocess.Popen[bytes], count: int) -> None:
-        """Until so many nodes listen on theirs, or long enough. Ray numbers them by what is there: two nodes that start
-        at the same moment choose the same ones, and one of them dies."""
+    def _wait_for_sockets(self, region: str, node: subprocess.Popen[bytes], count: int) -> None:
+        """Until so many nodes listen on theirs. Ray numbers them by what is there: two nodes that start at the same
+        moment choose the same ones, and one of them dies."""
         directory = self.logs().parent / "sockets"
         deadline = time.monotonic() + SOCKETS_TIMEOUT_S
-        while node.poll() is None and time.monotonic() < deadline:
-            if all(len(list(directory.glob(f"{kind}*"))) >= count for kind in ("raylet", "plasma_store")):
+        found: dict[str, int] = {}
+        while time.monotonic() < deadline:
+            if node.poll() is not None:
+                words = _last_words(self.log_file(region))
+                raise ConnectionError(f"region {region}: Ray ended with status {node.returncode}. {words}")
+            found = {kind: len(list(directory.glob(f"{kind}*"))) for kind in SOCKETS}
+            if min(found.values()) >= count:
                 return
             time.sleep(0.05)
+        there = ", ".join(f"{number} of {kind}" for kind, number in found.items())
+        raise ConnectionError(
+            f"region {region}: Ray has not opened its sockets in {directory} within {SOCKETS_TIMEOUT_S} s "
+            f"(there are {there}; expected {count} of each). {_last_words(self.log_file(region))}"
+        )
 
     def _forget_sessions(self) -> None:
         """Ray keeps the files of every session for ever; ours are kept for the last few."""

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from actors import local_cluster
 from actors.environment import TOKEN_FILE, prepare, run_directory
 from actors.foreground import notify
 from actors.local_cluster import LocalCluster
@@ -155,3 +156,23 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_abs
         assert receiver.recv(100) == b"READY=1"
     monkeypatch.delenv("NOTIFY_SOCKET")
     notify("READY=1")  # nobody is there to be told
+
+
+def test_a_node_whose_sockets_are_not_there_in_time_is_an_error_that_says_so(
+    config: FleetConfig, stranger: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next node would choose the same names, and one of the two would die."""
+    monkeypatch.setattr(local_cluster, "SOCKETS_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(LocalCluster, "logs", lambda self: tmp_path / "session" / "logs")
+    cluster = LocalCluster(config)
+    sockets = tmp_path / "session" / "sockets"
+    sockets.mkdir(parents=True)
+    (sockets / "raylet").touch()
+    with pytest.raises(ConnectionError, match=r"region eu: .* \(there are 1 of raylet, 0 of plasma_store; "):
+        cluster._wait_for_sockets("eu", stranger, 1)
+    (sockets / "plasma_store").touch()
+    cluster._wait_for_sockets("eu", stranger, 1)
+    stranger.kill()
+    stranger.wait()
+    with pytest.raises(ConnectionError, match="region eu: Ray ended with status -9"):
+        cluster._wait_for_sockets("eu", stranger, 2)
