@@ -58,7 +58,8 @@ class FleetSection(Section):
     name: Name = Field("fleet", description="Name of the fleet: in metrics, and the name of its actors.")
     replicas: Literal[0, 1] = Field(
         0,
-        description="Copies of each message in another region (docs/failover.md). With 1, a receipt waits for the "
+        description="Copies of each message in another region, or on another node of its region if it has several "
+        "(docs/failover.md). With 1, a receipt waits for the "
         "copy, and a region that dies is covered by its peers. On trial: see there what is not mended.",
     )
     degraded: Literal["refuse", "accept_local"] = Field(
@@ -479,6 +480,11 @@ class FleetConfig(Section):
     def shard_of(self, name: str) -> str | None:
         """The region of several nodes to which this one belongs."""
         return next(entry.shard_of for entry in self.regions if entry.name == name)
+
+    def near_first(self, name: str) -> list[RegionConfig]:
+        """All of them: this one, its siblings, then those of other regions."""
+        near = (name, *self.siblings(name))
+        return sorted(self.regions, key=lambda e: near.index(e.name) if e.name in near else len(near))
 
     def siblings(self, name: str) -> tuple[str, ...]:
         """The other shards of the same region."""

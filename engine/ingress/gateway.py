@@ -42,8 +42,7 @@ class Gateway:
     def __init__(self, config: FleetConfig, region: str, *, port: RegionsPort, clock: Clock) -> None:
         """KeyFileError, OSError: a key or certificate cannot be read."""
         self._region = region
-        near = (region, *config.siblings(region))
-        own_first = sorted(config.regions, key=lambda e: near.index(e.name) if e.name in near else len(near))
+        own_first = config.near_first(region)
         keys = TokenKeys.read(config.tokens)
         ingress = config.ingress
         self._mail_at = ingress.mail.get(region)

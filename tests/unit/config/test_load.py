@@ -289,6 +289,8 @@ def test_a_region_may_have_several_nodes() -> None:
     assert config.members("eu-2") == ("eu-2",)
     assert config.members("us") == ("us",)
     assert (config.siblings("eu-1"), config.siblings("us")) == (("eu-2",), ())
+    near = [[entry.name for entry in config.near_first(name)] for name in ("eu-2", "us")]
+    assert near == [["eu-2", "eu-1", "us"], ["us", "eu-1", "eu-2"]]
     with pytest.raises(ValueError, match="'mars': allowed are eu, eu-1, eu-2, us"):
         config.members("mars")
 
