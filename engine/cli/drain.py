@@ -85,13 +85,30 @@ async def _order(port: FleetPort, region: str, *, end: bool) -> bool:
         raise Failure(str(error)) from error
 
 
+async def _order_each(port: FleetPort, regions: Sequence[str], *, end: bool) -> dict[str, bool]:
+    """The order to each, also if one does not answer."""
+    changed: dict[str, bool] = {}
+    silent: list[str] = []
+    for region in regions:
+        try:
+            changed[region] = await _order(port, region, end=end)
+        except (ConnectionError, TimeoutError) as error:
+            if len(regions) == 1:
+                raise
+            silent.append(f"{region}: {error}")
+    if silent:
+        done = f"{', '.join(changed)} has the order" if changed else "nobody has the order"
+        raise Failure(f"{done}, but not {'; '.join(silent)}: repeat it")
+    return changed
+
+
 async def _end(port: FleetPort, region: str) -> None:
     try:
         members = port.config.members(region)
     except ValueError as error:
         raise Failure(str(error)) from error
-    changed = [await _order(port, name, end=True) for name in members]
-    if not any(changed):
+    changed = await _order_each(port, members, end=True)
+    if not any(changed.values()):
         raise Failure(f"region {region} is not being drained")
     for name in members:
         output().print(f"region {name} takes mail again")
@@ -105,8 +122,8 @@ async def _drain(
     sleep: Callable[[float], Awaitable[None]],
     now_s: Callable[[], float],
 ) -> None:
-    for region in regions:
-        if not await _order(port, region, end=False):
+    for region, is_new in (await _order_each(port, regions, end=False)).items():
+        if not is_new:
             notes().print(f"region {region} is being drained already")
         if not wait:
             output().print(f"region {region} is being drained: `sendfleet status` shows how far it is")

@@ -180,3 +180,17 @@ def test_a_region_in_need_says_of_what_and_who_is_asked() -> None:
     fleet.state = blocked
     result = invoke("status", fleet=fleet)
     assert "eu: cannot send to google for long" in result.stdout
+
+
+def test_an_order_reaches_the_shards_that_answer() -> None:
+    class Silent(MemoryFleet):
+        async def drain(self, region: str, *, end: bool = False) -> bool:
+            if region == "eu-1":
+                raise ConnectionError("it is away")
+            return await super().drain(region, end=end)
+
+    fleet = Silent()
+    fleet.config = parse_fleet(shards_data())
+    result = invoke("drain", "eu", fleet=fleet)
+    assert (result.exit_code, fleet.draining) == (1, {"eu-2"})
+    assert "eu-2 has the order, but not eu-1: it is away: repeat it" in result.stderr
