@@ -88,7 +88,7 @@ class Fleet:
         raylet = psutil.Process(self.cluster.nodes[region].all_processes["raylet"][0].process.pid)
         return [*raylet.children(recursive=True), raylet]
 
-    def _actors(self, kind: str, region: str) -> list[psutil.Process]:
+    def actors(self, kind: str, region: str) -> list[psutil.Process]:
         found = []
         for process in self.node_processes(region):
             with suppress(psutil.Error, IndexError):
@@ -98,13 +98,13 @@ class Fleet:
 
     async def _kill_actor(self, kind: str, region: str) -> tuple[float, float]:
         """One actor's process; the second time is when another had its place."""
-        before = self._actors(kind, region)
+        before = self.actors(kind, region)
         if not before:
             raise RuntimeError(f"no {kind} runs on the node of region {region}")
         made_s = send(before[:1], signal.SIGKILL)
 
         async def is_replaced() -> bool:
-            now = self._actors(kind, region)
+            now = self.actors(kind, region)
             return before[0] not in now and len(now) == len(before)
 
         await self._until(is_replaced, f"the {kind} was not started again")
@@ -112,12 +112,16 @@ class Fleet:
 
     # -- what is seen
 
+    async def transitions(self) -> list[tuple[int, str, str, int]]:
+        """What Fleet has lately called the regions: at (ns), region, standing, epoch."""
+        return list(await self._fleet.call("transitions", timeout_s=2.0))
+
     async def _called_dead(self, made_s: float) -> float:
         """When (Fleet's clock is this machine's) the region was called dead."""
 
         async def at() -> float | None:
             try:
-                rows = await self._fleet.call("transitions", timeout_s=2.0)
+                rows = await self.transitions()
             except (ConnectionError, TimeoutError):
                 return None
             times = [at / 1e9 for at, region, standing, _ in rows if (region, standing) == (VICTIM, "dead")]
