@@ -59,13 +59,19 @@ def audit_command(fleet_path: Path, as_json: bool) -> None:
 
 
 def equation(reports: list[AuditReport], *, is_whole: bool = False) -> str:
-    """The law with the sums of several spools. `is_whole`: a message that has moved counts where it is now."""
+    """The law with the sums of several spools. `is_whole`: what has moved, or was replaced, counts where it is."""
     accepted = sum(report.accepted for report in reports)
     parts = " + ".join(f"{kind} {sum(report.counts.get(kind, 0) for report in reports)}" for kind in PARTS)
-    moved = sum(report.counts.get("moved", 0) for report in reports)
+    elsewhere = {
+        word: number
+        for word in ("moved", "replaced")
+        if (number := sum(report.counts.get(word, 0) for report in reports))
+    }
     if is_whole:
-        return f"accepted {accepted - moved} = {parts}"
-    return f"accepted {accepted} = {parts}" + (f" + moved {moved}" if moved else "")
+        return f"accepted {accepted - sum(elsewhere.values())} = {parts}"
+    return " + ".join(
+        [f"accepted {accepted} = {parts}", *(f"{word} {number}" for word, number in elsewhere.items())]
+    )
 
 
 def _plain(report: AuditReport) -> dict[str, object]:

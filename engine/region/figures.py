@@ -27,7 +27,7 @@ POLICY_TYPES = {
     "sts": "sts",
 }  # RFC 8460 section 4.2; every other kind is no policy of the domain's
 CERTIFICATE = frozenset({Fault.EXPIRED, Fault.HOST_MISMATCH, Fault.NOT_TRUSTED, Fault.STS_WEBPKI})
-FINAL = ("accepted", "delivered", "bounced", "expired", "suppressed", "cancelled", "moved")
+FINAL = ("accepted", "delivered", "bounced", "expired", "suppressed", "cancelled", "moved", "replaced")
 
 
 class RegionFigures:

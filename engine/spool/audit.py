@@ -35,6 +35,7 @@ from engine.values.ids import format_id, make_id
 from engine.values.outcome import OutcomeKind
 
 MAP_LIMIT = 1 << 40
+RUNS_OF: dict[int, int] = {OutcomeKind.MOVED: 1, OutcomeKind.REPLACED: 2}  # by word; 0 the others
 SHOWN = 20
 
 Runs: TypeAlias = list[list[int]]
@@ -90,11 +91,11 @@ def audit(path: str | Path) -> AuditReport:
             due_index = DueIndex(env, 0)
             due_index.load(txn)
             is_due = due_index.finder(txn.cursor(db=env.db["due"]))
-            runs: tuple[Runs, Runs] = ([], [])
+            runs: tuple[Runs, Runs, Runs] = ([], [], [])
             names = _Names(env, txn)
             for id_, word in _words(env, txn, totals):
                 words[word] += 1
-                _extend(runs[word == OutcomeKind.MOVED], id_)
+                _extend(runs[RUNS_OF.get(word, 0)], id_)
                 if word == 0:
                     report.problem(f"{format_id(id_)}: accepted, but not in the ledger")
                 elif word == OutcomeKind.QUEUED:

@@ -1,8 +1,10 @@
 """The audit over several spools: of each message exactly one of them has the last word (contract, promise 2).
 
 A message counts where it is queued or got its outcome. Where it was before, its last word is `moved`: there it is in
-`accepted` and in `moved`, so that over all spools `accepted` without `moved` counts every message once. Checked here,
-id by id: what is `moved` somewhere counts somewhere else, and nothing counts twice. Twice, without a fault, counts:
+`accepted` and in `moved`, so that over all spools `accepted` without `moved` counts every message once. So without
+`replaced`: of a batch that got no receipt here, and that another region has accepted under ids of its own. Checked
+here, id by id: what is `moved` somewhere counts somewhere else, and nothing counts twice. Twice, without a fault,
+counts:
 
 - what is just being handed over: taken there, and not settled here, where it is on offer and will not be sent;
 - in a fleet with copies, what a region that was called dead still has until it returns, and a possible duplicate.
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from engine.failover.spans import Spans, ids_of, intersect, of_ids, subtract, union
 from engine.spool.audit import MAP_LIMIT, SHOWN, AuditReport
-from engine.spool.draft import META, Totals, page_of, word_of
+from engine.spool.draft import META, NOT_HERE, Totals, page_of, word_of
 from engine.spool.environment import Environment, Error
 from engine.spool.handover import offered_ids
 from engine.values.ids import SEQ_MASK, format_id
@@ -82,7 +84,7 @@ def _look(path: Path, spans: Spans) -> tuple[Spans, Spans, Spans]:
                 word = 0 if page is None else word_of(bytes(page), id_ & SEQ_MASK)
                 if word == OutcomeKind.MOVED:
                     moved.append(id_)
-                elif word:
+                elif word not in NOT_HERE:
                     kept.append(id_)
     finally:
         env.close()

@@ -23,8 +23,11 @@ EVENTS_PER_CHUNK = 10
 SCATTERED = 32
 FORMAT = 2  # 1 had no journal of the due index, and one message to a row of it
 META = b"state"
-COUNTS = OutcomeKind.MOVED + 1
-LAST_WORDS = (*(OutcomeKind(kind) for kind in range(1, 7)), OutcomeKind.MOVED)
+COUNTS = OutcomeKind.REPLACED + 1
+LAST_WORDS = (*(OutcomeKind(kind) for kind in range(1, 7)), OutcomeKind.MOVED, OutcomeKind.REPLACED)
+NOT_HERE = frozenset(
+    {0, OutcomeKind.MOVED, OutcomeKind.REPLACED}
+)  # last words that say nothing of a message here
 SKIPPED = b"skipped"  # in the database of failover: runs of sequence numbers that were never given out
 
 QueueNumbers: TypeAlias = dict[tuple[str, int, str, str], int]

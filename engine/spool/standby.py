@@ -45,7 +45,7 @@ from engine.failover.store import (
 )
 from engine.spool import accepting
 from engine.spool.batches import AcceptBatch, AcceptResult, CampaignRecord, ChunkBatch
-from engine.spool.draft import PAGE_IDS, SKIPPED, Draft, page_of, skipped_sequences, word_of
+from engine.spool.draft import NOT_HERE, PAGE_IDS, SKIPPED, Draft, page_of, skipped_sequences, word_of
 from engine.spool.environment import Environment
 from engine.spool.errors import CampaignConflict
 from engine.spool.records import MAYBE_SENT, DamagedRecord, Record, decode_record, due_key, pack, u48
@@ -65,8 +65,7 @@ LISTED_AT_ONCE = 20_000  # some 20 ms
 # 2025 on, is more than a region gives out. Good until 2093.
 IDS_PER_SECOND_BITS = 17
 TIME_BEGINS_S = 1_735_689_600
-NOT_OURS = (0, OutcomeKind.MOVED)  # the last word on an id that was never here, or is elsewhere
-NEITHER = bytes(low | high << 4 for low in NOT_OURS for high in NOT_OURS)  # two words that are both of these
+NEITHER = bytes(low | high << 4 for low in NOT_HERE for high in NOT_HERE)  # two words that are both of these
 # what is due so soon after an adoption may have been sent already, by a region whose clock was ahead
 CLOCKS_DIFFER_MS = 600_000
 
@@ -181,7 +180,7 @@ class Keeper:
                 self._txn.delete(op.key, db=self._db["unsafe"])
                 return self._release(op.spans)
             case Abandon():
-                self._give_up(op.spans, "")
+                self._give_up(op.spans, "", OutcomeKind.REPLACED)
                 accepting.remember(self._draft, op.key, pack(op.instead), self._now_ms)
             case TakeQueued():
                 return self._queued(op)
@@ -198,7 +197,7 @@ class Keeper:
             case Inspect():
                 return self._inspect(op)
             case GiveUp():
-                self._give_up(op.spans, op.keeper)
+                self._give_up(op.spans, op.keeper, OutcomeKind.MOVED)
             case Mark():
                 self._mark(op.spans)
             case DropCopies():
@@ -401,7 +400,7 @@ class Keeper:
         adopted = []
         for record in records:
             id_ = record.id
-            if self._draft.word(id_) not in (0, OutcomeKind.MOVED):
+            if self._draft.word(id_) not in NOT_HERE:
                 self._body_gone(record)
                 continue
             if record.due_ms <= self._now_ms + CLOCKS_DIFFER_MS:
@@ -423,10 +422,10 @@ class Keeper:
                 page = self._draft.seen_page(page_of(start, self._draft.totals.region))
                 if page.translate(None, NEITHER):  # else none of the whole page is ours
                     ids = range(max(first, start), min(first + count, start + PAGE_IDS))
-                    mine += of_sorted(id_ for id_ in ids if word_of(page, id_ & SEQ_MASK) not in NOT_OURS)
+                    mine += of_sorted(id_ for id_ in ids if word_of(page, id_ & SEQ_MASK) not in NOT_HERE)
         return Inspected(normal(mine), highest)
 
-    def _give_up(self, spans: Spans, keeper: str) -> None:
+    def _give_up(self, spans: Spans, keeper: str, word: OutcomeKind) -> None:
         for id_ in ids_of(spans):
             stored = self._txn.pop(id_.to_bytes(8, "big"), db=self._db["messages"])
             if stored is None:
@@ -441,7 +440,7 @@ class Keeper:
             )
             if not copied:
                 self._body_gone(record)
-            self._draft.finish(id_, OutcomeKind.MOVED)
+            self._draft.finish(id_, word)
         held = [(bytes(k), _spans(v)) for k, v in self._txn.cursor(db=self._db["unsafe"])]
         for key, own in held:
             if not intersect(own, spans):

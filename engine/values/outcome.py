@@ -17,7 +17,8 @@ class OutcomeKind(IntEnum):
     CANCELLED = 6
     DEFERRED = 7  # an outcome of an attempt; the ledger goes on saying QUEUED
     RETURNED = 8  # handed back unsent by the pool: no attempt happened, the charge is given back
-    MOVED = 9  # another region owns it now, or accepted its batch instead of this one
+    MOVED = 9  # another region owns it now
+    REPLACED = 10  # another region accepted its batch, under ids of its own, before this one gave a receipt
 
     def __str__(self) -> str:
         return self.name.lower()

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from engine.spool.audit import audit
 from engine.spool.bodies import segment_path
+from engine.spool.draft import NOT_HERE
 from engine.spool.records import MAYBE_SENT, due_key
 from engine.spool.store import Spool
 from engine.values.outcome import OutcomeKind
@@ -49,7 +50,7 @@ class Model:
 
     def counts(self) -> dict[str, int]:
         counts = {
-            str(kind): 0 for kind in OutcomeKind if kind not in (OutcomeKind.DEFERRED, OutcomeKind.MOVED)
+            str(kind): 0 for kind in OutcomeKind if kind is not OutcomeKind.DEFERRED and kind not in NOT_HERE
         }  # no peer
         counts = {name: 0 for name in counts if name not in ("returned",)}
         counts |= {"queued": len(self.queued), "accepted": len(self.queued) + len(self.final)}

@@ -114,6 +114,9 @@ def test_audit(fleet_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reports["us"].counts["moved"] = 3
     told = " ".join(invoke("audit", "--fleet", fleet_yaml).stdout.split())
     assert "+ queued 1 + moved 3 audit: accepted 15 = delivered 10" in told  # over all of them it counts once
+    reports["us"].counts["replaced"] = 2
+    told = " ".join(invoke("audit", "--fleet", fleet_yaml).stdout.split())
+    assert "+ queued 1 + moved 3 + replaced 2 audit: accepted 13 = delivered 10" in told
     reports["us"].problem("0002000000000005: queued, but never due")
     result = invoke("audit", "--fleet", fleet_yaml)
     assert result.exit_code == 1

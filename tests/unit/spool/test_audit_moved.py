@@ -6,7 +6,7 @@ import pytest
 
 from engine.failover.handover import SettleOffer
 from engine.failover.spans import Spans
-from engine.failover.store import GiveUp
+from engine.failover.store import Abandon, GiveUp
 from engine.spool import audit_moved as module
 from engine.spool.audit import AuditReport, audit
 from engine.spool.audit_moved import MovedReport, audit_moved
@@ -52,6 +52,21 @@ def test_what_is_taken_and_not_settled_yet_counts_twice_and_is_no_fault(tmp_path
     ids = handed_over(tmp_path, is_settled=False)
     found = compare(tmp_path)
     assert (found.twice, found.offered, found.problems) == (((ids[0], 4),), ((ids[0], 4),), [])
+
+
+def test_a_batch_that_another_region_accepted_instead_counts_there(tmp_path: Path) -> None:
+    """It died before it gave a receipt; the client went elsewhere, and got other ids."""
+    trio = Trio(tmp_path)
+    ids = [id_of(key) for key in accept(trio.spools["a"], batch(letters=[letter(n) for n in range(3)]))]
+    instead = [id_of(key) for key in accept(trio.spools["b"], batch(letters=[letter(n) for n in range(3)]))]
+    abandon = Abandon(b"k" * 16, ((ids[0], 3),), ((instead[0], 3),))
+    trio.spools["a"].failover(abandon, NUMBERS).result(PATIENCE_S)
+    for spool in trio.spools.values():
+        spool.close()
+    found = reports(tmp_path)
+    assert (found["a"].counts["replaced"], found["a"].moved, found["a"].kept) == (3, (), ())
+    assert all(report.is_clean for report in found.values())
+    assert compare(tmp_path) == MovedReport()
 
 
 def test_what_has_moved_and_nobody_has_is_a_fault(tmp_path: Path) -> None:
