@@ -27,9 +27,8 @@ from engine.spool.draft import (
 )
 from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, Error
-from engine.spool.groups import CACHED_QUEUES
 from engine.spool.handover import offered_ids
-from engine.spool.queue_names import decode_name
+from engine.spool.queue_names import CACHED_QUEUES, decode_name
 from engine.spool.records import DamagedRecord, decode_record, due_key
 from engine.values.ids import format_id, make_id
 from engine.values.outcome import OutcomeKind

@@ -122,6 +122,9 @@ class Draft:
         self._due_index = due_index
         self.due = DueDraft()
         self.new_queues: QueueNumbers = {}
+        self.used_queues: set[int] = set()
+        self.forgotten: list[tuple[tuple[str, int, str, str], bytes]] = []
+        """Names of spool queues that the group removes, and their numbers."""
         self._pages: dict[int, bytearray] = {}
         self._segments: dict[int, list[int]] = {}
         self.drained: list[int] = []
@@ -150,8 +153,9 @@ class Draft:
         name = (domain, stream, tenant, campaign)
         number = self._queue_cache.get(name) or self.new_queues.get(name)
         if number is not None:
+            self.used_queues.add(number)
             return number
-        digest = hashlib.blake2b(pack(name), digest_size=16).digest()
+        digest = name_digest(name)
         stored = self.txn.get(digest, db=self.env.db["queue_names"])
         row = pack((VERSION, *name))
         if stored is not None:
@@ -165,6 +169,7 @@ class Draft:
             self.txn.put(digest, key, db=self.env.db["queue_names"])
             self.txn.put(key, row, db=self.env.db["queues"])
         self.new_queues[name] = number
+        self.used_queues.add(number)
         return number
 
     # -- ledger
@@ -271,6 +276,11 @@ class Draft:
             )
         self.totals.group += 1
         txn.put(META, self.totals.encode(), db=db["meta"])
+
+
+def name_digest(name: tuple[str, int, str, str]) -> bytes:
+    """The key of a spool queue in `queue_names`."""
+    return hashlib.blake2b(pack(name), digest_size=16).digest()
 
 
 def skipped_sequences(stored: bytes | None) -> list[tuple[int, int]]:

@@ -14,13 +14,14 @@ from engine.spool.draft import META, Draft, QueueNumbers, Totals
 from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment
 from engine.spool.errors import SpoolError, SpoolSuperseded
+from engine.spool.forgetting import Forgetting
+from engine.spool.queue_names import CACHED_QUEUES
 from engine.spool.room import Room
 from engine.values.clock import Clock
 
 SWEEP_LIMIT = 8
 SWEEP_SENT_EVERY = 16
 CHECK_READERS_EVERY = 64
-CACHED_QUEUES = 200_000
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Groups:
         totals: Totals,
         queues: QueueNumbers,
         due_index: DueIndex,
+        forgetting: Forgetting,
         clock: Clock,
         step: Callable[[str], None],
     ) -> None:
@@ -49,6 +51,7 @@ class Groups:
         self._room = room
         self._queues = queues
         self._due_index = due_index
+        self._forgetting = forgetting
         self._clock = clock
         self._step = step
         self.totals = totals
@@ -78,6 +81,7 @@ class Groups:
         if draft.sent or draft.totals.group % SWEEP_SENT_EVERY == 0:
             limit = SWEEP_LIMIT + 2 * draft.sent
             self._sent_swept = sent.sweep(draft, self._sent_swept, limit, self._clock.wall_ms())
+        self._forgetting.step(draft, self._clock.wall_ms())
         for number in self._sealed:
             draft.live(number, 0)  # if nothing in it is queued, it goes with this commit
         is_growing = self._segment.is_open and not self._segment.is_full
@@ -95,6 +99,9 @@ class Groups:
         if len(self._queues) > CACHED_QUEUES:
             self._queues.clear()
         self._queues.update(draft.new_queues)
+        for name, _ in draft.forgotten:
+            self._queues.pop(name, None)
+        self._forgetting.removed(draft.forgotten)
         for batch_no, flying in draft.inflight.items():
             if flying:
                 self.inflight[batch_no] = flying

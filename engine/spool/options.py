@@ -18,13 +18,16 @@ def _no_step(name: str) -> None:
 @dataclass(frozen=True, slots=True)
 class SpoolOptions:
     """`deliver` runs the completions of one group; `step` is called between durable steps. `journal`: about how many
-    changes of the due index are kept in memory before they are merged (engine/spool/due_index.py), 150 bytes each."""
+    changes of the due index are kept in memory before they are merged (engine/spool/due_index.py), 150 bytes each. With
+    each `forget_every`th group a step is taken to forget names that have not been used for `keep_names_ms`."""
 
     map_size: int = 64 << 30
     watermark: float = 0.8
     min_free: int = 512 << 20
     segment_size: int = 64 << 20
     journal: int = 65_536
+    keep_names_ms: int = 600_000
+    forget_every: int = 16
     deliver: Callable[[list[Callable[[], None]]], None] = _run_here
     step: Callable[[str], None] = _no_step
 

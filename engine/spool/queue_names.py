@@ -13,8 +13,9 @@ import msgpack
 
 from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment
-from engine.spool.groups import CACHED_QUEUES
 from engine.spool.records import DamagedRecord
+
+CACHED_QUEUES = 200_000
 
 log = logging.getLogger(__name__)
 

@@ -37,6 +37,7 @@ from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, Error
 from engine.spool.errors import SpoolError
 from engine.spool.exporter import Exporter
+from engine.spool.forgetting import Forgetting
 from engine.spool.groups import Groups
 from engine.spool.handover import (
     Decide,
@@ -103,6 +104,9 @@ class Spool:
                 totals=totals,
                 queues=queues,
                 due_index=self._due,
+                forgetting=Forgetting(
+                    self._env, self._due, keep_ms=options.keep_names_ms, every=options.forget_every
+                ),
                 clock=clock,
                 step=options.step,
             )

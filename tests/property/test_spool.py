@@ -77,7 +77,9 @@ class Life(RuleBasedStateMachine):
         return self.root / str(self.home)
 
     def open(self) -> None:
-        self.spool: Spool = open_spool(self.path(), self.clock, segment_size=SEGMENT_BYTES)
+        self.spool: Spool = open_spool(
+            self.path(), self.clock, segment_size=SEGMENT_BYTES, keep_names_ms=0, forget_every=1
+        )
         assert self.spool.epoch == self.epoch + 1
         self.epoch = self.spool.epoch
         self.batch_no = 0

@@ -46,7 +46,7 @@ class Life:
         return self.root / str(self.home)
 
     def open(self) -> None:
-        self.spool = open_spool(self.path(), journal=5, segment_size=3000)
+        self.spool = open_spool(self.path(), journal=5, segment_size=3000, keep_names_ms=0, forget_every=1)
 
     def some(self) -> list[int]:
         """A few messages that are due."""

@@ -144,7 +144,7 @@ class Life:
         self._batch_no = 0
 
     def run(self) -> None:
-        spool = open_spool(self._path, segment_size=SEGMENT_SIZE)
+        spool = open_spool(self._path, segment_size=SEGMENT_SIZE, keep_names_ms=0, forget_every=1)
         keys = {id_of(key): key for key in due(spool)}
         spool.put_campaign(CAMPAIGN).result(PATIENCE_S)
         flying: dict[int, int] = {}
@@ -224,7 +224,7 @@ class Check:
 
     def run(self) -> list[str]:
         model = self._model
-        spool = open_spool(self._path, segment_size=SEGMENT_SIZE)
+        spool = open_spool(self._path, segment_size=SEGMENT_SIZE, keep_names_ms=0, forget_every=1)
         perhaps_marked = self._unanswered_settlements(spool)
         for operation in model.asked.values():
             if operation[0] == "dispatch":

@@ -107,7 +107,13 @@ class Scene:
 async def scene(directory: Path) -> Any:
     config = fleet(directory, 9)
     clock = SteadyClock()
-    spool = open_spool(directory / "spool", clock, deliver=deliver_on(asyncio.get_running_loop()))  # type: ignore[arg-type]
+    spool = open_spool(
+        directory / "spool",
+        clock,
+        deliver=deliver_on(asyncio.get_running_loop()),
+        keep_names_ms=0,
+        forget_every=1,
+    )
     made = Scene(spool, Node(config, "eu", spool, clock))
     try:
         yield made
@@ -163,5 +169,23 @@ def test_what_has_expired_is_not_busy_for_ever(tmp_path: Path) -> None:
             it.region.parts.outcomes.expire(result.due_keys)
             await until(lambda: it.spool.counts()["expired"] == 1)
             await until(lambda: not it.region.parts.windows.is_settling(result.ids[0][0]))
+
+    asyncio.run(run())
+
+
+def test_a_domain_whose_name_was_forgotten_is_served_as_ever(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with scene(tmp_path) as it:
+            await it.start()
+            for number in (1, 2):
+                id_ = await it.accept()
+                await it.got(id_)
+                assert it.spool.queue(number)[0] == "example.net"
+                known = [row[0] for row in it.spool.queues()]
+                assert known == [number]  # a new one, and the old one is gone
+                await it.says(id_, OutcomeKind.DELIVERED)
+                for _ in range(12):
+                    await asyncio.wrap_future(it.spool.put_state("nothing", b""))
+                assert list(it.spool.queues()) == []
 
     asyncio.run(run())
