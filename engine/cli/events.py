@@ -38,11 +38,13 @@ def events_command(fleet_path: Path, follow: bool, **filters: str | None) -> Non
                 stream.flush()
 
 
-def read_events(directory: Path, *, follow: bool = False, poll_s: float = POLL_S) -> Iterator[bytes]:
+def read_events(
+    directory: Path, *, follow: bool = False, poll_s: float = POLL_S, pattern: str = PATTERN
+) -> Iterator[bytes]:
     """Whole lines of every log below a directory; a line that is still being written waits for its end."""
     offsets: dict[Path, int] = {}
     while True:
-        for path in sorted(directory.glob(PATTERN)):
+        for path in sorted(directory.glob(pattern)):
             with path.open("rb") as file:
                 file.seek(offsets.get(path, 0))
                 for line in file:

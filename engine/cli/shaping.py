@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from engine.cli.port import FleetPort, PortFactory
-from engine.cli.terminal import CommandGroup, Failure, fleet_option, output, read_fleet
+from engine.cli.terminal import CommandGroup, Failure, fleet_option, output, read_fleet, say
 from engine.providers.profiles import load_profiles
 from engine.shaping.linter import lint
 
@@ -45,7 +45,7 @@ def build_shaping(port_factory: PortFactory) -> click.Group:
             click.echo(json.dumps(rows, indent=2))
         elif rows:
             for line in _listed(rows):
-                output().print(line, markup=False)
+                say(line)
         else:
             output().print("nothing is in force")
 
@@ -61,7 +61,7 @@ def build_shaping(port_factory: PortFactory) -> click.Group:
             click.echo(json.dumps(found, indent=2))
             return
         for line in _sentences(found):
-            output().print(line, markup=False)
+            say(line)
 
     @shaping.command("cancel")
     @fleet_option
@@ -80,7 +80,7 @@ def build_shaping(port_factory: PortFactory) -> click.Group:
                 f"source {source} at {site}: no order of a rule {rule!r} is in force; there are: {names}"
             )
         for line in _listed([order]):
-            output().print(line, markup=False)
+            say(line)
         output().print(f"If it is cancelled: {EFFECTS[order['action']]}.", markup=False)
         if order["scope"] in ("netblock", "provider"):
             whose = "of its netblock" if order["scope"] == "netblock" else "of the region"

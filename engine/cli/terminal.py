@@ -50,6 +50,12 @@ def output() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
+def say(line: str) -> None:
+    """A line of standard output in which a peer's words may stand, without what a terminal would obey or turn round."""
+    shown = "".join([c if c.isprintable() else " " for c in line])
+    output().print(shown, markup=False)
+
+
 def notes() -> Console:
     """Standard error."""
     return Console(stderr=True, highlight=False, soft_wrap=True)

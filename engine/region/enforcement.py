@@ -15,6 +15,7 @@ from engine.region.observer import EventStore, Observer
 from engine.region.paths import Paths
 from engine.region.ports import SourcePort
 from engine.region.sites import Site, Sites
+from engine.region.source_numbers import SourceNumbers
 from engine.region.suspensions import PROVISIONAL_MS, StateStore, Suspensions
 from engine.region.tenants import Tenants
 from engine.shaping.rules import GENERIC_BLOCK
@@ -53,12 +54,15 @@ class Enforcement:
         )
         self.allowances = Allowances(sites=self.sites, spool=store, config=config.reputation)
         self.tenants = Tenants(config=config, sites=self.sites, spool=store, events=store, clock=clock)
+        names = [source.name for source in config.sources]
+        self.numbers = SourceNumbers(names=names, store=store, clock=clock)
         self.observer = Observer(
             region=region,
             sites=self.sites,
             suspensions=self.suspensions,
             allowances=self.allowances,
             tenants=self.tenants,
+            numbers=self.numbers,
             events=store,
             clock=clock,
             sources=sources,
@@ -70,6 +74,7 @@ class Enforcement:
 
     def restore(self) -> None:
         """Load what was in force before the restart; it is applied as the sites come up."""
+        self.numbers.restore()
         self.suspensions.restore()
         self.allowances.restore()
         self.tenants.restore()

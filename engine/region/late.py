@@ -87,7 +87,7 @@ class LateReports:
         if not await self._act(signal.message_id, flag, event, rows, failure.reply):
             return Effect.REPEATED
         if is_gone:
-            self._observer.note_late(known.source, known.site, "bounced")
+            self._observer.note_late(known.source, known.site, "bounced", sent_ms=known.delivered_ms)
             self._tenants.note_late(known.tenant, "bounced")
         return Effect.ACTED
 
@@ -96,7 +96,7 @@ class LateReports:
         event = (signal.at_ms, "complaint", {**_fields(known, signal), "feedback": signal.feedback})
         if not await self._act(signal.message_id, sent.COMPLAINED, event, [row], None):
             return Effect.REPEATED
-        self._observer.note_late(known.source, known.site, "complaints")
+        self._observer.note_late(known.source, known.site, "complaints", sent_ms=known.delivered_ms)
         self._tenants.note_late(known.tenant, "complaints")
         return Effect.ACTED
 

@@ -17,6 +17,7 @@ from engine.providers.profiles import Profile
 from engine.region.allowances import Allowances
 from engine.region.ports import SourcePort
 from engine.region.sites import Sites
+from engine.region.source_numbers import SourceNumbers
 from engine.region.suspensions import ALL_SOURCES, Suspensions
 from engine.region.tenants import REMOVED, Tenants
 from engine.reputation.allowance import Allowance, Answer, SiteCounts, Summary, decode_answer, encode_summary
@@ -89,6 +90,7 @@ class Observer:
         suspensions: Suspensions,
         allowances: Allowances,
         tenants: Tenants,
+        numbers: SourceNumbers,
         events: EventStore,
         clock: Clock,
         sources: SourcePort,
@@ -99,6 +101,7 @@ class Observer:
         self._suspensions = suspensions
         self._allowances = allowances
         self._tenants = tenants
+        self._numbers = numbers
         self._events = events
         self._clock = clock
         self._sources = sources
@@ -162,8 +165,12 @@ class Observer:
             tally = cells[site] = Tally()
         return tally
 
-    def note_late(self, source: int, site: str, what: Literal["complaints", "bounced"]) -> None:
-        """A complaint, or the bounce of an address that does not exist, came after the delivery."""
+    def note_late(
+        self, source: int, site: str, what: Literal["complaints", "bounced"], *, sent_ms: int
+    ) -> None:
+        """A complaint, or the bounce of an address that does not exist, came after the delivery at `sent_ms`, for which
+        the source had that number then."""
+        source = self._numbers.now(source, sent_ms)
         if source in self._sites.sources:
             self._late.setdefault(source, Counter())[site, what] += 1
 

@@ -69,6 +69,8 @@ class SourceOwner:
     def observe(self, summary: Summary) -> Answer:
         """Judge a summary; returns what changes."""
         now_ms = summary.at_ms
+        # one that has begun anew goes on behind what the region has seen, else it would take the next for old
+        self._event_number = max(self._event_number, summary.seen)
         while self._events and self._events[0].number <= summary.seen:
             self._events.popleft()
         if summary.full:

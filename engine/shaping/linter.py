@@ -1,7 +1,8 @@
 """Proves automation rules against their samples: `sendfleet shaping check`, and a test over the shipped profiles.
 
 Finds: a sample that is no reply; a rule that is shadowed (an earlier rule matches its sample); a name given twice; a
-reply about the source that the reply policy would turn into a bounce of its recipient.
+reply about the source that the reply policy would turn into a bounce of its recipient, or that it takes for one about
+our domain, and the other way round.
 """
 
 import re
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 from engine.config.shaping import AutomationRule
 from engine.shaping.rules import MAX_REPLY
 from engine.smtp.policy import Phase, classify
-from engine.values.outcome import OutcomeKind
+from engine.values.outcome import OutcomeKind, Scope
 from engine.values.reply import Reply
 
+NAMED = frozenset({Scope.SOURCE, Scope.NETBLOCK, Scope.PROVIDER, Scope.DOMAIN})
 _SAMPLE = re.compile(
     r"(?P<code>[45][0-9]{2}) (?:(?P<enhanced>[245]\.[0-9]{1,3}\.[0-9]{1,3}) )?(?P<text>\S.*)"
 )
@@ -62,5 +64,11 @@ def _problems(rules: Sequence[AutomationRule], index: int) -> Iterator[str]:
         if re.search(earlier.pattern, str(reply)):
             yield f"shadowed: its sample is counted by the earlier rule {earlier.name}"
             break
-    if rule.scope != "domain" and classify(Phase.DOT, reply).kind is OutcomeKind.BOUNCED:
+    verdict = classify(Phase.DOT, reply)
+    if rule.scope != "domain" and verdict.kind is OutcomeKind.BOUNCED:
         yield f"the reply policy takes the sample for a bounce, the rule for a matter of the {rule.scope}"
+    elif (rule.scope == "domain") != (verdict.scope is Scope.DOMAIN) and verdict.scope in NAMED:
+        yield (
+            f"the reply policy takes the sample for a matter of the {verdict.scope}, the rule for one of the "
+            f"{rule.scope}"
+        )

@@ -167,7 +167,7 @@ class Record:
         for number, node in enumerate(simulation.nodes):
             for at_ms, kind, fields in node.store.events[self._seen_events[number] :]:
                 self.event_counts[kind] += 1
-                if len(self.events) < MAX_EVENTS and kind not in ("allowance", "suspension"):
+                if len(self.events) < MAX_EVENTS and kind not in ("allowance", "suspension", "sources"):
                     self.events.append({"at_s": (at_ms - self._start_ms) / 1000, "event": kind, **fields})
             self._seen_events[number] = len(node.store.events)
 

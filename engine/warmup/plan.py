@@ -209,11 +209,13 @@ class Plan:
         return self._change(now_ms, "resumed", "by an operator")
 
     def skip(self, now_ms: int, stage: int) -> StageChange:
-        """Go to a stage; behind the last one the warm-up is finished. ValueError for others."""
+        """Go to a stage; behind the last one the warm-up is finished. ValueError for others. It ends a pause, and what
+        the day has cost before: the provider's next complaint costs a stage again."""
         if not 0 <= stage <= len(self._stages):
             raise ValueError(f"stage {stage}: allowed are 0 to {len(self._stages)}")
         self.stage = stage
         self.held_days = 0
+        self.stepped_back = False
         self.phase = Phase.FINISHED if stage == len(self._stages) else Phase.RUNNING
         return self._change(now_ms, "skipped", "by an operator")
 
@@ -248,20 +250,25 @@ class Plan:
             self.excused,
             self.last_ms,
             self.spread_until_ms,
+            0 if self.phase is Phase.FINISHED else self._stages[self.stage].day,
         ]
 
     @classmethod
     def from_state(
         cls, config: WarmupConfig, stages: Sequence[Stage], site: str, state: Sequence[Any]
     ) -> "Plan":
-        """A stage that the table no longer has becomes its last; one of a finished warm-up stays finished."""
+        """A finished warm-up stays finished. In a table that has changed it goes on at the largest stage that is no
+        more than the daily cap of before: a provider knows the volume, not the number of a stage."""
         plan = cls(config, stages, site, 0)
         phase, stage, plan.day, plan.attempts, plan.delivered, plan.idle_days, plan.held_days, back, *rest = (
             state
         )
         # the first release kept nothing of these
-        plan.excused, plan.last_ms, plan.spread_until_ms = rest + [0, 0, SPREAD_UNTIL_MS][len(rest) :]
+        plan.excused, plan.last_ms, plan.spread_until_ms, cap = rest + [0, 0, SPREAD_UNTIL_MS, 0][len(rest) :]
         plan.phase = Phase(phase)
         plan.stepped_back = bool(back)
         plan.stage = len(plan._stages) if plan.phase is Phase.FINISHED else min(stage, len(plan._stages) - 1)
+        if cap and plan._stages[plan.stage].day != cap:
+            below = [index for index, one in enumerate(plan._stages) if one.day <= cap]
+            plan.stage = below[-1] if below else 0
         return plan

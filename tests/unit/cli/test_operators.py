@@ -140,6 +140,46 @@ def test_cancelling_a_removal_begins_the_probation(fleet: MemoryFleet) -> None:
     assert owner.allowance(fleet.now_ms, "outlook").state == "probation"
 
 
+def test_a_peers_words_are_not_obeyed_by_the_terminal(fleet: MemoryFleet) -> None:
+    said = f"{TSS04} \x9b31m\x1b]0;x\u202e[bold]"
+    report(fleet, "eu-2", refused("yahoo", said))
+    fleet.traced[0x0001000000000007] = {
+        "status": {"id": "0001000000000007", "state": "queued"},
+        "region": "eu",
+        "site": "yahoo",
+        "paths": [],
+    }
+    write_events(fleet, [attempt(1, fleet.now_ms, "deferred", 1, said)])
+    for command in (
+        ("shaping", "list"),
+        ("shaping", "explain", "eu-2", "yahoo"),
+        ("trace", "0001000000000007"),
+    ):
+        text = invoke(*command, fleet=fleet).stdout
+        assert "temporarily deferred  31m ]0;x [bold]" in text
+        assert text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        (("skip", "eu-1", "google", "30"), 1, "stage 30: allowed are 0 to 29"),
+        (("skip", "eu-1", "google", "9" * 40), 1, "allowed are 0 to 29"),
+        (("skip", "eu-1", "google", "x"), 2, "'x' is not a valid integer"),
+        (("skip", "eu-1", "google", "--", "-1"), 1, "stage -1: allowed are 0 to 29"),
+        (("skip", "eu-1", "google"), 2, "Missing argument 'STAGE'"),
+        (("pause", "eu-2", "google"), 1, "source eu-2 has no warm-up"),
+        (("pause", "eu-1", "mx:never-met"), 1, "site 'mx:never-met': allowed are providers and"),
+        (("resume", "eu-1", "google"), 1, "nothing changes"),
+    ],
+)
+def test_warmup_orders_that_make_no_sense(
+    fleet: MemoryFleet, command: tuple[str, ...], status: int, said: str
+) -> None:
+    result = invoke("warmup", *command, fleet=fleet)
+    assert (result.exit_code, said in result.stderr) == (status, True), result.stderr
+
+
 def test_shaping_check(tmp_path: Path) -> None:
     assert "match their samples" in invoke("shaping", "check", "--fleet", FLEET).stdout
     content = yaml.safe_load(FLEET.read_text())
@@ -213,6 +253,111 @@ def test_trace(fleet: MemoryFleet) -> None:
     assert "is not recorded" in text
     assert invoke("trace", "0001000000000008", fleet=fleet).exit_code == 1
     assert invoke("trace", "x", fleet=fleet).exit_code == 2
+
+
+@pytest.fixture
+def pools(fleet: MemoryFleet, tmp_path: Path) -> MemoryFleet:
+    """Sources for marketing in eu: eu-2 shared, eu-3 of the tenant t, and a pool apart."""
+    content = yaml.safe_load(FLEET.read_text())
+    content["events"]["directory"] = str(fleet.config.events.directory)
+    content["sources"][2]["tenancy"] = {"dedicated": "t"}
+    apart = {**content["sources"][1], "name": "eu-4", "ip": "127.0.0.13", "quality": ["poor"]}
+    content["sources"] = [content["sources"][3], *content["sources"][:3], apart, *content["sources"][4:]]
+    path = tmp_path / "pools.yaml"
+    path.write_text(yaml.safe_dump(content))
+    fleet.config = load_fleet(path)
+    fleet.traced[0x0001000000000007] = {
+        "status": {"id": "0001000000000007", "state": "delivered"},
+        "region": "eu",
+        "site": "yahoo",
+        "paths": [],
+    }
+    return fleet
+
+
+def traced(fleet: MemoryFleet, *lines: str) -> list[tuple[str, dict[str, str]]]:
+    """The source of each attempt, and what is said of each other one."""
+    write_events(fleet, list(lines))
+    found = json.loads(invoke("trace", "0001000000000007", "--json", fleet=fleet).stdout)
+    return [
+        (
+            attempt["source_name"],
+            {row["source"]: "; ".join(row["reasons"]) or row["passed_over"] for row in attempt["others"]},
+        )
+        for attempt in found["attempts"]
+    ]
+
+
+def test_trace_knows_whose_sources_come_first(pools: MemoryFleet) -> None:
+    t = pools.now_ms
+    (own, others), (shared, rest) = traced(
+        pools, attempt(1, t, "deferred", 3, "x"), attempt(2, t + 9, "delivered", 2, "x")
+    )
+    assert (own, shared) == ("eu-3", "eu-2")
+    assert others == {
+        "eu-1": "does not serve the stream marketing",
+        "eu-2": "the tenant's own sources come first",
+        "eu-4": "did not serve tenants of the class new, as t was",
+    }
+    assert rest["eu-3"] == "it comes first, so its rate, window or cap of the day was used up"
+
+
+def test_trace_knows_the_class_that_the_tenant_had(pools: MemoryFleet) -> None:
+    t = pools.now_ms
+    fall = {"tenant": "t", "before": "new", "state": "poor", "score": 0, "reason": "x"}
+    (_, first), (carrier, second) = traced(
+        pools,
+        attempt(1, t, "deferred", 3, "x"),
+        event(2, t + 5, "tenant", **fall),
+        attempt(3, t + 9, "delivered", 4, "x"),
+    )
+    assert first["eu-4"] == "did not serve tenants of the class new, as t was"
+    assert carrier == "eu-4"
+    assert second["eu-2"] == "did not serve tenants of the class poor, as t was"
+
+
+def test_trace_knows_the_source_that_had_the_number_then(pools: MemoryFleet) -> None:
+    t = pools.now_ms
+    before = ["gone", "eu-1", "eu-2", "eu-3"]
+    now = [source.name for source in pools.config.sources]
+    found = traced(
+        pools,
+        attempt(1, t, "deferred", 0, "x"),
+        event(2, t + 1, "sources", names=before, before=["first"]),
+        attempt(3, t + 2, "deferred", 2, "x"),
+        event(4, t + 3, "sources", names=now, before=before),
+        attempt(5, t + 4, "delivered", 2, "x"),
+        attempt(6, t + 5, "expired", 0xFFFF, "x"),
+    )
+    assert [carrier for carrier, _ in found] == ["first", "eu-2", now[2], ""]
+
+
+def test_trace_knows_that_a_whole_source_was_out(pools: MemoryFleet) -> None:
+    t = pools.now_ms
+    fields = {"source": "eu-2", "state": "removed", "weight": 0, "reason": "listed: zen.example"}
+    here = {"source": "eu-2", "site": "yahoo", "state": "active", "weight": 1000, "reason": ""}
+    ((_, others),) = traced(
+        pools,
+        event(1, t, "allowance", **fields, site=""),
+        event(2, t + 1, "allowance", **here),
+        attempt(3, t + 2, "delivered", 3, "x"),
+    )
+    assert others["eu-2"] == "out of the rotation (removed): listed: zen.example"
+
+
+def test_trace_of_a_message_about_which_something_came_back(pools: MemoryFleet) -> None:
+    t = pools.now_ms
+    fields = {"id": "0001000000000007", "recipient": "a@yahoo.com", "stream": "marketing", "tenant": "t"}
+    lines = [
+        attempt(1, t, "delivered", 3, "ok"),
+        event(2, t + 60_000, "complaint", **fields, source=3, site="yahoo", feedback="abuse"),
+        event(3, t + 61_000, "late_bounce", **fields, source=3, site="yahoo", text="no such user"),
+    ]
+    write_events(pools, lines)
+    text = invoke("trace", "0001000000000007", fleet=pools).stdout
+    assert "2024-10-04 00:01:00Z complaint: abuse" in text
+    assert "late_bounce: no such user" in text
+    assert "1. 2024-10-04 00:00:00Z delivered over eu-3" in text
 
 
 def test_trace_of_a_queued_message_says_what_holds_it_now(fleet: MemoryFleet) -> None:

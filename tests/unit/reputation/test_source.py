@@ -124,6 +124,14 @@ def test_events_are_repeated_until_they_are_seen() -> None:
     assert life.after(1000).events == ()
 
 
+def test_an_owner_that_has_lost_its_state_is_heard_by_a_region_that_has_not() -> None:
+    life = Life()
+    life.seen = 500
+    answer = life.after(0, refused("outlook", S3140))
+    assert [event.kind for event in answer.events] == ["shaping", "reputation"]
+    assert [event.number for event in answer.events] == [501, 502]
+
+
 def test_it_comes_back_through_probation() -> None:
     life = Life()
     life.after(0, refused("outlook", S3140))

@@ -79,6 +79,21 @@ def test_a_reply_about_the_source_that_would_bounce_its_recipient_is_found() -> 
     assert "takes the sample for a bounce" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("scope", "sample"),
+    [
+        ("domain", "421 4.7.28 an unusual rate of email originating from your IP address"),
+        ("domain", "421 4.7.28 unsolicited email originating from your IP Netblock."),
+        ("source", "421 4.7.28 an unusual rate of email originating from your DKIM domain"),
+        ("netblock", "421 4.7.0 very low reputation of the sending domain"),
+    ],
+)
+def test_a_scope_that_contradicts_what_the_reply_says_is_found(scope: str, sample: str) -> None:
+    action = "alert" if scope == "domain" else "suspend"
+    (finding,) = lint([rule("a", sample, sample, scope=scope, action=action)])
+    assert f"the rule for one of the {scope}" in finding.message
+
+
 def test_a_name_given_twice_is_found() -> None:
     findings = lint([rule("a", "x1", "421 4.7.0 x1"), rule("a", "x2", "421 4.7.0 x2")])
     assert [f.message for f in findings] == ["the name is given twice"]

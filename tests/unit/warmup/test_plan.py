@@ -117,6 +117,30 @@ def test_a_rate_limit_costs_one_stage_a_day_and_that_day_does_not_advance() -> N
     assert close_day(subject, 2, attempts=100, delivered=100) == ["advanced"]
 
 
+def test_a_skip_after_a_step_back_is_a_new_beginning() -> None:
+    subject = plan()
+    subject.skip(START_MS, 1)
+    assert subject.step_back(START_MS, "421 4.7.28") is not None
+    subject.skip(START_MS, 2)
+    change = subject.step_back(START_MS + HOUR_MS, "421 4.7.28")
+    assert change is not None
+    assert (change.kind, subject.stage) == ("stepped back", 1)
+    subject.skip(START_MS, 0)
+    assert close_day(subject, 0, attempts=100, delivered=100) == ["advanced"]
+
+
+def test_a_pause_does_not_keep_a_stage_that_a_provider_complains_about() -> None:
+    subject = plan()
+    subject.skip(START_MS, 2)
+    assert subject.pause(START_MS) is not None
+    assert subject.step_back(START_MS, "421 4.7.28") is not None
+    assert (subject.phase, subject.stage) == (Phase.PAUSED, 1)
+    assert subject.step_back(START_MS + HOUR_MS, "421 4.7.28") is None
+    assert (subject.phase, subject.stage) == (Phase.PAUSED, 1)
+    assert close_day(subject, 0, attempts=200, delivered=200) == []
+    assert (subject.phase, subject.stage) == (Phase.PAUSED, 1)
+
+
 def test_pause_holds_the_stage_and_skip_goes_to_any() -> None:
     subject = plan()
     assert subject.pause(START_MS) is not None
@@ -246,6 +270,38 @@ def test_a_day_that_the_provider_cut_short_says_nothing_about_the_mail() -> None
     subject.step_back(START_MS + 3 * HOUR_MS, "421 4.7.28")
     subject.advance(START_MS + DAY_MS, 100)
     assert spread_us(subject, 1, 6) == 17 * HOUR_MS * 1000 // 100
+
+
+@pytest.mark.parametrize(
+    ("stages", "cap"),
+    [
+        ((100, 200, 400), 200),
+        ((50, 100, 150, 1000, 5000), 150),
+        ((10, 5000), 10),
+        ((500, 5000), 500),
+        ((1, 2), 2),
+        ((100, 200, 200, 200), 200),
+    ],
+)
+def test_another_table_goes_on_with_the_volume_that_the_provider_knows(
+    stages: tuple[int, ...], cap: int
+) -> None:
+    subject = plan()
+    subject.skip(START_MS, 1)
+    other = WarmupTable.model_validate({"stages": list(stages)}).stages
+    again = Plan.from_state(CONFIG, other, "google", msgpack.unpackb(msgpack.packb(subject.to_state())))
+    now = again.cap(START_MS)
+    assert now is not None
+    assert now.day == cap
+
+
+def test_a_finished_warm_up_stays_finished_in_another_table() -> None:
+    subject = plan()
+    subject.skip(START_MS, 3)
+    other = WarmupTable.model_validate({"stages": [1, 2, 3, 4, 5]}).stages
+    again = Plan.from_state(CONFIG, other, "google", subject.to_state())
+    assert again.cap(START_MS) is None
+    assert again.stage == 5
 
 
 def test_a_state_of_the_first_release_is_spread_over_the_whole_day() -> None:
