@@ -209,10 +209,12 @@ class Sites:
             found = terms.get(source, FREE)
             cap = _cap(profile, found)
             left = -1
+            over = 0
             if cap is not None:
                 site.caps[source] = cap
                 told = found.daily_used if found.used_day == counts.day else 0
-                left = max(0, cap - max(counts.used.get(source, 0), told))
+                left = cap - max(counts.used.get(source, 0), told)
+                left, over = max(0, left), min(0, left)
             interval_ns, connections, window = self._limits(profile, found)
             self._set_pace(site, source, profile, interval_ns, connections)
             self._scheduler.set_limit(
@@ -225,6 +227,8 @@ class Sites:
                 fresh=False,
                 now_ns=now_ns,
             )
+            if over:  # the cap was lowered since: what it rises again by is not left
+                self._scheduler.change_daily(source, number, over)
         return site
 
     # -- what is in use

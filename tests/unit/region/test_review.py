@@ -22,6 +22,7 @@ from tests.support.clock import ManualClock
 from tests.support.fleets import fleet, fleet_data
 
 TSS04 = Reply(421, "4.7.0", "[TSS04] Messages from 192.0.2.1 temporarily deferred")
+BUSY = Reply(451, "4.7.500", "Server busy. Please try again later from [192.0.2.1]. (AS761)")
 NETBLOCK = Reply(421, "4.7.28", "unusual rate of unsolicited email originating from your IP Netblock.")
 
 
@@ -112,6 +113,32 @@ def test_a_cancelled_suspension_ends_in_the_region_too() -> None:
     assert node.why("yahoo") == {"eu-1": [], "eu-2": []}
 
 
+@pytest.mark.parametrize(
+    ("site", "reply", "scope", "count", "held", "seconds"),
+    [
+        ("yahoo", TSS04, Scope.SOURCE, 1, ["eu-1"], 7200),
+        ("google", NETBLOCK, Scope.NETBLOCK, 1, ["eu-1", "eu-2"], 600),
+        ("outlook", BUSY, Scope.PROVIDER, 5, [""], 120),
+    ],
+)
+def test_an_order_lasts_as_long_as_its_rule_says_and_for_all_that_its_scope_says(
+    site: str, reply: Reply, scope: Scope, count: int, held: list[str], seconds: int
+) -> None:
+    node = Node()
+    place = node.open(site)
+    for _ in range(count):
+        assert node.suspensions.listing() == []
+        node.reply(place, reply, scope)
+    node.exchange()
+    node.clock.advance(seconds - 1)
+    node.suspensions.save()
+    assert [s["source"] for s in node.suspensions.listing()] == held
+    assert all(node.why(site).values()) == (held != ["eu-1"])
+    node.clock.advance(1)
+    node.suspensions.save()
+    assert node.suspensions.listing() == []
+
+
 def test_a_cancelled_netblock_order_frees_the_neighbours() -> None:
     node = Node()
     site = node.open("google")
@@ -121,8 +148,28 @@ def test_a_cancelled_netblock_order_frees_the_neighbours() -> None:
     assert [s["source"] for s in node.suspensions.listing()] == ["eu-1", "eu-2"]
     node.clock.advance(61)  # what the reply had put on the neighbour provisionally would be over
     node.suspensions.save()
+    assert [s["source"] for s in node.suspensions.listing()] == ["eu-1", "eu-2"], "as long as the rule says"
     node.cancel("google", "google-netblock-rate")
     assert node.suspensions.listing() == []
+
+
+@pytest.mark.parametrize(
+    ("netblock", "reply", "scope", "stopped"),
+    [
+        ("127.0.0.8/29", TSS04, Scope.SOURCE, ["eu-1"]),
+        ("127.0.0.8/29", NETBLOCK, Scope.NETBLOCK, ["eu-1", "eu-2"]),
+        ("127.0.0.12/32", NETBLOCK, Scope.NETBLOCK, ["eu-1"]),
+        ("127.0.0.8/29", Reply(421, "4.3.2", "busy"), Scope.HOST, []),
+    ],
+)
+def test_a_reply_about_the_source_stops_it_before_its_owner_has_heard_of_it(
+    netblock: str, reply: Reply, scope: Scope, stopped: list[str]
+) -> None:
+    node = Node(netblock=netblock, ip="127.0.0.12")
+    site = node.open("google")
+    node.reply(site, reply, scope)
+    assert [s["source"] for s in node.suspensions.listing()] == stopped
+    assert [name for name, reasons in node.why("google").items() if reasons] == stopped
 
 
 def test_what_another_source_has_ordered_stays() -> None:

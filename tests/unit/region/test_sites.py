@@ -1,6 +1,7 @@
 """The limits of each source at a site, and that a site which is out of use goes and comes back with what matters."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -331,6 +332,26 @@ def test_a_cap_that_comes_goes_and_changes_keeps_what_was_used() -> None:
     world.sites.new_day(world.clock.wall_ms())  # a clock that is set back grants nothing
     assert len(world.send(site, 9)) == 5
     assert world.sites.granted() == {"eu-0": {"mx:a": 5}, "eu-1": {"mx:a": 0}}
+
+
+def test_what_was_used_beyond_a_cap_that_was_lowered_is_remembered_over_a_restart() -> None:
+    """A step back takes the cap below what was sent; the region starts again; an operator skips up again."""
+    world = World()
+    site = world.open()
+    world.sites.change(site, 0, Terms(daily_cap=500))
+    world.sites.change(site, 1, Terms(weight=0))
+    assert len(world.send(site, 400)) == 400
+    world.sites.change(site, 0, Terms(daily_cap=200))
+    counts = counts_on_disk(world.sites, "mx:a", "default", world.store.get_state, world.clock.wall_ms())
+    counts = replace(counts, used=counts.used | {0: world.sites.used_today(site, 0)})
+    world.start()
+    terms = {0: Terms(daily_cap=200), 1: Terms(weight=0)}
+    site = world.sites.open("mx:a", "default", now_ns=world.clock.monotonic_ns(), counts=counts, terms=terms)
+    world.clock.advance(1)
+    assert world.send(site, 10) == []
+    assert world.sites.used_today(site, 0) == 400
+    world.sites.change(site, 0, Terms(daily_cap=500))
+    assert len(world.send(site, 400)) == 100
 
 
 def test_a_cap_that_begins_counts_what_is_outstanding() -> None:

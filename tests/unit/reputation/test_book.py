@@ -6,6 +6,7 @@ import msgpack
 import pytest
 
 from engine.config.reputation import ProbationConfig, ReputationConfig
+from engine.reputation import book as book_module
 from engine.reputation.allowance import SiteCounts
 from engine.reputation.book import Reputation
 from engine.reputation.floor import Candidate, find_breaches
@@ -270,6 +271,20 @@ def test_the_last_source_of_a_stream_is_a_breach() -> None:
 
 def test_a_stream_that_nobody_serves_is_no_breach() -> None:
     assert find_breaches([Candidate(0, MAIL, serves=True, score=90)], "hold") == []
+
+
+def test_when_there_are_too_many_sites_a_removal_is_the_last_to_be_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(book_module, "MAX_SITES", 3)
+    life = Life()
+    life.after(0, blocked("outlook"))
+    life.after(0, *[good(f"mx:{n}") for n in range(10)])
+    assert list(life.book.sites) == ["outlook", "mx:8", "mx:9"]
+    assert life.state() is State.REMOVED
+    life.after(0, *[blocked(f"mx:{n}") for n in range(10)])
+    assert len(life.book.sites) == 3
+    assert life.book.unsettled <= life.book.sites.keys()
 
 
 def test_sites_in_good_standing_that_are_not_heard_of_cost_nothing() -> None:

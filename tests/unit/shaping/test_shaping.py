@@ -155,6 +155,16 @@ def test_google_recovers_one_connection_at_a_time() -> None:
     assert life.shaping.sites == {}
 
 
+def test_each_number_of_connections_lasts_its_time_however_much_it_delivers() -> None:
+    life = Life()
+    life.after(0, "google", GOOGLE)
+    life.after(10 * MINUTE_MS, "google")
+    life.after(MINUTE_MS - 1, "google", delivered=10_000)
+    assert life.shaping.shape("google").connections == 1
+    life.after(1, "google")
+    assert life.shaping.shape("google").connections == 2
+
+
 def test_a_step_that_delivers_nothing_opens_no_further_connection() -> None:
     life = Life()
     life.after(0, "google", GOOGLE)
