@@ -1,5 +1,6 @@
 """Messages that are cancelled: taken out of memory, then off the disk, or back into memory if they stay there."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -7,6 +8,8 @@ from typing import Protocol
 from engine.region.awaiting import awaited
 from engine.region.windows import Windows
 from native.scheduler import Scheduler
+
+RESTORED_AT_ONCE = 200  # each is looked up on disk
 
 
 class CancelStore(Protocol):
@@ -48,7 +51,9 @@ class Cancelling:
             if cancelled < len(
                 free
             ):  # the disk is full, or records are damaged and stay, or were gone before
-                self._windows.restore(keys)
+                for start in range(0, len(keys), RESTORED_AT_ONCE):
+                    self._windows.restore(keys[start : start + RESTORED_AT_ONCE])
+                    await asyncio.sleep(0)
         self._settled(free)
         return cancelled
 

@@ -194,15 +194,15 @@ class Environment:
         return int(pages) * PAGE
 
     def growth_of_settling(self, txn: Any) -> int:
-        """Bytes by which the file may grow when everything that is queued is deferred, in any order.
+        """Bytes by which the file may grow when everything that is queued, here or with a copy here, is deferred.
 
-        Records get longer by the last reply, and pages that were filled in order are split in the middle by changes out
-        of order; the messages' due times are then different ones. What a commit changes is copied, and what it has
+        Records get longer by the last reply, and pages that were filled in order are split in the middle by changes in
+        any other; the messages' due times are then different ones. What a commit changes is copied, and what it has
         freed is used again by the next but one. Freed pages inside the file are used first.
         """
-        messages = txn.stat(self.db["messages"])
-        now = (messages["branch_pages"] + messages["leaf_pages"] + messages["overflow_pages"]) * PAGE
-        then = 2 * (now + messages["entries"] * DEFERRAL_BYTES)
+        stats = [txn.stat(self.db[name]) for name in ("messages", "copies")]
+        now = PAGE * sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+        then = 2 * (now + DEFERRAL_BYTES * sum(stat["entries"] for stat in stats))
         wanted = then - now + 2 * min(then, COPIED_BYTES)
         return max(0, int(wanted) - (self.used_bytes() - self.used_by_databases(txn)))
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from engine.failover.messages import Copy
+from engine.failover.store import Apply, SaveEpoch
 from engine.spool.errors import SpoolFull
 from tests.support.room import defer_all, fill_index
-from tests.support.spools import PATIENCE_S, accept, assert_conserved, batch, open_spool, settlement
+from tests.support.spools import PATIENCE_S, accept, assert_conserved, batch, id_of, open_spool, settlement
 
 MAP_BYTES = 1 << 20
 
@@ -32,3 +34,17 @@ def test_where_the_map_is_full_all_can_be_deferred_in_any_order(tmp_path: Path, 
     accept(spool, batch())
     spool.close()
     assert_conserved(tmp_path, delivered=len(keys), queued=1)
+
+
+def test_copies_for_other_regions_need_room_as_well(tmp_path: Path) -> None:
+    """Their owners' deferrals change them."""
+    own, other = open_spool(tmp_path / "own"), open_spool(tmp_path / "other", region=2)
+    other.failover(SaveEpoch(1), {"eu": 1, "us": 2}).result(PATIENCE_S)
+    keys = accept(own, batch(recipients=500))
+    spans, payload = own.exporter().messages(((id_of(keys[0]), 500),), [])
+    before = other.room()["reserve"]
+    copied = other.failover(Apply("eu", 1, 1, 0, Copy(spans, payload, b"k" * 16)), {"eu": 1, "us": 2})
+    assert copied.result(PATIENCE_S) == ""
+    assert other.room()["reserve"] >= before + 500 * 500
+    own.close()
+    other.close()
