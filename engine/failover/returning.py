@@ -16,10 +16,12 @@ from typing import TypeAlias
 from engine.failover.effects import Effect, Send, Write
 from engine.failover.messages import AWAY, Ask, RegionView, Standby, Told
 from engine.failover.situation import Situation
-from engine.failover.spans import Spans, pieces, subtract, union
+from engine.failover.spans import Span, Spans, pieces, subtract, union
 from engine.failover.store import DropCopies, GiveUp, Mark, Operation, Queued, SaveClean, TakeQueued
+from engine.failover.timing import Timing
 
 AT_ONCE = 2000  # messages per operation of the store
+LONG = 10_000  # runs of ids in a question
 
 
 class Phase(IntEnum):
@@ -56,6 +58,10 @@ class Round:
         """Regions that are not asked, with their epochs."""
         return {name: epoch for name, away, epoch in self.sight if away}
 
+    def pause(self, timing: Timing) -> int:
+        """Until the question is repeated: the longer it is, the later."""
+        return min(timing.resend * (1 + len(self.queued) // LONG), timing.patient)
+
     def open(self) -> list[str]:
         """Regions whose answer is wanted still."""
         return [
@@ -90,10 +96,11 @@ class Return:
 
     def _begin(self) -> None:
         """What rounds leave to the next ones, as long as this region is not live and accepts nothing."""
-        self._queued: Spans = ()  # listed, adopted since, and not given up; some may have got their outcome
+        self._found: list[Span] = []  # listed, or adopted since; some may have got their outcome
+        self._given_up: Spans = ()  # of these
         self._listed_to = -1
         self._is_listed = False
-        self._marked: Spans = ()
+        self._marked: list[Span] = []
         self._marked_in: Sight = ()
 
     def abort(self) -> None:
@@ -111,14 +118,15 @@ class Return:
     def owns(self, spans: Spans) -> None:
         """These were adopted: the listing may be past them."""
         if not self._own.clean:
-            self._queued = union(self._queued, spans)
+            self._found.extend(spans)
+            self._given_up = subtract(self._given_up, spans)
 
     def listed(self, operation: TakeQueued, part: Queued, now: int) -> list[Effect]:
         """The store says what is queued here, a part of it."""
         round_ = self._round
         if round_ is None or round_.nonce != operation.tag:
             return []
-        self._queued = union(self._queued, part.spans)
+        self._found.extend(part.spans)
         self._listed_to = part.last
         self._is_listed = part.last < 0
         return self._list(round_, now)
@@ -128,9 +136,10 @@ class Return:
         if not self._is_listed:
             round_.phase = Phase.LISTING
             return [Write(TakeQueued(unsafe=True, tag=round_.nonce, after=self._listed_to))]
-        round_.queued = self._queued
+        round_.queued = subtract(self._found, self._given_up)
+        self._found, self._given_up = list(round_.queued), ()
         round_.phase = Phase.ASKING
-        round_.asked_at = now - self._own.timing.resend
+        round_.asked_at = now - self._own.timing.patient
         return self.step(now)
 
     def step(self, now: int) -> list[Effect]:
@@ -148,7 +157,7 @@ class Return:
             if (
                 sight != self._marked_in
             ):  # who was live meanwhile may have sent what was not due when it was marked
-                self._marked_in, self._marked = sight, ()
+                self._marked_in, self._marked = sight, []
         if self._round.phase is Phase.ADOPTING:
             return self._adopt(self._round, now)
         if self._round.phase is Phase.ASKING:
@@ -171,7 +180,7 @@ class Return:
     def _ask(self, round_: Round, now: int) -> list[Effect]:
         own = self._own
         effects: list[Effect] = []
-        if now - round_.asked_at >= own.timing.resend:
+        if now - round_.asked_at >= round_.pause(own.timing):
             round_.asked_at = now
             dead = tuple(round_.away().items())
             for peer in round_.open():
@@ -214,14 +223,14 @@ class Return:
     def cleared(self, operation: GiveUp | Mark | DropCopies, *, more: bool = False) -> list[Effect]:
         """It is on disk, or a part of it (`more`)."""
         if isinstance(operation, GiveUp):
-            self._queued = subtract(self._queued, operation.spans)
+            self._given_up = union(self._given_up, operation.spans)
         round_ = self._round
         if round_ is None or not round_.left or round_.left[0] is not operation:
             return []
         if more:
             return [Write(operation)]
         if isinstance(operation, Mark):
-            self._marked = union(self._marked, operation.spans)
+            self._marked.extend(operation.spans)
         round_.left.popleft()
         return self._clear(round_)
 

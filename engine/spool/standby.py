@@ -66,6 +66,7 @@ LISTED_AT_ONCE = 20_000  # some 20 ms
 IDS_PER_SECOND_BITS = 17
 TIME_BEGINS_S = 1_735_689_600
 NEITHER = bytes(low | high << 4 for low in NOT_HERE for high in NOT_HERE)  # two words that are both of these
+BOTH = bytes(byte for byte in range(256) if byte & 15 not in NOT_HERE and byte >> 4 not in NOT_HERE)
 # what is due so soon after an adoption may have been sent already, by a region whose clock was ahead
 CLOCKS_DIFFER_MS = 600_000
 
@@ -417,11 +418,19 @@ class Keeper:
             return None
         self._save_owner(op.owner, op.epoch, False, held, highest)
         mine: list[Span] = []
+        seen, page, is_whole = -1, b"", False
         for first, count in op.queued:
             for start in range(first - first % PAGE_IDS, first + count, PAGE_IDS):
-                page = self._draft.seen_page(page_of(start, self._draft.totals.region))
-                if page.translate(None, NEITHER):  # else none of the whole page is ours
-                    ids = range(max(first, start), min(first + count, start + PAGE_IDS))
+                if start != seen:
+                    page = self._draft.seen_page(page_of(start, self._draft.totals.region))
+                    seen, page = start, page if page.translate(None, NEITHER) else b""
+                    is_whole = bool(page) and not page.translate(None, BOTH)
+                if not page:  # none of it is ours
+                    continue
+                ids = range(max(first, start), min(first + count, start + PAGE_IDS))
+                if is_whole:
+                    mine.append((ids.start, len(ids)))
+                else:
                     mine += of_sorted(id_ for id_ in ids if word_of(page, id_ & SEQ_MASK) not in NOT_HERE)
         return Inspected(normal(mine), highest)
 

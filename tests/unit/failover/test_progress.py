@@ -130,6 +130,34 @@ def test_what_is_adopted_behind_the_listing_is_asked_for() -> None:
     assert asks(effects)[0].queued == ((0, COUNT + 1),)
 
 
+def test_what_was_given_up_and_adopted_again_is_asked_for() -> None:
+    attempt = Attempt(limit=COUNT // PART + 1)
+    assert not attempt.slot()
+    attempt.limit = 100
+    now = 9000 * MS
+    dead = RegionView("a", DEAD, 6)
+    effects = attempt.region.receive("", Beat(1, 50, 1, 5, now, True, (dead, B, C)), now)
+    (adopt,) = writes(effects)
+    effects = attempt.region.committed(adopt, Adopted(((7, 2),)), now)
+    (ask,) = asks(effects)
+    assert ask.queued == ((7, 2), (4 * PART + 1, COUNT - 4 * PART))
+
+
+def test_a_long_question_is_not_repeated_all_the_time() -> None:
+    """It takes both sides longer than that to carry it and to answer it."""
+    for gaps, least, most in ((10, 8, 14), (100_000, 1, 3)):
+        region = returning()
+        beat = Beat(1, 1, 1, 5, 900 * MS, True, (A, B, C))
+        (listing,) = writes(region.receive("", beat, 900 * MS))
+        effects = region.committed(listing, Queued(tuple((2 * n, 1) for n in range(gaps))), 900 * MS)
+        count = len(asks(effects))
+        for number in range(2, 40):
+            now = (850 + 50 * number) * MS
+            beat = Beat(1, number, 1, 5, now, True, (A, B, C))
+            count += len(asks(region.receive("", beat, now)))
+        assert 2 * least <= count <= 2 * most, gaps  # two peers
+
+
 def test_marks_are_made_anew_when_somebody_was_live_meanwhile() -> None:
     """What was due too late to be marked then may have been sent by that one since."""
     attempt = Attempt(limit=COUNT // PART + 6)
