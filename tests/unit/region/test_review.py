@@ -139,6 +139,18 @@ def test_an_order_lasts_as_long_as_its_rule_says_and_for_all_that_its_scope_says
     assert node.suspensions.listing() == []
 
 
+def test_a_region_that_has_lost_what_was_suspended_hears_of_it_again() -> None:
+    node = Node()
+    node.reply(node.open("yahoo"), TSS04)
+    node.exchange()
+    again = Node()
+    again.owners = node.owners
+    again.open("yahoo")
+    again.exchange()
+    assert [s["source"] for s in again.suspensions.listing()] == ["eu-1"]
+    assert "TSS04" in again.why("yahoo")["eu-1"][0]
+
+
 def test_a_cancelled_netblock_order_frees_the_neighbours() -> None:
     node = Node()
     site = node.open("google")
