@@ -4,6 +4,8 @@ Everything that settles a message in a region comes through here: the scheduler 
 tenants' count it, one transaction of the spool makes it final or due again, the copies in other regions follow.
 """
 
+import asyncio
+import logging
 import struct
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from engine.region.tally import FlowTally
 from engine.region.tenants import Tenants
 from engine.region.windows import Windows
 from engine.spool.batches import Settlement
+from engine.spool.errors import SpoolError
 from engine.spool.store import Spool
 from engine.tls.ledger import TlsLedger
 from engine.values.clock import Clock
@@ -26,7 +29,10 @@ from engine.values.outcome import FINAL_KINDS, Outcome, OutcomeKind, Scope
 from engine.values.reply import Reply
 from native.scheduler import Scheduler
 
+UNSAID_S = 60.0  # a pool says again within seconds what could not be written
 EXPIRED_UNTRIED = Reply(0, "4.4.7", "message expired before it could be sent")
+
+log = logging.getLogger(__name__)
 
 
 class Outcomes:
@@ -62,6 +68,9 @@ class Outcomes:
         self._clock = clock
         self._finished = finished
         self._spawn = spawn
+        self._unwritten: dict[
+            int, int
+        ] = {}  # what pools say again and again, since the disk is full: when last, in ns
 
     async def settle_keys(self, keys: Sequence[bytes], kind: OutcomeKind, scope: Scope, reply: Reply) -> None:
         """Settle messages that no pool has now."""
@@ -161,7 +170,15 @@ class Outcomes:
         for pool, count in finished.items():
             self._finished(pool, count)
         self._tally.attempted(attempts)
-        await self._commit(settlements)
+        try:
+            await self._commit(settlements)
+        except SpoolError:  # the pool says it again; the scheduler has forgotten them
+            now_ns = self._clock.monotonic_ns()
+            self._unwritten.update(dict.fromkeys(done, now_ns))
+            raise
+        if self._unwritten:
+            for id_ in done:
+                self._unwritten.pop(id_, None)
         if unsent:  # by a process that outlived the former incarnation: this one has never had them in memory
             self._windows.restore(unsent)
 
@@ -193,24 +210,39 @@ class Outcomes:
 
     async def lost(self, name: PoolName, ids: list[int]) -> None:
         """A process of a pool died holding these: each may have been sent; all are due again at once, marked."""
+        keys = [key for id_ in ids if (key := self._scheduler.key_of(id_)) is not None]
+        self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
+        await self._requeue(keys)
+        self._windows.release_all(str(name))
+        if self._unwritten:
+            self._spawn(self._requeue_unsaid())
+
+    async def _requeue(self, keys: Sequence[bytes]) -> None:
+        """Each of these may have been sent by a process that died: due again at once, and marked."""
         now_ms = self._clock.wall_ms()
         self._sites.new_day(now_ms)
         reply = Reply(0, "4.3.0", POOL_DIED)
         settlements = []
-        for id_ in ids:
-            key = self._scheduler.key_of(id_)
-            if key is not None:
-                outcome = Outcome(
-                    id_,
-                    OutcomeKind.DEFERRED,
-                    Scope.SESSION,
-                    reply,
-                    0xFFFF,
-                    "",
-                    now_ms,
-                    possible_duplicate=True,
-                )
-                settlements.append(self._settling.settlement(key, outcome, 0, now_ms))
-        self._scheduler.settle(b"".join(id_.to_bytes(8, "little") for id_ in ids))
+        for key in keys:
+            id_ = int.from_bytes(key[10:], "big")
+            outcome = Outcome(
+                id_, OutcomeKind.DEFERRED, Scope.SESSION, reply, 0xFFFF, "", now_ms, possible_duplicate=True
+            )
+            settlements.append(self._settling.settlement(key, outcome, 0, now_ms))
         await self._commit(settlements)
-        self._windows.release_all(str(name))
+
+    async def _requeue_unsaid(self) -> None:
+        """A process has died while outcomes could not be written: those that nobody says again were its."""
+        while True:
+            await asyncio.sleep(UNSAID_S)
+            before_ns = self._clock.monotonic_ns() - round(UNSAID_S * 1e9)
+            ids = [id_ for id_, said_ns in self._unwritten.items() if said_ns <= before_ns]
+            keys = [key for id_ in ids if (key := self._spool.due_key_of(id_)) is not None]
+            try:
+                await self._requeue(keys)
+            except SpoolError as error:
+                log.warning("%d messages of a pool that died wait for the disk: %s", len(keys), error)
+                continue
+            for id_ in ids:
+                self._unwritten.pop(id_, None)
+            return

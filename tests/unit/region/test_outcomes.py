@@ -2,14 +2,20 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engine.delivery.wire import ENTRY, Holding, encode_holding, encode_report, encode_resume
+from engine.region import outcomes
 from engine.region.awaiting import deliver_on
 from engine.region.ports import PoolName
 from engine.region.region import Region
+from engine.spool.errors import SpoolFull
+from engine.spool.records import MAYBE_SENT
 from engine.spool.store import Spool
 from engine.values.clock import SteadyClock
 from engine.values.outcome import OutcomeKind, Scope
@@ -187,5 +193,35 @@ def test_a_domain_whose_name_was_forgotten_is_served_as_ever(tmp_path: Path) -> 
                 for _ in range(12):
                     await asyncio.wrap_future(it.spool.put_state("nothing", b""))
                 assert list(it.spool.queues()) == []
+
+    asyncio.run(run())
+
+
+def test_what_could_not_be_written_before_its_pool_died_is_sent_again_and_what_is_said_again_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcomes, "UNSAID_S", 0.5)
+
+    async def run() -> None:
+        async with scene(tmp_path) as it:
+            await it.start()
+            first, second = await it.accept(), await it.accept()
+            await it.got(first)
+            await it.got(second)
+            settle = it.spool.settle
+            for id_ in (first, second):
+                full: Future[Any] = Future()
+                full.set_exception(SpoolFull("disk", 0, 1))
+                it.spool.settle = lambda _, full=full: full
+                with pytest.raises(SpoolFull):
+                    await it.says(id_, OutcomeKind.DELIVERED)
+            it.spool.settle = settle
+            await it.says(second, OutcomeKind.DELIVERED)
+            it.node.kill()
+            await until(lambda: it.node.pool is not None)
+            await it.got(first)
+            assert it.spool.message(first).flags & MAYBE_SENT
+            assert second not in it.node.pool.got
+            assert not it.region.parts.outcomes._unwritten
 
     asyncio.run(run())
