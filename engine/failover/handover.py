@@ -291,6 +291,7 @@ class Giver:
         for name in to - self._to:
             peer = self._peers[name]
             peer.pick_at, peer.inquire_at, peer.is_idle = now, now, False
+            peer.paths = frozenset()  # what it could send the last time that it was asked may be long ago
             peer.paths = frozenset()  # what it said of them may be long ago
         self._to = to
         for offer in self._offers.values():

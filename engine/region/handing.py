@@ -373,11 +373,10 @@ class Handing:
 
     def _pick(self, peer: str) -> None:
         now = self._clock.monotonic_ns()
-        if peer not in self._siblings and self._giver.waits_for(self._siblings):
-            self._do(self._giver.picked(peer, (), now))  # another region gets what no shard of this one takes
-            return
         if self.is_draining:
-            spans, is_last = self._mail.look(peer, None)
+            # another region gets what no shard of this one takes
+            is_turn = peer in self._siblings or not self._giver.waits_for(self._siblings)
+            spans, is_last = self._mail.look(peer, None) if is_turn else ((), True)
         else:
             spans, is_last = self._pick_in_need(peer, now)
         self._offered.update(ids_of(spans))
@@ -385,6 +384,9 @@ class Handing:
 
     def _pick_in_need(self, peer: str, now: int) -> tuple[Spans, bool]:
         granted = self._giver.paths_of(peer)
+        if peer not in self._siblings:
+            near = [sibling for sibling in self._siblings if sibling in self._giver.willing()]
+            granted = granted.difference(*map(self._giver.paths_of, near))
         only, most = self._relief.wanted(peer, granted, now)
         if not only:
             return (), not granted  # if it has room, its next portion comes soon

@@ -204,21 +204,22 @@ def test_with_copies_a_region_dies_while_it_is_not_known_who_has_them(
     assert Counter(sink.log().recipients()) == Counter(recipients(300))
 
 
+def suspend(region: Region, minutes: int) -> None:
+    """Its sources at the only site, for so many minutes; 0 ends it."""
+    (site,) = {site.name for site in region.parts.sites.opened()}
+    until_ms = round(time.time() * 1000) + minutes * 60_000
+    change = region.parts.enforcement.suspensions
+    for source in region.parts.sites.sources.values():
+        if minutes:
+            change.order(source.name, site, until_ms, "blocked")
+        else:
+            change.relax(source.name, site, 0)
+
+
 def test_mail_that_cannot_be_sent_here_for_long_goes_to_a_region_that_can_and_stays_there(
     tmp_path: Path, sink: SinkProcess
 ) -> None:
     """Its sources are suspended at the site. What another region has accepted is not given on, nor back."""
-
-    def suspend(region: Region, minutes: int) -> None:
-        """For so many minutes; 0 ends it."""
-        (site,) = {site.name for site in region.parts.sites.opened()}
-        until_ms = round(time.time() * 1000) + minutes * 60_000
-        change = region.parts.enforcement.suspensions
-        for source in region.parts.sites.sources.values():
-            if minutes:
-                change.order(source.name, site, until_ms, "blocked")
-            else:
-                change.relax(source.name, site, 0)
 
     async def run(fleet: DrainingFleet) -> None:
         async with fleet:
@@ -253,6 +254,30 @@ def test_mail_that_cannot_be_sent_here_for_long_goes_to_a_region_that_can_and_st
     assert Counter(sink.log().recipients()) == Counter(
         recipients(603) | {"user1001@example.org", "user1002@example.org"}
     )
+
+
+def test_mail_in_need_goes_to_a_sibling_if_it_can_send_it_and_else_to_another_region(
+    tmp_path: Path, sink: SinkProcess
+) -> None:
+    async def run(fleet: DrainingFleet) -> None:
+        async with fleet:
+            counts = {name: spool.counts for name, spool in fleet.spools.items()}
+            for number, name in enumerate(fleet.regions):
+                await fleet.submit(name, mail(1, first=1000 + number), name.ljust(16).encode())
+            await until(lambda: all(count()["delivered"] for count in counts.values()))
+            suspend(fleet.regions["eu-1"], 5)
+            await fleet.submit("eu-1", mail(600), KEY)
+            await until(lambda: counts["eu-2"]()["delivered"] == 601)
+            suspend(fleet.regions["eu-2"], 5)
+            giver = fleet.regions["eu-1"].parts.handing._giver
+            await until(lambda: not giver.paths_of("eu-2"))  # it says so itself, within a second
+            await fleet.submit("eu-1", mail(600, first=600), bytes(16))
+            await until(lambda: counts["us"]()["delivered"] == 601)
+
+    port = sink.addresses["accept"][1]
+    fleet = DrainingFleet(two_shards_and_a_region(tmp_path, port, fleet={"hand_over_after": "1s"}))
+    asyncio.run(run(fleet))
+    assert_fleet_conserved(tmp_path)
 
 
 def noted(spool: Spool, kind: str) -> list[dict[str, Any]]:
