@@ -85,7 +85,7 @@ def test_what_has_passed_through_is_forgotten_and_still_welcome(tmp_path: Path) 
                 receipt = decode_receipt(await region.accept(*encode_submission(batch, b"%16d" % first)))
                 assert not receipt.errors
                 most |= Counter(remembered(region))
-            await until(lambda: spool.counts()["queued"] == 0, 120)
+            await until(lambda: spool.counts()["queued"] == 0, 600)
             most |= Counter(remembered(region))
             assert most["queues"] > DOMAINS / 2  # they were there
             assert most["sites"] == SITES
