@@ -87,7 +87,10 @@ class Acceptance:
             return [Answer(token, (), IN_HAND)]
         return [*effects, *self._enquiries.begin(key, [(token, payload)], own.present(), away, now)]
 
-    def _accept(self, tokens: list[int], key: bytes, payload: object, now: int) -> list[Effect]:
+    def _accept(
+        self, tokens: list[int], key: bytes, payload: object, now: int, *, unheard: int = 0
+    ) -> list[Effect]:
+        """`unheard`: so many regions were away when the others were asked for the key."""
         own = self._own
         usable = own.is_covered(now)
         if not usable and not own.accept_local:  # but what was accepted before has its receipt
@@ -96,7 +99,7 @@ class Acceptance:
             return [] if is_asked else [Write(LookUp(key, "", 0))]
         if len(self._pending) >= MAX_PENDING:
             return [Answer(token, (), FULL) for token in tokens]
-        uncertain = len(own.away()) > 1 or (own.accept_local and own.is_unsure())
+        uncertain = max(unheard, len(own.away())) > 1 or (own.accept_local and own.is_unsure())
         self._pending[key] = Pending(tokens, usable, now, uncertain=uncertain)
         return [Write(Accept(key, payload, usable))]
 
@@ -215,7 +218,8 @@ class Acceptance:
             return [Answer(token, (), IN_HAND) for token, _ in clients]
         if not clients:
             return []
-        return self._accept([token for token, _ in clients], enquiry.key, clients[0][1], now)
+        tokens = [token for token, _ in clients]
+        return self._accept(tokens, enquiry.key, clients[0][1], now, unheard=len(enquiry.dead))
 
     def _recovered(self, enquiry: Enquiry[Tokens | None], now: int) -> list[Effect]:
         spans = self._unsafe.get(enquiry.key)

@@ -5,6 +5,7 @@ import pytest
 from engine.failover.effects import Answer, Effect, Export, Send, Write
 from engine.failover.messages import (
     Ack,
+    Ask,
     Beat,
     Claim,
     ClaimReply,
@@ -16,7 +17,7 @@ from engine.failover.messages import (
     Welcome,
 )
 from engine.failover.region import RegionMachine
-from engine.failover.store import Abandon, Accept, Accepted, Durable, LookUp, Queued
+from engine.failover.store import Abandon, Accept, Accepted, Adopt, Adopted, Durable, LookUp, Queued
 from engine.failover.timing import MS, Timing
 
 KEY = b"k" * 16
@@ -26,10 +27,12 @@ SPANS = ((7, 2),)
 CLEAN = Durable(epoch=3, first=3, clean=True, standby="b")
 
 
-def alone(*, accept_local: bool = True, durable: Durable = CLEAN) -> RegionMachine:
+def alone(
+    *, accept_local: bool = True, durable: Durable = CLEAN, peers: tuple[str, ...] = ("a", "b")
+) -> RegionMachine:
     """Region c, whose standby b is within Fleet's reach and has not answered yet."""
     region = RegionMachine(
-        "c", ("a", "b"), durable=durable, incarnation=1, now=0, timing=Timing(), accept_local=accept_local
+        "c", peers, durable=durable, incarnation=1, now=0, timing=Timing(), accept_local=accept_local
     )
     view = tuple(RegionView(name, Standing.LIVE, 3) for name in "abc")
     region.receive("", Beat(1, 1, 1, 3, 2500 * MS, False, view), 2500 * MS)
@@ -119,3 +122,32 @@ def test_where_nothing_is_accepted_alone_no_receipt_is_degraded() -> None:
     assert isinstance(look.operation, LookUp)
     effects = region.committed(look.operation, Accepted(SPANS, known=True), 2710 * MS)
     assert effects == [Answer(2, SPANS, repeated=True)]
+
+
+def test_a_batch_that_two_may_have_who_were_away_when_it_was_asked_for_has_a_degraded_receipt() -> None:
+    """One of them comes back, and so is not away any more, before the answers are there."""
+    region = alone(peers=("a", "b", "d"))
+    catch_up(region)
+    view = (
+        RegionView("a", Standing.RETURNING, 5),
+        RegionView("b", Standing.LIVE, 3),
+        RegionView("c", Standing.LIVE, 3),
+        RegionView("d", Standing.DEAD, 6),
+    )
+    effects = region.receive("", Beat(1, 2, 1, 3, 2650 * MS, False, view), 2650 * MS)
+    effects += region.submit(3, KEY, "batch", 2700 * MS, again=True)
+    (claim,) = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Claim)]
+    assert [name for name, _ in claim.dead] == ["a", "d"]
+    for write in [e for e in effects if isinstance(e, Write) and isinstance(e.operation, Adopt)]:
+        region.committed(write.operation, Adopted(()), 2700 * MS)
+    region.receive("a", Ask(5, 1, ()), 2710 * MS)
+    assert [name for name, _ in region.own.away()] == ["d"]
+    effects = region.receive("b", ClaimReply(claim.number, KEY, Known.NO), 2720 * MS)
+    (accept,) = [e.operation for e in effects if isinstance(e, Write) and isinstance(e.operation, Accept)]
+    (export,) = region.committed(accept, Accepted(SPANS), 2730 * MS)
+    assert isinstance(export, Export)
+    (sent,) = region.exported(export, SPANS, b"x", b"", 2730 * MS)
+    assert isinstance(sent, Send)
+    assert isinstance(sent.message, Data)
+    answers = region.receive("b", Ack(sent.message.session, sent.message.number + 1), 2740 * MS)
+    assert Answer(3, SPANS, degraded=True) in answers
