@@ -78,8 +78,11 @@ def state_of(node: LocalNode, source: str) -> str:
 
 
 def test_a_burned_source_leaves_at_once_and_comes_back(tmp_path: Path) -> None:
+    late = {
+        "marketing": {"first": "1h", "max": "1h"}
+    }  # what is refused goes on at once, or the test does not end
     with sink(tmp_path, "1500ms") as server:
-        config = outlook_fleet(tmp_path, server.addresses["outlook"][1])
+        config = outlook_fleet(tmp_path, server.addresses["outlook"][1], retry=late)
 
         async def run() -> dict[str, int]:
             region, spool, node = await start_region(config)
