@@ -25,6 +25,7 @@ class Enquiry(Generic[T]):
     key: bytes
     what: T
     dead: tuple[tuple[str, int], ...]
+    asked: frozenset[str]
     waiting: set[str]
     asked_at: int
     pause: int  # until it is asked again
@@ -63,7 +64,7 @@ class Enquiries(Generic[T]):
     ) -> list[Effect]:
         self._number += 1
         enquiry = self._open[key] = Enquiry(
-            self._number, key, what, dead, set(peers), now, self._timing.resend
+            self._number, key, what, dead, frozenset(peers), set(peers), now, self._timing.resend
         )
         return [Send(peer, enquiry.claim()) for peer in peers]
 
@@ -80,8 +81,9 @@ class Enquiries(Generic[T]):
         effects: list[Effect] = []
         decided: list[Enquiry[T]] = []
         for enquiry in list(self._open.values()):
-            if not enquiry.waiting <= alive:
-                # somebody has died since: what others may still take from it must end first, so ask all of them again
+            if not enquiry.waiting <= alive <= enquiry.asked:
+                # somebody has died since: what others may still take from it must end first, so ask all of them again;
+                # or is on its way back, and may know what nobody else does
                 del self._open[enquiry.key]
                 enquiry.known = Known.PENDING
                 decided.append(enquiry)

@@ -73,7 +73,7 @@ class FleetMachine:
         self._next_beat = now
         self._number = 0
         self._fences: dict[str, int] = {}
-        self._top = first_epoch
+        self._top = self._first_epoch = first_epoch
         self._slot = ""
         self._slot_since = 0
         # whom a slot's lease was given last: name, epoch, life, and its own clock from which that counts
@@ -150,6 +150,7 @@ class FleetMachine:
             book.stamp if granted else -1,
             has_slot,
             view,
+            self._first_epoch,
         )
 
     def _judge(self, book: Book, now: int) -> None:

@@ -39,6 +39,7 @@ class Beat:
 
     `number` orders the beats of one Fleet. `stamp`: the region's own clock in its latest answer, -1 for no lease; the
     lease lasts from then on, for the process `life` alone. `slot`: the region may return now; while one does, no other.
+    `first`: this Fleet's epochs are greater, those of the ones before are not.
     """
 
     fleet: int
@@ -48,6 +49,7 @@ class Beat:
     stamp: int
     slot: bool
     view: tuple[RegionView, ...]
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,8 +227,9 @@ class RegionMachine:
         self._beat_seen = (beat.fleet, beat.number)
         self._fleet_at = now
         effects: list[Effect] = []
+        own.fleet, own.orders_from = beat.fleet, beat.first
         if beat.view:
-            own.view = beat.view
+            own.see(beat.view, beat.fleet)
         if beat.life != own.life:
             pass  # what it says of leases and epochs is for an earlier process
         elif beat.epoch > max(own.epoch, own.new_epoch):
@@ -267,6 +268,8 @@ class RegionMachine:
     def _obey(self, now: int) -> list[Effect]:
         """Adopt what the view calls dead, once no promise to it holds."""
         own = self.own
+        if not own.has_orders():
+            return []
         view = tuple(v for v in own.view if v.name != own.name and own.lease.may_adopt(v.name, now))
         return own.standby.obey(view, own.name, own.epoch)
 
@@ -293,8 +296,6 @@ class RegionMachine:
         if closing is None or own.standby.is_adopting():
             return closing or []  # it asks again
         own.asked[peer] = max(own.asked.get(peer, -1), ask.epoch)
-        if peer in own.unasked and own.unasked[peer] <= ask.epoch:
-            del own.unasked[peer]
         return own.standby.asked(peer, ask, own.epoch)
 
     def _inspected(self, operation: Inspect, result: Inspected | None) -> list[Effect]:

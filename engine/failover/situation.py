@@ -96,6 +96,9 @@ class Situation:
         self.first = durable.first
         self.lived = durable.lived
         self.view: tuple[RegionView, ...] = ()
+        self.view_of = -1  # the Fleet that said so
+        self.fleet = -1  # the Fleet that was answered last: it knows what was fenced here until then
+        self.orders_from = 0  # its epochs are greater
         self.asked = dict(durable.asked)  # peers that have asked us on their return, by their epoch
         # by name, their epoch: what they have of ours from an earlier disk is not known here
         self.unasked = {n: e for n, e in durable.unasked if self.asked.get(n, -1) < e}
@@ -105,6 +108,14 @@ class Situation:
         self.standby = StandbyRole(dict(durable.fences), dict(durable.held))
         self.writes = Writes()
         self.counters = Counters()
+
+    def see(self, view: tuple[RegionView, ...], fleet: int) -> None:
+        """What Fleet says now. Who was not asked what stood on an earlier disk of ours is asked like all once it has
+        returned: until then there may be regions that do not know yet that it is back."""
+        self.view, self.view_of = view, fleet
+        for name, standing in self.standings().items():
+            if standing.standing not in AWAY and standing.epoch >= self.unasked.get(name, standing.epoch + 1):
+                del self.unasked[name]
 
     def is_live(self) -> bool:
         """Whether this region has returned, as far as it knows."""
@@ -138,14 +149,26 @@ class Situation:
         """Whether something that has a receipt may be on this disk only."""
         return self.accept_local and not self.link.is_caught_up()
 
+    def has_orders(self) -> bool:
+        """Whether the view is an order still. A new Fleet that was told here that somebody is not fenced may find it
+        live: what the one before has said is not acted on any more, nor what peers know from there."""
+        return self.view_of == self.fleet
+
+    def _is_order(self, name: str, epoch: int) -> bool:
+        """Whether this Fleet calls it away in that epoch, whoever says so, or in a later one."""
+        view = self.standings().get(name)
+        is_seen = self.has_orders() and view is not None and view.standing in AWAY and view.epoch >= epoch
+        return is_seen or epoch > self.orders_from
+
     def close(self, away: dict[str, int], now: int) -> list[Effect] | None:
-        """Take nothing more from these under an older epoch; None if a promise of ours forbids it still."""
+        """Take nothing more from these under an older epoch; None if that is the order of an earlier Fleet, or if a
+        promise of ours forbids it still."""
         open_ = {
             name: epoch
             for name, epoch in away.items()
             if self.standby.fences.get(name, 0) < epoch and not self._has_returned(name, epoch)
         }
-        if not all(self.lease.may_adopt(name, now) for name in open_):
+        if not all(self.lease.may_adopt(n, now) and self._is_order(n, e) for n, e in open_.items()):
             return None
         return [e for name, epoch in open_.items() for e in self.standby.adopt(name, epoch, self.epoch)]
 

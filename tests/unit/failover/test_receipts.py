@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.failover.acceptance import IN_HAND
 from engine.failover.effects import Answer, Effect, Export, Send, Write
 from engine.failover.messages import (
     Ack,
@@ -84,6 +85,27 @@ def test_who_asks_another_region_hears_what_that_one_says() -> None:
     (number,) = {e.message.number for e in claims if isinstance(e, Send) and isinstance(e.message, Claim)}
     effects = region.receive("a", ClaimReply(number, KEY, Known.YES, SPANS, alone=True), 2710 * MS)
     assert effects == [Answer(2, SPANS, repeated=True, degraded=True)]
+
+
+def test_an_enquiry_is_not_decided_without_one_that_is_on_its_way_back() -> None:
+    """It was away when the others were asked, and may be the only one to know the key."""
+    region = alone()
+    view = (
+        RegionView("a", Standing.LIVE, 3),
+        RegionView("b", Standing.DEAD, 4),
+        RegionView("c", Standing.LIVE, 3),
+    )
+    effects = region.receive("", Beat(1, 2, 1, 3, 2600 * MS, False, view), 2600 * MS)
+    (adopt,) = [e.operation for e in effects if isinstance(e, Write)]
+    region.committed(adopt, Adopted(()), 2610 * MS)
+    late = 6000 * MS  # what a client sent to b is not on its way any more
+    region.receive("", Beat(1, 3, 1, 3, late, False, view), late)
+    claims = [e for e in region.submit(2, KEY, "batch", late, again=True) if isinstance(e, Send)]
+    assert [claim.to for claim in claims] == ["a"]
+    assert isinstance(claims[0].message, Claim)
+    region.receive("b", Ask(4, 1, ()), late)
+    effects = region.receive("a", ClaimReply(claims[0].message.number, KEY, Known.NO), late)
+    assert effects == [Answer(2, (), IN_HAND)]
 
 
 def test_a_copy_stays_of_a_batch_whose_receipt_an_earlier_process_may_have_given() -> None:

@@ -89,6 +89,24 @@ def test_what_is_held_of_a_dead_region_is_adopted_before_a_returning_one_gets_it
     assert told.standby is Standby.KEEP
 
 
+def test_what_an_earlier_fleet_has_ordered_is_not_done_once_a_new_one_was_answered() -> None:
+    """It was told that nobody is fenced here, and may give the region a lease that the one before had called dead."""
+    c = machine()
+    c.lease.give("a", 1000 * MS)  # so its death waits
+    assert writes(beat(c, 1000 * MS, A_DEAD, RegionView("b", LIVE, 4))) == []
+    (reply,) = sent(c.receive("", Beat(2, 1, 1, 0, -1, False, (), 5), 1100 * MS), BeatReply)
+    assert isinstance(reply, BeatReply)
+    assert reply.fences == ()
+    claim = Claim(1, b"k" * 16, dead=(("a", 5),))  # of the earlier Fleet's view
+    late = 9000 * MS
+    assert writes(c.receive("", Beat(2, 2, 1, 0, -1, False, (), 5), late)) == []
+    assert c.receive("b", claim, late) == []
+    view = (RegionView("a", LIVE, 1), RegionView("b", LIVE, 4), RegionView("c", LIVE, 3))
+    c.receive("", Beat(2, 3, 1, 3, late, False, view, 5), late)
+    assert c.receive("b", claim, late) == []
+    assert writes(c.receive("b", Claim(2, b"k" * 16, dead=(("a", 6),)), late)) == [Adopt("a", 6, 3)]
+
+
 def test_a_returning_region_waits_while_the_asked_one_has_promised_a_dead_one_to_adopt_nothing() -> None:
     c = machine()
     beat(c, 1000 * MS)
@@ -159,7 +177,11 @@ def test_a_region_on_a_new_disk_that_could_not_ask_all_takes_no_batch_that_may_b
     (lookup,) = writes(c.receive("a", Claim(1, key, dead=(("b", 4),)), 1010 * MS))
     (reply,) = sent(c.committed(lookup, None, 1020 * MS), ClaimReply)
     assert reply == ClaimReply(1, key, Known.PENDING)
-    c.receive("b", Ask(4, 1, ()), 1100 * MS)  # it is on its way back: from now on it is asked
+    c.receive("b", Ask(4, 1, ()), 1100 * MS)  # it is on its way back, and not all know that
+    (lookup,) = writes(c.receive("a", Claim(3, key, dead=()), 1105 * MS))[-1:]
+    (reply,) = sent(c.committed(lookup, None, 1106 * MS), ClaimReply)
+    assert reply == ClaimReply(3, key, Known.PENDING)
+    beat(c, 1107 * MS, RegionView("a", LIVE, 1), RegionView("b", LIVE, 4))  # it has returned: it is asked
     (lookup,) = writes(c.receive("a", Claim(2, key, dead=()), 1110 * MS))[-1:]
     (reply,) = sent(c.committed(lookup, None, 1120 * MS), ClaimReply)
     assert reply == ClaimReply(2, key, Known.NO)
