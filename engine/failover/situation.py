@@ -154,7 +154,7 @@ class Situation:
         live: what the one before has said is not acted on any more, nor what peers know from there."""
         return self.view_of == self.fleet
 
-    def _is_order(self, name: str, epoch: int) -> bool:
+    def is_order(self, name: str, epoch: int) -> bool:
         """Whether this Fleet calls it away in that epoch, whoever says so, or in a later one."""
         view = self.standings().get(name)
         is_seen = self.has_orders() and view is not None and view.standing in AWAY and view.epoch >= epoch
@@ -168,7 +168,7 @@ class Situation:
             for name, epoch in away.items()
             if self.standby.fences.get(name, 0) < epoch and not self._has_returned(name, epoch)
         }
-        if not all(self.lease.may_adopt(n, now) and self._is_order(n, e) for n, e in open_.items()):
+        if not all(self.lease.may_adopt(n, now) and self.is_order(n, e) for n, e in open_.items()):
             return None
         return [e for name, epoch in open_.items() for e in self.standby.adopt(name, epoch, self.epoch)]
 

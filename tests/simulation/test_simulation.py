@@ -50,6 +50,8 @@ ONCE_BROKEN: dict[int, str | None] = {
     4001403: "keeps-no-copy",
     6000587: None,
     7000344: "trusting-fleet",
+    7025144: None,
+    7029725: None,
     8000019: "hasty-slot-fleet",
 }
 
