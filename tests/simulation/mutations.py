@@ -10,7 +10,7 @@ from engine.failover.region import RegionMachine
 from engine.failover.returning import Round
 from engine.failover.spans import Spans
 from engine.failover.standby import StandbyRole
-from engine.failover.store import Accept, Accepted, Durable, GiveUp, Operation, SaveStandby
+from engine.failover.store import Accept, Accepted, GiveUp, Operation, SaveStandby
 
 
 class NoLeaseCheck(RegionMachine):
@@ -115,13 +115,6 @@ class LeavesTheDeadOpen(RegionMachine):
 
     def _asked_by(self, peer: str, ask: Ask, now: int) -> list[Effect]:
         return super()._asked_by(peer, replace(ask, dead=()), now)
-
-
-class ForgetsWhoAsked(RegionMachine):
-    """After a restart, does not know any more which regions have asked on their return."""
-
-    def __init__(self, *args: Any, durable: Durable, **options: Any) -> None:
-        super().__init__(*args, durable=replace(durable, asked=()), **options)
 
 
 class BeginsWithoutEnd(RegionMachine):
@@ -259,7 +252,6 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "keeps-stale-copies": {"machine": KeepsStaleCopies},
     "accepts-without-asking": {"machine": AcceptsWithoutAsking},
     "leaves-the-dead-open": {"machine": LeavesTheDeadOpen},
-    "forgets-who-asked": {"machine": ForgetsWhoAsked},
     "begins-without-end": {"machine": BeginsWithoutEnd},
     "sees-no-gap": {"machine": SeesNoGap},
     "changes-its-standby-at-once": {"machine": ChangesItsStandbyAtOnce},
