@@ -274,7 +274,8 @@ class Acceptance:
             if result is None:
                 return [Answer(token, (), NO_STANDBY) for token in tokens]
             return self._repeat(tokens, result.spans)
-        unknown = Known.PENDING if self._own.unasked and not self._own.accept_local else Known.NO
+        may_be_elsewhere = any(name != operation.asker for name in self._own.unasked)
+        unknown = Known.PENDING if may_be_elsewhere and not self._own.accept_local else Known.NO
         known = unknown if result is None else Known.YES
         spans = result.spans if result else ()
         alone = result is not None and self._own.may_be_alone()

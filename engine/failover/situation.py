@@ -110,8 +110,8 @@ class Situation:
         self.counters = Counters()
 
     def see(self, view: tuple[RegionView, ...], fleet: int) -> None:
-        """What Fleet says now. Who was not asked what stood on an earlier disk of ours is asked like all once it has
-        returned: until then there may be regions that do not know yet that it is back."""
+        """What Fleet says now. Who could not be asked what stood on an earlier disk of ours, and has returned, is asked
+        like all. Until then this region does not vouch for it: others may not know yet that it is on its way back."""
         self.view, self.view_of = view, fleet
         for name, standing in self.standings().items():
             if standing.standing not in AWAY and standing.epoch >= self.unasked.get(name, standing.epoch + 1):
@@ -139,7 +139,8 @@ class Situation:
 
     def is_unsure(self) -> bool:
         """Whether a batch may have been accepted that no live region knows of: more than one's word is out of reach."""
-        return len(self.away()) > 1 or bool(self.unasked)
+        out_of_reach = any(self.asked.get(name, -1) < epoch for name, epoch in self.unasked.items())
+        return len(self.away()) > 1 or out_of_reach
 
     def is_covered(self, now: int) -> bool:
         """Whether a copy that is sent now may be expected to be safe soon."""
