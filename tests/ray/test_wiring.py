@@ -118,10 +118,20 @@ def test_each_actor_runs_on_a_node_of_its_region(fleet: ClusterFleet, run: Calla
     regions = run(fleet.client.snapshot())["regions"]
     raylet_of = {name: psutil.Process(region["pid"]).ppid() for name, region in regions.items()}
     assert len(set(raylet_of.values())) == 2
-    others = actor_processes(os.environ["RAY_TMPDIR"])
-    for kind, per_region in (("IspPoolActor", 1), ("EgressIpActor", 2)):
-        raylets = Counter(psutil.Process(pid).ppid() for pid in others[kind])
-        assert raylets == dict.fromkeys(raylet_of.values(), per_region)
+    expected = {
+        kind: dict.fromkeys(raylet_of.values(), per_region)
+        for kind, per_region in (("IspPoolActor", 1), ("EgressIpActor", 2))
+    }
+
+    async def all_are_there() -> bool:
+        """The title of a process changes while it is read, and with each call."""
+        found = actor_processes(os.environ["RAY_TMPDIR"])
+        return expected == {
+            kind: dict(Counter(psutil.Process(pid).ppid() for pid in found.get(kind, ())))
+            for kind in expected
+        }
+
+    run(until(all_are_there, f"not these actors: {expected}"))
 
 
 def test_the_same_key_is_accepted_once(
