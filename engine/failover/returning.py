@@ -214,7 +214,10 @@ class Return:
         for peer, told in round_.told.items():
             keeper = peer if told.standby is Standby.KEEP else ""
             operations += [GiveUp(piece, keeper) for piece in pieces(told.mine, AT_ONCE)]
-        if round_.away() or round_.has_new_disk_since(self._own.lived):
+        may_be_elsewhere = (
+            self._own.accept_local
+        )  # a batch that was accepted here alone: others knew of no copy of it
+        if may_be_elsewhere or round_.away() or round_.has_new_disk_since(self._own.lived):
             rest = subtract(round_.queued, union(round_.lost(), self._marked))
             operations += [Mark(piece) for piece in pieces(rest, AT_ONCE)]
         operations += [DropCopies(peer) for peer in round_.with_verdict(Standby.DROP)]

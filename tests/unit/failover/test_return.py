@@ -232,6 +232,26 @@ def test_what_a_region_with_a_new_disk_may_have_sent_is_marked() -> None:
         assert operations[-1] == SaveClean(5, 0, ())
 
 
+def test_what_was_accepted_alone_may_have_been_accepted_elsewhere_since_and_is_marked() -> None:
+    for accept_local in (False, True):
+        b = RegionMachine(
+            "b",
+            ("a", "c"),
+            durable=Durable(epoch=5, first=2, lived=3, standby="c"),
+            incarnation=1,
+            now=0,
+            timing=Timing(),
+            accept_local=accept_local,
+        )
+        view = (RegionView("a", LIVE, 4), RegionView("b", RETURNING, 5), RegionView("c", LIVE, 1))
+        (listing,) = writes(b.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS))
+        (ask, _) = sent(b.committed(listing, Queued(((7, 3),)), 902 * MS), Ask)
+        assert isinstance(ask, Ask)
+        b.receive("c", Told(ask.nonce, ((8, 1),), 0, Standby.DROP, 1), 910 * MS)
+        effects = b.receive("a", Told(ask.nonce, (), 0, Standby.DROP, 1), 910 * MS)
+        assert (Mark(((7, 1), (9, 1))) in cleared(b, effects, 910 * MS)) is accept_local
+
+
 def test_a_return_with_many_messages_answers_the_beats_between_its_pieces() -> None:
     """Or Fleet calls it dead before it is done, each time again."""
     b = machine("b", durable=Durable(epoch=5, first=2, lived=3, standby="c"), peers=("a", "c"))
