@@ -7,7 +7,6 @@ import os
 import signal
 import smtplib
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from engine.cli.main import build_cli
 from engine.config.types import split_host
 from engine.metrics.catalogue import Point
 from engine.ops.free_port import free_port
+from engine.region.ports import PoolName
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.spool.audit_moved import audit_moved
@@ -33,7 +33,7 @@ from engine.values.stream import Stream
 from engine.values.submission import encode_submission
 from engine.values.suppression import Reason, decode_rows, encode_rows, make
 from tests.support.prometheus import Scrape, read
-from tests.support.ray_fleet import BODY, REGIONS, ClusterFleet, actor_processes, messages, two_regions, until
+from tests.support.ray_fleet import BODY, REGIONS, ClusterFleet, messages, two_regions, until
 from tests.support.sinks import accepting_sink
 
 pytestmark = pytest.mark.ray
@@ -118,20 +118,14 @@ def test_each_actor_runs_on_a_node_of_its_region(fleet: ClusterFleet, run: Calla
     regions = run(fleet.client.snapshot())["regions"]
     raylet_of = {name: psutil.Process(region["pid"]).ppid() for name, region in regions.items()}
     assert len(set(raylet_of.values())) == 2
-    expected = {
-        kind: dict.fromkeys(raylet_of.values(), per_region)
-        for kind, per_region in (("IspPoolActor", 1), ("EgressIpActor", 2))
-    }
+    from actors.deploy import NamedActor
+    from actors.names import pool_actor
 
-    async def all_are_there() -> bool:
-        """The title of a process changes while it is read, and with each call."""
-        found = actor_processes(os.environ["RAY_TMPDIR"])
-        return expected == {
-            kind: dict(Counter(psutil.Process(pid).ppid() for pid in found.get(kind, ())))
-            for kind in expected
-        }
-
-    run(until(all_are_there, f"not these actors: {expected}"))
+    for region, raylet in raylet_of.items():
+        pids = [run(NamedActor(pool_actor(region, PoolName("default"))).call("pid"))]
+        names = [source.name for source in fleet.config.sources if source.region == region]
+        pids += [run(fleet.client.source(name))["pid"] for name in names]
+        assert [psutil.Process(pid).ppid() for pid in pids] == [raylet] * 3
 
 
 def test_the_same_key_is_accepted_once(
