@@ -11,7 +11,7 @@ PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 SENDFLEET_BUILD ?= release
 PYTEST_FLAGS ?=
 # Two at a time: the tests that start fleets, which mostly wait, and all others (tests/conftest.py).
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n 2 --dist loadscope --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help demo test check bench soak lint format type build kernels debug sanitised clean machine test-servers

@@ -7,6 +7,8 @@ the other takes the rest, module by module.
 import os
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from actors.environment import ONLY_LOOPBACK, SETTINGS
 from engine.ops import free_port
@@ -15,6 +17,7 @@ os.environ.update(SETTINGS)
 os.environ[ONLY_LOOPBACK] = "0"
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+FLEETS = "tests/ray/"
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
@@ -26,12 +29,21 @@ def pytest_configure() -> None:
     free_port.LAST = free_port.FIRST + share - 1
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return FleetsApart(config, log)
+
+
+class FleetsApart(LoadScopeScheduling):
+    """Fleets one after another in one process; of everything else, what shares a module's fixtures stays together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.split("::")[0]
+        return FLEETS if module.startswith(FLEETS) else module
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fleets one after another, first; of everything else, what shares a module's fixtures stays together."""
-    if WORKERS == 1:
-        return
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        fleet = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("fleets" if fleet else item.nodeid.split("::")[0]))
+    """Fleets first."""
+    if WORKERS > 1:
+        items.sort(key=lambda item: not item.nodeid.startswith(FLEETS))

@@ -28,7 +28,7 @@ from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.spool.audit_moved import audit_moved
 from engine.values.ids import region_of
-from engine.values.message import Message
+from engine.values.message import Message, Receipt
 from engine.values.stream import Stream
 from engine.values.submission import encode_submission
 from engine.values.suppression import Reason, decode_rows, encode_rows, make
@@ -94,19 +94,26 @@ async def await_state(fleet: ClusterFleet, message_id: int, wanted: str) -> None
     await until(reached, f"{message_id:016x} did not become {wanted}")
 
 
+async def deliver_in_every_region(fleet: ClusterFleet, domain: str = "example.org") -> list[Receipt]:
+    """Four batches of 50, user0@ to user199@; of each message one is delivered when this returns."""
+    batches = [messages(50, first=first, domain=domain) for first in (0, 50, 100, 150)]
+    receipts = [await fleet.client.submit(batch) for batch in batches]
+    assert {receipt.region for receipt in receipts} == {"eu", "us"}
+    for receipt in receipts:
+        assert not receipt.errors
+        for ids in receipt.ids:
+            await await_state(fleet, ids[0], "delivered")
+    return receipts
+
+
 def test_batches_go_to_every_region_and_are_delivered(
     fleet: ClusterFleet, sink: SinkProcess, run: Callable[..., Any]
 ) -> None:
     async def scenario() -> None:
-        receipts = [await fleet.client.submit(messages(50, first=first)) for first in (0, 50, 100, 150)]
-        assert {receipt.region for receipt in receipts} == {"eu", "us"}
+        receipts = await deliver_in_every_region(fleet)
         for receipt in receipts:
-            assert not receipt.errors
             number = next(r.number for r in fleet.config.regions if r.name == receipt.region)
             assert {region_of(id_) for ids in receipt.ids for id_ in ids} == {number}
-        for receipt in receipts:
-            for ids in receipt.ids:
-                await await_state(fleet, ids[0], "delivered")
 
     run(scenario())
     arrived = sink.log().recipients()
@@ -115,12 +122,13 @@ def test_batches_go_to_every_region_and_are_delivered(
 
 def test_each_actor_runs_on_a_node_of_its_region(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
     """An actor's process is a child of its node's raylet."""
-    regions = run(fleet.client.snapshot())["regions"]
-    raylet_of = {name: psutil.Process(region["pid"]).ppid() for name, region in regions.items()}
-    assert len(set(raylet_of.values())) == 2
     from actors.deploy import NamedActor
     from actors.names import pool_actor
 
+    run(deliver_in_every_region(fleet, "placed.example.org"))  # pools start on first use
+    regions = run(fleet.client.snapshot())["regions"]
+    raylet_of = {name: psutil.Process(region["pid"]).ppid() for name, region in regions.items()}
+    assert len(set(raylet_of.values())) == 2
     for region, raylet in raylet_of.items():
         pids = [run(NamedActor(pool_actor(region, PoolName("default"))).call("pid"))]
         names = [source.name for source in fleet.config.sources if source.region == region]
