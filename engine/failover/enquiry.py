@@ -2,7 +2,8 @@
 
 Every region that may be alive is asked; each that does not know the key promises not to accept it from then on. Only
 when all have answered no, the batch is accepted here. If one has it in hand (accepted there, its copy not yet safe)
-the enquiry ends, and the client asks again.
+the enquiry ends, and the client asks again. One that has it on its own disk only may have died before it gave a
+receipt, and another have accepted the batch since: its word counts when all have answered, and nobody else has it.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ class Enquiry(Generic[T]):
     known: Known = Known.NO
     spans: Spans = ()
     alone: bool = False
+
+    def is_clear(self) -> bool:
+        """Whether what others say changes nothing any more."""
+        return self.known is Known.PENDING or (self.known is Known.YES and not self.alone)
 
     def claim(self) -> Claim:
         return Claim(self.number, self.key, self.dead, self.what is None)
@@ -72,8 +77,11 @@ class Enquiries(Generic[T]):
         enquiry = self._open.get(reply.key)
         if enquiry is None or enquiry.number != reply.number or peer not in enquiry.waiting:
             return
-        if reply.known is Known.YES or (reply.known is Known.PENDING and enquiry.known is Known.NO):
+        is_found = enquiry.known is Known.YES and not enquiry.alone
+        if reply.known is Known.YES and not is_found:
             enquiry.known, enquiry.spans, enquiry.alone = reply.known, reply.spans, reply.alone
+        elif reply.known is Known.PENDING and enquiry.known is Known.NO:
+            enquiry.known = reply.known
         enquiry.waiting.discard(peer)
 
     def tick(self, alive: set[str], now: int) -> tuple[list[Effect], list[Enquiry[T]]]:
@@ -87,7 +95,7 @@ class Enquiries(Generic[T]):
                 del self._open[enquiry.key]
                 enquiry.known = Known.PENDING
                 decided.append(enquiry)
-            elif not enquiry.waiting or enquiry.known is not Known.NO:
+            elif not enquiry.waiting or enquiry.is_clear():
                 del self._open[enquiry.key]
                 decided.append(enquiry)
             elif now - enquiry.asked_at >= enquiry.pause:

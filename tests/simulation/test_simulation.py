@@ -52,6 +52,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     7025144: None,
     7029725: None,
     8000019: None,
+    7028365: None,
 }
 
 

@@ -79,11 +79,33 @@ def test_a_region_that_is_asked_for_a_key_tells_it(caught_up: bool) -> None:
     assert region.committed(look.operation, Accepted(SPANS, known=True), 2710 * MS) == [Send("a", reply)]
 
 
-def test_who_asks_another_region_hears_what_that_one_says() -> None:
-    region = alone()
+def ask_others(region: RegionMachine) -> int:
+    """Submit what another region may have accepted; the number of the enquiry."""
     claims = region.submit(2, KEY, "batch", 2700 * MS, again=True)
     (number,) = {e.message.number for e in claims if isinstance(e, Send) and isinstance(e.message, Claim)}
-    effects = region.receive("a", ClaimReply(number, KEY, Known.YES, SPANS, alone=True), 2710 * MS)
+    return number
+
+
+@pytest.mark.parametrize("alone_last", [True, False])
+def test_of_two_regions_that_have_a_batch_the_one_with_a_copy_has_given_the_receipt(alone_last: bool) -> None:
+    """The other may have died before it could give one."""
+    region = alone()
+    number = ask_others(region)
+    replies = [
+        ("a", ClaimReply(number, KEY, Known.YES, SPANS, alone=True)),
+        ("b", ClaimReply(number, KEY, Known.YES, ((70, 2),))),
+    ]
+    effects = [
+        region.receive(peer, reply, 2710 * MS) for peer, reply in (replies if alone_last else replies[::-1])
+    ]
+    assert [effect for several in effects for effect in several] == [Answer(2, ((70, 2),), repeated=True)]
+
+
+def test_who_asks_others_hears_that_one_has_it_alone_when_nobody_else_has_it() -> None:
+    region = alone()
+    number = ask_others(region)
+    assert region.receive("a", ClaimReply(number, KEY, Known.YES, SPANS, alone=True), 2710 * MS) == []
+    effects = region.receive("b", ClaimReply(number, KEY, Known.NO), 2720 * MS)
     assert effects == [Answer(2, SPANS, repeated=True, degraded=True)]
 
 
