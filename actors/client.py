@@ -3,6 +3,8 @@
     client = connect("fleet.yaml")
     receipt = client.submit([Message(sender="a@example.com", recipients=("b@example.org",), body=...)])
 
+docs/client.md is for those who use it.
+
 A receipt means that the messages are on disk in a region. A batch whose answer was lost is sent again to the same
 region under the same key until it answers, so it is accepted once; one that no region has seen goes to a region that
 answers, and one that a region refuses because it is being drained goes to the next. Messages with a key of their own
@@ -25,8 +27,10 @@ from typing import Any
 import msgpack
 import ray
 
+from actors import RAY_CAME_FIRST
 from actors.calls import Calls
 from actors.deploy import NamedActor, actor_names, ask_head, connect_ray
+from actors.environment import prepare
 from actors.fleet import DRAINED_DOWN
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor, source_actor
@@ -86,6 +90,7 @@ class AsyncClient:
         ConnectionError: the outcome is unknown. A batch of messages with keys of their own may have been accepted in
         part then; each of them can be submitted again. ValueError: there is no such region.
         """
+        batch = tuple(batch)
         first = self.config.members(region) if region else ()
         homes: dict[str, list[int]] = {}
         if len(self._regions) > 1 and any(message.key for message in batch):
@@ -281,8 +286,8 @@ class AsyncClient:
         )
         return int(await self._persist(region, "put_campaign", record))
 
-    async def progress(self, region: str, tenant: str, campaign: str) -> set[int]:
-        return set(await self._persist(region, "progress", tenant, campaign))
+    async def progress(self, region: str, tenant: str, campaign: str) -> dict[int, bytes]:
+        return dict(await self._persist(region, "progress", tenant, campaign))
 
     async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
         content = (chunk.number, chunk.digest, chunk.field_names, chunk.recipients, chunk.fields)
@@ -525,10 +530,21 @@ class Client:
 
 
 def connect(fleet: str | Path | FleetConfig, address: str | None = None) -> Client:
-    """Connect to the fleet of a fleet.yaml; `address` is the Ray address, by default the fleet on this machine.
+    """Connect to the fleet of a fleet.yaml, at the Ray address, by default `ray.address` or the fleet on this machine.
 
-    actors.environment.prepare(config) must have run in this process before this module was imported.
+    ConfigError: fleet.yaml is wrong. ConnectionError: no such fleet runs. RuntimeError: Ray was imported first.
     """
+    if RAY_CAME_FIRST:
+        raise RuntimeError(
+            "ray was imported before actors.client, and would not show the fleet's token: import actors.client first"
+        )
     config = fleet if isinstance(fleet, FleetConfig) else load_fleet(fleet)
-    connect_ray(address or LocalCluster(config).address())
+    prepare(config)
+    cluster = LocalCluster(config)
+    address = address or config.ray.address
+    if address is None and not cluster.running():
+        raise ConnectionError(
+            f"no fleet {config.fleet.name} runs on this machine: start it with `sendfleet up`"
+        )
+    connect_ray(address or cluster.address())
     return Client(config)

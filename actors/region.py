@@ -195,7 +195,7 @@ class RegionActor:
     async def put_campaign(self, record: bytes) -> int:
         return await (await self._engine()).put_campaign(record)
 
-    async def progress(self, tenant: str, campaign: str) -> list[int]:
+    async def progress(self, tenant: str, campaign: str) -> dict[int, bytes]:
         return (await self._engine()).progress(tenant, campaign)
 
     async def accept_chunk(self, data: bytes) -> bytes:

@@ -23,7 +23,7 @@ from typing import Protocol, TypeVar
 
 from engine.campaign.chunks import CutChunk, rank_regions
 from engine.region.ports import RegionDraining
-from engine.spool.errors import SpoolFull
+from engine.spool.errors import CampaignConflict, SpoolFull
 from engine.values.engagement import Engagement
 from engine.values.message import CampaignChunk, CampaignTemplate, ItemError, Receipt
 
@@ -44,8 +44,8 @@ class RegionPort(Protocol):
     async def put_campaign(self, region: str, template: CampaignTemplate, field_names: Sequence[str]) -> int:
         """Store the template; its number in this region."""
 
-    async def progress(self, region: str, tenant: str, campaign: str) -> set[int]:
-        """Numbers of the chunks that the region has accepted."""
+    async def progress(self, region: str, tenant: str, campaign: str) -> dict[int, bytes]:
+        """Numbers and digests of the chunks that the region has accepted."""
 
     async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt: ...
 
@@ -133,7 +133,7 @@ class CampaignSender:
         campaign_no = dict(zip(self._regions, numbers, strict=True))
         name = template.tenant, template.campaign
         known = await self._of_all([partial(port.progress, region, *name) for region in self._regions])
-        accepted = set[int]().union(*known)
+        accepted = {number: digest for found in known for number, digest in found.items()}
         room = asyncio.Semaphore(self._concurrency)
 
         async def submit(cut: CutChunk) -> None:
@@ -156,6 +156,7 @@ class CampaignSender:
                     engagement = cut.chunk.engagement
                     self.report.classes[engagement] += len(cut.chunk.recipients)
                     if cut.chunk.number in accepted:
+                        _check_same(cut, accepted[cut.chunk.number])
                         self.report.chunks_skipped += 1
                         self.report.skipped += len(cut.chunk.recipients)
                         await asyncio.sleep(0)
@@ -221,6 +222,14 @@ class CampaignSender:
             else:
                 self.report.waiting_for.pop(region, None)
                 return answer
+
+
+def _check_same(cut: CutChunk, digest: bytes) -> None:
+    if cut.chunk.digest != digest:
+        raise CampaignConflict(
+            f"campaign {cut.chunk.campaign!r} of tenant {cut.chunk.tenant!r}: part {cut.chunk.number}, lines "
+            f"{cut.lines[0]} to {cut.lines[-1]}, was accepted before with other recipients: use another campaign id"
+        )
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -159,9 +159,9 @@ class Intake:
             )
         return await awaited(self._spool.put_campaign(campaign))
 
-    def progress(self, tenant: str, campaign: str) -> list[int]:
-        """Numbers of the campaign's chunks that are safe in this region."""
-        return sorted(self._spool.campaign_progress(tenant, campaign))
+    def progress(self, tenant: str, campaign: str) -> dict[int, bytes]:
+        """Numbers and digests of the campaign's chunks that are safe in this region."""
+        return self._spool.campaign_progress(tenant, campaign)
 
     async def accept_chunk(self, data: bytes) -> bytes:
         """Accept a campaign chunk: msgpack [campaign_no, number, digest, field_names, recipients, fields, engagement];

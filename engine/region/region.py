@@ -184,8 +184,8 @@ class Region:
         self.check()
         return await self.parts.intake.put_campaign(record)
 
-    def progress(self, tenant: str, campaign: str) -> list[int]:
-        """Numbers of the campaign's chunks that are safe in this region."""
+    def progress(self, tenant: str, campaign: str) -> dict[int, bytes]:
+        """Numbers and digests of the campaign's chunks that are safe in this region."""
         return self.parts.intake.progress(tenant, campaign)
 
     async def accept_chunk(self, data: bytes) -> bytes:

@@ -414,22 +414,22 @@ class Spool:
             self._campaigns[number] = found
         return found
 
-    def campaign_progress(self, tenant: str, campaign: str) -> set[int]:
-        """Numbers of the chunks that were accepted."""
+    def campaign_progress(self, tenant: str, campaign: str) -> dict[int, bytes]:
+        """Numbers and digests of the chunks that were accepted."""
         db = self._env.db
-        numbers: set[int] = set()
+        found: dict[int, bytes] = {}
         with self._env.read() as txn:
             prefix = txn.get(accepting.key_digest(tenant, campaign), db=db["campaign_names"])
             if prefix is None:
-                return numbers
+                return found
             prefix = bytes(prefix)
             with txn.cursor(db=db["chunks"]) as cursor:
                 if cursor.set_range(prefix):
-                    for key in cursor.iternext(keys=True, values=False):
+                    for key, value in cursor:
                         if key[:4] != prefix:
                             break
-                        numbers.add(int.from_bytes(key[4:8], "big"))
-        return numbers
+                        found[int.from_bytes(key[4:8], "big")] = msgpack.unpackb(value)[0]
+        return found
 
     def get_state(self, key: str) -> bytes | None:
         with self._env.read() as txn:

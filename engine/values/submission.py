@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import msgpack
 
 from engine.values.message import ItemError, Message, Receipt
+from engine.values.stream import Stream
 
+STREAMS = frozenset(Stream)
 VERSION = 2
 READABLE = (1, 2)
 
@@ -34,7 +36,16 @@ class Submission:
 
 
 def encode_submission(messages: Sequence[Message], batch_key: bytes) -> tuple[bytes, bytes]:
-    """Return (header, blob)."""
+    """Return (header, blob). TypeError, ValueError: of the messages one is none, or cannot travel."""
+    for index, message in enumerate(messages):
+        if not isinstance(message, Message):
+            raise TypeError(f"batch[{index}]: {type(message).__name__}: allowed is a Message")
+        if not isinstance(message.body, bytes):
+            raise TypeError(f"batch[{index}].body: {type(message.body).__name__}: allowed are bytes")
+        if message.stream not in STREAMS:
+            raise ValueError(
+                f"batch[{index}].stream: {message.stream!r}: allowed are {', '.join(map(repr, Stream))}"
+            )
     items = [
         (
             m.sender,

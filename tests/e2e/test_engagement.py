@@ -57,8 +57,8 @@ class InProcess:
         }
         return await self._region.put_campaign(msgpack.packb(record))
 
-    async def progress(self, region: str, tenant: str, campaign: str) -> set[int]:
-        return set(self._region.progress(tenant, campaign))
+    async def progress(self, region: str, tenant: str, campaign: str) -> dict[int, bytes]:
+        return self._region.progress(tenant, campaign)
 
     async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
         content = (chunk.number, chunk.digest, chunk.field_names, chunk.recipients, chunk.fields)

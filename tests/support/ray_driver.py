@@ -8,8 +8,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from actors.environment import prepare
-from engine.config.load import load_fleet
+from actors.client import connect
 from tests.support.ray_fleet import messages
 
 BATCH = 100
@@ -37,11 +36,7 @@ def main() -> None:
     parser.add_argument("fleet", type=Path)
     parser.add_argument("count", type=int, nargs="?", default=0)
     arguments = parser.parse_args()
-    config = load_fleet(arguments.fleet)
-    prepare(config)
-    from actors.client import connect
-
-    client = connect(config).asynchronous
+    client = connect(arguments.fleet).asynchronous
     asyncio.run(submit(client, arguments.count) if arguments.task == "submit" else drain(client))
 
 

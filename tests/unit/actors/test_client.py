@@ -1,12 +1,15 @@
 """The client, with real regions of this process behind it instead of actors."""
 
 import asyncio
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.client import AsyncClient, Client
+from actors import client as client_module
+from actors.client import AsyncClient, Client, connect
 from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
 from engine.failover.handover import Reply, Request
@@ -320,3 +323,32 @@ def test_what_a_shard_does_not_take_goes_to_its_siblings_first(tmp_path: Path) -
             assert (await client.submit([message()], region="west")).region == "asia"
 
     asyncio.run(go())
+
+
+def test_connect_says_at_once_that_no_fleet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        os, "environ", dict(os.environ)
+    )  # what is prepared for a fleet is not for the next test
+    data = fleet_data()
+    data["spool"] = {"directory": str(tmp_path / "spool")}
+    config = parse_fleet(data)
+    with pytest.raises(ConnectionError, match=f"no fleet {config.fleet.name} runs on this machine"):
+        connect(config)
+    monkeypatch.setattr(client_module, "RAY_CAME_FIRST", True)
+    with pytest.raises(RuntimeError, match=r"import actors\.client first"):
+        connect(config)
+
+
+def test_what_is_no_message_is_named() -> None:
+    client = AsyncClient(parse_fleet(fleet_data()))
+    good = Message(sender="a@example.com", recipients=("b@example.org",), body=b"x")
+    for batch, words in (
+        ([good, "text"], r"batch\[1\]: str: allowed is a Message"),
+        ([replace(good, body="text")], r"batch\[0\]\.body: str: allowed are bytes"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=words):
+            asyncio.run(client.submit(batch))  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"batch\[0\]\.stream: 'bulk': allowed are <Stream\.TRANSACTIONAL: 0>"
+    ):
+        asyncio.run(client.submit([replace(good, stream="bulk")]))  # type: ignore[arg-type]

@@ -91,8 +91,10 @@ class FakeFleet:
 
         return await self._through(act)
 
-    async def progress(self, region: str, tenant: str, campaign: str) -> set[int]:
-        return await self._through(lambda: set(self.regions[region].chunks))
+    async def progress(self, region: str, tenant: str, campaign: str) -> dict[int, bytes]:
+        return await self._through(
+            lambda: {number: chunk.digest for number, chunk in self.regions[region].chunks.items()}
+        )
 
     async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
         assert campaign_no == 40 + REGIONS.index(region)
@@ -267,9 +269,13 @@ def test_another_template_or_other_recipients_end_the_sending() -> None:
     other = CampaignTemplate("c", "t", Stream.MARKETING, "b@example.com", "f@example.com", "other", "x")
     with pytest.raises(CampaignConflict):
         run(sender(fleet).send(other, (), chunks(50)))
+    for count, size in ((49, 5), (50, 4), (51, 10)):
+        with pytest.raises(CampaignConflict, match=r"lines .* was accepted before with other recipients"):
+            run(sender(fleet).send(TEMPLATE, (), chunks(count, size=size)))
+        assert fleet.accepted() == once(50)
 
-    async def nothing_known(region: str, tenant: str, campaign: str) -> set[int]:
-        return set()
+    async def nothing_known(region: str, tenant: str, campaign: str) -> dict[int, bytes]:
+        return {}
 
     fleet.progress = nothing_known  # type: ignore[method-assign]
     with pytest.raises(CampaignConflict):

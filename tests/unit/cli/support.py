@@ -39,8 +39,8 @@ class MemoryFleet:
         self.templates.append(template)
         return 1
 
-    async def progress(self, region: str, tenant: str, campaign: str) -> set[int]:
-        return {number for name, number in self.chunks if name == region}
+    async def progress(self, region: str, tenant: str, campaign: str) -> dict[int, bytes]:
+        return {number: chunk.digest for (name, number), chunk in self.chunks.items() if name == region}
 
     async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
         repeated = (region, chunk.number) in self.chunks
