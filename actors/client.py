@@ -13,14 +13,8 @@ others.
 """
 
 import asyncio
-import hashlib
-import itertools
 import logging
-import os
-import random
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,36 +22,24 @@ import msgpack
 import ray
 
 from actors import RAY_CAME_FIRST
-from actors.calls import Calls
 from actors.deploy import NamedActor, actor_names, ask_head, connect_ray
 from actors.environment import prepare
-from actors.fleet import DRAINED_DOWN
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor, source_actor
+from actors.region_calls import ANSWER_TIMEOUT_S, RegionCalls
+from actors.submitting import Submitting
 from engine.campaign.record import parts_of
 from engine.config.load import load_fleet
 from engine.config.schema import FleetConfig
-from engine.failover.rendezvous import keep_together, rank
 from engine.ops.process import ProcessUsage
-from engine.region.ports import RegionDraining
 from engine.spool.errors import SpoolError
 from engine.values.ids import region_of
 from engine.values.message import CampaignChunk, CampaignTemplate, Message, Receipt
-from engine.values.submission import batch_key_of, decode_receipt, encode_submission
+from engine.values.submission import decode_receipt
 from engine.values.suppression import Suppression, decode_rows, encode_rows
 
 log = logging.getLogger(__name__)
 
-ANSWER_TIMEOUT_S = 30.0
-GIVE_UP_S = 120.0
-SILENCE_S = 0.3  # then another region is asked, too
-AVOID_S = 2.0
-SILENT_TIMES = 4  # or so many times as long as an answer usually takes
-USUAL_OF = 16  # answers, about
-AGAIN_S = 0.15  # when all were asked: until one is asked again
-SLOWER = 1.5  # and each time so much longer
-FIRST_DELAY_S = 0.05
-MAX_DELAY_S = 2.0
 PAGE = 2000
 STATUS_TIMEOUT_S = 2.0
 USAGE_TIMEOUT_S = 2.0
@@ -70,14 +52,12 @@ class AsyncClient:
     def __init__(self, config: FleetConfig) -> None:
         self.config = config
         self._numbers = {region.number: region.name for region in config.regions}
-        self._regions = {region.name: NamedActor(region_actor(region.name)) for region in config.regions}
-        self._region_of = {entry.name: entry.region for entry in config.regions}
         self._sources = {source.name: NamedActor(source_actor(source.name)) for source in config.sources}
         self._fleet = NamedActor(FLEET)
-        self._silent_until: dict[str, float] = {}  # regions that did not answer lately are asked last
-        self._usual_s = 0.0  # how long a region takes for a receipt
+        actors = {region.name: NamedActor(region_actor(region.name)) for region in config.regions}
+        self._regions = RegionCalls(config, actors, self._fleet)
+        self._submitting = Submitting(config, self._regions)
         self._others: dict[str, NamedActor] = {}  # by name, those that answered `usage` last
-        self._next = int.from_bytes(os.urandom(4), "big")
 
     async def submit(
         self, batch: Sequence[Message], *, key: bytes | None = None, region: str = ""
@@ -90,186 +70,11 @@ class AsyncClient:
         ConnectionError: the outcome is unknown. A batch of messages with keys of their own may have been accepted in
         part then; each of them can be submitted again. ValueError: there is no such region.
         """
-        batch = tuple(batch)
-        first = self.config.members(region) if region else ()
-        homes: dict[str, list[int]] = {}
-        if len(self._regions) > 1 and any(message.key for message in batch):
-            for position, message in enumerate(batch):
-                homes.setdefault(self._home_of(message, first), []).append(position)
-        if not homes:
-            return await self._submit_whole(batch, key, first)
-        whole = key or os.urandom(16)
-        calls = [
-            self._submit_whole(
-                [batch[position] for position in positions], self._key_towards(whole, home, first), first
-            )
-            for home, positions in homes.items()
-        ]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        receipts: list[Receipt] = []
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-            receipts.append(answer)
-        return joined(receipts, list(homes.values()))
-
-    async def _submit_whole(
-        self, batch: Sequence[Message], key: bytes | None, first: Sequence[str]
-    ) -> Receipt:
-        batch_key = key or os.urandom(16)
-        header, blob = encode_submission(batch, batch_key)
-        if self.config.fleet.replicas:
-            return decode_receipt(await self._submit_covered(batch_key, header, blob, first))
-        return decode_receipt(await self._accepted_by_one(self._order(key, first), header, blob))
-
-    async def _accepted_by_one(self, names: Sequence[str], header: bytes, blob: bytes) -> bytes:
-        """The first of these regions decides; the next one only if it is being drained and has not accepted it."""
-        deadline = time.monotonic() + GIVE_UP_S
-        for turn in itertools.count():
-            try:
-                return bytes(await self._persist(names[turn % len(names)], "accept", header, blob))
-            except RegionDraining as error:
-                self._silent_until[names[turn % len(names)]] = time.monotonic() + AVOID_S
-                if time.monotonic() > deadline:
-                    raise ConnectionError(f"no region has taken it for {GIVE_UP_S:.0f} s: {error}") from error
-            if turn % len(names) == len(names) - 1:
-                await asyncio.sleep(MAX_DELAY_S)
-        raise AssertionError("unreachable")
-
-    def _home_of(self, message: Message, first: Sequence[str]) -> str:
-        """The region that knows the message's key; "" for a message without one."""
-        if not message.key:
-            return ""
-        return self._ranked(batch_key_of("key", message.tenant, message.key), first)[0]
-
-    def _ranked(self, key: bytes, first: Sequence[str]) -> list[str]:
-        """The regions in the order in which they are asked for a key, in a fleet with copies."""
-        return keep_together(rank(key, self._regions), self._region_of, first)
-
-    def _key_towards(self, whole: bytes, home: str, first: Sequence[str]) -> bytes:
-        """A key for the part of a batch that is for one region, which chooses that region."""
-        for number in itertools.count():
-            key = batch_key_of("part", whole, home, str(number))
-            chosen = (self._ranked if self.config.fleet.replicas else self._order)(key, first)[0]
-            if home in ("", chosen):
-                return key
-        raise AssertionError("unreachable")
+        return await self._submitting.submit(batch, key=key, region=region)
 
     async def submit_encoded(self, region: str, header: bytes, blob: bytes) -> Receipt:
         """Submit a batch that was encoded before (benches)."""
-        return decode_receipt(await self._persist(region, "accept", header, blob))
-
-    def _choose(self) -> str:
-        return self._order(None, ())[0]
-
-    def _order(self, key: bytes | None, first: Sequence[str]) -> list[str]:
-        """The regions as they are to be asked, `first` before the others. A key has always the same order."""
-        names = [region.name for region in self.config.regions]
-        if key is not None:
-            names.sort(key=lambda name: hashlib.sha256(key + name.encode()).digest(), reverse=True)
-            return keep_together(names, self._region_of, first)
-        self._next += 1
-        turn = self._next % len(names)
-        near = keep_together(names[turn:] + names[:turn], self._region_of, first)
-        return self._silent_last(near)
-
-    def _silent_last(self, names: Sequence[str]) -> list[str]:
-        """That order, but those that did not answer lately at its end."""
-        now = time.monotonic()
-        return sorted(names, key=lambda name: self._silent_until.get(name, 0.0) > now)
-
-    async def _persist(self, region: str, method: str, *args: Any) -> Any:
-        """Call one region until it answers: its calls are idempotent, another region's would not be.
-
-        RegionDraining: it has not done it and will not.
-        """
-        deadline = time.monotonic() + GIVE_UP_S
-        delay_s = FIRST_DELAY_S
-        while True:
-            try:
-                answer = await self._regions[region].call(method, *args, timeout_s=ANSWER_TIMEOUT_S)
-                self._silent_until.pop(region, None)
-                return answer
-            except RegionDraining:
-                raise
-            except (ConnectionError, TimeoutError) as error:
-                self._silent_until[region] = time.monotonic() + AVOID_S
-                if method == "accept" and await self._is_drained_and_down(region):
-                    raise RegionDraining(f"region {region} is drained, and down") from error
-                if time.monotonic() > deadline:
-                    raise ConnectionError(
-                        f"region {region} gave no answer for {GIVE_UP_S:.0f} s; the outcome of {method} is unknown"
-                    ) from error
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, MAX_DELAY_S)
-
-    async def _is_drained_and_down(self, region: str) -> bool:
-        """Whether a region does not answer that was drained before: the others know what it has accepted."""
-        try:
-            health = await self._fleet.call("health", timeout_s=STATUS_TIMEOUT_S)
-        except (ConnectionError, TimeoutError):
-            return False
-        return bool(health.get(region) == DRAINED_DOWN)
-
-    async def _submit_covered(self, key: bytes, header: bytes, blob: bytes, first: Sequence[str]) -> bytes:
-        """Ask one region after the other until one gives the receipt; the earlier ones may still do it meanwhile.
-
-        Regions find out among themselves who has the batch: it is accepted once, whoever answers.
-        """
-        began = time.monotonic()
-        names = self._silent_last(self._ranked(key, first))
-        calls = Calls()
-        asked: set[str] = set()
-        pause_s = AGAIN_S
-        try:
-            for turn in itertools.count():
-                name = names[turn % len(names)]
-                if not calls.has(name):  # one that has it already needs it no second time
-                    call = self._regions[name].call(
-                        "accept", header, blob, not asked <= calls.refused, timeout_s=ANSWER_TIMEOUT_S
-                    )
-                    calls.begin(name, call)
-                    asked.add(name)
-                if turn < len(names) - 1:
-                    answer, is_silent = await self._hear(calls, self._silence_s())
-                else:  # every region was asked: the less haste the longer it takes
-                    rest_until = time.monotonic() + pause_s * random.uniform(0.7, 1.0)
-                    answer, is_silent = await self._hear(calls, pause_s)
-                    while answer is None and (left_s := rest_until - time.monotonic()) > 0:
-                        answer, _ = await self._hear(calls, left_s)
-                    pause_s = min(pause_s * SLOWER, MAX_DELAY_S)
-                if answer is not None:
-                    return answer
-                if is_silent:
-                    self._silent_until[name] = time.monotonic() + AVOID_S
-                if time.monotonic() - began > GIVE_UP_S:
-                    raise ConnectionError(
-                        f"no region gave a receipt for {GIVE_UP_S:.0f} s; the outcome is unknown: {calls.error}"
-                    ) from calls.error
-        finally:
-            await calls.end()
-        raise AssertionError("unreachable")
-
-    def _silence_s(self) -> float:
-        """So long without an answer is a silence: regions that are all slow are not helped by asking twice as many."""
-        return min(max(SILENCE_S, self._usual_s * SILENT_TIMES), MAX_DELAY_S)
-
-    async def _hear(self, calls: Calls, wait_s: float) -> tuple[bytes | None, bool]:
-        """The receipt, if one comes in that time; and whether nothing came at all. A refusal ends the wait."""
-        done = await calls.wait(wait_s)
-        for region, since, task in done:
-            failure = task.exception()
-            if failure is None:
-                self._silent_until.pop(region, None)
-                self._usual_s += (time.monotonic() - since - self._usual_s) / USUAL_OF
-                return task.result(), False
-            if not isinstance(failure, ConnectionError | TimeoutError):
-                raise failure
-            self._silent_until[region] = time.monotonic() + AVOID_S
-            if isinstance(failure, RegionDraining):
-                calls.refused.add(region)
-            calls.error = failure
-        return None, not done
+        return decode_receipt(await self._regions.persist(region, "accept", header, blob))
 
     # the port of engine.campaign.sender
 
@@ -284,15 +89,15 @@ class AsyncClient:
                 "template": parts_of(template),
             }
         )
-        return int(await self._persist(region, "put_campaign", record))
+        return int(await self._regions.persist(region, "put_campaign", record))
 
     async def progress(self, region: str, tenant: str, campaign: str) -> dict[int, bytes]:
-        return dict(await self._persist(region, "progress", tenant, campaign))
+        return dict(await self._regions.persist(region, "progress", tenant, campaign))
 
     async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
         content = (chunk.number, chunk.digest, chunk.field_names, chunk.recipients, chunk.fields)
         data = msgpack.packb((campaign_no, *content, int(chunk.engagement)))
-        return decode_receipt(await self._persist(region, "accept_chunk", data))
+        return decode_receipt(await self._regions.persist(region, "accept_chunk", data))
 
     # looking in
 
@@ -302,7 +107,9 @@ class AsyncClient:
         if region is None:
             return None
         if not self.config.fleet.replicas:
-            found: dict[str, object] | None = await self._regions[region].ask("message_status", message_id)
+            found: dict[str, object] | None = await self._regions.actors[region].ask(
+                "message_status", message_id
+            )
             if found is None or found["state"] != "moved":
                 return found
         return await self._covered_status(message_id)
@@ -311,7 +118,7 @@ class AsyncClient:
         """Ask every region: one that has adopted it or taken it over knows more than one that gave it up."""
         calls = [
             actor.ask("message_status", message_id, timeout_s=STATUS_TIMEOUT_S)
-            for actor in self._regions.values()
+            for actor in self._regions.actors.values()
         ]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         found = [answer for answer in answers if isinstance(answer, dict)]
@@ -328,8 +135,8 @@ class AsyncClient:
         if region is None:
             return None
         found: dict[str, Any] | None = None
-        for name in [region, *(other for other in self._regions if other != region)]:
-            answer = await self._regions[name].ask("trace", message_id, recipient, stream, tenant)
+        for name in [region, *(other for other in self._regions.actors if other != region)]:
+            answer = await self._regions.actors[name].ask("trace", message_id, recipient, stream, tenant)
             found = answer or found
             if found is None or found["status"]["state"] != "moved":
                 return found
@@ -349,9 +156,9 @@ class AsyncClient:
     async def move_tenant(self, tenant: str, quality: str) -> dict[str, bool]:
         """An operator puts a tenant into a class (`new`, `good`, `poor`) in every region; which of them it changed.
         ValueError if it is not allowed; ConnectionError if a region does not answer: ask again."""
-        names = list(self._regions)
+        names = list(self._regions.actors)
         changed = await asyncio.gather(
-            *(self._regions[name].call("move_tenant", tenant, quality) for name in names)
+            *(self._regions.actors[name].call("move_tenant", tenant, quality) for name in names)
         )
         return dict(zip(names, map(bool, changed), strict=True))
 
@@ -370,9 +177,9 @@ class AsyncClient:
         count = 0
         for region, group in by_region.items():
             left = len(group)
-            for name in [region, *(other for other in self._regions if other != region)]:
+            for name in [region, *(other for other in self._regions.actors if other != region)]:
                 if left:  # the others may have taken them over
-                    left -= int(await self._regions[name].call("cancel", group))
+                    left -= int(await self._regions.actors[name].call("cancel", group))
             count += len(group) - left
         return count
 
@@ -381,9 +188,9 @@ class AsyncClient:
 
         ValueError: there is no such region, or no other. ConnectionError: it does not answer; it can be repeated.
         """
-        if region not in self._regions:
-            raise ValueError(f"region {region!r}: allowed are {', '.join(self._regions)}")
-        return bool(await self._regions[region].call("drain", not end, timeout_s=DRAIN_TIMEOUT_S))
+        if region not in self._regions.actors:
+            raise ValueError(f"region {region!r}: allowed are {', '.join(self._regions.actors)}")
+        return bool(await self._regions.actors[region].call("drain", not end, timeout_s=DRAIN_TIMEOUT_S))
 
     # suppression
 
@@ -393,16 +200,19 @@ class AsyncClient:
         One region has them on disk before this returns and passes them on; the others are told at once if they answer,
         and by that region otherwise.
         """
-        first = self._choose()
+        first = self._regions.choose()
         pages = [rows[start : start + PAGE] for start in range(0, len(rows), PAGE)]
         return sum([await self._suppress_page(first, page) for page in pages])
 
     async def _suppress_page(self, first: str, rows: Sequence[Suppression]) -> int:
         data = encode_rows(rows)
-        changed = int(await self._persist(first, "suppress", data, True))
-        others = [region for region in self._regions if region != first]
+        changed = int(await self._regions.persist(first, "suppress", data, True))
+        others = [region for region in self._regions.actors if region != first]
         answers = await asyncio.gather(
-            *(self._regions[r].call("suppress", data, False, timeout_s=ANSWER_TIMEOUT_S) for r in others),
+            *(
+                self._regions.actors[r].call("suppress", data, False, timeout_s=ANSWER_TIMEOUT_S)
+                for r in others
+            ),
             return_exceptions=True,
         )
         for region, answer in zip(others, answers, strict=True):
@@ -416,14 +226,14 @@ class AsyncClient:
 
     async def suppressions(self, address: str = "") -> AsyncIterator[Suppression]:
         """The rows of the suppression list, all or those of one address, with those that were taken off."""
-        region = self._choose()
+        region = self._regions.choose()
         if address:
-            for row in decode_rows(await self._persist(region, "suppressions_of", address)):
+            for row in decode_rows(await self._regions.persist(region, "suppressions_of", address)):
                 yield row
             return
         after = b""
         while True:
-            after, data = await self._persist(region, "suppressions", after, PAGE)
+            after, data = await self._regions.persist(region, "suppressions", after, PAGE)
             for row in decode_rows(data):
                 yield row
             if not after:
@@ -476,24 +286,6 @@ class AsyncClient:
             if not follow:
                 return
             await asyncio.sleep(0.2)
-
-
-def joined(receipts: Sequence[Receipt], positions: Sequence[Sequence[int]]) -> Receipt:
-    """One receipt for a batch that went to several regions; `positions[i]` are those of receipt i's items."""
-    ids: list[tuple[int, ...]] = [()] * sum(map(len, positions))
-    errors = []
-    for receipt, places in zip(receipts, positions, strict=True):
-        for place, item in zip(places, receipt.ids, strict=True):
-            ids[place] = item
-        errors += [replace(error, index=places[error.index]) for error in receipt.errors]
-    return Receipt(
-        region=",".join(sorted({receipt.region for receipt in receipts})),
-        ids=tuple(ids),
-        errors=tuple(sorted(errors, key=lambda error: error.index)),
-        repeated=all(receipt.repeated for receipt in receipts),
-        suppressed=tuple(id_ for receipt in receipts for id_ in receipt.suppressed),
-        degraded=any(receipt.degraded for receipt in receipts),
-    )
 
 
 class Client:

@@ -94,8 +94,8 @@ class Fleet:
             opened[0].parts.dispatcher.paused = True
             self.opened.append(opened)
             self.direct[name] = Direct(opened[0])
-        self.client._regions = self.direct  # type: ignore[assignment]
-        self.client._fleet = self.actor  # type: ignore[assignment]
+        self.client._regions.actors = self.direct  # type: ignore[assignment]
+        self.client._regions.fleet = self.client._fleet = self.actor  # type: ignore[assignment]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -118,7 +118,7 @@ def test_a_message_with_a_key_is_accepted_once_by_the_whole_fleet(tmp_path: Path
             receipts = [await fleet.client.submit([message("invoice 7")]) for _ in range(6)]
             assert {receipt.ids for receipt in receipts} == {receipts[0].ids}
             other = AsyncClient(fleet.config)
-            other._regions = fleet.client._regions
+            other._regions.actors = fleet.client._regions.actors
             assert (await other.submit([message(), message("invoice 7")])).ids[1] == receipts[0].ids[0]
             assert fleet.accepted() == 2
 
@@ -195,7 +195,7 @@ def test_new_mail_does_not_wait_for_a_region_that_is_silent(tmp_path: Path) -> N
 def key_of(client: AsyncClient, region: str, number: int = 0) -> bytes:
     """A batch key that goes to this region first."""
     keys = (n.to_bytes(16, "big") for n in range(1000 * number, 1000 * (number + 1)))
-    return next(key for key in keys if client._order(key, ())[0] == region)
+    return next(key for key in keys if client._regions.order(key, ())[0] == region)
 
 
 async def drained(fleet: Fleet, region: str) -> None:
@@ -314,7 +314,7 @@ def test_what_a_shard_does_not_take_goes_to_its_siblings_first(tmp_path: Path) -
         async with Fleet(tmp_path, {"eu": "west", "us": "west"}) as fleet:
             client = fleet.client
             for number in range(20):
-                order = client._order(number.to_bytes(16, "big"), ())
+                order = client._regions.order(number.to_bytes(16, "big"), ())
                 assert order[0] == "asia" or order[2] == "asia"
             assert await client.drain("us")
             assert {(await client.submit([message()], region="west")).region for _ in range(4)} == {"eu"}

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from actors import client as client_module
-from actors.client import AsyncClient
+from actors import submitting
+from actors.region_calls import RegionCalls
+from actors.submitting import Submitting
 from engine.config.load import parse_fleet
 from engine.region.ports import RegionAway
 from engine.values.message import Message
@@ -53,16 +54,15 @@ def client_of(**regions: Region) -> Any:
             ],
         )
     )
-    client: Any = AsyncClient(config)
-    client._regions = regions
-    return client
+    calls: Any = regions
+    return Submitting(config, RegionCalls(config, calls, fleet=calls))
 
 
 @pytest.fixture(autouse=True)
 def _in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "SILENCE_S", 0.001)
-    monkeypatch.setattr(client_module, "AGAIN_S", 0.001)
-    monkeypatch.setattr(client_module, "SLOWER", 1.0)
+    monkeypatch.setattr(submitting, "SILENCE_S", 0.001)
+    monkeypatch.setattr(submitting, "AGAIN_S", 0.001)
+    monkeypatch.setattr(submitting, "SLOWER", 1.0)
 
 
 def test_a_region_that_has_the_batch_in_hand_is_not_asked_once_more() -> None:
@@ -98,7 +98,7 @@ def test_regions_that_are_all_slow_are_given_more_time(monkeypatch: pytest.Monke
     client._usual_s = 0.2
     assert client._silence_s() == 0.8
     client._usual_s = 60.0
-    assert client._silence_s() == client_module.MAX_DELAY_S
+    assert client._silence_s() == submitting.MAX_DELAY_S
 
 
 def test_what_is_usual_is_learnt_from_answers() -> None:

@@ -1,0 +1,104 @@
+"""The regions as a client calls them: in which order, and until one answers."""
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from actors.fleet import DRAINED_DOWN
+from engine.config.schema import FleetConfig
+from engine.failover.rendezvous import keep_together, rank
+from engine.region.ports import RegionDraining
+
+ANSWER_TIMEOUT_S = 30.0
+GIVE_UP_S = 120.0
+AVOID_S = 2.0
+FIRST_DELAY_S = 0.05
+MAX_DELAY_S = 2.0
+HEALTH_TIMEOUT_S = 2.0
+
+
+class Actor(Protocol):
+    """An actor that is called by its name (actors/deploy.py, NamedActor). ConnectionError, TimeoutError: no answer."""
+
+    async def call(self, method: str, *args: Any, timeout_s: float = ...) -> Any: ...
+
+    async def ask(self, method: str, *args: Any, timeout_s: float = ...) -> Any:
+        """Call a method that changes nothing."""
+
+
+class RegionCalls:
+    """See the module docstring. `actors`: the regions by name; `fleet` knows which of them are drained."""
+
+    def __init__(self, config: FleetConfig, actors: Mapping[str, Actor], fleet: Actor) -> None:
+        self.actors = actors
+        self.fleet = fleet
+        self._names = [region.name for region in config.regions]
+        self._region_of = {entry.name: entry.region for entry in config.regions}
+        self._silent_until: dict[str, float] = {}  # regions that did not answer lately are asked last
+        self._next = int.from_bytes(os.urandom(4), "big")
+
+    def choose(self) -> str:
+        return self.order(None, ())[0]
+
+    def order(self, key: bytes | None, first: Sequence[str]) -> list[str]:
+        """The regions as they are to be asked, `first` before the others. A key has always the same order."""
+        names = list(self._names)
+        if key is not None:
+            names.sort(key=lambda name: hashlib.sha256(key + name.encode()).digest(), reverse=True)
+            return keep_together(names, self._region_of, first)
+        self._next += 1
+        turn = self._next % len(names)
+        near = keep_together(names[turn:] + names[:turn], self._region_of, first)
+        return self.silent_last(near)
+
+    def ranked(self, key: bytes, first: Sequence[str]) -> list[str]:
+        """The regions in the order in which they are asked for a key, in a fleet with copies."""
+        return keep_together(rank(key, self._names), self._region_of, first)
+
+    def silent_last(self, names: Sequence[str]) -> list[str]:
+        """That order, but those that did not answer lately at its end."""
+        now = time.monotonic()
+        return sorted(names, key=lambda name: self._silent_until.get(name, 0.0) > now)
+
+    def heard(self, name: str) -> None:
+        self._silent_until.pop(name, None)
+
+    def avoid(self, name: str) -> None:
+        """It is asked last for a while."""
+        self._silent_until[name] = time.monotonic() + AVOID_S
+
+    async def persist(self, region: str, method: str, *args: Any) -> Any:
+        """Call one region until it answers: its calls are idempotent, another region's would not be.
+
+        RegionDraining: it has not done it and will not.
+        """
+        deadline = time.monotonic() + GIVE_UP_S
+        delay_s = FIRST_DELAY_S
+        while True:
+            try:
+                answer = await self.actors[region].call(method, *args, timeout_s=ANSWER_TIMEOUT_S)
+                self.heard(region)
+                return answer
+            except RegionDraining:
+                raise
+            except (ConnectionError, TimeoutError) as error:
+                self.avoid(region)
+                if method == "accept" and await self._is_drained_and_down(region):
+                    raise RegionDraining(f"region {region} is drained, and down") from error
+                if time.monotonic() > deadline:
+                    raise ConnectionError(
+                        f"region {region} gave no answer for {GIVE_UP_S:.0f} s; the outcome of {method} is unknown"
+                    ) from error
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, MAX_DELAY_S)
+
+    async def _is_drained_and_down(self, region: str) -> bool:
+        """Whether a region does not answer that was drained before: the others know what it has accepted."""
+        try:
+            health = await self.fleet.call("health", timeout_s=HEALTH_TIMEOUT_S)
+        except (ConnectionError, TimeoutError):
+            return False
+        return bool(health.get(region) == DRAINED_DOWN)

@@ -1,0 +1,181 @@
+"""How a client submits a batch: to which region, and to which others when that one is silent or refuses.
+
+A batch whose answer was lost is sent again to the same region under the same key until it answers, so it is accepted
+once; with copies in other regions, another one is asked as well, and they find out among themselves who has it.
+Messages with a key of their own go to the region that their key stands for, because it knows the key.
+"""
+
+import asyncio
+import itertools
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from actors.calls import Calls
+from actors.region_calls import ANSWER_TIMEOUT_S, GIVE_UP_S, MAX_DELAY_S, RegionCalls
+from engine.config.schema import FleetConfig
+from engine.region.ports import RegionDraining
+from engine.values.message import Message, Receipt
+from engine.values.submission import batch_key_of, decode_receipt, encode_submission
+
+SILENCE_S = 0.3  # then another region is asked, too
+SILENT_TIMES = 4  # or so many times as long as an answer usually takes
+USUAL_OF = 16  # answers, about
+AGAIN_S = 0.15  # when all were asked: until one is asked again
+SLOWER = 1.5  # and each time so much longer
+
+
+class Submitting:
+    """See the module docstring."""
+
+    def __init__(self, config: FleetConfig, regions: RegionCalls) -> None:
+        self._config = config
+        self._regions = regions
+        self._usual_s = 0.0  # how long a region takes for a receipt
+
+    async def submit(
+        self, batch: Sequence[Message], *, key: bytes | None = None, region: str = ""
+    ) -> Receipt:
+        """As `AsyncClient.submit` (actors/client.py) says."""
+        batch = tuple(batch)
+        first = self._config.members(region) if region else ()
+        homes: dict[str, list[int]] = {}
+        if len(self._regions.actors) > 1 and any(message.key for message in batch):
+            for position, message in enumerate(batch):
+                homes.setdefault(self._home_of(message, first), []).append(position)
+        if not homes:
+            return await self._submit_whole(batch, key, first)
+        whole = key or os.urandom(16)
+        calls = [
+            self._submit_whole(
+                [batch[position] for position in positions], self._key_towards(whole, home, first), first
+            )
+            for home, positions in homes.items()
+        ]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        receipts: list[Receipt] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            receipts.append(answer)
+        return joined(receipts, list(homes.values()))
+
+    async def _submit_whole(
+        self, batch: Sequence[Message], key: bytes | None, first: Sequence[str]
+    ) -> Receipt:
+        batch_key = key or os.urandom(16)
+        header, blob = encode_submission(batch, batch_key)
+        if self._config.fleet.replicas:
+            return decode_receipt(await self._submit_covered(batch_key, header, blob, first))
+        return decode_receipt(await self._accepted_by_one(self._regions.order(key, first), header, blob))
+
+    async def _accepted_by_one(self, names: Sequence[str], header: bytes, blob: bytes) -> bytes:
+        """The first of these regions decides; the next one only if it is being drained and has not accepted it."""
+        deadline = time.monotonic() + GIVE_UP_S
+        for turn in itertools.count():
+            try:
+                return bytes(await self._regions.persist(names[turn % len(names)], "accept", header, blob))
+            except RegionDraining as error:
+                self._regions.avoid(names[turn % len(names)])
+                if time.monotonic() > deadline:
+                    raise ConnectionError(f"no region has taken it for {GIVE_UP_S:.0f} s: {error}") from error
+            if turn % len(names) == len(names) - 1:
+                await asyncio.sleep(MAX_DELAY_S)
+        raise AssertionError("unreachable")
+
+    def _home_of(self, message: Message, first: Sequence[str]) -> str:
+        """The region that knows the message's key; "" for a message without one."""
+        if not message.key:
+            return ""
+        return self._regions.ranked(batch_key_of("key", message.tenant, message.key), first)[0]
+
+    def _key_towards(self, whole: bytes, home: str, first: Sequence[str]) -> bytes:
+        """A key for the part of a batch that is for one region, which chooses that region."""
+        for number in itertools.count():
+            key = batch_key_of("part", whole, home, str(number))
+            chosen = (self._regions.ranked if self._config.fleet.replicas else self._regions.order)(
+                key, first
+            )[0]
+            if home in ("", chosen):
+                return key
+        raise AssertionError("unreachable")
+
+    async def _submit_covered(self, key: bytes, header: bytes, blob: bytes, first: Sequence[str]) -> bytes:
+        """Ask one region after the other until one gives the receipt; the earlier ones may still do it meanwhile.
+
+        Regions find out among themselves who has the batch: it is accepted once, whoever answers.
+        """
+        began = time.monotonic()
+        names = self._regions.silent_last(self._regions.ranked(key, first))
+        calls = Calls()
+        asked: set[str] = set()
+        pause_s = AGAIN_S
+        try:
+            for turn in itertools.count():
+                name = names[turn % len(names)]
+                if not calls.has(name):  # one that has it already needs it no second time
+                    call = self._regions.actors[name].call(
+                        "accept", header, blob, not asked <= calls.refused, timeout_s=ANSWER_TIMEOUT_S
+                    )
+                    calls.begin(name, call)
+                    asked.add(name)
+                if turn < len(names) - 1:
+                    answer, is_silent = await self._hear(calls, self._silence_s())
+                else:  # every region was asked: the less haste the longer it takes
+                    rest_until = time.monotonic() + pause_s * random.uniform(0.7, 1.0)
+                    answer, is_silent = await self._hear(calls, pause_s)
+                    while answer is None and (left_s := rest_until - time.monotonic()) > 0:
+                        answer, _ = await self._hear(calls, left_s)
+                    pause_s = min(pause_s * SLOWER, MAX_DELAY_S)
+                if answer is not None:
+                    return answer
+                if is_silent:
+                    self._regions.avoid(name)
+                if time.monotonic() - began > GIVE_UP_S:
+                    raise ConnectionError(
+                        f"no region gave a receipt for {GIVE_UP_S:.0f} s; the outcome is unknown: {calls.error}"
+                    ) from calls.error
+        finally:
+            await calls.end()
+        raise AssertionError("unreachable")
+
+    def _silence_s(self) -> float:
+        """So long without an answer is a silence: regions that are all slow are not helped by asking twice as many."""
+        return min(max(SILENCE_S, self._usual_s * SILENT_TIMES), MAX_DELAY_S)
+
+    async def _hear(self, calls: Calls, wait_s: float) -> tuple[bytes | None, bool]:
+        """The receipt, if one comes in that time; and whether nothing came at all. A refusal ends the wait."""
+        done = await calls.wait(wait_s)
+        for region, since, task in done:
+            failure = task.exception()
+            if failure is None:
+                self._regions.heard(region)
+                self._usual_s += (time.monotonic() - since - self._usual_s) / USUAL_OF
+                return task.result(), False
+            if not isinstance(failure, ConnectionError | TimeoutError):
+                raise failure
+            self._regions.avoid(region)
+            if isinstance(failure, RegionDraining):
+                calls.refused.add(region)
+            calls.error = failure
+        return None, not done
+
+
+def joined(receipts: Sequence[Receipt], positions: Sequence[Sequence[int]]) -> Receipt:
+    """One receipt for a batch that went to several regions; `positions[i]` are those of receipt i's items."""
+    ids: list[tuple[int, ...]] = [()] * sum(map(len, positions))
+    errors = []
+    for receipt, places in zip(receipts, positions, strict=True):
+        for place, item in zip(places, receipt.ids, strict=True):
+            ids[place] = item
+        errors += [replace(error, index=places[error.index]) for error in receipt.errors]
+    return Receipt(
+        region=",".join(sorted({receipt.region for receipt in receipts})),
+        ids=tuple(ids),
+        errors=tuple(sorted(errors, key=lambda error: error.index)),
+        repeated=all(receipt.repeated for receipt in receipts),
+        suppressed=tuple(id_ for receipt in receipts for id_ in receipt.suppressed),
+        degraded=any(receipt.degraded for receipt in receipts),
+    )
