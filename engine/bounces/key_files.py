@@ -112,6 +112,8 @@ def add_key(path: Path) -> None:
 def use_last_key(path: Path) -> None:
     """Have the last key sign. KeyFileError, OSError."""
     keys = read_keys(path)
+    if len(keys) == 1:
+        raise KeyFileError(f"token key {path}: has one key only, which signs: `add-key` makes another")
     _replace(path, (keys[-1], *keys[:-1]))
 
 

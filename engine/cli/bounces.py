@@ -34,6 +34,7 @@ def unknown_command(fleet_path: Path, as_json: bool, limit: int) -> None:
     """Replies that no rule knows, the most frequent first."""
     config = read_fleet(fleet_path)
     rows = []
+    is_seen = False
     for region in config.regions:
         path = Path(config.spool.directory) / region.name
         if not path.is_dir():
@@ -44,7 +45,10 @@ def unknown_command(fleet_path: Path, as_json: bool, limit: int) -> None:
             replies = UnknownReplies(reader.state(STATE_KEY))
         finally:
             reader.close()
+        is_seen = True
         rows += [(region.name, wording, row) for wording, row in replies.rows()]
+    if not is_seen:
+        raise Failure("no region has its spool on this machine: nothing is known about its replies")
     rows.sort(key=lambda row: -row[2].count)
     if as_json:
         click.echo(
@@ -120,6 +124,10 @@ def _change(change: Callable[[Path], None], path: Path, then: str) -> None:
 def explain_command(reply: str) -> None:
     """What one reply means, and which rule says so. REPLY is as in `550 5.1.1 User unknown`."""
     parsed = parse_sample(reply)
+    if not str(parsed).strip() or not (parsed.code == 0 or 400 <= parsed.code < 600):
+        raise click.UsageError(
+            f"reply {reply!r}: allowed is a refusal: a code from 400 to 599, a status, a text"
+        )
     kind = OutcomeKind.BOUNCED if parsed.code >= 500 else OutcomeKind.DEFERRED
     found = shipped_classifier().classify(kind, Scope.RECIPIENT, parsed)
     hardness = "hard" if found.hard else "soft"

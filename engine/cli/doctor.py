@@ -13,6 +13,7 @@ from rich.text import Text
 from engine.campaign.spec import load_campaign
 from engine.cli.terminal import Failure, fleet_option, output, read_fleet
 from engine.config.schema import FleetConfig
+from engine.config.types import is_host_name
 from engine.doctor.case import Case, Sender
 from engine.doctor.examine import examine, summary, worst
 from engine.doctor.finding import Finding, Level
@@ -74,6 +75,9 @@ def doctor_command(
         name = _domain(domain)
         bounces = _domain(return_path) if return_path else _return_path(config, name)
         senders, hidden = _senders(config, addresses)
+        wrong = next((s for s in selectors if not is_host_name(s)), None)
+        if wrong is not None:
+            raise ValueError(f"--selector {wrong!r}: allowed are letters, digits, hyphens and dots, as in s1")
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     questions = Questions(build_resolver(config.resolver))
@@ -103,6 +107,8 @@ def doctor_command(
 
 def _domain(text: str) -> str:
     """In ASCII form and lower case; ValueError."""
+    if "@" in text:
+        raise ValueError(f"{text!r}: allowed is a domain, as in example.com, without an address before it")
     try:
         return parse_address(f"x@{text.rstrip('.')}").domain
     except AddressError as error:
@@ -169,8 +175,14 @@ def _show(case: Case, findings: Sequence[Finding]) -> None:
         for line in lines:
             console.print(_plain(f"  {line}"), soft_wrap=True)
     console.print()
+    unknown = dict.fromkeys(finding.check for finding in findings if not finding.is_known)
     for provider, checks in summary(findings).items():
-        state = f"[red]not met: {', '.join(checks)}[/red]" if checks else "[green]met, as far as seen[/green]"
+        if checks:
+            state = f"[red]not met: {', '.join(checks)}[/red]"
+        elif unknown:
+            state = f"[yellow]not known, the DNS does not answer: {', '.join(unknown)}[/yellow]"
+        else:
+            state = "[green]met, as far as seen[/green]"
         console.print(f"published rules of {provider}: {state}")
 
 

@@ -24,7 +24,7 @@ from engine.campaign.render import Renderer
 from engine.campaign.sender import CampaignSender, SendReport
 from engine.campaign.spec import Campaign, load_campaign
 from engine.cli.port import FleetPort, PortFactory
-from engine.cli.terminal import Failure, Interrupted, fleet_option, notes, output
+from engine.cli.terminal import Failure, Interrupted, check_report, fleet_option, notes, output
 from engine.config.schema import FleetConfig
 from engine.values.address import AddressError, parse_address
 from engine.values.clock import SystemClock
@@ -108,6 +108,7 @@ def _send_campaign(
         delimiter=campaign.delimiter,
     )
     bad_rows_path = bad_rows_path or campaign.recipients_path.with_suffix(".bad-rows.csv")
+    check_report(bad_rows_path, campaign.recipients_path)
     # the file's columns are compared with the template before anything is done
     rows = read_in_order(file, campaign.field_names, campaign.engagement)
     with BadRowFile(bad_rows_path) as bad_rows:

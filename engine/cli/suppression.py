@@ -1,9 +1,11 @@
 """`sendfleet suppression`: the addresses that are not sent to. A change reaches all regions of the running fleet."""
 
 import asyncio
+import contextlib
 import json
+import os
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -12,7 +14,7 @@ import click
 from engine.campaign.bad_rows import BadRowFile
 from engine.campaign.recipients import BadRow
 from engine.cli.port import FleetPort, PortFactory
-from engine.cli.terminal import Failure, fleet_option, notes, output
+from engine.cli.terminal import Failure, check_report, fleet_option, notes, output
 from engine.suppression.table import Defaults, fields_of, header_line, read_table, row_line
 from engine.values.address import AddressError, parse_address
 from engine.values.clock import SystemClock
@@ -119,7 +121,9 @@ def build_suppression(port_factory: PortFactory) -> click.Group:
             SystemClock().wall_ms(), tenant, Stream.parse(stream) if stream else None, Reason.parse(reason)
         )
         _check_list(tenant, stream)
-        with BadRowFile(bad_rows_path or file.with_suffix(".bad-rows.csv")) as bad_rows:
+        bad_rows_path = bad_rows_path or file.with_suffix(".bad-rows.csv")
+        check_report(bad_rows_path, file)
+        with BadRowFile(bad_rows_path) as bad_rows:
             read, changed = asyncio.run(
                 _import(port_factory(fleet_path), read_table(file, defaults), bad_rows)
             )
@@ -131,13 +135,23 @@ def build_suppression(port_factory: PortFactory) -> click.Group:
             raise Failure(f"{bad_rows.count} rows were left out: see {bad_rows.path}")
 
     @suppression.command("export")
-    @click.argument("file", type=click.File("w", encoding="utf-8", lazy=False), default="-")
+    @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), default="-")
     @fleet_option
-    def export_command(file: TextIO, fleet_path: Path) -> None:
-        """Write all entries as CSV to FILE, or to standard output."""
-        file.write(header_line())
+    def export_command(file: Path, fleet_path: Path) -> None:
+        """Write all entries as CSV to FILE, or to standard output.
+
+        A file that is there is replaced when all of them have been written.
+        """
         rows = port_factory(fleet_path).suppressions()
-        count = asyncio.run(_print(rows, Filter(), False, file))
+        if file == Path("-"):
+            count = _export(rows, sys.stdout)
+        else:
+            with (
+                _replacing(file.resolve())
+                if file.is_file() or not file.exists()
+                else file.open("w") as opened
+            ):
+                count = _export(rows, opened)
         notes().print(f"{count} entries")
 
     return suppression
@@ -165,6 +179,25 @@ class Filter:
             and self._stream in (None, row.stream)
             and self._reason in (None, row.reason)
         )
+
+
+def _export(rows: AsyncIterator[Suppression], file: TextIO) -> int:
+    file.write(header_line())
+    return asyncio.run(_print(rows, Filter(), False, file))
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A new file in place of another, or the other one as it was."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            if path.exists():
+                part.chmod(path.stat().st_mode)
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 async def _print(rows: AsyncIterator[Suppression], wanted: Filter, as_json: bool, file: TextIO) -> int:

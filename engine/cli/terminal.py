@@ -97,6 +97,12 @@ def _words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def check_report(bad_rows: Path, read: Path) -> None:
+    """Refuse a report that would take the place of the file that is read."""
+    if bad_rows.resolve() == read.resolve():
+        raise click.UsageError(f"--bad-rows {bad_rows}: is the file that is read: allowed is any other")
+
+
 def tell_gaps(path: Path, config: FleetConfig) -> None:
     """What fleet.yaml allows but probably does not mean."""
     for gap in find_gaps(config):

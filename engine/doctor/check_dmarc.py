@@ -24,10 +24,12 @@ async def check_dmarc(case: Case) -> list[Finding]:
     try:
         record = await find(case.questions, case.domain)
         findings = await _record(case, record)
-        findings += await _alignment(case, record)
     except DnsFailed as error:
         return [unanswered(RECORD, case.domain, str(error))]
-    return findings
+    try:
+        return findings + await _alignment(case, record)
+    except DnsFailed as error:
+        return [*findings, unanswered(ALIGNMENT, f"From {case.domain}", str(error))]
 
 
 async def _record(case: Case, record: DmarcRecord | None) -> list[Finding]:
@@ -56,9 +58,13 @@ async def _record(case: Case, record: DmarcRecord | None) -> list[Finding]:
 
 async def _reports(case: Case, record: DmarcRecord) -> list[Finding]:
     findings = []
-    home = await organizational_domain(case.questions, record.domain)
     for target in report_domains(record):
-        if home == await organizational_domain(case.questions, target) or target.endswith(f".{home}"):
+        try:
+            home = await organizational_domain(case.questions, record.domain)
+            if home == await organizational_domain(case.questions, target) or target.endswith(f".{home}"):
+                continue
+        except DnsFailed as error:  # theirs: it costs reports, and no mail
+            findings.append(unanswered(RECORD, target, str(error)))
             continue
         name = f"{record.domain}._report._dmarc.{target}"
         answer = await case.questions.text(name)

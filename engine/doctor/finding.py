@@ -34,7 +34,10 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One row. `subject` is what was looked at; `publish` has the zone file lines that would put it right."""
+    """One row. `subject` is what was looked at; `publish` has the zone file lines that would put it right.
+
+    `is_known`: False where the DNS does not answer.
+    """
 
     check: str
     subject: str
@@ -42,6 +45,7 @@ class Finding:
     why: str
     publish: tuple[str, ...] = ()
     demands: tuple[Demand, ...] = ()
+    is_known: bool = True
 
     def plain(self) -> dict[str, object]:
         """For JSON."""
@@ -49,6 +53,7 @@ class Finding:
             "check": self.check,
             "subject": self.subject,
             "level": self.level.value,
+            "known": self.is_known,
             "why": self.why,
             "publish": list(self.publish),
             "demanded_by": [

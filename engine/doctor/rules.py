@@ -50,4 +50,4 @@ def failed(check: str, subject: str, why: str, *publish: str) -> Finding:
 
 def unanswered(check: str, subject: str, reason: str) -> Finding:
     """The DNS failed: receivers see the same, and put mail off or distrust it."""
-    return failed(check, subject, f"the DNS does not answer: {reason}")
+    return Finding(check, subject, Level.FAIL, f"the DNS does not answer: {reason}", is_known=False)

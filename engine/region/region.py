@@ -241,7 +241,8 @@ class Region:
         self.check()
         rows = decode_rows(data)
         if spread:
-            rows = [checked(row) for row in rows]
+            now_ms = self._clock.wall_ms()
+            rows = [checked(row, now_ms) for row in rows]
         return await awaited(self._spool.suppress(rows, log=spread))
 
     async def unsubscribe(self, data: bytes) -> int:

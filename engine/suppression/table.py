@@ -17,11 +17,12 @@ from typing import BinaryIO
 from engine.campaign.recipients import ADDRESS_COLUMNS, BadRow, RecipientFileError, field_name
 from engine.values.ids import format_id, parse_id
 from engine.values.stream import Stream
-from engine.values.suppression import ANY_STREAM, Reason, Suppression, make
+from engine.values.suppression import ANY_STREAM, DAY_MS, Reason, Suppression, make
 
 COLUMNS = ("address", "tenant", "stream", "reason", "at", "message_id", "note")
 MAX_LINE = 16 << 10
 SHOWN = 200
+_NO_END = "unexpected end of data"  # of the csv module
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ def _header(path: Path, file: BinaryIO) -> dict[str, int]:
         (names,) = csv.reader([file.readline(MAX_LINE).decode("utf-8-sig")], strict=True)
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
         raise RecipientFileError(f"{path}: the first line is not a CSV header in UTF-8: {error}") from None
+    if len(names) == 1 and (wrong := next((c for c in ";\t|" if c in names[0]), "")):
+        raise RecipientFileError(f"{path}: columns are separated by {wrong!r}: allowed are commas")
     columns = {field_name(name).lower(): index for index, name in reversed(list(enumerate(names)))}
     for name in ADDRESS_COLUMNS:
         if name in columns:
@@ -79,12 +82,13 @@ def _row(number: int, line: bytes, columns: dict[str, int], defaults: Defaults) 
             tenant=field("tenant") or defaults.tenant,
             stream=Stream.parse(field("stream")) if field("stream") else defaults.stream,
             reason=_reason(field("reason")) if field("reason") else defaults.reason,
-            at_ms=_time(field("at")) if field("at") else defaults.at_ms,
+            at_ms=_time(field("at"), defaults.at_ms) if field("at") else defaults.at_ms,
             message_id=parse_id(message_id) if message_id else 0,
             note=field("note") or defaults.note,
         )
     except (ValueError, csv.Error) as error:
-        return BadRow(number, str(error), line.decode("utf-8", "replace").strip()[:SHOWN])
+        why = "a quote that is not closed on its line" if str(error) == _NO_END else str(error)
+        return BadRow(number, why, line.decode("utf-8", "replace").strip()[:SHOWN])
 
 
 def _reason(text: str) -> Reason:
@@ -94,15 +98,18 @@ def _reason(text: str) -> Reason:
     return reason
 
 
-def _time(text: str) -> int:
+def _time(text: str, now_ms: int) -> int:
+    """One of tomorrow, by another time zone or clock, counts as now: an entry of the future could not be taken off."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"at {text!r}: expected ISO 8601, as in 2026-01-31T12:00:00Z") from None
     at_ms = round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
-    if not 0 <= at_ms < 1 << 47:
+    if at_ms < 0:
         raise ValueError(f"at {text!r}: allowed are times since 1970")
-    return at_ms
+    if at_ms > now_ms + DAY_MS:
+        raise ValueError(f"at {text!r}: is in the future")
+    return min(at_ms, now_ms)
 
 
 def header_line() -> str:

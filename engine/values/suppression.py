@@ -22,6 +22,7 @@ from engine.values.stream import Stream
 
 ANY_STREAM = -1
 MAX_NOTE = 200
+DAY_MS = 86_400_000
 _VERSION = 1
 
 
@@ -128,17 +129,21 @@ def make(
     return Suppression(compared(parsed), tenant, number, reason, at_ms, message_id, note)
 
 
-def checked(row: Suppression) -> Suppression:
-    """A row that somebody else made, in its normal form. ValueError names the row."""
+def checked(row: Suppression, now_ms: int) -> Suppression:
+    """A row that somebody else made, in its normal form. ValueError names the row.
+
+    Nothing that is said now would win over one of the future: such a row is refused, or counts as of now if it is less
+    than a day ahead, as by another clock.
+    """
     try:
         stream = None if row.stream == ANY_STREAM else Stream(row.stream)
         reason = Reason(row.reason)
-        if not 0 <= row.at_ms < 1 << 47:
-            raise ValueError(f"at_ms {row.at_ms}: allowed are unix milliseconds")
+        if not 0 <= row.at_ms <= now_ms + DAY_MS:
+            raise ValueError(f"at_ms {row.at_ms}: allowed are unix milliseconds up to now")
         return make(
             row.address,
             reason=reason,
-            at_ms=row.at_ms,
+            at_ms=min(row.at_ms, now_ms),
             tenant=row.tenant,
             stream=stream,
             message_id=row.message_id,

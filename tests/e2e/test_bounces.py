@@ -56,6 +56,9 @@ def test_unknown_replies_are_listed(tmp_path: Path) -> None:
     assert (row["wording"], row["count"], row["region"]) == ("554 xyzzy # plugh", 10, "eu")
     table = CliRunner().invoke(bounces_group, ["unknown", "--fleet", str(fleet_file)])
     assert "554 xyzzy # plugh" in table.stdout
+    config.spool.directory.rename(tmp_path / "elsewhere")
+    nothing = CliRunner().invoke(bounces_group, ["unknown", "--fleet", str(fleet_file)])
+    assert (nothing.exit_code, "every reply" in nothing.output) == (1, False)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +70,8 @@ def test_unknown_replies_are_listed(tmp_path: Path) -> None:
 )
 def test_a_reply_can_be_explained(reply: str, answer: str) -> None:
     assert CliRunner().invoke(bounces_group, ["explain", reply]).stdout.strip() == answer
+
+
+@pytest.mark.parametrize("reply", ["", "  ", "250 2.0.0 ok", "354 go on"])
+def test_what_is_no_refusal_is_not_explained(reply: str) -> None:
+    assert CliRunner().invoke(bounces_group, ["explain", reply]).exit_code == 2

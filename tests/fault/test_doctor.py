@@ -95,6 +95,7 @@ ZONES = {
     "test": HEAD,
     "signed.test": HEAD,
     "broken.test": HEAD,
+    "blindly.test": HEAD + '_dmarc TXT "v=DMARC1; p=reject; rua=mailto:d@broken.test"\n',
 }
 KINDS = dict.fromkeys(ZONES, "insecure") | {"signed.test": "signed", "broken.test": "bogus"}
 
@@ -352,8 +353,32 @@ def test_the_command_shows_a_table_and_its_exit_status_is_that_of_the_worst(flee
         in bad.stdout
     )
     assert bad.stderr.startswith("error: bad.test: ")
-    for wrong in (("a..b",), ("good.test", "--return-path", "-"), ("good.test", "--address", "x=1.2.3.4")):
-        assert run(*wrong, "--fleet", fleet_yaml).exit_code == 2
+    for wrong in (
+        ("a..b",),
+        ("user@good.test",),
+        ("good.test", "--return-path", "-"),
+        ("good.test", "--address", "x=1.2.3.4"),
+        ("good.test", "--selector", "a b"),
+        ("good.test", "--selector", ""),
+    ):
+        assert run(*wrong, "--fleet", fleet_yaml).exit_code == 2, wrong
+
+
+def test_what_the_dns_does_not_say_is_not_called_met(fleet_yaml: Path) -> None:
+    data = yaml.safe_load(fleet_yaml.read_text())
+    data["dkim"]["domains"][0]["domain"] = "broken.test"
+    fleet_yaml.write_text(yaml.safe_dump(data))
+    blind = run("broken.test", "--fleet", fleet_yaml)
+    assert blind.exit_code == 1
+    assert "met, as far as seen" not in blind.stdout
+    assert "published rules of google: not known, the DNS does not answer: spf, dkim, dmarc" in blind.stdout
+
+
+def test_a_report_address_whose_dns_fails_hides_nothing_else(nameserver: int) -> None:
+    findings = look(case_of(nameserver, "blindly.test", dkim=None))
+    assert ("broken.test", Level.FAIL) in rows(findings, "dmarc")
+    assert ("blindly.test", Level.PASS) in rows(findings, "dmarc")
+    assert rows(findings, "alignment") == [("From blindly.test", Level.WARN)]
 
 
 def test_the_return_path_is_the_fleets_bounce_domain(fleet_yaml: Path) -> None:

@@ -1,11 +1,12 @@
 import csv
 import io
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from engine.values.suppression import Reason
+from engine.values.suppression import Reason, Suppression
 from tests.unit.cli.support import MemoryFleet, invoke
 
 
@@ -79,3 +80,27 @@ def test_import_and_export(tmp_path: Path, fleet: MemoryFleet) -> None:
     assert result.exit_code == 0, result.output
     assert other.suppressed == fleet.suppressed
     assert "0 added" in invoke("suppression", "import", exported, fleet=other).output
+
+
+def test_an_export_that_fails_leaves_the_former_one(tmp_path: Path) -> None:
+    class Broken(MemoryFleet):
+        async def suppressions(self, address: str = "") -> AsyncIterator[Suppression]:
+            async for row in super().suppressions(address):
+                yield row
+                raise ConnectionError("no region answers")
+
+    fleet = Broken()
+    invoke("suppression", "add", "a@example.com", fleet=fleet)
+    path = tmp_path / "all.csv"
+    path.write_text("former")
+    assert invoke("suppression", "export", path, fleet=fleet).exit_code == 1
+    assert path.read_text() == "former"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_import_does_not_remove_what_it_reads(tmp_path: Path, fleet: MemoryFleet) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("address\na@example.com\nx\n")
+    result = invoke("suppression", "import", path, "--bad-rows", path, fleet=fleet)
+    assert (result.exit_code, "--bad-rows" in result.output) == (2, True)
+    assert path.read_text() == "address\na@example.com\nx\n"

@@ -12,6 +12,8 @@ def test_the_keys_of_a_file(tmp_path: Path) -> None:
     (first,) = read_keys(path)
     again = invoke("bounces", "new-key", str(path))
     assert (again.exit_code, "never replaced" in again.stderr) == (1, True)
+    alone = invoke("bounces", "use-key", str(path))
+    assert (alone.exit_code, "one key only" in alone.stderr) == (1, True)
     assert invoke("bounces", "add-key", str(path)).exit_code == 0
     assert read_keys(path)[0] == first
     assert invoke("bounces", "use-key", str(path)).exit_code == 0

@@ -18,7 +18,7 @@ def read(tmp_path: Path, data: str | bytes, defaults: Defaults = DEFAULTS) -> li
 
 def test_what_is_exported_can_be_imported(tmp_path: Path) -> None:
     rows = [
-        make("a@example.com", reason=Reason.MANUAL, at_ms=1_800_000_000_123),
+        make("a@example.com", reason=Reason.MANUAL, at_ms=1_799_999_999_123),
         make(
             '"odd, one"@example.com',
             reason=Reason.COMPLAINT,
@@ -51,7 +51,9 @@ def test_a_plain_list_with_defaults(tmp_path: Path) -> None:
         ("a@example.com,,,removed", "sendfleet suppression remove"),
         ("a@example.com,,,,yesterday", "ISO 8601"),
         ("a@example.com,,,,,xyz", "16 hex digits"),
-        ('"a@example.com', "unexpected end of data"),
+        ("a@example.com,,,,2027-01-17T08:00:00Z", "in the future"),
+        ("a@example.com,,,,9999-12-31T23:59:59-23:59", "in the future"),
+        ('"a@example.com', "a quote that is not closed"),
         ("a@example.com," + "t" * 20_000, "longer than"),
     ],
 )
@@ -69,6 +71,18 @@ def test_a_bad_row_has_its_line_and_reason_and_costs_nothing_else(
 def test_bytes_that_are_not_utf8_are_a_bad_row(tmp_path: Path) -> None:
     (bad,) = read(tmp_path, b"address\na\xff@example.com\n")
     assert isinstance(bad, BadRow)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_is_named(tmp_path: Path, separator: str) -> None:
+    with pytest.raises(RecipientFileError, match=r"separated by .*: allowed are commas"):
+        read(tmp_path, f"address{separator}reason\na@example.com{separator}manual\n")
+
+
+def test_a_time_of_another_time_zone_counts_as_now(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, "address,at\na@example.com,2027-01-15T20:00:00Z\n")
+    assert isinstance(row, Suppression)
+    assert row.at_ms == DEFAULTS.at_ms
 
 
 @pytest.mark.parametrize("data", ["", "name\nAnn\n", 'add"ress\n', b"\xff\xfe\n"])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from engine.values.stream import Stream
 from engine.values.suppression import (
+    DAY_MS,
     Reason,
     Suppression,
     address_digest,
@@ -15,6 +16,8 @@ from engine.values.suppression import (
     list_digest,
     make,
 )
+
+NOW_MS = 1_800_000_000_000
 
 
 @pytest.mark.parametrize(
@@ -59,17 +62,24 @@ def test_what_is_refused() -> None:
         Suppression("a@example.com", "t", 9, Reason.MANUAL, 1),
         Suppression("a@example.com", "t" * 200, -1, Reason.MANUAL, 1),
         Suppression("a@example.com", "", -1, Reason.MANUAL, -1),
+        Suppression("a@example.com", "", -1, Reason.MANUAL, NOW_MS + 2 * DAY_MS),
     ],
 )
 def test_a_row_that_makes_no_sense_is_named(row: Suppression) -> None:
     with pytest.raises(ValueError, match=f"suppression of '{row.address}'"):
-        checked(row)
+        checked(row, NOW_MS)
 
 
 def test_a_checked_row_is_in_its_normal_form() -> None:
     row = Suppression("User@Bücher.example", "t", -1, Reason.COMPLAINT, 5, 7, "note")
-    assert checked(row) == row._replace(address="user@xn--bcher-kva.example")
-    assert checked(checked(row)) == checked(row)
+    assert checked(row, NOW_MS) == row._replace(address="user@xn--bcher-kva.example")
+    assert checked(checked(row, NOW_MS), NOW_MS) == checked(row, NOW_MS)
+
+
+def test_a_row_of_a_clock_that_is_ahead_can_be_taken_off_at_once() -> None:
+    ahead = Suppression("a@example.com", "", -1, Reason.MANUAL, NOW_MS + 60_000)
+    removed = ahead._replace(reason=Reason.REMOVED, at_ms=NOW_MS + 1)
+    assert checked(removed, NOW_MS + 1).wins_over(checked(ahead, NOW_MS))
 
 
 def test_rows_travel() -> None:
