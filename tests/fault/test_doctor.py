@@ -63,6 +63,7 @@ two           TXT  "v=spf1 -all"
 two           TXT  "v=spf1 +all"
 _dmarc.two    TXT  "v=DMARC1; p=none"
 _dmarc.two    TXT  "v=DMARC1; p=reject"
+behind        TXT  "v=spf1 ip4:198.51.100.8/29 -all a"
 syntax        TXT  "v=spf1 ipv4:198.51.100.8/29 -all"
 _dmarc        TXT  "v=DMARC1; p=sometimes; rua=mailto:x@elsewhere.test"
 _mta-sts      TXT  "v=STSv1; id=with-dash"
@@ -267,6 +268,12 @@ def test_spf_that_no_receiver_can_use(nameserver: int, domain: str, words: str) 
     findings = look(case_of(nameserver, domain, senders=(sender(13, "liar.bad.test"),)))
     assert words in why(findings, "spf")
     assert Level.FAIL in [level for _, level in rows(findings, "spf")]
+
+
+def test_spf_terms_that_are_never_read(nameserver: int) -> None:
+    findings = look(case_of(nameserver, "behind.bad.test", senders=(sender(13, "liar.bad.test"),)))
+    assert "what stands behind `-all` is never read" in why(findings, "spf")
+    assert "never read" not in why(look(case_of(nameserver, "good.test")), "spf")
 
 
 def test_two_dmarc_records_and_a_null_mx(nameserver: int) -> None:

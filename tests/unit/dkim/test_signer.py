@@ -10,7 +10,7 @@ import pytest
 
 from engine.config.signing import DkimConfig
 from engine.dkim.keys import KeyRing
-from engine.dkim.signer import Signer, SigningError, Unsigned
+from engine.dkim.signer import KEPT_BYTES, Signer, SigningError, Unsigned
 from tests.support.dkim import dkim_section, records_of, ring_of, verified
 
 NOW_S = int(time.time())
@@ -132,3 +132,7 @@ def test_a_body_that_does_not_vary_is_hashed_once(ring: KeyRing) -> None:
         assert verified(field + head + b"\r\n" + BODY, records, 2)
     signer.sign([message_of(body=b"another\r\n")])
     assert signer.hashed_bodies == 2
+    large = b"x" * KEPT_BYTES + b"\r\n"
+    for count in (3, 4):
+        signer.sign([message_of(body=large)])
+        assert signer.hashed_bodies == count, "large ones take no room"

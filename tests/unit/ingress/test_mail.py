@@ -172,6 +172,22 @@ def test_a_complaint_is_tied_by_whatever_the_provider_leaves(tie: str, has_repor
     asyncio.run(run())
 
 
+def test_a_complaint_that_comes_to_the_return_path_is_tied_by_it() -> None:
+    data = (
+        'Content-Type: multipart/report; report-type=feedback-report; boundary="b"\r\n\r\n--b\r\n'
+        "Content-Type: message/feedback-report\r\n\r\nFeedback-Type: abuse\r\n\r\n--b--\r\n"
+    )
+
+    async def run() -> None:
+        async with listening(Regions(us=Effect.ACTED)) as running:
+            assert (await running.send(running.verp(), data.encode(), "fbl@provider.example"))[0] == 250
+            assert [(s.kind, s.message_id) for _, s in running.regions.signals] == [
+                (SignalKind.COMPLAINT, ID)
+            ]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("wrong", ["forged", "old", "to a return path"])
 def test_an_enclosed_link_that_proves_nothing(wrong: str) -> None:
     async def run() -> None:

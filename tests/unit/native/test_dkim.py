@@ -41,7 +41,7 @@ def test_body_edges(body: bytes, canonical: bytes) -> None:
     assert relaxed_body(body) == canonical
 
 
-@pytest.mark.parametrize("odd", [b"  ", b" \r\n", b"\t", b"\t\t \r\n\r\n", b" \rx", b"\r\n", b" "])
+@pytest.mark.parametrize("odd", [b"  ", b" \r\n", b"\t", b" \t", b"\t\t \r\n\r\n", b" \rx", b"\r\n", b" "])
 def test_whatever_stands_across_the_octets_that_are_looked_at_together(odd: bytes) -> None:
     for place in range(140):
         body = b"x" * place + odd + b"y" * (200 - place) + b"\r\n"

@@ -58,6 +58,7 @@ def test_a_canonical_message_is_returned_as_it_is() -> None:
         (b"a\r\r\n", b"a\r\n\r\n", b"a\r\n\r\n"),
         (b"\r\n", b"\r\n", b"\r\n"),
         (b"\0", b"\r\n", b"\r\n"),
+        (b"a\r\0\0\nb", b"a\r\nb\r\n", b"a\r\nb\r\n"),
     ],
 )
 def test_forms(message: bytes, stuffed: bytes, plain: bytes) -> None:

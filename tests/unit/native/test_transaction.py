@@ -281,6 +281,17 @@ def test_lock_step_writes_one_command_at_a_time() -> None:
     assert owner.done[0].answers == [(RCPT, 550, "", "no"), (DOT, 250, "", "q")]
 
 
+@pytest.mark.parametrize("replies", [b"250 ok\r\n550 5.1.1 another's\r\n", b"250 ok\r\n25"])
+def test_lock_step_takes_no_second_reply_for_the_answer_to_what_it_has_yet_to_say(replies: bytes) -> None:
+    machine, owner, wire = start(txn(), pipelining=False)
+    wire.taken()
+    machine.data_received(replies)
+    assert owner.end is not None
+    assert owner.end[0] == PROTOCOL
+    assert wire.taken() == b""
+    assert owner.done[0].answers[0][1] == 0, "nothing is known about the recipient"
+
+
 def test_lock_step_skips_data_when_nobody_is_accepted() -> None:
     machine, owner, wire = start(txn("a"), txn("b"), pipelining=False)
     machine.data_received(b"250 ok\r\n")
@@ -309,6 +320,16 @@ def test_a_failed_bdat_is_followed_by_rset() -> None:
     wire.taken()
     machine.data_received(b"250 ok\r\n250 ok\r\n452 4.3.1 full\r\n")
     assert wire.taken().startswith(b"RSET\r\nMAIL")
+
+
+def test_a_reply_too_many_to_what_went_out_in_one_write_proves_no_delivery() -> None:
+    machine, owner, _ = start(txn("a"), txn("b"), chunking=True)
+    machine.data_received(b"250 ok\r\n250 ok\r\n250 2.0.0 q\r\n250 2.0.0 another\r\n")
+    assert owner.end is not None
+    assert owner.end[0] == PROTOCOL
+    assert owner.done[0].answers[0][1] == 0
+    assert owner.done[0].possible_duplicate
+    assert len(owner.waiting) == 1, "the next one was not begun"
 
 
 def test_a_421_in_front_of_a_bdat_that_was_sent_may_be_a_duplicate() -> None:

@@ -1,14 +1,17 @@
 """Opening sessions: TLS that cannot be avoided, certificates, AUTH, and the odd ends of a handshake."""
 
 import asyncio
+import socket
 import ssl
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
+from engine.smtp.conversation import Injected, Watch
 from engine.smtp.opener import Opened, OpenFailure, SessionOpener, Target, open_session
 from engine.smtp.policy import FailureReason, Phase, classify
 from engine.tls.policy import ENCRYPT, PLAIN, VERIFIED, Fault, HostPolicy
@@ -44,7 +47,7 @@ async def opened(
     server = await asyncio.start_server(script, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     target = Target("mx.test", "127.0.0.1", port, "127.0.0.2", "mta.example.com", tls, **options)
-    result = await opener(target, timeout_s=1.0)
+    result = await opener(target, timeout_s=20)
     server.close()
     if isinstance(result, Opened):
         assert (result.transport.get_extra_info("sslcontext") is not None) == (tls != PLAIN)
@@ -96,6 +99,33 @@ def test_plaintext_behind_the_220_is_a_failure(server_context: ssl.SSLContext, i
     assert (result.phase, result.answer) == (Phase.STARTTLS, FailureReason.INJECTED)
     assert result.fault is not None
     assert result.fault.fault is Fault.INJECTED
+
+
+def test_plaintext_that_waits_in_the_socket_is_injected() -> None:
+    """What came between the 220 and the handshake, in a segment of its own."""
+    ours, theirs = socket.socketpair()
+
+    class Transport:
+        def set_protocol(self, protocol: Any) -> None:
+            self.protocol = protocol
+
+        def write(self, data: bytes) -> None:
+            self.protocol.data_received(b"220 go\r\n")
+            theirs.send(b"250 EVIL\r\n")
+
+        def pause_reading(self) -> None:
+            pass
+
+        def get_extra_info(self, name: str) -> Any:
+            return ours if name == "socket" else None
+
+    async def run() -> None:
+        watch = Watch(Transport(), asyncio.Protocol())
+        with pytest.raises(Injected):
+            await watch.start_tls(ssl.create_default_context(), "mx.test")
+
+    with ours, theirs:
+        asyncio.run(run())
 
 
 def test_plaintext_that_comes_a_little_later_is_a_failure_too(server_context: ssl.SSLContext) -> None:

@@ -86,7 +86,7 @@ def test_one_unsigned_answer_and_there_is_no_dane(insecure: str) -> None:
     if insecure == "address":
         bed.address(MX, authenticated=False)
     assert kind_of(bed.policy()) == REQUIRED
-    asked = [name for kind, name in bed.dns.asked if kind == "TLSA"]
+    asked = [name for kind, name in bed.dns.asked if kind in ("TLSA", "CNAME")]
     assert bool(asked) == (insecure == "tlsa"), "unsigned zones are not asked"
 
 
@@ -159,8 +159,11 @@ def test_the_written_exception_ends_the_search(mode: str, expected: Check) -> No
 class Enforced:
     """The policy of every domain."""
 
-    def __init__(self, mode: str) -> None:
-        self._answer = StsAnswer(StsPolicy("example.org", mode, ("*.l.google.com",), 86400))
+    def __init__(self, mode: str, host: str = "*.l.google.com") -> None:
+        self.turn(mode, host)
+
+    def turn(self, mode: str, host: str) -> None:
+        self._answer = StsAnswer(StsPolicy("example.org", mode, (host,), 86400))
 
     def cached(self, domain: str) -> StsAnswer:
         return self._answer
@@ -187,6 +190,28 @@ def test_forged_mx_records_do_not_choose_an_exception(
     bed.address(forged, authenticated=False)
     monkeypatch.setattr(bed.routes, "_sts", Enforced(mode))
     assert kind_of(bed.policy()) == expected
+
+
+def test_a_policy_that_its_domain_changes_is_heeded_while_the_route_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bed = Bed()
+    bed.dns.set_mx("example.org", (10, MX))
+    policies = Enforced("testing", MX)
+    monkeypatch.setattr(bed.routes, "_sts", policies)
+
+    def found() -> tuple[str, bool]:
+        policy = bed.policy()
+        assert isinstance(policy, HostPolicy)
+        known = bed.routes.cached("example.org")
+        return known.sts.policy.mode, policy.is_testing
+
+    assert found() == ("testing", True)
+    policies.turn("enforce", MX)
+    assert found() == ("enforce", False)
+    policies.turn("enforce", "elsewhere.test")
+    assert isinstance(bed.policy(), PolicyRefusal)
+    assert [kind for kind, _ in bed.dns.asked].count("MX") == 1, "the route was not looked up again"
 
 
 def test_requiretls_hardens_every_policy() -> None:

@@ -155,6 +155,30 @@ def test_refreshed_every_day_so_that_it_does_not_run_out(tmp_path: Path) -> None
     run(tmp_path, story)
 
 
+def test_a_policy_is_not_kept_beyond_its_time_by_the_ttl_of_its_record(tmp_path: Path) -> None:
+    async def story(bed: Bed, server: PolicyServer) -> None:
+        bed.dns.text_of[f"_mta-sts.{DOMAIN}"] = TextAnswer(Status.FOUND, ("v=STSv1; id=1;",), 3600.0)
+        assert (await bed.get()).policy is not None
+        bed.server = None
+        bed.clock.advance(599)
+        assert (await bed.get()).policy is not None
+        bed.clock.advance(2)
+        assert (await bed.get()).policy is None
+
+    run(tmp_path, story, answer=page(TEXT.replace(b"604800", b"600")))
+
+
+def test_a_record_that_cannot_be_asked_for_is_not_asked_for_at_once_again(tmp_path: Path) -> None:
+    async def story(bed: Bed, server: PolicyServer) -> None:
+        bed.announce(None, Status.FAILED)
+        for _ in range(3):
+            assert await bed.get() == StsAnswer()
+            bed.clock.advance(90)
+        assert len(bed.dns.asked) == 1
+
+    run(tmp_path, story)
+
+
 def test_mode_none_replaces_what_was_stored(tmp_path: Path) -> None:
     async def story(bed: Bed, server: PolicyServer) -> None:
         assert (await bed.get()).policy == POLICY
