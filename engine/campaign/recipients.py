@@ -15,6 +15,7 @@ the first line; what has been seen is kept in a temporary database on disk.
 import codecs
 import csv
 import hashlib
+import io
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -91,7 +92,8 @@ class RecipientFile:
         if "\r" in first.rstrip("\r\n"):
             raise RecipientFileError(f"{self.path}: lines end with CR alone; allowed are LF and CRLF")
         if not first.strip():
-            raise RecipientFileError(f"{self.path}: empty; a CSV file begins with a line of column names")
+            what = "the first line is empty" if first else "empty"
+            raise RecipientFileError(f"{self.path}: {what}; a CSV file begins with a line of column names")
         if not self._delimiter:
             self._delimiter = max(DELIMITERS, key=first.count) if any(d in first for d in DELIMITERS) else ","
         try:
@@ -99,7 +101,7 @@ class RecipientFile:
         except csv.Error as error:
             raise RecipientFileError(f"{self.path}: line 1: {error}") from None
         self.columns = tuple(field_name(name) for name in names)
-        twice = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        twice = sorted({name for name in self.columns if name and self.columns.count(name) > 1})
         if twice:
             raise RecipientFileError(
                 f"{self.path}: line 1: more than one column is called {', '.join(twice)}"
@@ -243,7 +245,9 @@ class _Lines:
         elif start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             encoding = "utf-16"
         self._file = file
-        self._text = codecs.getreader(encoding)(file, "replace") if encoding == "utf-16" else None
+        self._text = (
+            io.TextIOWrapper(file, encoding, "replace", newline="\n") if encoding == "utf-16" else None
+        )
         self._again: list[str] = []
         self._record: list[str] = []
         self._record_size = 0
@@ -265,7 +269,9 @@ class _Lines:
 
     def _read(self) -> str:
         if self._text is not None:
-            line = str(self._text.readline(MAX_ROW_BYTES + 1))
+            line = rest_of_text = self._text.readline(MAX_ROW_BYTES + 1)
+            while rest_of_text and not rest_of_text.endswith("\n") and len(rest_of_text) > MAX_ROW_BYTES:
+                rest_of_text = self._text.readline(MAX_ROW_BYTES + 1)
         else:
             data = self._file.readline(MAX_ROW_BYTES + 1)
             rest = data

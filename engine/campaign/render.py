@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import jinja2
-from jinja2 import meta
+from jinja2 import meta, nodes
 from jinja2.runtime import Context
 
 from engine.bounces.unsubscribe import header_fields
@@ -43,6 +43,7 @@ OWN_HEADERS: Final = frozenset(
     dkim-signature""".split()  # noqa: SIM905
 )
 MAX_LINES_KEPT: Final = 4096
+NESTED: Final = "nested too deep"
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BASE64_LINE = 76
@@ -71,10 +72,21 @@ def template_variables(template: CampaignTemplate) -> set[str]:
     found: set[str] = set()
     for part, source in template_parts(template):
         try:
-            found |= meta.find_undeclared_variables(_PLAIN.parse(source))
+            tree = _PLAIN.parse(source)
+            found |= meta.find_undeclared_variables(tree) | _shown_globals(tree)
         except jinja2.TemplateSyntaxError as error:
             raise RenderError(part, f"line {error.lineno}: {error.message}") from None
-    return found - BUILT_IN_VARIABLES - set(_PLAIN.globals)
+        except RecursionError:
+            raise RenderError(part, NESTED) from None
+    return found - BUILT_IN_VARIABLES
+
+
+def _shown_globals(tree: nodes.Template) -> set[str]:
+    """Functions' names in another place than that of a call: there fields of these names are meant."""
+    called = {id(call.node) for call in tree.find_all(nodes.Call)}
+    names = list(tree.find_all(nodes.Name))
+    own = {name.name for name in names if name.ctx != "load"}
+    return {name.name for name in names if id(name) not in called} & _PLAIN.globals.keys() - own
 
 
 class Renderer:
@@ -240,6 +252,8 @@ def _compile(part: str, source: str, environment: Sandbox) -> Part:
         compiled = environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise RenderError(part, f"line {error.lineno}: {error.message}") from None
+    except RecursionError:
+        raise RenderError(part, NESTED) from None
 
     # a context on the values themselves: Template.render would copy them, and takes four times as long
     root = compiled.root_render_func

@@ -47,6 +47,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
+        for other in tree.find_all((nodes.Include, nodes.Extends, nodes.Import, nodes.FromImport)):
+            what = type(other).__name__.lower().removeprefix("from")
+            raise jinja2.TemplateSyntaxError(f"{what}: a template stands alone", other.lineno)
         for loop in list(tree.find_all(nodes.For)):
             if loop.recursive:
                 raise jinja2.TemplateSyntaxError("loops may not be recursive", loop.lineno)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import click
 import orjson
+from rich.text import Text
 
-from engine.cli.terminal import fleet_option, read_fleet
+from engine.cli.terminal import fleet_option, notes, read_fleet
+from engine.values.ids import format_id, parse_id
 
 POLL_S = 0.2
 PATTERN = "*/events-*.jsonl"
@@ -30,12 +32,22 @@ def events_command(fleet_path: Path, follow: bool, **filters: str | None) -> Non
     """Print the events of the fleet on this machine, oldest first per region."""
     directory = Path(read_fleet(fleet_path).events.directory)
     wanted = {name: value for name, value in filters.items() if value is not None}
+    if "id" in wanted:
+        try:
+            wanted["id"] = format_id(parse_id(wanted["id"]))
+        except ValueError as error:
+            raise click.UsageError(f"--id: {error}") from None
     stream = sys.stdout.buffer
+    is_found = False
     for line in read_events(directory, follow=follow):
         if not wanted or _fits(line, wanted):
+            is_found = True
             stream.write(line)
             if follow:
                 stream.flush()
+    if not is_found:
+        what = ", ".join(f"--{name} {value}" for name, value in wanted.items())
+        notes().print(Text(f"no events in {directory}" + (f" with {what}" if what else ""), style="yellow"))
 
 
 def read_events(

@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 failed or something was refused, 2 wrong usage, 130 interrupted.
 """
 
+import os
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +35,8 @@ EXPECTED = (
     OSError,
 )
 
+UNFOLDED = 1000  # columns
+
 fleet_option = click.option(
     "--fleet",
     "fleet_path",
@@ -46,8 +49,11 @@ fleet_option = click.option(
 
 
 def output() -> Console:
-    """Standard output; made anew, because tests and pagers replace it."""
-    return Console(highlight=False, soft_wrap=True)
+    """Standard output; made anew, because tests and pagers replace it. Tables are folded for screens only."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = UNFOLDED
+    return console
 
 
 def say(line: str) -> None:

@@ -16,6 +16,7 @@ from engine.config.units import format_duration, format_size
 from engine.providers.profiles import DEFAULT, Profile
 from engine.routing.route import Failure, Route
 from engine.routing.table import PatternTable
+from engine.values.address import AddressError, parse_address
 from engine.values.stream import Stream
 
 BUILT_IN = "built-in default"
@@ -46,9 +47,12 @@ def explain(
 
     Raises ValueError that names what is not known, and what is.
     """
-    domain = recipient.rpartition("@")[2].lower().rstrip(".")
-    if not domain:
-        raise ValueError(f"recipient {recipient!r}: allowed is an address, as in user@example.com")
+    try:
+        domain = parse_address(recipient).domain
+    except AddressError as error:
+        raise ValueError(
+            f"recipient {recipient!r}: {error}: allowed is an address, as in user@example.com"
+        ) from None
     Stream.parse(stream)
     provider, rows = _route(config, profiles, domain, resolved)
     rows = [Setting("recipient domain", domain, "recipient"), *rows]
@@ -161,6 +165,7 @@ def _section(section: BaseModel, path: str, label: str) -> list[Setting]:
             continue
         given = path and key in section.model_fields_set
         value = ", ".join(written[key]) if isinstance(written[key], list) else str(written[key])
+        value = "none" if written[key] is None else value
         rows.append(Setting(f"{label}.{key}", value, f"fleet.yaml: {path}.{key}" if given else BUILT_IN))
     return rows
 

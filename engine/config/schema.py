@@ -36,11 +36,13 @@ from engine.config.types import (
     EhloName,
     HostPort,
     IpAddress,
+    MapSize,
     Name,
     Netblock,
     Port,
     RateOrUnlimited,
     Section,
+    SegmentSize,
     Size,
     SourceIp,
     StreamNames,
@@ -86,7 +88,7 @@ class SpoolConfig(Section):
         Path("var/spool"),
         description="Where each region keeps its spool, in a folder of its name. On a local disk.",
     )
-    map_size: Size = Field(
+    map_size: MapSize = Field(
         64 * 2**30,
         description="Largest size of a region's LMDB index: address space, not disk. Settling may go beyond it.",
     )
@@ -100,7 +102,7 @@ class SpoolConfig(Section):
         lt=1,
         description="Share of `map_size` at which nothing more is accepted; the rest is for settling.",
     )
-    segment_size: Size = Field(64 * 2**20, description="Size at which a body segment file is sealed.")
+    segment_size: SegmentSize = Field(64 * 2**20, description="Size at which a body segment file is sealed.")
 
 
 class RegionConfig(Section):

@@ -36,3 +36,5 @@ def read_yaml(text: str) -> object:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise YamlError(place, str(getattr(error, "problem", error))) from error
+    except RecursionError:
+        raise YamlError("", "nested too deep") from None

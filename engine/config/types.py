@@ -6,6 +6,7 @@ with their unit again. Each type says what it allows when it refuses a value.
 
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -178,12 +179,23 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _size_within(least: int, most: int) -> Callable[[int], int]:
+    def check(size: int) -> int:
+        if not least <= size <= most:
+            raise ValueError(f"allowed is from {format_size(least)} to {format_size(most)}")
+        return size
+
+    return check
+
+
 Size = Annotated[
     int,
     PlainValidator(_positive_bytes),
     PlainSerializer(format_size, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "title": "size"}),
 ]
+MapSize = Annotated[Size, AfterValidator(_size_within(16 << 20, 16 << 40))]
+SegmentSize = Annotated[Size, AfterValidator(_size_within(1 << 20, 64 << 30))]
 RateOrUnlimited = Annotated[
     Rate | Literal["unlimited"],
     PlainValidator(_rate_or_unlimited),

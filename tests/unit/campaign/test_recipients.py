@@ -187,3 +187,23 @@ def test_the_report_of_bad_rows(tmp_path: Path) -> None:
         report.write(BadRow(4, "the same address as line 2", "a", is_duplicate=True))
     assert path.read_text() == 'line,reason,row\n3,no @,"x,""y"""\n4,the same address as line 2,a\n'
     assert (report.count, report.duplicates) == (2, 1)
+
+
+def test_columns_without_a_name_are_passed_over(tmp_path: Path) -> None:
+    rows = read(tmp_path, "email,,name,\na@example.com,1,Ann,2\n", "name")
+    assert good(rows) == [(2, "a@example.com", ("Ann",))]
+
+
+def test_a_first_line_that_is_empty(tmp_path: Path) -> None:
+    with pytest.raises(RecipientFileError, match="the first line is empty"):
+        read(tmp_path, "\nemail\na@example.com\n")
+
+
+def test_lines_of_utf16_end_where_those_of_utf8_do(tmp_path: Path) -> None:
+    text = (
+        f"email,name\na@example.com,A\u2028\x85n\nb@example.com,{'x' * (MAX_ROW_BYTES + 9)},c@example.com,C\n"
+    )
+    for encoding in ("utf-8", "utf-16"):
+        rows = read(tmp_path, text.encode(encoding), "name")
+        assert good(rows) == [(2, "a@example.com", ("A\u2028\x85n",))]
+        assert bad(rows) == [(3, f"longer than {MAX_ROW_BYTES} bytes")]

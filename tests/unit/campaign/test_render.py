@@ -207,6 +207,9 @@ def test_each_message_has_all_its_steps() -> None:
         ({"subject": "{{ name"}, "subject"),
         ({"html": "{% if %}"}, "html"),
         ({"text": "{% for x in y recursive %}{{ loop(x) }}{% endfor %}"}, "text"),
+        ({"text": "{% include '/etc/passwd' %}"}, "text"),
+        ({"text": "{% from 'x' import y %}"}, "text"),
+        ({"html": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}"}, "html"),
         ({"header_from": "nobody"}, "from"),
         ({"reply_to": "a@b.example, c@d.example"}, "reply_to"),
         ({"headers": {"Bcc": "x@example.com"}}, "headers.Bcc"),
@@ -235,6 +238,14 @@ def test_parts_do_not_share_what_a_template_sets() -> None:
 def test_the_fields_that_a_template_wants() -> None:
     template = replace(TEMPLATE, html="{% for n in range(2) %}{{ n }}{{ city }}{{ recipient }}{% endfor %}")
     assert template_variables(template) == {"name", "code", "city"}
+
+
+def test_a_field_may_have_the_name_of_a_function() -> None:
+    template = replace(TEMPLATE, html="{{ range }}{% for n in namespace(a=[1]).a %}{% endfor %}")
+    assert template_variables(template) == {"name", "code", "range"}
+    assert "5-10" in part(parse(render(template, name="x", code="y", range="5-10")), "html")
+    with pytest.raises(RenderError, match="nested too deep"):
+        template_variables(replace(TEMPLATE, html="{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}"))
 
 
 def test_from_can_depend_on_the_recipient() -> None:

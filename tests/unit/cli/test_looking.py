@@ -146,7 +146,14 @@ def test_events(fleet_yaml: Path) -> None:
         "events", "--fleet", fleet_yaml, "--event", "bounced", "--campaign", "c"
     ).stdout.splitlines()
     assert [json.loads(line) for line in lines] == [second]
-    assert invoke("events", "--fleet", fleet_yaml, "--recipient", "b@example.com").stdout == ""
+    result = invoke("events", "--fleet", fleet_yaml, "--recipient", "b@example.com")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == f"no events in {fleet_yaml.parent / 'events'} with --recipient b@example.com\n"
+    result = invoke("events", "--fleet", fleet_yaml, "--id", "5")
+    assert result.exit_code == 2
+    assert "--id: message id '5': expected 16 hex digits" in result.stderr
+    write_events(fleet_yaml.parent, "eu", 3, [{**first, "id": "00010000000000ab"}])
+    assert invoke("events", "--fleet", fleet_yaml, "--id", "00010000000000AB").stdout.count("\n") == 1
 
 
 def test_following_events_goes_on_where_it_was(fleet_yaml: Path) -> None:
@@ -181,6 +188,15 @@ def test_config_explain(fleet_yaml: Path) -> None:
     assert "eu-2" in result.stdout
     assert invoke(*arguments, "--stream", "bulk").exit_code == 2
     assert invoke(*arguments, "--source", "192.0.2.1").exit_code == 2
+    assert " none " in next(line for line in result.stdout.splitlines() if "limits.pool_shards" in line)
+    result = invoke("config", "explain", "--fleet", fleet_yaml, "--recipient", "gmail.test")
+    assert result.exit_code == 2
+    assert "recipient 'gmail.test': no @" in result.stderr
+
+
+def test_a_table_that_is_not_for_a_screen_is_not_folded(fleet_yaml: Path) -> None:
+    shown = invoke("config", "explain", "--fleet", fleet_yaml, "--recipient", "a@gmail.test").stdout
+    assert all(len(line.split()) >= 3 for line in shown.splitlines())
 
 
 def test_status_shows_faults_of_tls() -> None:

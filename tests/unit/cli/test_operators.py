@@ -390,7 +390,7 @@ def test_tenants_are_listed_and_the_poor_ones_are_in_the_status() -> None:
     shown = invoke("tenants", "list", fleet=fleet)
     assert shown.exit_code == 0
     text = " ".join(shown.stdout.split())
-    assert "acme eu poor 40 1970-01-01 1970-01-02 hard bounces" in text
+    assert "acme eu poor 40 1970-01-01 00:00 1970-01-02 00:00 hard bounces" in text
     assert "fine eu good (pinned) 40" in text
     only = json.loads(invoke("tenants", "list", "--class", "poor", "--json", fleet=fleet).stdout)
     assert only == [{"region": "eu", **TENANT}]

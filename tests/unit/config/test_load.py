@@ -334,3 +334,17 @@ def test_a_shard_without_a_source_could_send_nothing() -> None:
     data = shards_data()
     data["sources"][1]["region"] = "eu-1"
     assert problems_of(data)["sources"] == "no source is in this region: it could send nothing"
+
+
+def test_what_is_nested_too_deep_is_no_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text("a: " + "[" * 3000 + "]" * 3000)
+    with pytest.raises(ConfigError, match="not YAML: nested too deep"):
+        load_fleet(path)
+
+
+def test_sizes_of_a_spool_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_fleet(fleet_data(spool={"map_size": "1KiB", "segment_size": "1TiB"}))
+    assert "spool.map_size: '1KiB': allowed is from 16MiB to 16TiB" in str(caught.value)
+    assert "spool.segment_size: '1TiB': allowed is from 1MiB to 64GiB" in str(caught.value)
