@@ -229,8 +229,12 @@ class Acceptance:
             del self._unsafe[enquiry.key]
             self._own.link.settled(ids_of(spans))
             return [Write(Abandon(enquiry.key, spans, enquiry.spans)), Forget(spans)]
+        is_doubtful = len(enquiry.dead) > 1 or self._own.is_unsure()
+        uncertain = is_doubtful and enquiry.known is Known.NO
+        if uncertain and not self._own.accept_local:
+            return []  # it is asked for again: who is away may have accepted it
         del self._unsafe[enquiry.key]
-        self._pending[enquiry.key] = Pending([], True, now, spans=spans)
+        self._pending[enquiry.key] = Pending([], True, now, uncertain=uncertain, spans=spans)
         self._own.link.copy(spans, enquiry.key)
         return self._own.link.pump(now)
 

@@ -53,6 +53,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     7029725: None,
     8000019: None,
     7028365: None,
+    8003087: None,
 }
 
 

@@ -18,6 +18,7 @@ from engine.failover.messages import (
     Welcome,
 )
 from engine.failover.region import RegionMachine
+from engine.failover.spans import Spans
 from engine.failover.store import Abandon, Accept, Accepted, Adopt, Adopted, Durable, LookUp, Queued
 from engine.failover.timing import MS, Timing
 
@@ -128,6 +129,30 @@ def test_an_enquiry_is_not_decided_without_one_that_is_on_its_way_back() -> None
     region.receive("b", Ask(4, 1, ()), late)
     effects = region.receive("a", ClaimReply(claims[0].message.number, KEY, Known.NO), late)
     assert effects == [Answer(2, (), IN_HAND)]
+
+
+@pytest.mark.parametrize(("accept_local", "unsafe"), [(True, ()), (False, SPANS)])
+def test_a_batch_without_a_receipt_waits_while_two_who_may_have_it_are_away(
+    accept_local: bool, unsafe: Spans
+) -> None:
+    """With `accept_local` it is taken without them; its receipt would be degraded."""
+    durable = Durable(epoch=3, first=3, clean=True, standby="b", unsafe=((KEY, SPANS),))
+    region = alone(accept_local=accept_local, durable=durable)
+    view = (
+        RegionView("a", Standing.DEAD, 4),
+        RegionView("b", Standing.DEAD, 4),
+        RegionView("c", Standing.LIVE, 3),
+    )
+    for number in range(2, 6):
+        now = (4000 + 500 * number) * MS
+        effects = [*region.receive("", Beat(1, number, 1, 3, now, False, view), now), *region.tick(now)]
+        for effect in effects:
+            if isinstance(effect, Write):
+                region.committed(
+                    effect.operation, Adopted(()) if isinstance(effect.operation, Adopt) else True, now
+                )
+    assert region.acceptance.unsafe() == unsafe
+    assert region.acceptance.waiting() == []
 
 
 def test_a_copy_stays_of_a_batch_whose_receipt_an_earlier_process_may_have_given() -> None:
