@@ -46,6 +46,7 @@ def cross_check(
     problems += _dns_failover(data)
     problems += _what_comes_back(data)
     problems += _metrics(data)
+    problems += _hand_over(data)
     return problems
 
 
@@ -245,6 +246,17 @@ def _metrics(data: Mapping[str, Any]) -> Iterator[Problem]:
     for name in _section(_section(data, "metrics"), "listen"):
         if name not in regions:
             yield Problem(f"metrics.listen.{name}", name, _allowed_regions(data, name))
+
+
+def _hand_over(data: Mapping[str, Any]) -> Iterator[Problem]:
+    fleet = _section(data, "fleet")
+    overloaded = fleet.get("hand_over_overloaded")
+    if overloaded is not None and fleet.get("hand_over_after") is None:
+        yield Problem(
+            "fleet.hand_over_overloaded",
+            overloaded,
+            "takes effect only with `hand_over_after`, which is not given; allowed without it is null",
+        )
 
 
 def _shards(data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -330,6 +330,13 @@ def test_a_region_of_shards_has_a_name_that_no_node_has(region: str) -> None:
     assert "is the name of regions[" in problems_of(data)["regions[1].shard_of"]
 
 
+def test_an_overloaded_region_hands_over_only_where_handing_over_is_on() -> None:
+    refusal = problems_of(fleet_data(fleet={"hand_over_overloaded": "5m"}))["fleet.hand_over_overloaded"]
+    assert refusal.startswith("takes effect only with `hand_over_after`")
+    parse_fleet(fleet_data(fleet={"hand_over_overloaded": None}))
+    parse_fleet(fleet_data(fleet={"hand_over_overloaded": "5m", "hand_over_after": "1h"}))
+
+
 def test_a_shard_without_a_source_could_send_nothing() -> None:
     data = shards_data()
     data["sources"][1]["region"] = "eu-1"
