@@ -23,12 +23,14 @@ cdef enum:
     FLAG_HEAD_8BIT = 4
     FLAG_BODY_8BIT = 8
     FLAG_LONG_LINE = 16
+    FLAG_NAME_SPACE = 32
 
 HAS_DATE = FLAG_DATE
 HAS_MESSAGE_ID = FLAG_MESSAGE_ID
 HEAD_8BIT = FLAG_HEAD_8BIT
 BODY_8BIT = FLAG_BODY_8BIT
 LONG_LINE = FLAG_LONG_LINE
+NAME_SPACE = FLAG_NAME_SPACE
 
 
 cdef bint _is_canonical(const char *data, Py_ssize_t size, bint stuff) noexcept nogil:
@@ -131,7 +133,8 @@ cdef bint _is_ascii(const char *data, Py_ssize_t size) noexcept nogil:
 def survey(bytes message not None):
     """(size of the header, start of the body, flags) of a canonical message.
 
-    The header is all lines up to the empty one (part of neither), or to the first line that is no field.
+    The header is all lines up to the empty one (part of neither), or to the first line that is no field. NAME_SPACE: a
+    name has spaces before its colon (RFC 5322 section 4.5).
     """
     cdef const char *data = PyBytes_AS_STRING(message)
     cdef const char *end = data + PyBytes_GET_SIZE(message)
@@ -156,10 +159,13 @@ def survey(bytes message not None):
             elif not _is_field_start(line, newline, &name_size):
                 head_end = line
                 body = line
-            elif name_size == 4 and strncasecmp(line, b"date", 4) == 0:
-                flags |= FLAG_DATE
-            elif name_size == 10 and strncasecmp(line, b"message-id", 10) == 0:
-                flags |= FLAG_MESSAGE_ID
+            else:
+                if line[name_size] != c':':
+                    flags |= FLAG_NAME_SPACE
+                if name_size == 4 and strncasecmp(line, b"date", 4) == 0:
+                    flags |= FLAG_DATE
+                elif name_size == 10 and strncasecmp(line, b"message-id", 10) == 0:
+                    flags |= FLAG_MESSAGE_ID
         line = newline + 1
     if head_end == NULL:
         head_end = body = end

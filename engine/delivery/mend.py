@@ -138,7 +138,8 @@ def _fields(head: bytes) -> list[Field]:
         match = _FIELD.match(head, position)
         if match is None:
             raise Unmendable(f"{_shown(head[position : position + 40])} is no header field", "5.6.0")
-        fields.append((match[1].lower(), match[2].replace(b"\r\n", b"").strip(), match[0]))
+        whole = b"%b:%b\r\n" % (match[1], match[2])  # without spaces before the colon (RFC 5322 section 4.5)
+        fields.append((match[1].lower(), match[2].replace(b"\r\n", b"").strip(), whole))
         position = match.end()
     return fields
 

@@ -108,6 +108,7 @@ REPLIES = {
     Scope.HOST: [
         "421 4.3.0 Temporary system problem. Try again later.",
         "421 4.4.5 Server busy, try again later.",
+        "451 4.4.2 Timeout - closing connection.",
         "452 4.5.3 Too many recipients.",
         "421 4.7.0 Try again later, closing connection.",
         "451 [BS02] Temporary server error",

@@ -8,7 +8,7 @@ from email.message import EmailMessage
 
 import pytest
 
-from engine.delivery.form import Unsendable, WireMessage, draft_of, finished, mended
+from engine.delivery.form import Draft, Unsendable, WireMessage, draft_of, finished, is_ready, mended
 from engine.delivery.mend import Unmendable, mend
 from engine.values.outcome import OutcomeKind, Scope
 from native.mime import canonicalise
@@ -280,3 +280,19 @@ def test_no_end_of_data_can_stand_inside_a_message(sequence: bytes, seven_bit: b
     assert re.findall(rb"(?:\r\n|\n|\r)\.(?:\r\n|\n|\r)", sent) == [b"\r\n.\r\n"]
     assert sent.endswith(b"\r\n.\r\n")
     assert not re.search(rb"\r(?!\n)|(?<!\r)\n|\0", sent)
+
+
+@pytest.mark.parametrize("gap", [b" ", b"\t", b" \t "])
+def test_a_name_with_a_space_behind_it_is_sent_without(gap: bytes) -> None:
+    """Two verifiers of signatures do not find such a From; RFC 5322 section 4.5 says to read it and not to write it."""
+    form = draft_of(
+        b"From%b: a@example.com\r\nDate%b:x\r\nMessage-ID:%b<y@z>\r\n\r\nFrom : me\r\n" % (gap, gap, gap),
+        Record(),
+        is_rendered=False,
+    )
+    assert not is_ready(form, seven_bit=False)
+    whole = mended(form, seven_bit=False)
+    assert isinstance(whole, Draft)
+    assert whole.head == b"From: a@example.com\r\nDate:x\r\nMessage-ID:%b<y@z>\r\n" % gap
+    assert whole.body == b"From : me\r\n"
+    assert is_ready(whole, seven_bit=False)

@@ -55,6 +55,10 @@ def test_an_endless_reply_ends() -> None:
         assert parser.feed(b"250-" + b"x" * 94 + b"\r\n") == []
     with pytest.raises(MalformedReply):
         parser.feed(b"250-" + b"x" * 94 + b"\r\n")
+    with pytest.raises(MalformedReply):  # also one that comes all at once
+        ReplyParser().feed(
+            (b"250-" + b"x" * 94 + b"\r\n") * (MAX_REPLY // 100) + b"250 " + b"x" * 94 + b"\r\n"
+        )
 
 
 def test_texts_are_cut() -> None:
