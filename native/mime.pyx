@@ -133,8 +133,8 @@ cdef bint _is_ascii(const char *data, Py_ssize_t size) noexcept nogil:
 def survey(bytes message not None):
     """(size of the header, start of the body, flags) of a canonical message.
 
-    The header is all lines up to the empty one (part of neither), or to the first line that is no field. NAME_SPACE: a
-    name has spaces before its colon (RFC 5322 section 4.5).
+    The header is all lines up to the empty one (part of neither), or to the first line that is no field.
+    NAME_SPACE: a name has spaces before its colon (RFC 5322 section 4.5).
     """
     cdef const char *data = PyBytes_AS_STRING(message)
     cdef const char *end = data + PyBytes_GET_SIZE(message)

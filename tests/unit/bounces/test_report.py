@@ -136,6 +136,17 @@ def test_a_person_who_quotes_a_bounce_is_no_bounce() -> None:
     assert read_report(data, sender="anna@example.org").kind is ReportKind.UNKNOWN
 
 
+def test_a_postmaster_who_answers_is_no_bounce_whatever_he_quotes() -> None:
+    data = (
+        b"From: postmaster@d.example\r\nSubject: Re: Undelivered mail\r\n\r\n"
+        b"We have looked into it. You wrote: 550 5.1.1 <anna@d.example>: User unknown\r\n"
+    )
+    assert read_report(data, sender="").kind is ReportKind.UNKNOWN
+    assert read_report(data.replace(b"Re: ", b""), sender="").kind is FAILED, (
+        "the answer makes the difference"
+    )
+
+
 GONE = (
     "\r\n\r\nThis is the mailbox of Anna, who has left. User unknown, account disabled: <bob@d.example>.\r\n"
 )

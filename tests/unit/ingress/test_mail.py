@@ -122,6 +122,18 @@ def test_a_bounce_reaches_the_region_that_sent_the_message() -> None:
     asyncio.run(run())
 
 
+def test_lines_may_be_longer_than_they_should() -> None:
+    """What is returned may have come over BDAT, or from a host that does not count."""
+
+    async def run() -> None:
+        async with listening(Regions(us=Effect.ACTED)) as running:
+            data = report("postfix-failed").rstrip() + b"\r\n" + b"x" * 20_000 + b"\r\n"
+            assert (await running.send(running.verp(), data))[0] == 250
+            assert len(running.regions.signals) == 1
+
+    asyncio.run(run())
+
+
 def test_a_complaint_is_tied_by_the_return_path_that_it_encloses() -> None:
     async def run() -> None:
         async with listening(Regions(us=Effect.ACTED)) as running:

@@ -91,6 +91,7 @@ def test_unstuffing_gives_the_plain_form() -> None:
         (b"A: b\r\nno field\r\n\r\nx\r\n", 6, 6, 0),
         (b" A: b\r\n", 0, 0, 0),
         (b"A b: c\r\n\r\n", 0, 0, 0),
+        (b"A: b\r\nB\xc3\xa9: c\r\n\r\n", 6, 6, mime.BODY_8BIT),
         (b"A: \xff\r\n\r\nb\r\n", 6, 8, mime.HEAD_8BIT),
         (b"A: b\r\n\r\n1234567\xff12345678\r\n", 6, 8, mime.BODY_8BIT),
         (b"A: b\r\n\r\n12345678123\xff\r\n", 6, 8, mime.BODY_8BIT),

@@ -292,6 +292,22 @@ def test_lock_step_takes_no_second_reply_for_the_answer_to_what_it_has_yet_to_sa
     assert owner.done[0].answers[0][1] == 0, "nothing is known about the recipient"
 
 
+def test_nothing_is_begun_while_something_unasked_for_is_unread() -> None:
+    machine, owner, wire = start(txn("a"), pipelining=False)
+    machine.data_received(b"250 ok\r\n")
+    machine.data_received(b"250 ok\r\n")
+    machine.data_received(b"354 go\r\n")
+    machine.data_received(b"250 2.0.0 q\r\n")
+    machine.data_received(b"250-half a repl")
+    assert (len(owner.done), owner.end) == (1, None)
+    wire.taken()
+    owner.waiting.append(txn("b"))
+    machine.kick()
+    assert owner.end is not None
+    assert owner.end[0] == PROTOCOL
+    assert (wire.taken(), len(owner.waiting)) == (b"", 1)
+
+
 def test_lock_step_skips_data_when_nobody_is_accepted() -> None:
     machine, owner, wire = start(txn("a"), txn("b"), pipelining=False)
     machine.data_received(b"250 ok\r\n")
