@@ -25,7 +25,7 @@ from actors import RAY_CAME_FIRST
 from actors.deploy import NamedActor, actor_names, ask_head, connect_ray
 from actors.environment import prepare
 from actors.local_cluster import LocalCluster
-from actors.names import FLEET, region_actor, source_actor
+from actors.names import FLEET, POOLS, region_actor, source_actor
 from actors.region_calls import ANSWER_TIMEOUT_S, RegionCalls
 from actors.submitting import Submitting
 from engine.campaign.record import parts_of
@@ -248,20 +248,40 @@ class AsyncClient:
         return dict(await self._fleet.ask("figures"))
 
     async def usage(self) -> dict[str, ProcessUsage]:
-        """What each actor has used, by its name; those that do not answer are left out."""
-        names = await ask_head("list actors", actor_names)
+        """What each actor has used, by its name, a pool's by the pool's; those that do not answer are left out."""
+        actors = await self._running()
         answers = await asyncio.gather(
-            *(self._actor(name).call("usage", timeout_s=USAGE_TIMEOUT_S) for name in names),
+            *(self._actor(actor).call("usage", timeout_s=USAGE_TIMEOUT_S) for actor in actors.values()),
             return_exceptions=True,
         )
         found: dict[str, ProcessUsage] = {}
-        for name, answer in zip(names, answers, strict=True):
+        for name, answer in zip(actors, answers, strict=True):
             if isinstance(answer, ConnectionError | TimeoutError):
                 continue
             if isinstance(answer, BaseException):
                 raise answer
             found[name] = answer
-        self._others = {name: actor for name, actor in self._others.items() if name in found}
+        self._others = {name: self._others[name] for name in actors.values()}
+        return found
+
+    async def _running(self) -> dict[str, str]:
+        """All actors by what people call them. Regions say which process is which pool, and which are spares."""
+        names = await ask_head("list actors", actor_names)
+        found = {name: name for name in names if not name.startswith(POOLS)}
+        answers = await asyncio.gather(
+            *(actor.call("pools", timeout_s=USAGE_TIMEOUT_S) for actor in self._regions.values()),
+            return_exceptions=True,
+        )
+        for region, answer in zip(self._regions, answers, strict=True):
+            if isinstance(answer, ConnectionError | TimeoutError):
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            for pool in answer:
+                name = (
+                    f"{POOLS}{region}:{pool.name}" if pool.name else f"spare:{pool.actor.removeprefix(POOLS)}"
+                )
+                found[name] = pool.actor
         return found
 
     def _actor(self, name: str) -> NamedActor:

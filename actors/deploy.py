@@ -35,6 +35,8 @@ from actors.names import (
 )
 from actors.peer_messages import packed
 from actors.placing import describe, find_faults, placement
+from actors.pool_processes import PoolProcesses
+from actors.ports import ActorDied, RunningPool
 from actors.region import RegionActor
 from engine.config.schema import FleetConfig
 from engine.config.types import split_host
@@ -48,8 +50,7 @@ log = logging.getLogger(__name__)
 RESOURCE_SHARE = 0.001
 HEAD = "node:__internal_head__"  # Ray's own name: Fleet does not die with a region that is elsewhere
 NODE_START_TIMEOUT_S = 60
-LAUNCH_TRIES = 50
-LAUNCH_RETRY_S = 0.1
+TAKE_DEADLINE_S = 5.0
 CALL_DEADLINE_S = 30.0
 OBSERVE_DEADLINE_S = 2.0
 START_DEADLINE_S = 180
@@ -63,10 +64,6 @@ HAND_OVER_DEADLINE_S = 10.0  # the peer writes a batch to its disk
 HEAD_DEADLINE_S = 60.0
 
 _head = HeadCalls()
-
-
-class ActorDied(ConnectionError):
-    """The actor is dead for good; another may have its name by now."""
 
 
 async def call(handle: Any, method: str, *args: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
@@ -198,6 +195,60 @@ class RayPool:
         await call(self._handle, "stop", deadline_s, timeout_s=deadline_s + CALL_DEADLINE_S)
         await ask_head(f"end a pool of id {id(self)}", lambda: ray.kill(self._handle))
 
+    async def introduce(self, incarnation: str) -> tuple[int, PoolName | None]:
+        """Calls to an actor wait until it has been started."""
+        pid, name = await call(self._handle, "introduce", incarnation, timeout_s=NODE_START_TIMEOUT_S)
+        return int(pid), name
+
+    async def warm(self) -> None:
+        await call(self._handle, "warm")
+
+    async def take(self, incarnation: str, name: PoolName) -> None:
+        await call(self._handle, "take", incarnation, name, timeout_s=TAKE_DEADLINE_S)
+
+
+class RayPoolStarter:
+    """Starts a region's pools on its node (actors/ports.py, PoolStarter)."""
+
+    def __init__(self, config_json: str, region: str, resources: Sequence[str]) -> None:
+        self._config_json = config_json
+        self._region = region
+        self._resources = tuple(resources)
+
+    def actor(self, number: int) -> str:
+        return pool_actor(self._region, number)
+
+    async def numbers(self) -> list[int]:
+        names = await ask_head("list actors", actor_names)
+        found = (parse_pool(name, self._region) for name in names)
+        return [number for number in found if number is not None]
+
+    async def find(self, number: int) -> RayPool:
+        actor = self.actor(number)
+        try:
+            return RayPool(
+                await ask_head(f"look up {actor}", lambda: ray.get_actor(actor, namespace=NAMESPACE))
+            )
+        except ValueError as error:
+            raise ActorDied(f"no actor {actor}") from error
+
+    async def start(self, number: int) -> RayPool:
+        actor = self.actor(number)
+
+        def make() -> Any:
+            services = RayNodeServices(self._config_json, self._region, self._resources)
+            return (
+                ray.remote(IspPoolActor)
+                .options(**_options(actor, self._resources, restarts=0))
+                .remote(self._config_json, self._region, services)
+            )
+
+        return RayPool(await ask_head(f"start {actor}", make))
+
+    async def end(self, number: int) -> None:
+        actor = self.actor(number)
+        await ask_head(f"end {actor}", lambda: _end_actor(actor))
+
 
 class RayNodeServices:
     """What the actors of one region ask of Ray (actors/ports.py, NodeServices). Picklable: names only.
@@ -212,54 +263,31 @@ class RayNodeServices:
         self._sources: dict[str, NamedActor] = {}
         self._peers: dict[str, NamedActor] = {}
         self._asked: dict[str, NamedActor] = {}
-        self._watched: set[int] = set()
+        self._processes: PoolProcesses | None = None
 
     def region_link(self) -> RayRegionLink:
         return RayRegionLink(self._region)
 
+    def _pools(self) -> PoolProcesses:
+        if self._processes is None:
+            config = FleetConfig.model_validate_json(self._config_json)
+            starter = RayPoolStarter(self._config_json, self._region, self._resources)
+            self._processes = PoolProcesses(starter, config.limits.pool_spares)
+        return self._processes
+
     async def launch(self, name: PoolName, on_death: Callable[[PoolName], None]) -> PoolPort:
-        """Start the pool, or find it running. Its process is watched through a pidfd: its death wakes us at once."""
-        actor = pool_actor(self._region, name)
-
-        def make() -> Any:
-            return (
-                ray.remote(IspPoolActor)
-                .options(**_options(actor, self._resources, restarts=0))
-                .remote(
-                    self._config_json,
-                    self._region,
-                    name.provider,
-                    RayNodeServices(self._config_json, self._region, self._resources),
-                )
-            )
-
-        for _ in range(LAUNCH_TRIES):
-            try:
-                handle = await ask_head(f"start {actor}", make)
-                pid = int(await call(handle, "pid", timeout_s=NODE_START_TIMEOUT_S))
-                self._watch(pid, name, on_death)
-            except (ConnectionError, TimeoutError, ProcessLookupError) as error:
-                log.info("pool %s: not running yet: %s", name, error)
-                await asyncio.sleep(LAUNCH_RETRY_S)
-                continue
-            return RayPool(handle)
-        raise ConnectionError(f"pool {name} of region {self._region} does not start")
-
-    def _watch(self, pid: int, name: PoolName, on_death: Callable[[PoolName], None]) -> None:
-        if pid in self._watched:  # launched before, and told of already
-            return
-
-        def ended() -> None:
-            self._watched.discard(pid)
-            on_death(name)
-
-        watch_process(pid, ended)
-        self._watched.add(pid)
+        """The pool's process, at once if there is one or a spare."""
+        return await self._pools().launch(name, on_death)
 
     async def survivors(self) -> list[PoolName]:
-        names = await ask_head("list actors", actor_names)
-        found = (parse_pool(name, self._region) for name in names)
-        return [name for name in found if name is not None]
+        return await self._pools().survivors()
+
+    def pools(self) -> list[RunningPool]:
+        """The processes of pools of this region, if this is its own actor."""
+        return self._pools().running()
+
+    async def launch_no_more(self) -> None:
+        await self._pools().close()
 
     async def observe(self, source: str, summary: bytes) -> bytes:
         actor = self._sources.get(source)
@@ -359,19 +387,6 @@ def actor_names() -> list[str]:
     return [entry["name"] for entry in entries if entry["namespace"] == NAMESPACE]
 
 
-def watch_process(pid: int, on_exit: Callable[[], None]) -> None:
-    """Call `on_exit` on the running loop as soon as the process ends. ProcessLookupError if it has already."""
-    loop = asyncio.get_running_loop()
-    descriptor = os.pidfd_open(pid)
-
-    def ended() -> None:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-        on_exit()
-
-    loop.add_reader(descriptor, ended)
-
-
 def connect_ray(address: str) -> None:
     """Join the cluster as a driver, if this process has not yet. ConnectionError: nobody answers there."""
     if not ray.is_initialized():
@@ -452,7 +467,7 @@ def stop_fleet(config: FleetConfig) -> None:
     )
     regions = [region_actor(region.name) for region in config.regions]
     _in_order(regions, "pause")
-    _in_order([name for name in actor_names() if _is_pool(name, config)], "stop", DRAIN_S)
+    _in_order(_pools_of(config), "stop", DRAIN_S)
     _in_order(regions, "stop")
     deadline = time.monotonic() + ENDING_S
     while left := actor_names():
@@ -463,8 +478,19 @@ def stop_fleet(config: FleetConfig) -> None:
         time.sleep(0.1)
 
 
-def _is_pool(name: str, config: FleetConfig) -> bool:
-    return any(parse_pool(name, region.name) is not None for region in config.regions)
+def _pools_of(config: FleetConfig) -> list[str]:
+    """The actors that are pools by what their regions say (spares have nothing to finish); of a region that does not
+    answer all, spares too."""
+    found = []
+    for region in config.regions:
+        try:
+            actor = ray.get_actor(region_actor(region.name), namespace=NAMESPACE)
+            pools: list[RunningPool] = ray.get(actor.pools.remote(), timeout=OBSERVE_DEADLINE_S)
+            found += [pool.actor for pool in pools if pool.name is not None]
+        except (ValueError, RayError) as error:
+            log.warning("region %s does not say which processes its pools are: %s", region.name, error)
+            found += [name for name in actor_names() if parse_pool(name, region.name) is not None]
+    return found
 
 
 def _in_order(names: Sequence[str], method: str, *args: Any) -> None:

@@ -20,7 +20,7 @@ import psutil
 from actors.environment import TOKEN_FILE, prepare, run_directory
 from actors.head_keeper import GCS
 from actors.local_cluster import LocalCluster
-from actors.names import FLEET, pool_actor, region_actor
+from actors.names import FLEET, region_actor
 from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
 from engine.drill.figures import Arrival
@@ -82,15 +82,9 @@ class RunningFleet:
         return dict(await self._deploy.NamedActor(region_actor(name)).call("snapshot", timeout_s=2.0))
 
     async def pools(self, region: str) -> dict[str, int]:
-        """Process ids of a region's pools by name; those that answer."""
-        found = {}
-        for name in await self._deploy.RayNodeServices(self._json, region, ()).survivors():
-            try:
-                actor = self._deploy.NamedActor(pool_actor(region, name))
-                found[str(name)] = int(await actor.call("pid", timeout_s=2.0))
-            except (ConnectionError, TimeoutError):
-                continue
-        return found
+        """Process ids of a region's pools by name. ConnectionError, TimeoutError: it does not say."""
+        pools = await self._deploy.NamedActor(region_actor(region)).call("pools", timeout_s=2.0)
+        return {str(pool.name): pool.pid for pool in pools if pool.name is not None}
 
     async def transitions(self) -> list[tuple[float, str, str]]:
         """When which region got which standing, by Fleet; monotonic seconds of this machine."""

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
-from actors.names import pool_actor, region_actor, source_actor
+from actors.names import region_actor, source_actor
+from actors.ports import RunningPool
 from engine.alerts.monitor import Row
 from engine.metrics.catalogue import Point
 from engine.metrics.gather import SOURCES
-from engine.region.ports import PoolName
 
 TIMEOUT_S = 2.0
 
@@ -29,19 +29,19 @@ class ActorFigures:
         return list(await self._call(region_actor(region), "figures", timeout_s=TIMEOUT_S))
 
     async def pool_figures(self, region: str) -> dict[str, list[Point]]:
-        names: list[PoolName] = await self._call(region_actor(region), "pool_names", timeout_s=TIMEOUT_S)
+        running: list[RunningPool] = await self._call(region_actor(region), "pools", timeout_s=TIMEOUT_S)
+        pools = [pool for pool in running if pool.name is not None]
         calls = (
-            self._call(pool_actor(region, name), "figures", f"pool:{name}", timeout_s=TIMEOUT_S)
-            for name in names
+            self._call(pool.actor, "figures", f"pool:{pool.name}", timeout_s=TIMEOUT_S) for pool in pools
         )
         answers = await asyncio.gather(*calls, return_exceptions=True)
         found: dict[str, list[Point]] = {}
-        for name, answer in zip(names, answers, strict=True):
+        for pool, answer in zip(pools, answers, strict=True):
             if isinstance(answer, OSError | RuntimeError):  # it has died: its region says so
                 continue
             if isinstance(answer, BaseException):
                 raise answer
-            found[str(name)] = answer
+            found[str(pool.name)] = answer
         return found
 
     async def note_alerts(self, region: str, rows: Sequence[Row]) -> None:

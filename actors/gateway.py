@@ -16,6 +16,7 @@ from engine.config.schema import FleetConfig
 from engine.ingress.gateway import Gateway, has_ingress
 from engine.metrics.serving import serves_metrics
 from engine.metrics.steadfast import SteadfastServing
+from engine.ops.process import ProcessUsage, process_usage
 from engine.values.clock import SteadyClock
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,9 @@ class GatewayActor:
         if self._metrics is not None:
             found["metrics"] = self._metrics.status()
         return found
+
+    async def usage(self) -> ProcessUsage:
+        return process_usage()
 
     async def stop(self) -> None:
         await asyncio.shield(self._starting)

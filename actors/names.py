@@ -1,9 +1,8 @@
 """Names of the actors in Ray, all in one namespace."""
 
-from engine.region.ports import PoolName
-
 NAMESPACE = "sendfleet"
 FLEET = "fleet"
+POOLS = "pool:"  # what the names of their processes begin with
 LOOPBACK = "127.0.0.1"  # Ray binds to nothing else only if a node has exactly this address
 
 
@@ -19,14 +18,12 @@ def source_actor(source: str) -> str:
     return f"source:{source}"
 
 
-def pool_actor(region: str, name: PoolName) -> str:
-    return f"pool:{region}:{name}"
+def pool_actor(region: str, number: int) -> str:
+    """A process of pools; which pool it is, it says itself (actors/pool_processes.py)."""
+    return f"{POOLS}{region}:{number}"
 
 
-def parse_pool(actor_name: str, region: str) -> PoolName | None:
-    """The pool that an actor name stands for, or None if it is not a pool of this region."""
-    prefix = f"pool:{region}:"
-    if not actor_name.startswith(prefix):
-        return None
-    provider, _, shard = actor_name[len(prefix) :].rpartition(".")
-    return PoolName(provider, int(shard))
+def parse_pool(actor_name: str, region: str) -> int | None:
+    """The number in such a name, or None if it is not of this region."""
+    prefix, _, number = actor_name.rpartition(":")
+    return int(number) if f"{prefix}:" == f"{POOLS}{region}:" else None

@@ -4,11 +4,54 @@ Calls raise ConnectionError when the other side cannot be reached or died: the o
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine.failover.handover import Reply, Request
 from engine.failover.messages import Message
 from engine.region.ports import PoolName, PoolPort
+
+
+class ActorDied(ConnectionError):
+    """The actor is dead for good; another may have its name by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPool:
+    """A process of a pool for whoever looks in; `name` is None for a spare."""
+
+    name: PoolName | None
+    actor: str
+    pid: int
+
+
+class PoolProcess(PoolPort, Protocol):
+    """A process that is, or may become, one of a pool (actors/isp_pool.py)."""
+
+    async def introduce(self, incarnation: str) -> tuple[int, PoolName | None]: ...
+
+    async def warm(self) -> None: ...
+
+    async def take(self, incarnation: str, name: PoolName) -> None: ...
+
+
+class PoolStarter(Protocol):
+    """Starts the processes of one region's pools, which have numbers."""
+
+    def actor(self, number: int) -> str:
+        """The name of that actor."""
+
+    async def numbers(self) -> list[int]:
+        """Those that live, or are being started."""
+
+    async def find(self, number: int) -> PoolProcess:
+        """ActorDied: there is none of that number."""
+
+    async def start(self, number: int) -> PoolProcess:
+        """Start it, or find it: its name is known when this returns, and calls to it wait until it runs."""
+
+    async def end(self, number: int) -> None:
+        """Have it killed, whatever it does."""
 
 
 class RegionLink(Protocol):
@@ -31,6 +74,10 @@ class NodeServices(Protocol):
     async def launch(self, name: PoolName, on_death: Callable[[PoolName], None]) -> PoolPort: ...
 
     async def survivors(self) -> list[PoolName]: ...
+
+    def pools(self) -> list[RunningPool]: ...
+
+    async def launch_no_more(self) -> None: ...
 
     async def observe(self, source: str, summary: bytes) -> bytes: ...
 

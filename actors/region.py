@@ -17,7 +17,7 @@ from typing import Any
 
 from actors.partition import IN, OUT, PartedLink, Partition
 from actors.peer_messages import unpacked
-from actors.ports import NodeServices
+from actors.ports import NodeServices, RunningPool
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
 from engine.failover.handover import Reply, Request
@@ -29,7 +29,6 @@ from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
 from engine.region.awaiting import deliver_on
 from engine.region.outbox import EventLog
-from engine.region.ports import PoolName
 from engine.region.region import Region
 from engine.region.wiring import RegionPorts
 from engine.routing.resolver import build_resolver
@@ -235,6 +234,7 @@ class RegionActor:
 
     async def snapshot(self) -> dict[str, object]:
         found = {**(await self._engine()).snapshot(), "pid": os.getpid()}
+        found["spare_pools"] = sum(pool.name is None for pool in self._services.pools())
         if self._reporter is not None:
             found["tls_reports"] = dict(self._reporter.counts)
         return found
@@ -253,8 +253,10 @@ class RegionActor:
     async def note_alerts(self, rows: Sequence[tuple[int, str, dict[str, Any]]]) -> None:
         await (await self._engine()).note_alerts(rows)
 
-    async def pool_names(self) -> list[PoolName]:
-        return (await self._engine()).pool_names()
+    async def pools(self) -> list[RunningPool]:
+        """The processes of its pools, and the spares."""
+        await self._engine()
+        return self._services.pools()
 
     async def usage(self) -> ProcessUsage:
         return process_usage()
@@ -277,6 +279,7 @@ class RegionActor:
     async def stop(self) -> None:
         """Stop sending and close the spool; everything unsent stays on disk."""
         self._stopping = True
+        await self._services.launch_no_more()
         region = await self._engine()
         if self._reporting is not None:
             self._reporting.cancel()

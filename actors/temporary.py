@@ -109,7 +109,8 @@ def trial_config(directory: Path, sink: str) -> FleetConfig:
         "providers": {
             "default": {"rate": "unlimited", "max_connections": 5, "messages_per_connection": 100_000}
         },
-        "limits": {"ready_window": 20_000, "pool_credits": 4_000, "batch": 500},
+        # without spares: one would be started beside the first messages
+        "limits": {"ready_window": 20_000, "pool_credits": 4_000, "batch": 500, "pool_spares": 0},
         "tls": {"exceptions": [{"provider": "default", "mode": "disabled", "reason": "a throughput trial"}]},
     }
     return parse_fleet(data)

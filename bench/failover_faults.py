@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from actors.names import FLEET
+from actors.names import FLEET, region_actor
 from engine.sink.log import SinkLog
 from tests.support.ray_fleet import ClusterFleet
 
@@ -40,6 +40,7 @@ class Fleet:
         from actors.deploy import NamedActor  # imports Ray, whose environment ClusterFleet has made by now
 
         self._fleet = NamedActor(FLEET)
+        self._regions = {region: NamedActor(region_actor(region)) for region in REGIONS}
 
     # -- what is done
 
@@ -61,7 +62,23 @@ class Fleet:
         return made_s, detected_s
 
     async def pool_kill(self) -> tuple[float, float]:
-        return await self._kill_actor("IspPoolActor", VICTIM)
+        """The second time is when another process is that pool."""
+        before = await self.pools(VICTIM)
+        if not before:
+            raise RuntimeError(f"region {VICTIM} has no pool")
+        name, pid = next(iter(before.items()))
+        made_s = send([psutil.Process(pid)], signal.SIGKILL)
+
+        async def is_replaced() -> bool:
+            return (await self.pools(VICTIM)).get(name, pid) != pid
+
+        await self._until(is_replaced, f"no other process became pool {name}")
+        return made_s, time.monotonic()
+
+    async def pools(self, region: str) -> dict[str, int]:
+        """Process ids by the names of the pools; without spares."""
+        pools = await self._regions[region].call("pools", timeout_s=PATIENCE_S)
+        return {str(pool.name): pool.pid for pool in pools if pool.name is not None}
 
     async def source_kill(self) -> tuple[float, float]:
         return await self._kill_actor("EgressIpActor", VICTIM)

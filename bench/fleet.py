@@ -31,7 +31,8 @@ def bench_config(directory: Path, port: int, **sections: Any) -> FleetConfig:
         "providers": {
             "default": {"rate": "unlimited", "max_connections": 5, "messages_per_connection": 100000}
         },
-        "limits": {"ready_window": 20000, "pool_credits": 4000, "batch": 500},
+        # without spares: one would be started beside the first messages
+        "limits": {"ready_window": 20000, "pool_credits": 4000, "batch": 500, "pool_spares": 0},
         "tls": {"exceptions": [{"provider": "default", "mode": "disabled", "reason": "sink on loopback"}]},
     }
     return parse_fleet({**data, **sections})

@@ -376,6 +376,11 @@ class LimitsConfig(Section):
         0.85,
         description="Share of a core that a pool's busiest process uses for three seconds before another is started.",
     )
+    pool_spares: Annotated[int, Field(ge=0, le=8, strict=True)] = Field(
+        1,
+        description="Spare processes on each node: one takes the place of a pool's process that dies, or is the next "
+        "that is needed. 0: mail waits until one is started.",
+    )
     batch: Annotated[int, Field(ge=1, le=10_000, strict=True)] = Field(
         500, description="Most messages in one batch between region and pool."
     )

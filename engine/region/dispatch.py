@@ -340,6 +340,8 @@ class Dispatcher:
         self._room(feed)  # nothing is taken for it any more
         self._scheduler.presume_sent(feed.number, shard.index, self._clock.monotonic_ns())
         self._spawn(self._requeue(feed, shard))
+        if feed.task is not None:
+            feed.wake.set()  # another takes its place meanwhile; it is not fed before `_requeue` has read what is lost
 
     async def _requeue(self, feed: PoolFeed, shard: Shard) -> None:
         # read here, not at the death: its last reports may have been settled meanwhile

@@ -22,7 +22,7 @@ import pytest
 from engine.config.schema import FleetConfig
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
-from tests.support.ray_fleet import ClusterFleet, messages, two_shards_and_a_region, until
+from tests.support.ray_fleet import ClusterFleet, messages, pools_of, two_shards_and_a_region, until
 from tests.support.sinks import accepting_sink
 
 pytestmark = [pytest.mark.ray, pytest.mark.crash]
@@ -81,7 +81,7 @@ def net_of(config: FleetConfig, region: str) -> str:
 
 
 async def lose_the_head(fleet: ClusterFleet, load: Load, sink: SinkProcess) -> None:
-    """Ray's head (GCS) dies and Fleet with it, so nobody leases; a pool dies, which nobody starts again meanwhile."""
+    """Ray's head (GCS) dies and Fleet with it, so nobody leases; a pool dies, and its spare takes over."""
     from actors.deploy import NamedActor
     from actors.names import region_actor
 
@@ -95,19 +95,27 @@ async def lose_the_head(fleet: ClusterFleet, load: Load, sink: SinkProcess) -> N
 
     await until(both_send, "not every region sends")
     before = await fleet.client.snapshot()
-    pool = next(p for p in processes_of(fleet.nodes[VICTIM]) if _title(p).startswith("ray::IspPoolActor"))
+    pools: dict[str, int] = {}
+
+    async def has_spare() -> bool:
+        nonlocal pools
+        pools = await pools_of(VICTIM)
+        return set(pools) == {"default.0", ""}
+
+    await until(has_spare, "no pool with a spare")
     fleet.kill_head()
     os.kill(int(before["pid"]), signal.SIGKILL)
-    pool.kill()
+    os.kill(pools["default.0"], signal.SIGKILL)
     old, degraded = set(load.acknowledged), load.degraded
     began = time.monotonic()
 
     async def accepts_and_sends() -> bool:
         """For longer than any lease that Fleet gave."""
         new = load.acknowledged - old
-        return time.monotonic() - began > 3.0 and len(new) > 10 * BATCH and await arrived(PEER, new)
+        return time.monotonic() - began > 3.0 and len(new) > 10 * BATCH and await arrived(VICTIM, new)
 
     await until(accepts_and_sends, "without the head mail does not go on")
+    assert (await pools_of(VICTIM))["default.0"] == pools[""]
     victim = NamedActor(region_actor(VICTIM))
     assert int(await victim.call("ping")) == before["regions"][VICTIM]["pid"], (
         "a region that waits for a pool answers"

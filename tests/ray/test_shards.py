@@ -6,15 +6,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.support.ray_fleet import (
     ClusterFleet,
-    actor_processes,
     assert_conserved,
     delivered_events,
     messages,
+    pools_of,
     two_regions,
     until,
 )
@@ -54,9 +53,9 @@ def test_a_pool_that_is_full_becomes_two_processes_and_nothing_is_lost(tmp_path:
             async def scenario() -> None:
                 nonlocal sent
                 await send_until_split()
-                pools = actor_processes(os.environ["RAY_TMPDIR"])["IspPoolActor"]
-                assert len(pools) > len(config.regions)
-                os.kill(max(pools, key=lambda pid: psutil.Process(pid).create_time()), signal.SIGKILL)
+                pools = [await pools_of(region.name) for region in config.regions]
+                second = [found["default.1"] for found in pools if "default.1" in found]
+                os.kill(second[0], signal.SIGKILL)
                 await fleet.client.submit(messages(BATCH, first=sent))
                 sent += BATCH
                 await until(is_done, "not everything was delivered")

@@ -23,7 +23,6 @@ from engine.cli.main import build_cli
 from engine.config.types import split_host
 from engine.metrics.catalogue import Point
 from engine.ops.free_port import free_port
-from engine.region.ports import PoolName
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
 from engine.spool.audit_moved import audit_moved
@@ -33,7 +32,7 @@ from engine.values.stream import Stream
 from engine.values.submission import encode_submission
 from engine.values.suppression import Reason, decode_rows, encode_rows, make
 from tests.support.prometheus import Scrape, read
-from tests.support.ray_fleet import BODY, REGIONS, ClusterFleet, messages, two_regions, until
+from tests.support.ray_fleet import BODY, REGIONS, ClusterFleet, messages, pools_of, two_regions, until
 from tests.support.sinks import accepting_sink
 
 pytestmark = pytest.mark.ray
@@ -122,15 +121,12 @@ def test_batches_go_to_every_region_and_are_delivered(
 
 def test_each_actor_runs_on_a_node_of_its_region(fleet: ClusterFleet, run: Callable[..., Any]) -> None:
     """An actor's process is a child of its node's raylet."""
-    from actors.deploy import NamedActor
-    from actors.names import pool_actor
-
     run(deliver_in_every_region(fleet, "placed.example.org"))  # pools start on first use
     regions = run(fleet.client.snapshot())["regions"]
     raylet_of = {name: psutil.Process(region["pid"]).ppid() for name, region in regions.items()}
     assert len(set(raylet_of.values())) == 2
     for region, raylet in raylet_of.items():
-        pids = [run(NamedActor(pool_actor(region, PoolName("default"))).call("pid"))]
+        pids = [run(pools_of(region))["default.0"]]
         names = [source.name for source in fleet.config.sources if source.region == region]
         pids += [run(fleet.client.source(name))["pid"] for name in names]
         assert [psutil.Process(pid).ppid() for pid in pids] == [raylet] * 3
@@ -286,6 +282,47 @@ def test_a_region_that_is_killed_restarts_from_its_spool(
     run(scenario())
     arrived = sink.log().recipients()
     assert {arrived[f"user{n}@later.example.org"] for n in range(40)} == {1}
+
+
+def test_the_spare_takes_the_place_of_a_pool_that_is_killed(
+    fleet: ClusterFleet, run: Callable[..., Any]
+) -> None:
+    """And another spare comes, also after the spare itself was killed. A killed region finds its pool and its spare."""
+
+    async def with_spare(*others: int) -> dict[str, int]:
+        """Pids of the pool and of a spare that is none of these."""
+
+        async def is_there() -> bool:
+            pools = await pools_of("eu")
+            return set(pools) == {"default.0", ""} and pools[""] not in others
+
+        await until(is_there, "no pool with a spare")
+        return await pools_of("eu")
+
+    async def delivers(domain: str) -> None:
+        receipt = await fleet.client.submit(messages(20, domain=domain), region="eu")
+        await asyncio.gather(*(await_state(fleet, ids[0], "delivered") for ids in receipt.ids))
+
+    async def scenario() -> None:
+        await delivers("before.example.org")
+        before = await with_spare()
+        os.kill(before["default.0"], signal.SIGKILL)
+        await delivers("killed.example.org")
+        after = await with_spare(before[""])
+        assert after["default.0"] == before[""]
+        os.kill(after[""], signal.SIGKILL)
+        again = await with_spare(after[""])
+        assert again["default.0"] == after["default.0"]
+        region = (await fleet.client.snapshot())["regions"]["eu"]["pid"]
+        os.kill(region, signal.SIGKILL)
+        await delivers("later.example.org")
+        assert await with_spare() == again
+        assert (await fleet.client.snapshot())["regions"]["eu"]["pid"] != region
+        names = set(await fleet.client.usage())
+        assert {"pool:eu:default.0", "pool:us:default.0", "gateway:eu", "region:us", "fleet"} <= names
+        assert len([name for name in names if name.startswith("spare:eu:")]) == 1
+
+    run(scenario())
 
 
 def test_a_suppression_made_anywhere_holds_everywhere(fleet: ClusterFleet, run: Callable[..., Any]) -> None:

@@ -111,6 +111,15 @@ def ray_processes(directory: str) -> Iterator[psutil.Process]:
             continue
 
 
+async def pools_of(region: str) -> dict[str, int]:
+    """Pids of a region's pools by name; that of its spare under the empty name."""
+    from actors.deploy import NamedActor
+    from actors.names import region_actor
+
+    pools = await NamedActor(region_actor(region)).ask("pools")
+    return {str(pool.name or ""): pool.pid for pool in pools}
+
+
 async def until(
     condition: Callable[[], Any], what: str = "the condition did not come true", seconds: float = 60.0
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from actors import isp_pool
 from actors.isp_pool import IspPoolActor
+from engine.region.ports import PoolName
 from engine.spool.errors import SpoolError, SpoolFull
 
 
@@ -34,7 +35,7 @@ class Engine:
 
 class Started(IspPoolActor):
     def __init__(self, region: Region, engine: Engine) -> None:
-        self._provider, self._region = "default", "eu"
+        self._name, self._region = PoolName("default"), "eu"
         self._link = region  # type: ignore[assignment]
         self._engine = engine  # type: ignore[assignment]
         self._reports = deque()

@@ -46,6 +46,8 @@ class World:
         self.on_death: Callable[[PoolName], None] = lambda name: None
         self.disk = asyncio.Event()
         self.disk.set()
+        self.losses = asyncio.Event()  # what died processes held is due again, on disk
+        self.losses.set()
         self.stopped: list[int] = []
         self.launch_errors: list[Exception] = []
         self.deliver_errors: list[Exception] = []
@@ -116,6 +118,7 @@ class World:
     async def _lost(self, name: PoolName, ids: list[int]) -> None:
         self.log.append(("lost", (str(name), sorted(ids))))
         self.scheduler.settle(packed(ids))
+        await self.losses.wait()
 
     # the test
 
@@ -303,6 +306,21 @@ def test_what_a_dead_pool_held_comes_back_once_and_another_is_started() -> None:
         assert world.dispatcher.outstanding() == {"default.0": 0}
         world.add(100, 3)
         await world.until(lambda: world.delivered()[-3:] == [100, 101, 102])
+
+    run(go)
+
+
+def test_another_process_takes_over_while_what_was_lost_is_written() -> None:
+    async def go(world: World) -> None:
+        world.add(1, 3)
+        await world.until(lambda: len(world.delivered()) == 3)
+        world.losses.clear()
+        world.on_death(POOL)
+        world.add(4, 2)
+        await world.until(lambda: len(world.delivered()) == 5)
+        assert world.delivered() == [1, 2, 3, 4, 5]
+        lost = [said for what, said in world.log if what == "lost"]
+        assert lost == [("default.0", [1, 2, 3])], "what the next one has is not lost"
 
     run(go)
 
