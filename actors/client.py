@@ -269,10 +269,10 @@ class AsyncClient:
         names = await ask_head("list actors", actor_names)
         found = {name: name for name in names if not name.startswith(POOLS)}
         answers = await asyncio.gather(
-            *(actor.call("pools", timeout_s=USAGE_TIMEOUT_S) for actor in self._regions.values()),
+            *(actor.call("pools", timeout_s=USAGE_TIMEOUT_S) for actor in self._regions.actors.values()),
             return_exceptions=True,
         )
-        for region, answer in zip(self._regions, answers, strict=True):
+        for region, answer in zip(self._regions.actors, answers, strict=True):
             if isinstance(answer, ConnectionError | TimeoutError):
                 continue
             if isinstance(answer, BaseException):
