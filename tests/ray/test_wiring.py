@@ -329,7 +329,7 @@ def test_a_suppression_made_anywhere_holds_everywhere(fleet: ClusterFleet, run: 
     """From the client it is in every region at once; what one region makes itself is passed on to the other."""
 
     async def listed(region: str, address: str) -> bool:
-        actor = fleet.client._regions[region]
+        actor = fleet.client._regions.actors[region]
         return bool(decode_rows(await actor.call("suppressions_of", address)))
 
     async def scenario() -> None:
@@ -342,10 +342,10 @@ def test_a_suppression_made_anywhere_holds_everywhere(fleet: ClusterFleet, run: 
             receipt = await fleet.client.submit(batch)
             assert receipt.suppressed == receipt.ids[0]
         own = [make("bounced@example.org", reason=Reason.HARD_BOUNCE, at_ms=1)]
-        await fleet.client._regions["eu"].call("suppress", encode_rows(own), True)
+        await fleet.client._regions.actors["eu"].call("suppress", encode_rows(own), True)
         await until(lambda: listed("us", "bounced@example.org"), "the other region did not hear of it")
         for region, peer in (("eu", "us"), ("us", "eu")):  # with its new disk it has asked for the list
-            state = await fleet.client._regions[region].call("get_state", f"suppression/asked/{peer}")
+            state = await fleet.client._regions.actors[region].call("get_state", f"suppression/asked/{peer}")
             assert state == b""
 
     run(scenario())
@@ -371,7 +371,7 @@ def test_a_bounce_that_comes_to_any_gateway_finds_its_region(
             with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
                 about = report.replace(b"anna@example.org", recipient.encode())
                 await asyncio.to_thread(client.sendmail, "", [path, f"postmaster@{BOUNCES}"], about)
-            data = await fleet.client._regions[receipt.region].call("suppressions_of", recipient)
+            data = await fleet.client._regions.actors[receipt.region].call("suppressions_of", recipient)
             assert [(row.message_id, row.reason) for row in decode_rows(data)] == [(id_, Reason.HARD_BOUNCE)]
         gateways = (await fleet.client.snapshot())["gateways"]
         assert {gateway["reports"]["acted"] for gateway in gateways.values()} == {1}
@@ -456,7 +456,7 @@ def test_a_killed_gateway_comes_back_and_takes_requests(fleet: ClusterFleet, run
 
         await until(is_back, "the gateway did not come back")
         assert await asyncio.to_thread(post) == 200
-        data = await fleet.client._regions["eu"].call("suppressions_of", "leaver@example.org")
+        data = await fleet.client._regions.actors["eu"].call("suppressions_of", "leaver@example.org")
         assert [row.reason for row in decode_rows(data)] == [Reason.UNSUBSCRIBE]
 
     run(scenario())
