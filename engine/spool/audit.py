@@ -1,12 +1,12 @@
 """The audit of a spool: conservation, id by id, from the disk (contract, promise 2).
 
 For every id that was ever accepted: if its last word is `queued`, it has a record and exactly the due key that the
-record names, or none while it is offered to another region; any other has neither. The sums of the words are the
-counters. One read transaction, so it can run beside a live region. What has moved between regions is accounted for in
-engine/spool/audit_moved.py.
+record names, or none while it is offered to another region, and its body's segment or its campaign is there; any other
+has neither. The sums of the words are the counters. One read transaction, so it can run beside a live region. What has
+moved between regions is accounted for in engine/spool/audit_moved.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import msgpack
 
 from engine.failover.spans import Spans, ids_of, normal
+from engine.spool.bodies import segment_path
 from engine.spool.draft import (
     LAST_WORDS,
     META,
@@ -92,6 +93,7 @@ def audit(path: str | Path) -> AuditReport:
             is_due = due_index.finder(txn.cursor(db=env.db["due"]))
             runs: tuple[Runs, Runs, Runs] = ([], [], [])
             names = _Names(env, txn)
+            contents = _Contents(env, txn, Path(path) / "bodies")
             for id_, word in _words(env, txn, totals):
                 words[word] += 1
                 _extend(runs[RUNS_OF.get(word, 0)], id_)
@@ -109,6 +111,7 @@ def audit(path: str | Path) -> AuditReport:
                         continue
                     if not names.is_known(record.queue):
                         report.problem(f"{format_id(id_)}: queued, but the name of its queue is damaged")
+                    contents.look(id_, record.content)
                     is_now_due = is_due(due_key(record.queue, record.due_ms, id_))
                     waiting += id_ in held
                     if is_now_due and id_ in held:
@@ -134,6 +137,8 @@ def audit(path: str | Path) -> AuditReport:
             counted = [totals.counts[kind] for kind in LAST_WORDS]
             if last_words != counted:
                 report.problem(f"counters say {counted}, the ledger says {last_words}")
+        for text in contents.lost():
+            report.problem(text)
     except (Error, UnknownFormat) as error:
         report.problem(f"the index cannot be read on: {error}")
     finally:
@@ -168,6 +173,56 @@ class _Names:
                 known = False
             self._known[number] = known
         return known
+
+
+class _Contents:
+    """Whether bodies are there as far as the sizes of their segments show, and campaigns.
+
+    A live region drops segments that it has drained meanwhile: those are no loss.
+    """
+
+    def __init__(self, env: Environment, txn: Any, bodies: Path) -> None:
+        self._env = env
+        self._txn = txn
+        self._bodies = bodies
+        self._sizes: dict[int, int] = {}
+        self._campaigns: dict[int, bool] = {}
+        self._lost: dict[tuple[str, int], list[int]] = {}  # first id, and how many
+
+    def look(self, id_: int, content: Sequence[Any]) -> None:
+        """At the content of a queued message's record."""
+        if len(content) == 4:
+            kind, number = "segment", content[0]
+            is_there = content[1] + content[2] <= self._size_of(number)
+        else:
+            kind, number = "campaign", content[0]
+            if number not in self._campaigns:
+                stored = self._txn.get(number.to_bytes(4, "big"), db=self._env.db["campaigns"])
+                self._campaigns[number] = stored is not None
+            is_there = self._campaigns[number]
+        if not is_there:
+            self._lost.setdefault((kind, number), [id_, 0])[1] += 1
+
+    def _size_of(self, segment: int) -> int:
+        size = self._sizes.get(segment)
+        if size is None:
+            try:
+                size = segment_path(self._bodies, segment).stat().st_size
+            except FileNotFoundError:
+                size = -1
+            self._sizes[segment] = size
+        return size
+
+    def lost(self) -> Iterator[str]:
+        """What is lost for queued messages; outside of the transaction in which they were looked at."""
+        for (kind, number), (first, count) in self._lost.items():
+            if kind == "segment":
+                with self._env.read() as txn:
+                    if txn.get(number.to_bytes(4, "big"), db=self._env.db["segments"]) is None:
+                        continue
+            where = f"body segment {number}" if kind == "segment" else f"campaign {number}"
+            how = "has been cut off" if kind == "segment" and self._sizes[number] >= 0 else "is missing"
+            yield f"{format_id(first)}: queued, as {count} in all whose content is lost: {where} {how}"
 
 
 def _held(env: Environment, txn: Any) -> set[int]:

@@ -9,13 +9,16 @@ from engine.failover.messages import Copy, Drop, Update
 from engine.failover.spans import Spans
 from engine.failover.store import Accept, Adopt, Apply, GiveUp, Release, SaveEpoch
 from engine.spool.audit import audit
+from engine.spool.environment import Environment
 from engine.spool.records import pack
 from engine.spool.store import Spool
 from engine.values.outcome import OutcomeKind
 from tests.support.spools import (
+    CAMPAIGN,
     PATIENCE_S,
     accept,
     batch,
+    chunk,
     due,
     id_of,
     open_spool,
@@ -161,3 +164,30 @@ def test_a_message_whose_queue_has_no_name_is_not_copied_and_the_others_are(tmp_
     found, _ = pair.owner.exporter().messages((*pair.spans, *accepted.spans), [])
     assert found == accepted.spans
     pair.close()
+
+
+def test_the_audit_tells_of_content_that_is_lost(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    accept(spool, batch(letters=[b"one", b"two", b"three"]))
+    number = spool.put_campaign(CAMPAIGN).result(PATIENCE_S)
+    spool.accept_chunk(chunk(number, 0, 2)).result(PATIENCE_S)
+    spool.close()
+    assert audit(tmp_path).is_clean
+
+    def delete(table: str, row: int) -> None:
+        env = Environment(tmp_path, map_size=64 << 20)
+        with env.write() as txn:
+            assert txn.delete(row.to_bytes(4, "big"), db=env.db[table])
+        env.close()
+
+    lost = "0001{:012x}: queued, as {} in all whose content is lost: {}"
+    segment = next((tmp_path / "bodies").glob("*.seg"))
+    with segment.open("r+b") as file:
+        file.truncate(segment.stat().st_size - 1)
+    assert audit(tmp_path).problems == [lost.format(3, 1, "body segment 1 has been cut off")]
+    segment.unlink()
+    delete("campaigns", number)
+    of_campaign = lost.format(4, 2, f"campaign {number} is missing")
+    assert audit(tmp_path).problems == [lost.format(1, 3, "body segment 1 is missing"), of_campaign]
+    delete("segments", 1)  # as a commit beside the audit does that has drained it
+    assert audit(tmp_path).problems == [of_campaign]

@@ -22,6 +22,7 @@ from engine.spool import records
 from engine.spool.accepting import key_digest
 from engine.spool.audit import audit
 from engine.spool.batches import Remember
+from engine.spool.bodies import segment_path
 from engine.spool.draft import META, Totals
 from engine.spool.due_blocks import changes_of, entries_of, journal_rows, pack_columns
 from engine.spool.environment import Environment
@@ -161,6 +162,8 @@ def test_an_unknown_version_is_refused_by_name() -> None:
 @pytest.mark.parametrize("path", SPOOLS, ids=lambda path: path.stem)
 def test_an_index_of_every_version_is_opened_and_drained(tmp_path: Path, path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(gzip.decompress(path.read_bytes()))
+    (tmp_path / "bodies").mkdir()
+    segment_path(tmp_path / "bodies", 1).write_bytes(bytes(4096))  # the index alone is golden
     assert_conserved(tmp_path, queued=6, delivered=1, bounced=1)
     spool = open_spool(tmp_path)
     assert spool.epoch == 2
