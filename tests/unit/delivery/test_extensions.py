@@ -184,6 +184,18 @@ def test_size_counts_no_stuffing() -> None:
     run(go)
 
 
+@pytest.mark.parametrize("least", [-1, 0])
+def test_size_is_kept_to_the_byte(least: int) -> None:
+    async def go() -> None:
+        body = HEAD + b"\r\n" + b"x\r\n" * 10
+        async with HostileServer(extensions=(f"SIZE {len(body) + least}",)) as server:
+            world = world_of(server, body_bytes=body)
+            await send(server, world, [1])
+            assert (world.of(1).kind is OutcomeKind.DELIVERED) is (least == 0)
+
+    run(go)
+
+
 EIGHT = HEAD + "Content-Type: text/plain; charset=utf-8\r\n\r\ngrün\r\n".encode()
 UTF8 = HEAD + "Subject: grün\r\n\r\nx\r\n".encode()
 
@@ -214,6 +226,21 @@ def test_eight_bits_go_as_they_are_or_encoded(
                 wanted = email.message_from_bytes(raw, policy=email.policy.SMTP)
                 assert found["subject"] == wanted["subject"]
                 assert found.get_payload(decode=True) == wanted.get_payload(decode=True)
+
+    run(go)
+
+
+@pytest.mark.parametrize("extensions", [("SMTPUTF8",), ("8BITMIME",), ("8BITMIME", "SMTPUTF8")])
+def test_an_address_in_utf8_needs_both_extensions(extensions: tuple[str, ...]) -> None:
+    async def go() -> None:
+        async with HostileServer(extensions=extensions) as server:
+            world = world_of(server, domain_of={1: "bücher.test"})
+            world.routes["bücher.test"] = world.routes["example.net"]
+            await send(server, world, [1])
+            if len(extensions) == 2:
+                assert world.of(1).kind is OutcomeKind.DELIVERED
+            else:
+                assert (world.of(1).kind, world.of(1).reply.enhanced) == (OutcomeKind.BOUNCED, "5.6.7")
 
     run(go)
 

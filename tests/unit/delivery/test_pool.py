@@ -14,7 +14,7 @@ from engine.bounces.category import Category
 from engine.bounces.classifier import shipped_classifier
 from engine.delivery.hosts import in_order
 from engine.delivery.pacing import Gate
-from engine.delivery.wire import decode_resume
+from engine.delivery.wire import ENTRY, Header, decode_resume, encode_header
 from engine.smtp.opener import Opened, OpenFailure, Target, open_session
 from engine.smtp.policy import FailureReason, Phase
 from engine.tls.policy import PLAIN
@@ -301,6 +301,34 @@ def test_no_host_defers_what_waits_and_what_comes_during_the_backoff() -> None:
         for id_ in (1, 2):
             assert (world.of(id_).kind, world.of(id_).scope) == (OutcomeKind.DEFERRED, Scope.HOST)
             assert world.of(id_).reply.enhanced == "4.4.1"
+        shown = {point.metric: point.value for point in pool.figures()}
+        assert shown["sendfleet.sessions.open"] == 0, "the room that the search had is free again"
+
+    run(go)
+
+
+def test_without_a_lease_nothing_begins() -> None:
+    class Lease:
+        held = 4
+
+        def allows(self, epoch: int, now_ns: int) -> bool:
+            return epoch == self.held
+
+    async def go() -> None:
+        async with HostileServer() as server:
+            world = world_of(server)
+            pool = make_pool(world, lease=Lease())
+            for term in (3, 4):
+                entries = b"".join(ENTRY.pack(term * 10 + n, 0, 9, 0, 0, 0, 0, 0) for n in range(3))
+                await pool.deliver(encode_header(Header(term, 1, {9: "test"}, term=term)), entries)
+                await settled(world, 3 if term == 3 else 6)
+            kinds = {outcome.id: outcome.kind for outcome in world.outcomes}
+            assert kinds == {
+                **dict.fromkeys((30, 31, 32), OutcomeKind.RETURNED),
+                **dict.fromkeys((40, 41, 42), OutcomeKind.DELIVERED),
+            }
+            assert sorted(server.committed) == [f"u4{n}@example.net" for n in range(3)]
+            await pool.stop(1)
 
     run(go)
 
@@ -355,10 +383,32 @@ def test_a_greeting_about_our_ip_is_not_tried_elsewhere() -> None:
 
         world = World({"example.net": Route("test", (Host("mx1", 25, 1), Host("mx2", 25, 2)))})
         pool = make_pool(world, opener=blocked)
-        await hand_over(pool, [1])
-        await settled(world, 1)
+        await hand_over(pool, [1, 2, 3])
+        await settled(world, 3)
         assert opened == ["mx1"]
         assert (world.of(1).kind, world.of(1).scope) == (OutcomeKind.DEFERRED, Scope.SOURCE)
+        kinds = {world.of(id_).kind for id_ in (2, 3)}
+        assert kinds == {OutcomeKind.RETURNED}, "they can go over another source"
+
+    run(go)
+
+
+@pytest.mark.parametrize("first", [OutcomeKind.DEFERRED, OutcomeKind.BOUNCED])
+def test_a_bounce_in_an_opening_stands_only_if_every_host_says_so(first: OutcomeKind) -> None:
+    async def go() -> None:
+        async def refuse(target: Target, *, timeout_s: float) -> Opened | OpenFailure:
+            if target.host == "mx1" and first is OutcomeKind.DEFERRED:
+                reply = Reply(0, "4.4.1", "connect: unreachable")
+                return OpenFailure(Phase.CONNECT, FailureReason.UNREACHABLE, reply)
+            reply = Reply(0, "5.7.30", "REQUIRETLS is not offered")
+            return OpenFailure(Phase.EHLO, FailureReason.NO_REQUIRETLS, reply)
+
+        world = World({"example.net": Route("test", (Host("mx1", 25, 1), Host("mx2", 25, 2)))})
+        pool = make_pool(world, opener=refuse)
+        await hand_over(pool, [1])
+        await settled(world, 1)
+        host = "mx1" if first is OutcomeKind.DEFERRED else "mx2"
+        assert (world.of(1).kind, world.of(1).host) == (first, host)
 
     run(go)
 
@@ -454,6 +504,10 @@ def test_resume_drops_the_unsent_and_tells_the_rest() -> None:
             pool = make_pool(world, Profile(max_connections=1), timeouts_s=FOREVER_S)
             await hand_over(pool, range(1, 8), epoch=1)
             await settled(world, 1)
+            again = decode_resume(await pool.resume(1))
+            assert again.in_progress == (2, 3, 4, 5, 6, 7), (
+                "the same incarnation has asked: nothing is dropped"
+            )
             state = decode_resume(await pool.resume(2))
             assert [o.id for o in state.outcomes] == [1]
             assert state.in_progress == (2, 3), "3 stands behind the dot of 2"
@@ -462,11 +516,13 @@ def test_resume_drops_the_unsent_and_tells_the_rest() -> None:
             )
             await pool.acknowledge(state.sequence)
             assert decode_resume(await pool.resume(3)).outcomes == ()
-            await hand_over(pool, [2, 4], batch=1, epoch=3)
+            await hand_over(pool, [2, 4], batch=5, epoch=3)
             for writer in list(server._writers):
                 writer.transport.abort()
             await settled(world, 4)
             assert world.of(2).possible_duplicate
+            batches = {o.id: batch for o, batch in zip(world.outcomes, world.batch_numbers, strict=True)}
+            assert batches == {1: 1, 2: 5, 3: 1, 4: 5}
             assert sorted(o.id for o in world.outcomes) == [1, 2, 3, 4]
             await pool.stop(1)
 
