@@ -822,6 +822,20 @@ def test_what_a_dead_shard_had_may_have_gone_out_at_its_last_moment() -> None:
     assert [(d.source, d.send_at) for d in take(made, 19 * MS + TICK)] == [(1, 19 * MS + TICK)]
 
 
+def test_what_a_dead_shard_had_counts_for_all_sources_together_from_its_last_moment() -> None:
+    made = scheduler(2)
+    for source in range(2):
+        made.set_shard(0, source, 1)
+    made.set_total(0, interval_ns=S)
+    made.add(made.flow(0, 0, 0, 0), due_keys(range(1, 9)))
+    [first] = take(made, 10 * S)
+    made.presume_sent(0, 1, first.send_at + 900 * MS)
+    made.settle(packed([first.id]))
+    assert take(made, first.send_at + S + TICK) == []
+    [second] = take(made, first.send_at + 1900 * MS + TICK)
+    assert second.send_at >= first.send_at + 1900 * MS
+
+
 # -- all sources of a site together
 
 

@@ -309,6 +309,27 @@ def test_the_dns_of_a_stranger_cannot_direct_us_inside(address: str) -> None:
     assert answer_of(bed, "mx.evil.test").addresses == ()
 
 
+@pytest.mark.parametrize(
+    "address", ["64:ff9b::808:808", "::ffff:8.8.8.8", "2002:808:808::", "2a00::1", "8.8.8.8"]
+)
+def test_a_translated_address_is_judged_as_what_it_is(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
+def test_addresses_of_a_host_are_kept_as_long_as_those_that_live_shorter() -> None:
+    bed = Bed()
+    bed.dns.set_a("mx.example.net", "192.0.2.1", ttl_s=600.0)
+    bed.dns.set_aaaa("mx.example.net", "2a00::1", ttl_s=120.0)
+
+    async def body() -> None:
+        for seconds, questions in ((0, 2), (119, 2), (2, 4)):
+            bed.clock.advance(seconds)
+            await bed.router.addresses("mx.example.net")
+            assert len(bed.dns.asked) == questions
+
+    bed.run(body)
+
+
 def test_inside_is_allowed_for_tests_and_for_static_hosts() -> None:
     open_bed = Bed(resolver={"private_addresses": "allow"})
     open_bed.dns.set_a("mx.example.net", "127.0.0.1")

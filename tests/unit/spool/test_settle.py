@@ -78,6 +78,7 @@ def test_a_deferral_is_due_again_with_its_history(tmp_path: Path) -> None:
     assert due(spool) == [again]
     record = spool.message(id_of(key))
     assert record is not None
+    assert spool.due_rows(b"", 10) == [(again, record.expires_ms)]
     assert (record.attempts, record.due_ms, record.flags) == (1, NOW_MS + HOUR_MS, 0)
     assert record.last == [NOW_MS + 5, 451, "", "so it said", "mx.example.net", 3]
     assert spool.reader().body(record.content) == letter(7)
