@@ -16,7 +16,7 @@ from engine.config.units import format_duration, format_size
 from engine.providers.profiles import DEFAULT, Profile
 from engine.routing.route import Failure, Route
 from engine.routing.table import PatternTable
-from engine.values.address import AddressError, parse_address
+from engine.values.address import AddressError, ascii_domain, parse_address
 from engine.values.stream import Stream
 
 BUILT_IN = "built-in default"
@@ -176,7 +176,7 @@ def _signing(dkim: DkimConfig, header_from: str | None, tenant: str) -> list[Set
     places = {domain.domain: f"fleet.yaml: dkim.domains[{i}]" for i, domain in enumerate(dkim.domains)}
     if header_from is None:
         return [Setting("dkim", _signing_domain(domain), places[domain.domain]) for domain in dkim.domains]
-    from_domain = header_from.rpartition("@")[2].lower().rstrip(".")
+    from_domain = ascii_domain(header_from.rpartition("@")[2].strip("> ")).rstrip(".")
     own = dkim.signing_domain(from_domain)
     if own is not None and not own.is_for(tenant):
         allowed = f"bounced: allowed for the tenants {', '.join(own.tenants)}"

@@ -131,8 +131,7 @@ class _Evaluation:
         for mechanism in record.mechanisms:
             if await self._matches(mechanism, domain):
                 return _QUALIFIED[mechanism.qualifier], f"{mechanism.text} of {domain}"
-        has_all = any(mechanism.name == "all" for mechanism in record.mechanisms)
-        if record.redirect is None or has_all:
+        if record.redirect is None:
             return SpfResult.NEUTRAL, f"no term of {domain} matches"
         self._charge(f"redirect={record.redirect}")
         target = await self._expand(record.redirect, domain)

@@ -72,6 +72,8 @@ default._bimi TXT  "v=BIMI1; l=http://bad.test/logo.svg"
 liar          A    192.0.2.77
 ip-198-51-100-15 A 198.51.100.15
 s1._domainkey TXT  "v=DKIM1; p="
+s2._domainkey TXT  "v=DKIM1; p=AAAA"
+s2._domainkey TXT  "v=DKIM1; p=BBBB"
 """
 )
 REVERSE = (
@@ -291,6 +293,11 @@ def test_dkim_keys_that_do_not_match(nameserver: int, keys: dict[str, Path], tmp
     assert published[1].startswith('missing._domainkey.good.test. 3600 IN TXT "v=DKIM1; k=rsa; p=')
     gone = dkim({"gone": tmp_path / "gone.pem"}, rsa="gone")
     assert "mail cannot be signed" in why(look(case_of(nameserver, "good.test", dkim=gone)), "dkim")
+
+
+def test_two_key_records_of_one_selector(nameserver: int) -> None:
+    findings = look(case_of(nameserver, "bad.test", selectors=("s2",)))
+    assert "2 TXT records: which one counts is undefined" in why(findings, "dkim")
 
 
 def test_dkim_that_few_receivers_verify(nameserver: int, keys: dict[str, Path]) -> None:

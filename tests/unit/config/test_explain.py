@@ -83,6 +83,8 @@ def test_signing_domains() -> None:
     assert signing() == [own, esp]
     assert signing(header_from="a@news.example.com", tenant="acme") == [own, esp]
     assert signing(header_from="a@example.org") == [esp]
+    wide = "\N{FULLWIDTH LATIN SMALL LETTER E}xample.com"  # a domain is looked up in the form in which it is signed for
+    assert signing(header_from=f"Ann <a@news.{wide}>", tenant="acme") == [own, esp]
     [(value, origin)] = signing(header_from="a@example.com", tenant="other")
     assert value == "bounced: allowed for the tenants acme"
     assert origin == "fleet.yaml: dkim.domains[0].tenants"

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
 from engine.config.signing import DkimConfig
-from engine.dkim.keys import KeyFileError, KeyRing, TenantRefused, read_key
+from engine.dkim import keys
+from engine.dkim.keys import KeyFileError, KeyRing, SigningKey, TenantRefused, read_key
 from tests.support.dkim import dkim_section, ed25519_key, ring_of, rsa_key, write_key
 
 
@@ -100,6 +101,28 @@ def test_a_changed_file_is_used_without_a_restart_and_a_broken_one_is_not(
     now.seconds = 50.0
     assert ring.keys("example.com")[1].record() != after[1].record()
     assert "read again" in ring.take_notices()[0][1]
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = Now()
+    config = DkimConfig.model_validate(dkim_section(tmp_path, "example.com", reload="10s"))
+    ring = KeyRing(config, now)
+    file = config.domains[0].keys[1].file
+    read = keys.read_key
+
+    def reading(domain: str, selector: str, path: Path) -> SigningKey:
+        found = read(domain, selector, path)
+        if path == file and now.seconds == 0.0:
+            write_key(file, ed25519_key(1))
+            os.utime(file, ns=(1, 1))
+        return found
+
+    monkeypatch.setattr(keys, "read_key", reading)
+    first = ring.keys("example.com")[1].record()
+    now.seconds = 10.0
+    assert ring.keys("example.com")[1].record() != first
 
 
 def test_a_key_that_cannot_be_read_is_an_error_until_it_can(tmp_path: Path) -> None:

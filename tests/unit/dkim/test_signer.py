@@ -78,6 +78,36 @@ def test_a_change_breaks_both_signatures(ring: KeyRing, change: object) -> None:
         assert not verified(changed, records, 2)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "From",
+        "To",
+        "Cc",
+        "Subject",
+        "Date",
+        "Message-ID",
+        "Reply-To",
+        "Sender",
+        "MIME-Version",
+        "Content-Type",
+        "Content-Transfer-Encoding",
+        "List-Unsubscribe",
+        "List-Unsubscribe-Post",
+    ],
+)
+@pytest.mark.parametrize("is_there", [False, True])
+def test_what_people_and_filters_look_at_cannot_be_added(ring: KeyRing, name: str, is_there: bool) -> None:
+    field = f"{name}: x\r\n".encode()
+    head = HEAD if not is_there or field.partition(b":")[0] in HEAD else HEAD + field
+    signed = sign_one(ring, message_of(head)) + head
+    end = b"\r\n" + BODY
+    records = records_of(ring, "example.com")
+    assert verified(signed + end, records, 2)
+    with contextlib.suppress(dkim.DKIMException):
+        assert not verified(signed + field + end, records, 2)
+
+
 def test_several_signing_domains_verify(tmp_path: Path) -> None:
     section = dkim_section(tmp_path, "example.com", "esp.example")
     section["domains"][1]["sign_all"] = True

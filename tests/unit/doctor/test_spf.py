@@ -18,6 +18,7 @@ a.test            A 203.0.113.7
 six.test          AAAA 2001:db8::7
 mx.test           MX 10 a.test
 mx.test           MX 5 nowhere.test
+hollow.test       MX 9 a.test
 many.test         A 192.0.2.1
 7.113.0.203.in-addr.arpa PTR host.ptr.test
 7.113.0.203.in-addr.arpa PTR liar.test
@@ -32,6 +33,7 @@ broken.test       TXT v=spf1 ipv4:1.2.3.4 -all
 down.test         FAIL -
 7.113.0.203.seen.test A 127.0.0.2
 """ + "\n".join(f"many.test MX {n} many.test" for n in range(11))
+ZONE += "".join(f"\nhollow.test MX {n} x{n}.test" for n in range(4))
 
 
 def check(record: str, ip: str = IP, zone: str = ZONE) -> SpfVerdict:
@@ -59,6 +61,7 @@ def check(record: str, ip: str = IP, zone: str = ZONE) -> SpfVerdict:
         ("v=spf1 mx:mx.test -all", "pass"),
         ("v=spf1 mx:mx.test//64 -all", "pass"),
         ("v=spf1 mx:many.test -all", "permerror"),
+        ("v=spf1 mx:hollow.test -all", "pass"),  # hosts without an address are no terms
         ("v=spf1 ptr:ptr.test -all", "pass"),
         ("v=spf1 ptr:liar.test -all", "fail"),
         ("v=spf1 exists:%{ir}.seen.test -all", "pass"),

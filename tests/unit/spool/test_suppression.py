@@ -65,6 +65,14 @@ def test_a_suppressed_recipient_gets_an_id_and_is_not_sent(tmp_path: Path) -> No
     assert_conserved(tmp_path, queued=8, suppressed=2)
 
 
+def test_the_case_of_a_local_part_does_not_matter(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    put(spool, row("ua.0@example.net"))
+    first = spool.accept(batch(keys=["A"])).result(PATIENCE_S)  # to uA.0@
+    assert list(first.suppressed) == list(first.ids[0])
+    spool.close()
+
+
 def test_an_item_repeated_by_its_key_tells_what_became_of_it(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     put(spool, row("ua.0@example.net"))

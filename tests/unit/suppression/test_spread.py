@@ -123,8 +123,11 @@ def test_a_region_that_lost_its_disk_is_given_the_list_again(mesh: Mesh) -> None
     assert mesh.calls == calls, "once"
 
 
-def test_a_list_is_asked_for_while_a_page_is_on_its_way(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page is that of the former disk: it must not count for the new one."""
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_list_is_asked_for_while_a_page_is_on_its_way(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, restarts: bool
+) -> None:
+    """The page is that of the former disk: it must not count for the new one, nor after a restart."""
     monkeypatch.setattr(spread, "PAGE", 2)
     for number in range(7):
         mesh.change("eu", f"a{number}@example.net", NOW_MS)
@@ -149,6 +152,9 @@ def test_a_list_is_asked_for_while_a_page_is_on_its_way(mesh: Mesh, monkeypatch:
         mesh.suppress = take  # type: ignore[method-assign]
 
     asyncio.run(run())
+    if restarts:
+        mesh.restart("eu")
+        eu = mesh.spread("eu")
     drain(eu, "us")
     assert len(mesh.lists()[1]) == 7
     with pytest.raises(ValueError, match="allowed are us"):

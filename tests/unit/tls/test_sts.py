@@ -73,6 +73,7 @@ def test_a_wildcard_stands_for_one_label(pattern: str, host: str, expected: bool
     [
         (["v=STSv1; id=20260101T000000;"], "20260101T000000"),
         (["v=STSv1;id=1"], "1"),
+        (["v=STSv1; id=1; id=2"], "1"),
         (["v=STSv1 ; id = a1 ; ext=2"], "a1"),
         (["v=spf1 -all", "v=STSv1; id=9;"], "9"),
         (["v=STSv1; id=1;", "v=STSv1; id=2;"], None),
