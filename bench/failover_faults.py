@@ -77,8 +77,10 @@ class Fleet:
 
     async def pools(self, region: str) -> dict[str, int]:
         """Process ids by the names of the pools; without spares."""
-        pools = await self._regions[region].call("pools", timeout_s=PATIENCE_S)
-        return {str(pool.name): pool.pid for pool in pools if pool.name is not None}
+        return {str(pool.name): pool.pid for pool in await self._pools(region) if pool.name is not None}
+
+    async def _pools(self, region: str) -> list[Any]:
+        return list(await self._regions[region].call("pools", timeout_s=PATIENCE_S))
 
     async def source_kill(self) -> tuple[float, float]:
         return await self._kill_actor("EgressIpActor", VICTIM)
@@ -194,6 +196,16 @@ class Fleet:
         except TimeoutError as error:
             seen = sorted({row.client for row in self.log.acceptances})
             raise TimeoutError(f"{error}, but {seen or 'none'}; {await self._answers()}") from None
+
+    async def until_spared(self) -> None:
+        """Until every region has its spare processes: they are started after the pools, and no part of a fault."""
+
+        async def has_spares() -> bool:
+            pools = [await self._pools(region) for region in REGIONS]
+            spares = [sum(pool.name is None for pool in found) for found in pools]
+            return min(spares) >= self.cluster.config.limits.pool_spares
+
+        await self._until(has_spares, "not every region had its spare processes")
 
     async def until_arrived(self, wanted: Callable[[], set[str]], *, all_of_them: bool) -> bool:
         """Whether that comes true in time."""

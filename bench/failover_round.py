@@ -95,6 +95,7 @@ async def round_of(kind: str, fleet: Fleet, *, rate: float) -> dict[str, Any]:
     await fleet.until_covered()
     load = Load(fleet.cluster.client, rate)
     await fleet.until_flowing()
+    await fleet.until_spared()
     await asyncio.sleep(BEFORE_S)
     in_flight = await fleet.in_flight()
     made_s, detected_s = await FAULTS[kind](fleet)
