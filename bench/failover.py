@@ -11,7 +11,8 @@ missing, one with other settings needs --fresh.
 Price: the same messages with `replicas: 0` and `replicas: 1`, in turn, and each round's ratio; the aim is 0.6.
 
 Faults, under a steady load: a region's whole node killed and its disk moved away; the node stopped (SIGSTOP) and
-continued; the pool (whose spare is ready, as it is some seconds after its first use), a source and Fleet killed; Ray's head killed with Fleet, and away for five seconds. `detection_s`:
+continued; the pool, a source and Fleet killed; Ray's head killed with Fleet, and away for five seconds. Pools are
+killed when their spares are ready, as they are some seconds after the first use. `detection_s`:
 until Fleet calls the region dead, by Fleet's own clock; else until another process has the place of the one that died
 (head-kill: until a new Fleet answers, five seconds included). `share_gap_s`: the longest time in which nothing arrives
 of the batches whose first choice is that region; `share_gap_before_s` the same before the fault. `drain_s`: until all
