@@ -240,7 +240,9 @@ class PoolProcesses:
             pid, name = await port.introduce(self._incarnation)
             process = _Process(number, port, pid, self._ended)
         except (ConnectionError, TimeoutError, ProcessLookupError) as error:
-            log.warning("process %d of pools does not start: %s", number, error)
+            # the first may be one that has just died, whose name is not free yet
+            level = logging.WARNING if self._failures else logging.INFO
+            log.log(level, "process %d of pools does not start: %s", number, error)
             self._numbers.discard(number)
             self._rest()
             return
@@ -281,6 +283,8 @@ class PoolProcesses:
                 process.on_death(name)
         elif process in self._ready:
             self._ready.remove(process)
+            if self._is_closed:
+                return
             log.warning("a spare process of pools has died, pid %d", process.pid)
             if time.monotonic() - process.since_s < STABLE_S:
                 self._rest()
