@@ -459,7 +459,8 @@ def stop_fleet(config: FleetConfig) -> None:
     waits for the answer to a complete message for longer than `STOP_DEADLINE_S`.
 
     The Fleet goes first: it would make again what ends. A cluster that was not started by `up` outlives its fleet, so
-    this returns only when the names are free for another `up`; ConnectionError if they do not become so.
+    this returns only when the names are free for another `up`; ConnectionError if they do not become so, or if Ray's
+    head does not say in time which there are.
     """
     _end_actor(FLEET)
     _in_order(
@@ -470,7 +471,7 @@ def stop_fleet(config: FleetConfig) -> None:
     _in_order(_pools_of(config), "stop", DRAIN_S)
     _in_order(regions, "stop")
     deadline = time.monotonic() + ENDING_S
-    while left := actor_names():
+    while left := _names_before(deadline):
         if time.monotonic() > deadline:
             raise ConnectionError(f"these actors do not end: {', '.join(sorted(left))}")
         for name in left:
@@ -489,8 +490,21 @@ def _pools_of(config: FleetConfig) -> list[str]:
             found += [pool.actor for pool in pools if pool.name is not None]
         except (ValueError, RayError) as error:
             log.warning("region %s does not say which processes its pools are: %s", region.name, error)
-            found += [name for name in actor_names() if parse_pool(name, region.name) is not None]
+            names = _names_before(time.monotonic() + ENDING_S)
+            found += [name for name in names if parse_pool(name, region.name) is not None]
     return found
+
+
+def _names_before(deadline: float) -> list[str]:
+    """`actor_names` from a head that may be too busy to answer at the first time."""
+    while True:
+        try:
+            return actor_names()
+        except ConnectionError as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("%s; asking again", error)
+        time.sleep(0.5)
 
 
 def _in_order(names: Sequence[str], method: str, *args: Any) -> None:

@@ -66,6 +66,7 @@ def test_a_bad_list_leaves_the_source_of_the_others(tmp_path: Path) -> None:
             await submit(region, "fine", "first", 200)
             await until(lambda: spool.counts()["queued"] == 0)
             await until(lambda: class_of(region, "bad") == "poor")
+            await until(lambda: class_of(region, "fine") != "")
             assert class_of(region, "fine") == "new"
             await submit(region, "bad", "second", 100)
             await submit(region, "fine", "second", 100)

@@ -152,8 +152,10 @@ def test_without_its_key_mail_waits_and_goes_signed_when_the_key_is_back(tmp_pat
             await settled(world, 3)
             assert world.of(3).kind is OutcomeKind.DELIVERED
             assert keys.is_signed(server.bodies[0].replace(b"\r\n..hi", b"\r\n.hi"))
-            await told(world, 2)
-            assert "read again" in world.notices[1][1]
+            while (
+                "read again" not in world.notices[-1][1]
+            ):  # a second message may have told that it is missing, too
+                await told(world, len(world.notices) + 1)
             await pool.stop(1)
 
     run(go)
