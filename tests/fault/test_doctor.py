@@ -93,6 +93,7 @@ ZONES = {
     "100.51.198.in-addr.arpa": REVERSE,
     "list.test": LIST,
     "refusing.test": REFUSING,
+    "everything.test": HEAD + "* A 127.0.0.2\n",
     "reports.test": HEAD + 'good.test._report._dmarc TXT "v=DMARC1"\n',
     "elsewhere.test": HEAD,
     "test": HEAD,
@@ -293,6 +294,12 @@ def test_dkim_keys_that_do_not_match(nameserver: int, keys: dict[str, Path], tmp
     assert published[1].startswith('missing._domainkey.good.test. 3600 IN TXT "v=DKIM1; k=rsa; p=')
     gone = dkim({"gone": tmp_path / "gone.pem"}, rsa="gone")
     assert "mail cannot be signed" in why(look(case_of(nameserver, "good.test", dkim=gone)), "dkim")
+
+
+def test_a_list_that_lists_everything_says_nothing(nameserver: int) -> None:
+    lists = {"blocklists": ["everything.test"], "domain_blocklists": ["everything.test"]}
+    case = case_of(nameserver, "good.test", doctor=lists, senders=(sender(11, "mta1.good.test"),))
+    assert rows(look(case), "blocklist") == [("everything.test", Level.NOTE)] * 2
 
 
 def test_two_key_records_of_one_selector(nameserver: int) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.bounces.classifier import shipped_classifier
+from engine.bounces.parts import read_fields
 from engine.bounces.report import Report, ReportKind, parse_reply, read_report
 from engine.values.outcome import OutcomeKind, Scope
 from engine.values.reply import Reply
@@ -127,6 +128,10 @@ def test_line_ends_do_not_matter(name: str) -> None:
     data = (REPORTS / f"{name}.eml").read_bytes()
     assert b"\r\n" in data
     assert read_report(data.replace(b"\r\n", b"\n"), sender="") == read_report(data, sender="")
+
+
+def test_of_a_repeated_field_the_first_counts() -> None:
+    assert read_fields(b"A: 1\n 2\na : 3\nB:4") == {"a": "1 2", "b": "4"}
 
 
 def test_a_person_who_quotes_a_bounce_is_no_bounce() -> None:

@@ -14,7 +14,7 @@ from engine.bounces.signal import Effect, Signal, SignalKind, decode_signal
 from engine.bounces.tokens import DAY_MS, TokenKeys
 from engine.bounces.unsubscribe import make_token
 from engine.config.bounces import BouncesConfig, IngressConfig, PostmasterConfig, ReturnPath
-from engine.ingress.mail import MailListener, client_of
+from engine.ingress.mail import MAX_RECIPIENTS, MailListener, client_of
 from engine.ingress.postmaster import Postmaster
 from engine.ingress.reports import ReportDesk
 from engine.values.ids import make_id
@@ -347,6 +347,21 @@ def test_bounds() -> None:
             assert (await running.send(FEEDBACK, b"x"))[0] == 250
             await running.all_closed()
             assert running.listener._clients == {}
+
+    asyncio.run(run())
+
+
+def test_a_message_has_so_many_recipients_at_most() -> None:
+    async def run() -> None:
+        async with listening(Regions()) as running:
+
+            def work(client: smtplib.SMTP) -> list[int]:
+                client.ehlo()
+                client.mail("")
+                return [client.rcpt(running.verp(make_id(2, n + 1)))[0] for n in range(MAX_RECIPIENTS + 1)]
+
+            codes = await running.client(work)
+            assert codes == [250] * MAX_RECIPIENTS + [452]
 
     asyncio.run(run())
 

@@ -73,6 +73,16 @@ def test_the_case_of_a_local_part_does_not_matter(tmp_path: Path) -> None:
     spool.close()
 
 
+def test_who_was_taken_off_is_written_to_again(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    put(spool, row("ua.0@example.net"), row("ub.0@example.net"))
+    put(spool, row("ua.0@example.net", at_ms=NOW_MS + 1, reason=Reason.REMOVED))
+    result = spool.accept(batch(letters=[letter(0), letter(1)], keys=["a", "b"])).result(PATIENCE_S)
+    assert list(result.suppressed) == list(result.ids[1])
+    assert [id_of(key) for key in result.due_keys] == list(result.ids[0])
+    spool.close()
+
+
 def test_an_item_repeated_by_its_key_tells_what_became_of_it(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     put(spool, row("ua.0@example.net"))

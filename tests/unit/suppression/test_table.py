@@ -51,8 +51,7 @@ def test_a_plain_list_with_defaults(tmp_path: Path) -> None:
         ("a@example.com,,,removed", "sendfleet suppression remove"),
         ("a@example.com,,,,yesterday", "ISO 8601"),
         ("a@example.com,,,,,xyz", "16 hex digits"),
-        ("a@example.com,,,,2027-01-17T08:00:00Z", "in the future"),
-        ("a@example.com,,,,9999-12-31T23:59:59-23:59", "in the future"),
+        ("a@example.com,,,,9999-12-31T23:59:59-23:59", "times since 1970"),
         ('"a@example.com', "a quote that is not closed"),
         ("a@example.com," + "t" * 20_000, "longer than"),
     ],
@@ -79,8 +78,9 @@ def test_another_separator_is_named(tmp_path: Path, separator: str) -> None:
         read(tmp_path, f"address{separator}reason\na@example.com{separator}manual\n")
 
 
-def test_a_time_of_another_time_zone_counts_as_now(tmp_path: Path) -> None:
-    (row,) = read(tmp_path, "address,at\na@example.com,2027-01-15T20:00:00Z\n")
+@pytest.mark.parametrize("at", ["2027-01-15T20:00:00Z", "2099-01-01"])
+def test_a_time_of_the_future_counts_as_now(tmp_path: Path, at: str) -> None:
+    (row,) = read(tmp_path, f"address,at\na@example.com,{at}\n")
     assert isinstance(row, Suppression)
     assert row.at_ms == DEFAULTS.at_ms
 

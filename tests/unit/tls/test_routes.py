@@ -175,17 +175,19 @@ class Enforced:
 @pytest.mark.parametrize(
     ("by", "mode", "expected"),
     [
-        ({"provider": "google"}, "enforce", (PolicyKind.STS, Check.NAME)),
-        ({"provider": "google"}, "testing", (PolicyKind.EXCEPTION, Check.PLAIN)),
-        ({"domain": "example.org"}, "enforce", (PolicyKind.EXCEPTION, Check.PLAIN)),
+        (["provider"], "enforce", (PolicyKind.STS, Check.NAME)),
+        (["provider"], "testing", (PolicyKind.EXCEPTION, Check.PLAIN)),
+        (["domain"], "enforce", (PolicyKind.EXCEPTION, Check.PLAIN)),
+        (["provider", "domain"], "enforce", (PolicyKind.EXCEPTION, Check.PLAIN)),
     ],
 )
 def test_forged_mx_records_do_not_choose_an_exception(
-    monkeypatch: pytest.MonkeyPatch, by: dict[str, str], mode: str, expected: tuple[PolicyKind, Check]
+    monkeypatch: pytest.MonkeyPatch, by: list[str], mode: str, expected: tuple[PolicyKind, Check]
 ) -> None:
     """Unsigned MX records say which provider it is: that must not switch the domain's own policy off."""
     forged = "aspmx.l.google.com"
-    bed = Bed(tls={"exceptions": [{**by, "mode": "disabled", "reason": "a test"}]})
+    names = {"provider": "google", "domain": "example.org"}
+    bed = Bed(tls={"exceptions": [{one: names[one], "mode": "disabled", "reason": "a test"} for one in by]})
     bed.dns.set_mx("example.org", (10, forged))
     bed.address(forged, authenticated=False)
     monkeypatch.setattr(bed.routes, "_sts", Enforced(mode))
@@ -245,7 +247,12 @@ def test_requiretls_wants_somebody_to_vouch_for_the_host() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "hosts", "is_vouched"),
-    [("enforce", (MX,), True), ("testing", ("*.example.net",), True), ("enforce", ("other.test",), False)],
+    [
+        ("enforce", (MX,), True),
+        ("testing", ("*.example.net",), True),
+        ("enforce", ("other.test",), False),
+        ("testing", ("other.test",), False),
+    ],
 )
 def test_an_sts_policy_vouches_for_its_hosts(mode: str, hosts: tuple[str, ...], is_vouched: bool) -> None:
     bed = Bed()
