@@ -129,6 +129,8 @@ class Tenants:
             raise ValueError(f"tenant {tenant}: pinned as {self._pinned[tenant]} by tenants.{tenant}.quality")
         change = self._standing(tenant).order(self._clock.wall_ms(), quality, "by an operator")
         if change is not None:
+            if quality is not Quality.POOR:
+                self._counts.pop(tenant, None)  # what is not judged yet is of before the order, too
             self._enforce(change)
             self.save(now=True)
         return change is not None

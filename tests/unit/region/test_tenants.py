@@ -167,6 +167,17 @@ def test_an_operator_moves_a_tenant() -> None:
     assert used(world, "acme") == {"eu-1"}
 
 
+def test_what_was_sent_before_an_operators_word_does_not_undo_it() -> None:
+    world = Node(quality=["poor"])
+    send(world, "bad", good=75, bad=25)
+    world.tenants.note("bad", outcome(OutcomeKind.BOUNCED, Scope.RECIPIENT, UNKNOWN), 25)
+    assert world.tenants.order("bad", Quality.GOOD)
+    world.tenants.advance()
+    assert world.tenants.quality_of("bad") is Quality.GOOD
+    send(world, "bad", good=75, bad=25)
+    assert world.tenants.quality_of("bad") is Quality.POOR
+
+
 def test_many_tenants_are_bounded_and_the_poor_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tenants_module, "MAX_TENANTS", 5)
     world = Node(quality=["poor"])
