@@ -205,7 +205,8 @@ BAD_ANSWERS = {
     "not http": b"220 smtp.example.org ESMTP\r\n\r\n",
     "chunk bomb": b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n",
     "many chunks": b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
-    + (b"400\r\n" + b"x" * 1024 + b"\r\n") * (MAX_POLICY // 1024 + 1),
+    + (b"400\r\n" + b"x" * 1024 + b"\r\n") * (MAX_POLICY // 1024 + 1)
+    + b"0\r\n\r\n",
     "bad chunk": b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     "negative": page(TEXT).replace(b"Content-Length: ", b"Content-Length: -"),
     "silence": None,
