@@ -170,6 +170,7 @@ def test_an_operator_moves_a_tenant() -> None:
 def test_what_was_sent_before_an_operators_word_does_not_undo_it() -> None:
     world = Node(quality=["poor"])
     send(world, "bad", good=75, bad=25)
+    world.tenants.note("bad", outcome(OutcomeKind.DELIVERED), 75)
     world.tenants.note("bad", outcome(OutcomeKind.BOUNCED, Scope.RECIPIENT, UNKNOWN), 25)
     assert world.tenants.order("bad", Quality.GOOD)
     world.tenants.advance()
