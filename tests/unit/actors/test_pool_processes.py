@@ -300,6 +300,24 @@ def test_one_that_the_former_incarnation_was_just_having_started_is_found() -> N
     go(scenario)
 
 
+def test_a_pool_that_was_in_no_list_is_ended_when_it_is_found() -> None:
+    """Its region goes on from what it knows: that one is gone, and what it held may have been sent."""
+
+    async def scenario(node: Node) -> None:
+        former = await with_spare(node)
+        await former.launch(GOOGLE, ignore)
+        await former.close()
+        await until(lambda: not former._starting)
+        node.unlisted = {0, 1}
+        lost = node.actors[0]
+        pools = await with_spare(node)
+        assert lost.process.wait(PATIENCE_S) == -signal.SIGKILL
+        await pools.launch(GOOGLE, ignore)
+        node.pid(GOOGLE)  # there is one
+
+    go(scenario)
+
+
 def test_a_process_whose_answer_is_lost_is_killed_and_another_takes_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -312,7 +330,7 @@ def test_a_process_whose_answer_is_lost_is_killed_and_another_takes_over(
         first = node.actors[0]
         first.takes = [lost]
         await pools.launch(GOOGLE, ignore)
-        assert first.process.wait() == -signal.SIGKILL
+        assert first.process.wait(PATIENCE_S) == -signal.SIGKILL
         assert first.name == GOOGLE
         node.pid(GOOGLE)  # there is one
 
@@ -330,7 +348,7 @@ def test_a_launch_that_is_given_up_leaves_no_process_of_that_name() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert first.process.wait() == -signal.SIGKILL
+        assert first.process.wait(PATIENCE_S) == -signal.SIGKILL
         node.gate.clear()
         await until(lambda: spares_of(pools) == 0)
         waiting = asyncio.ensure_future(pools.launch(YAHOO, ignore))
@@ -357,6 +375,41 @@ def test_a_spare_that_dies_while_it_takes_over_is_followed_by_the_next() -> None
         port = await pools.launch(GOOGLE, deaths.append)
         assert port.process.poll() is None  # type: ignore[attr-defined]
         assert deaths == []
+
+    go(scenario)
+
+
+def test_a_spare_that_dies_as_soon_as_it_has_taken_over_is_followed_by_the_next() -> None:
+    async def scenario(node: Node) -> None:
+        pools = await with_spare(node)
+        first = node.actors[0]
+
+        async def dies() -> None:
+            """It has answered; that it is dead is known before the answer is."""
+            first.kill()
+            first.check = lambda: None  # type: ignore[method-assign]
+            await until(lambda: 0 not in pools._numbers or node.begun != [0])
+
+        first.takes = [dies]
+        port = await pools.launch(GOOGLE, ignore)
+        assert port is not first
+        assert next(pool.name for pool in pools.running()) == GOOGLE
+
+    go(scenario)
+
+
+def test_one_that_came_for_somebody_who_has_just_given_up_stays_a_spare() -> None:
+    async def scenario(node: Node) -> None:
+        pools = await with_spare(node)
+        process = pools._ready.popleft()
+        node.gate.clear()
+        task = asyncio.ensure_future(pools.launch(GOOGLE, ignore))
+        await until(lambda: len(pools._wanted) == 1)
+        pools._offer(process)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [(pool.name, pool.pid) for pool in pools.running()] == [(None, process.pid)]
 
     go(scenario)
 
