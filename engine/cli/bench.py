@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -94,6 +95,8 @@ def build_bench(fleets: BenchFleets) -> click.Command:
         --may-leave says otherwise. docs/bench.md explains the figures.
         """
         _check(ctx, fleet_path, sink, json_path, plot_path)
+        if rate is not None and not math.isfinite(rate):
+            raise click.UsageError(f"--rate {rate}: allowed is a number above zero")
         trial = Trial(messages, size, rate or 0.0, destinations, sink, may_leave)
         on_temporary = temporary or not (fleet_path.exists() and fleets.is_running(fleet_path))
         if directory is not None and not on_temporary:

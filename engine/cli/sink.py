@@ -9,6 +9,8 @@ from engine.cli.terminal import Failure, notes
 from engine.sink.personality import PersonalityError
 from engine.sink.server import run
 
+MAX_PORT = 65_535
+
 
 @click.command("sink")
 @click.option(
@@ -24,8 +26,8 @@ def sink_command(config_path: Path | None, log_path: Path | None, only: tuple[st
     ports: dict[str, int] = {}
     for text in only:
         name, _, port = text.partition("=")
-        if port and not port.isdecimal():
-            raise click.UsageError(f"--only {text}: the port must be a number")
+        if port and not (port.isdecimal() and int(port) <= MAX_PORT):
+            raise click.UsageError(f"--only {text}: the port must be a number, {MAX_PORT} at most")
         ports[name] = int(port or 0)
     try:
         run(config_path, log_path=log_path, only=tuple(ports), ports=ports, ready=_announce)

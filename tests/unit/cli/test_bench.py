@@ -92,6 +92,8 @@ def test_a_temporary_fleet_is_removed_however_the_trial_ends(stage: Stage, error
         (["--messages", "0"], "--messages"),
         (["--size", "10"], "--size"),
         (["--rate", "0"], "--rate"),
+        (["--rate", "nan"], "--rate nan"),
+        (["--rate", "inf"], "--rate inf"),
         (["--destinations", "0"], "--destinations"),
         (["--sink", "127.0.0.1:99999"], "port from 1 to 65535"),
         (["--sink", "a b"], "--sink a b"),

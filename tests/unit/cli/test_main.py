@@ -59,3 +59,4 @@ def test_sink_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert seen["only"] == ("accept", "google")
     assert seen["log_path"] == tmp_path / "x"
     assert invoke("sink", "--only", "accept=x").exit_code == 2
+    assert invoke("sink", "--only", "accept=99999").exit_code == 2

@@ -129,6 +129,22 @@ async def scene(directory: Path) -> Any:
         spool.close()
 
 
+def test_a_report_for_the_former_incarnation_settles_nothing(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with scene(tmp_path) as made:
+            id_ = await made.accept()
+            await made.start()
+            await made.got(id_)
+            row = (id_, int(OutcomeKind.DELIVERED), "message", 250, "2.0.0", "ok", "mx", 0, 1, 0, 0)
+            former = encode_report(5, made.spool.epoch - 1, [row])
+            assert await made.region.settle(former) == 5, "so that its pool forgets it"
+            assert made.spool.counts()["delivered"] == 0
+            await made.says(id_, OutcomeKind.DELIVERED)
+            assert made.spool.counts()["delivered"] == 1
+
+    asyncio.run(go())
+
+
 def test_what_a_survivor_gives_back_is_sent_by_another_way(tmp_path: Path) -> None:
     async def run() -> None:
         async with scene(tmp_path) as it:

@@ -59,6 +59,21 @@ def test_when_it_is_due_again_and_what_that_costs(
     assert found.next_due_ms >= NOW_MS
 
 
+@pytest.mark.parametrize(("code", "free"), [(0, True), (421, False)])
+def test_a_lost_last_reply_is_no_attempt_of_the_message(code: int, free: bool) -> None:
+    reply = Reply(code, "4.4.2", "lost")
+    outcome = Outcome(7, OutcomeKind.DEFERRED, Scope.SESSION, reply, 0, "mx", NOW_MS, possible_duplicate=True)
+    assert settling(NOW_MS + 100 * HOUR_MS).settlement(KEY, outcome, 1, NOW_MS).free is free
+
+
+def test_the_wait_is_that_behind_the_attempt_that_was_just_made() -> None:
+    outcome = Outcome(7, OutcomeKind.DEFERRED, Scope.RECIPIENT, Reply(450, "4.2.0", "x"), 0, "mx", NOW_MS)
+    found = settling(NOW_MS + 100 * HOUR_MS).settlement(KEY, outcome, 1, NOW_MS)
+    assert found.next_due_ms is not None
+    wait_min = (found.next_due_ms - NOW_MS) / 60_000
+    assert 32 <= wait_min <= 48, "5, 10, 20, 40 minutes, give or take a fifth"
+
+
 def test_a_reroute_is_no_longer_life() -> None:
     outcome = Outcome(7, OutcomeKind.DEFERRED, Scope.SOURCE, BLOCKED, 0, "mx", NOW_MS)
     found = settling(NOW_MS).settlement(KEY, outcome, 1, NOW_MS, rerouted=True)
