@@ -310,6 +310,24 @@ def test_what_a_dead_pool_held_comes_back_once_and_another_is_started() -> None:
     run(go)
 
 
+def test_what_a_dead_pool_held_counts_for_the_rate_from_its_death() -> None:
+    async def go(world: World) -> None:
+        world.scheduler.set_total(0, interval_ns=1_000_000_000)
+        world.clock.advance(100)
+        world.add(1, 2)
+        await world.until(lambda: world.delivered() == [1])
+        world.clock.advance(0.9)
+        world.on_death(POOL)
+        await world.until(lambda: any(what == "lost" for what, _ in world.log))
+        for seconds, delivered in ((0.2, [1]), (0.9, [1, 2])):
+            world.clock.advance(seconds)
+            world.dispatcher.wake_all()
+            await world.rest()
+            assert world.delivered() == delivered
+
+    run(go)
+
+
 def test_another_process_takes_over_while_what_was_lost_is_written() -> None:
     async def go(world: World) -> None:
         world.add(1, 3)
