@@ -22,10 +22,11 @@ import msgpack
 import ray
 
 from actors import RAY_CAME_FIRST
-from actors.deploy import NamedActor, actor_names, ask_head, connect_ray
+from actors.deploy import actor_names, connect_ray
 from actors.environment import prepare
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, POOLS, region_actor, source_actor
+from actors.ray_calls import NamedActor, ask_head
 from actors.region_calls import ANSWER_TIMEOUT_S, RegionCalls
 from actors.submitting import Submitting
 from engine.campaign.record import parts_of

@@ -1,11 +1,9 @@
-"""Everything that starts Ray actors and calls them.
+"""Starts a fleet's actors and ends them, and gives them what they need of Ray (actors/ports.py).
 
 The nodes are there already: actors/local_cluster.py has started them on this machine, or Ray's cluster launcher
-(cluster.yaml) on real ones. Errors of a call come out as the built-in ones that the engine knows: ConnectionError
-(the actor is away, the outcome unknown), TimeoutError, or what the method itself raised.
+(cluster.yaml) on real ones.
 """
 
-import asyncio
 import logging
 import os
 import socket
@@ -15,14 +13,13 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util import list_named_actors
 
 from actors.egress_ip import EgressIpActor
 from actors.environment import ONLY_LOOPBACK
 from actors.fleet import FleetActor
 from actors.gateway import GatewayActor
-from actors.head_calls import HeadCalls
 from actors.isp_pool import IspPoolActor
 from actors.names import (
     FLEET,
@@ -37,6 +34,7 @@ from actors.peer_messages import packed
 from actors.placing import describe, find_faults, placement
 from actors.pool_processes import PoolProcesses
 from actors.ports import ActorDied, RunningPool
+from actors.ray_calls import CALL_DEADLINE_S, NamedActor, ask_head, call
 from actors.region import RegionActor
 from engine.config.schema import FleetConfig
 from engine.config.types import split_host
@@ -51,7 +49,6 @@ RESOURCE_SHARE = 0.001
 HEAD = "node:__internal_head__"  # Ray's own name: Fleet does not die with a region that is elsewhere
 NODE_START_TIMEOUT_S = 60
 TAKE_DEADLINE_S = 5.0
-CALL_DEADLINE_S = 30.0
 OBSERVE_DEADLINE_S = 2.0
 START_DEADLINE_S = 180
 CONNECT_TIMEOUT_S = 5.0
@@ -61,71 +58,6 @@ ENDING_S = 30.0
 UNSUBSCRIBE_DEADLINE_S = 5.0
 TELL_DEADLINE_S = 2.0
 HAND_OVER_DEADLINE_S = 10.0  # the peer writes a batch to its disk
-HEAD_DEADLINE_S = 60.0
-
-_head = HeadCalls()
-
-
-async def call(handle: Any, method: str, *args: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
-    """Call an actor's method. ConnectionError: the actor is away and the outcome unknown.
-
-    An exception raised by the method itself comes out as it was raised there.
-    """
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await getattr(handle, method).remote(*args)
-    except ActorDiedError as error:
-        raise ActorDied(f"{method}: {error}") from error
-    except RayActorError as error:
-        raise ConnectionError(f"{method}: {error}") from error
-    except RayTaskError as error:
-        raise error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error)) from error
-    except TimeoutError:
-        raise TimeoutError(f"{method}: no answer within {timeout_s} s") from None
-    except RayError as error:
-        raise ConnectionError(f"{method}: {error}") from error
-
-
-async def ask_head(name: str, ask: Callable[[], Any], *, timeout_s: float = HEAD_DEADLINE_S) -> Any:
-    """Have Ray's head answer a call that blocks until it does. TimeoutError, ConnectionError: it gives none (yet).
-
-    What Ray raises for that differs by call and by how long the head has been away.
-    """
-    try:
-        return await _head.run(name, ask, timeout_s)
-    except RayError as error:
-        raise ConnectionError(f"{name}: the head of Ray: {error}") from error
-
-
-class NamedActor:
-    """An actor by its name: looked up at first use, and again after the one that had the name is dead for good."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._handle: Any = None
-
-    async def call(self, method: str, *args: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
-        if self._handle is None:
-            try:
-                self._handle = await ask_head(f"look up {self._name}", self._look_up, timeout_s=timeout_s)
-            except ValueError as error:
-                raise ActorDied(f"no actor {self._name}") from error
-        try:
-            return await call(self._handle, method, *args, timeout_s=timeout_s)
-        except ActorDied:
-            self._handle = None
-            raise
-
-    def _look_up(self) -> Any:
-        return ray.get_actor(self._name, namespace=NAMESPACE)
-
-    async def ask(self, method: str, *args: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
-        """Call a method that changes nothing. If its actor has died (`down` and `up` make another), whoever has the
-        name now is asked."""
-        try:
-            return await self.call(method, *args, timeout_s=timeout_s)
-        except ActorDied:
-            return await self.call(method, *args, timeout_s=timeout_s)
 
 
 def _options(

@@ -61,9 +61,10 @@ class RunningFleet:
     def __init__(self, config: FleetConfig) -> None:
         self.config = config
         self._deploy = importlib.import_module("actors.deploy")
+        self._calls = importlib.import_module("actors.ray_calls")
         self._client: Any = importlib.import_module("actors.client").AsyncClient(config)
         self._json = config.model_dump_json()
-        self._fleet = self._deploy.NamedActor(FLEET)
+        self._fleet = self._calls.NamedActor(FLEET)
 
     async def submit_to(self, region: str, batch: list[Message]) -> Receipt:
         receipt: Receipt = await self._client.submit_encoded(
@@ -79,11 +80,11 @@ class RunningFleet:
 
     async def region(self, name: str) -> dict[str, Any]:
         """One region's snapshot. ConnectionError, TimeoutError: it gives none."""
-        return dict(await self._deploy.NamedActor(region_actor(name)).call("snapshot", timeout_s=2.0))
+        return dict(await self._calls.NamedActor(region_actor(name)).call("snapshot", timeout_s=2.0))
 
     async def pools(self, region: str) -> dict[str, int]:
         """Process ids of a region's pools by name. ConnectionError, TimeoutError: it does not say."""
-        pools = await self._deploy.NamedActor(region_actor(region)).call("pools", timeout_s=2.0)
+        pools = await self._calls.NamedActor(region_actor(region)).call("pools", timeout_s=2.0)
         return {str(pool.name): pool.pid for pool in pools if pool.name is not None}
 
     async def transitions(self) -> list[tuple[float, str, str]]:
@@ -93,7 +94,7 @@ class RunningFleet:
 
     async def cut(self, region: str, seconds: float, way: str) -> None:
         """Have a region lose what Fleet and its peers say, or what it says to them (actors/partition.py)."""
-        await self._deploy.NamedActor(region_actor(region)).call("cut", seconds, way, timeout_s=5.0)
+        await self._calls.NamedActor(region_actor(region)).call("cut", seconds, way, timeout_s=5.0)
 
     def head(self) -> int | None:
         """The process id of Ray's head; None if it does not run on this machine."""
@@ -101,7 +102,7 @@ class RunningFleet:
 
     async def head_answers(self) -> bool:
         """Whether the head of Ray does. ConnectionError, TimeoutError: not yet."""
-        return bool(await self._deploy.ask_head("list actors", self._deploy.actor_names, timeout_s=2.0))
+        return bool(await self._calls.ask_head("list actors", self._deploy.actor_names, timeout_s=2.0))
 
     def own_pid(self, pid: int) -> int:
         """The pid, if it is a process of this fleet on this machine; DrillRefused."""

@@ -1,4 +1,4 @@
-"""What the actor shells need from Ray, as Protocols: only actors/deploy.py and actors/client.py know Ray itself.
+"""What the actor shells need from Ray, as Protocols: only actors/deploy.py, ray_calls.py and client.py know Ray itself.
 
 Calls raise ConnectionError when the other side cannot be reached or died: the outcome of the call is then unknown.
 """

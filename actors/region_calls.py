@@ -21,7 +21,7 @@ HEALTH_TIMEOUT_S = 2.0
 
 
 class Actor(Protocol):
-    """An actor that is called by its name (actors/deploy.py, NamedActor). ConnectionError, TimeoutError: no answer."""
+    """An actor that is called by its name (actors/ray_calls.py). ConnectionError, TimeoutError: no answer."""
 
     async def call(self, method: str, *args: Any, timeout_s: float = ...) -> Any: ...
 

@@ -37,7 +37,7 @@ class Fleet:
         self.arrived: set[str] = set()
         self._directory = directory
         self._rows = 0
-        from actors.deploy import NamedActor  # imports Ray, whose environment ClusterFleet has made by now
+        from actors.ray_calls import NamedActor  # imports Ray, whose environment ClusterFleet has made by now
 
         self._fleet = NamedActor(FLEET)
         self._regions = {region: NamedActor(region_actor(region)) for region in REGIONS}

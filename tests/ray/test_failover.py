@@ -82,8 +82,8 @@ def net_of(config: FleetConfig, region: str) -> str:
 
 async def lose_the_head(fleet: ClusterFleet, load: Load, sink: SinkProcess) -> None:
     """Ray's head (GCS) dies and Fleet with it, so nobody leases; a pool dies, and its spare takes over."""
-    from actors.deploy import NamedActor
     from actors.names import region_actor
+    from actors.ray_calls import NamedActor
 
     async def arrived(region: str, recipients: set[str]) -> bool:
         rows = await asyncio.to_thread(lambda: sink.log().acceptances)

@@ -113,8 +113,8 @@ def ray_processes(directory: str) -> Iterator[psutil.Process]:
 
 async def pools_of(region: str) -> dict[str, int]:
     """Pids of a region's pools by name; that of its spare under the empty name."""
-    from actors.deploy import NamedActor
     from actors.names import region_actor
+    from actors.ray_calls import NamedActor
 
     pools = await NamedActor(region_actor(region)).ask("pools")
     return {str(pool.name or ""): pool.pid for pool in pools}
