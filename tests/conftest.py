@@ -1,19 +1,19 @@
 """Ray reads its settings when it is imported, and some module of the tests may import it while they are collected.
 
-`make test` runs the tests in two processes (pytest-xdist): one begins with those that start a fleet, which mostly wait,
-the other takes the rest, module by module.
+`make test` runs the tests in two processes (pytest-xdist), module by module, because a module's tests share fixtures.
 """
 
 import os
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 from actors.environment import ONLY_LOOPBACK, SETTINGS
 from engine.ops import free_port
 
 os.environ.update(SETTINGS)
+os.environ.pop(
+    "COLUMNS", None
+)  # readline in the process that starts xdist's workers has made it: no screen is meant
 os.environ[ONLY_LOOPBACK] = "0"
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -29,21 +29,8 @@ def pytest_configure() -> None:
     free_port.LAST = free_port.FIRST + share - 1
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    return FleetsApart(config, log)
-
-
-class FleetsApart(LoadScopeScheduling):
-    """Fleets one after another in one process; of everything else, what shares a module's fixtures stays together."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        module = nodeid.split("::")[0]
-        return FLEETS if module.startswith(FLEETS) else module
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fleets first."""
+    """Fleets first: they take longest, and mostly wait."""
     if WORKERS > 1:
         items.sort(key=lambda item: not item.nodeid.startswith(FLEETS))

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.config.schema import FleetConfig
+from engine.config.schema import FleetConfig, FleetSection
+from engine.config.units import format_duration
 from engine.values.address import AddressError, ascii_domain
 from engine.values.stream import Stream
 
@@ -251,7 +252,9 @@ def _metrics(data: Mapping[str, Any]) -> Iterator[Problem]:
 def _hand_over(data: Mapping[str, Any]) -> Iterator[Problem]:
     fleet = _section(data, "fleet")
     overloaded = fleet.get("hand_over_overloaded")
-    if overloaded is not None and fleet.get("hand_over_after") is None:
+    default = FleetSection.model_fields["hand_over_overloaded"].default
+    is_chosen = overloaded not in (None, default, format_duration(default))  # not what a dump has written
+    if is_chosen and fleet.get("hand_over_after") is None:
         yield Problem(
             "fleet.hand_over_overloaded",
             overloaded,
