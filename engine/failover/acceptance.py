@@ -244,8 +244,8 @@ class Acceptance:
         """Another region asks who knows a key. No answer as long as the dead may still have their way here."""
         own = self._own
         dead = dict(claim.dead)
-        if not own.is_live() or own.name in dead:
-            return []
+        if not own.is_live() or own.name in dead or own.is_away(sender):
+            return []  # who is away may not know it yet, and what it accepted now would be nobody else's to know
         closing = own.close(dead, now)
         if closing is None or own.standby.is_adopting():
             return closing or []  # it asks again

@@ -132,6 +132,11 @@ class Situation:
             if v.standing in AWAY and self.asked.get(n, -1) < v.epoch
         )
 
+    def is_away(self, name: str) -> bool:
+        """Whether Fleet calls it dead, or on its way back."""
+        view = self.standings().get(name)
+        return view is not None and view.standing in AWAY
+
     def present(self) -> list[str]:
         """Peers that may be live; all of them before the first view."""
         away = {name for name, _ in self.away()}
