@@ -214,9 +214,8 @@ class Return:
         for peer, told in round_.told.items():
             keeper = peer if told.standby is Standby.KEEP else ""
             operations += [GiveUp(piece, keeper) for piece in pieces(told.mine, AT_ONCE)]
-        may_be_elsewhere = (
-            self._own.accept_local
-        )  # a batch that was accepted here alone: others knew of no copy of it
+        # a batch that was accepted here alone: others knew of no copy of it
+        may_be_elsewhere = self._own.accept_local
         if may_be_elsewhere or round_.away() or round_.has_new_disk_since(self._own.lived):
             rest = subtract(round_.queued, union(round_.lost(), self._marked))
             operations += [Mark(piece) for piece in pieces(rest, AT_ONCE)]
