@@ -8,7 +8,7 @@ neither have it nor will take it without asking. Batches of before a restart, wi
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from engine.failover.effects import Answer, Effect, Forget, Ready, Send, Write
+from engine.failover.effects import Answer, Effect, Forget, Send, Write
 from engine.failover.enquiry import Enquiries, Enquiry
 from engine.failover.link import State
 from engine.failover.messages import Claim, ClaimReply, Known
@@ -30,11 +30,11 @@ Tokens: TypeAlias = list[tuple[int, object]]  # (token, payload) of clients that
 
 @dataclass(slots=True)
 class Pending:
-    """A batch that has no receipt yet. `spans` is () until it is on disk."""
+    """A batch without a receipt. `spans` is () until it is on disk. `alone`: there was no standby within reach."""
 
     tokens: list[int]
-    guarded: bool
     since: int
+    alone: bool = False
     uncertain: bool = False
     spans: Spans = ()
 
@@ -100,33 +100,30 @@ class Acceptance:
         if len(self._pending) >= MAX_PENDING:
             return [Answer(token, (), FULL) for token in tokens]
         uncertain = max(unheard, len(own.away())) > 1 or (own.accept_local and own.is_unsure())
-        self._pending[key] = Pending(tokens, usable, now, uncertain=uncertain)
-        return [Write(Accept(key, payload, usable))]
+        self._pending[key] = Pending(tokens, now, alone=not usable, uncertain=uncertain)
+        return [Write(Accept(key, payload))]
 
     def accepted(self, operation: Accept, result: Accepted, now: int) -> list[Effect]:
         """The batch is on this disk."""
         own = self._own
         pending = self._pending.get(operation.key)
         if pending is None or pending.spans:  # superseded meanwhile
-            if result.known:
-                return []
-            if operation.guarded:
+            if not result.known:
                 self._unsafe[operation.key] = result.spans
-                return []
-            own.link.owns(result.spans)
-            return [Ready(result.spans)]
+            return []
         if result.known:
             del self._pending[operation.key]
             return self._repeat(pending.tokens, result.spans)
         pending.spans = result.spans
-        if operation.guarded:
-            own.link.copy(result.spans, operation.key)
-            return own.link.pump(now)
-        del self._pending[operation.key]
-        own.counters.degraded += 1
-        own.link.owns(result.spans)
-        answers = [Answer(token, result.spans, degraded=True) for token in pending.tokens]
-        return [*answers, Ready(result.spans), *own.link.pump(now)]
+        if pending.alone and not own.is_covered(now):
+            return [*self._alone(operation.key, result.spans), *own.link.pump(now)]
+        own.link.copy(result.spans, operation.key)
+        return own.link.pump(now)
+
+    def _alone(self, key: bytes, spans: Spans) -> list[Effect]:
+        """Its receipt does not wait for the copy, which comes later."""
+        self._own.link.owns(spans)
+        return self.safe(key, degraded=True)
 
     def _repeat(self, tokens: list[int], spans: Spans) -> list[Effect]:
         """The receipt once more; it is degraded if the copy may be missing still."""
@@ -150,7 +147,7 @@ class Acceptance:
 
     def waiting(self) -> list[tuple[Spans, bytes]]:
         """Batches on this disk that wait for their copy."""
-        return [(p.spans, key) for key, p in self._pending.items() if p.guarded and p.spans]
+        return [(pending.spans, key) for key, pending in self._pending.items() if pending.spans]
 
     def unsafe(self) -> Spans:
         """What is on this disk without being due."""
@@ -163,7 +160,7 @@ class Acceptance:
         refusals: list[Effect] = []
         for key, pending in self._pending.items():
             refusals += [Answer(token, (), AWAY_REFUSAL) for token in pending.tokens]
-            if pending.guarded and pending.spans:
+            if pending.spans:
                 self._unsafe[key] = pending.spans
         self._pending.clear()
         for enquiry in self._enquiries.clear():
@@ -234,7 +231,7 @@ class Acceptance:
         if uncertain and not self._own.accept_local:
             return []  # it is asked for again: who is away may have accepted it
         del self._unsafe[enquiry.key]
-        self._pending[enquiry.key] = Pending([], True, now, uncertain=uncertain, spans=spans)
+        self._pending[enquiry.key] = Pending([], now, uncertain=uncertain, spans=spans)
         self._own.link.copy(spans, enquiry.key)
         return self._own.link.pump(now)
 
@@ -298,7 +295,6 @@ class Acceptance:
             return []
         effects: list[Effect] = []
         for key, pending in list(self._pending.items()):
-            if pending.guarded and pending.spans and now - pending.since >= own.timing.patience:
-                own.link.owns(pending.spans)
-                effects += self.safe(key, degraded=True)
+            if pending.spans and now - pending.since >= own.timing.patience:
+                effects += self._alone(key, pending.spans)
         return effects

@@ -69,11 +69,10 @@ class IsEmpty:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Own a new batch, unsafe if it is `guarded`. Result: Accepted."""
+    """Own a new batch, unsafe until its Release. Result: Accepted."""
 
     key: bytes
     payload: object
-    guarded: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,8 +278,6 @@ class Cover:
             result, accepted = result
             if operation.key in self._callers:
                 self._results[operation.key] = accepted
-            if not operation.guarded:
-                self._due_keys = accepted.due_keys
         elif isinstance(operation, Release):
             self._due_keys = result
         self._do(self.machine.committed(operation, result, self._clock.monotonic_ns()))

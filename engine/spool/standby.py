@@ -125,7 +125,7 @@ class Keeper:
     def accept(
         self, op: Accept, batch: AcceptBatch, segment: int, base: int
     ) -> tuple[Accepted, AcceptResult]:
-        result = accepting.accept(self._draft, batch, segment, base, self._now_ms, hold=op.guarded)
+        result = accepting.accept(self._draft, batch, segment, base, self._now_ms, hold=True)
         return self._accepted(op, result)
 
     def accept_chunk(
@@ -136,7 +136,7 @@ class Keeper:
             ids = [(id_,) for id_ in ids_of(recalled_spans(known))]
             return Accepted(recalled_spans(known), known=True), AcceptResult(ids, [], repeated=True)
         result = accepting.accept_chunk(
-            self._draft, chunk, campaign.sender, campaign.campaign, self._now_ms, hold=op.guarded
+            self._draft, chunk, campaign.sender, campaign.campaign, self._now_ms, hold=True
         )
         if not result.repeated:
             spans = of_ids(item[0] for item in result.ids)
@@ -145,7 +145,7 @@ class Keeper:
 
     def _accepted(self, op: Accept, result: AcceptResult) -> tuple[Accepted, AcceptResult]:
         spans = of_ids(int.from_bytes(key[10:], "big") for key in result.due_keys)
-        if spans and op.guarded:
+        if spans:
             self._txn.put(op.key, pack(spans), db=self._db["unsafe"])
         if not spans:  # seen before, or all of it suppressed: nothing is to be copied
             return Accepted(normal((i[0], len(i)) for i in result.ids if len(i)), known=True), result

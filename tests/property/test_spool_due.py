@@ -70,10 +70,10 @@ class Life:
         sent = batch(recipients=self.rng.randrange(1, 8), domain=domain, due_ms=due_ms)
         self.came(self.spool.accept(sent).result().due_keys)
 
-    def accept_guarded(self) -> None:
+    def accept_unsafe(self) -> None:
         key = os.urandom(16)
         sent = batch(key, recipients=self.rng.randrange(1, 4))
-        accepted, result = self.spool.failover(Accept(key, sent, True), NUMBERS).result()
+        accepted, result = self.spool.failover(Accept(key, sent), NUMBERS).result()
         self.came(result.due_keys)
         self.held |= {id_of(key) for key in result.due_keys}
         self.unsafe[key] = accepted.spans
@@ -167,7 +167,7 @@ def test_what_is_due_is_what_is_queued_and_not_held(
     monkeypatch.setattr("engine.spool.due_index.AT_ONCE", 1 + seed)
     monkeypatch.setattr("engine.spool.due_index.ROWS_AT_ONCE", 1)
     one = Life(directory, seed)
-    steps: list[Callable[[], None]] = [one.accept, one.accept_guarded, one.release, one.offer]
+    steps: list[Callable[[], None]] = [one.accept, one.accept_unsafe, one.release, one.offer]
     steps += [
         one.settle_offer,
         one.deliver,

@@ -197,8 +197,7 @@ class Disk:
         for id_ in range(first, first + op.payload):
             self.owned[id_] = Owned(due)
         spans = ((first, op.payload),)
-        if op.guarded:
-            self.unsafe[op.key] = spans
+        self.unsafe[op.key] = spans
         self.keys[op.key] = spans
         return Accepted(spans)
 

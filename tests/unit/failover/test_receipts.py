@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine.failover.acceptance import IN_HAND
-from engine.failover.effects import Answer, Effect, Export, Send, Write
+from engine.failover.acceptance import AWAY_REFUSAL, IN_HAND
+from engine.failover.effects import Answer, Effect, Export, Ready, Send, Write
 from engine.failover.messages import (
     Ack,
     Ask,
@@ -19,7 +19,18 @@ from engine.failover.messages import (
 )
 from engine.failover.region import RegionMachine
 from engine.failover.spans import Spans
-from engine.failover.store import Abandon, Accept, Accepted, Adopt, Adopted, Durable, LookUp, Queued
+from engine.failover.store import (
+    Abandon,
+    Accept,
+    Accepted,
+    Adopt,
+    Adopted,
+    Durable,
+    LookUp,
+    Queued,
+    Release,
+    SaveEpoch,
+)
 from engine.failover.timing import MS, Timing
 
 KEY = b"k" * 16
@@ -217,3 +228,41 @@ def test_a_batch_that_two_may_have_who_were_away_when_it_was_asked_for_has_a_deg
     assert isinstance(sent.message, Data)
     answers = region.receive("b", Ack(sent.message.session, sent.message.number + 1), 2740 * MS)
     assert Answer(3, SPANS, degraded=True) in answers
+
+
+def written_alone() -> tuple[RegionMachine, Accept]:
+    """A region that may accept alone, and a batch on its way to the disk: the standby is out of reach."""
+    region = alone()
+    (write,) = region.submit(2, KEY, "batch", 2700 * MS)
+    assert isinstance(write, Write)
+    assert isinstance(write.operation, Accept)
+    return region, write.operation
+
+
+def test_what_is_accepted_alone_is_due_with_its_receipt() -> None:
+    region, accept = written_alone()
+    effects = region.committed(accept, Accepted(SPANS), 2710 * MS)
+    assert effects == [Write(Release(KEY, SPANS)), Answer(2, SPANS, degraded=True)]
+    assert region.committed(Release(KEY, SPANS), None, 2720 * MS) == [Ready(SPANS)]
+    assert region.counters.degraded == 1
+
+
+def test_what_is_accepted_alone_is_copied_once_the_standby_is_back() -> None:
+    region, accept = written_alone()
+    (listing,) = region.receive("b", Welcome(region.link.session, ()), 2705 * MS)
+    assert isinstance(listing, Write)
+    region.committed(accept, Accepted(SPANS), 2710 * MS)
+    (export,) = region.committed(listing.operation, Queued(()), 2720 * MS)
+    assert isinstance(export, Export)
+    effects = region.exported(export, (), b"", b"", 2720 * MS) if export.keys else [export]
+    assert [e.spans for e in effects if isinstance(e, Export)] == [SPANS]
+
+
+def test_a_batch_that_was_written_alone_when_its_region_was_called_dead_is_asked_for_on_its_return() -> None:
+    """Its client had no receipt, and may have given it to another region since."""
+    region, accept = written_alone()
+    effects = region.receive("", Beat(1, 2, 1, 4, -1, False, ()), 2705 * MS)
+    assert Answer(2, (), AWAY_REFUSAL) in effects
+    region.committed(SaveEpoch(4), None, 2708 * MS)
+    assert region.committed(accept, Accepted(SPANS), 2710 * MS) == []
+    assert region.acceptance.unsafe() == SPANS

@@ -97,7 +97,7 @@ class Pair:
     def __init__(self, path: Path) -> None:
         self.owner = open_spool(path / "a", region=1)
         self.standby = open_spool(path / "b", region=2)
-        accepted, _ = self.do(self.owner, Accept(KEY, batch(KEY, recipients=3), True))
+        accepted, _ = self.do(self.owner, Accept(KEY, batch(KEY, recipients=3)))
         self.spans: Spans = accepted.spans
         self.ids = range(self.spans[0][0], self.spans[0][0] + 3)
 
@@ -158,7 +158,7 @@ def test_a_damaged_record_holds_up_neither_its_batch_nor_what_is_given_up(tmp_pa
 
 def test_a_message_whose_queue_has_no_name_is_not_copied_and_the_others_are(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
-    accepted, _ = pair.do(pair.owner, Accept(b"l" * 16, batch(b"l" * 16, domain="other.example"), True))
+    accepted, _ = pair.do(pair.owner, Accept(b"l" * 16, batch(b"l" * 16, domain="other.example")))
     pair.owner = damage_name(tmp_path / "a", pair.owner, 1)
     assert pair.owner.exporter().messages(pair.spans, []) == ((), b"")
     found, _ = pair.owner.exporter().messages((*pair.spans, *accepted.spans), [])

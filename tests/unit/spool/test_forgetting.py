@@ -149,7 +149,7 @@ def test_what_waits_for_its_copy_keeps_its_name(tmp_path: Path) -> None:
     clock = ManualClock()
     spool = open_forgetful(tmp_path, clock)
     mail = batch()
-    [accepted, _] = spool.failover(Accept(mail.batch_key, mail, guarded=True), NUMBERS).result(PATIENCE_S)
+    [accepted, _] = spool.failover(Accept(mail.batch_key, mail), NUMBERS).result(PATIENCE_S)
     a_round(spool, clock)
     assert len(names(spool)) == 1
     keys = spool.failover(Release(mail.batch_key, accepted.spans), NUMBERS).result(PATIENCE_S)
@@ -207,7 +207,7 @@ def test_mail_that_comes_during_a_round_and_is_not_due_yet_keeps_its_name(tmp_pa
     gather(spool, clock)
     clock.advance(KEEP_MS / 1000 + 1)
     mail = batch()
-    [accepted, _] = spool.failover(Accept(mail.batch_key, mail, guarded=True), NUMBERS).result(PATIENCE_S)
+    [accepted, _] = spool.failover(Accept(mail.batch_key, mail), NUMBERS).result(PATIENCE_S)
     groups(spool, 8)
     assert list(names(spool).values()) == [1]
     assert len(spool.failover(Release(mail.batch_key, accepted.spans), NUMBERS).result(PATIENCE_S)) == 1

@@ -259,9 +259,7 @@ def copy_of_a_peer(directory: Path) -> Copy:
     directory.mkdir()
     spool = open_spool(directory, region=REGIONS["peer"])
     key = b"p" * 16
-    accepted, _ = spool.failover(
-        Accept(key, batch(key, letters=[letter(3)], recipients=2), True), REGIONS
-    ).result()
+    accepted, _ = spool.failover(Accept(key, batch(key, letters=[letter(3)], recipients=2)), REGIONS).result()
     found, payload = spool.exporter().messages(accepted.spans, [key])
     spool.close()
     return Copy(found, payload, key)
@@ -277,7 +275,7 @@ def write_spool(directory: Path) -> bytes:
     unsafe = batch(key, letters=[letter(2)], domain="example.com", keys=["item"])
     unsafe = replace(unsafe, items=[unsafe.items[0]._replace(recipients=("u0.0@example.com",))])
     spool.failover(SaveEpoch(3), REGIONS).result()
-    spool.failover(Accept(key, unsafe, True), REGIONS).result()
+    spool.failover(Accept(key, unsafe), REGIONS).result()
     spool.failover(Apply("peer", 1, 1, 0, copy_of_a_peer(directory / "peer")), REGIONS).result()
     parts = spool.accept_chunk(chunk(spool.put_campaign(CAMPAIGN).result(), 0, 3)).result()
     offer = MakeOffer(1, "peer", b"disk", of_ids([id_of(parts.due_keys[0])]))

@@ -76,9 +76,11 @@ class Pair:
     def do(self, name: str, operation: Operation) -> Any:
         return self.spools[name].failover(operation, NUMBERS).result(10)
 
-    def accept(self, key: bytes = KEY, *, guarded: bool = True, due_ms: int = 1) -> Spans:
-        accepted, _ = self.do("a", Accept(key, batch(key, due_ms=due_ms), guarded))
+    def accept(self, key: bytes = KEY, *, is_safe: bool = False, due_ms: int = 1) -> Spans:
+        accepted, _ = self.do("a", Accept(key, batch(key, due_ms=due_ms)))
         spans: Spans = accepted.spans
+        if is_safe:
+            self.do("a", Release(key, spans))
         return spans
 
     def copy(self, spans: Spans, key: bytes = KEY) -> str:
@@ -100,7 +102,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
     pair.close()
 
 
-def test_a_guarded_batch_is_not_due_before_its_release(pair: Pair) -> None:
+def test_a_batch_is_not_due_before_its_release(pair: Pair) -> None:
     spans = pair.accept()
     assert [first for *_, first in pair.spools["a"].queues()] == [None]
     assert pair.do("a", TakeQueued(unsafe=False, tag=0)).spans == ()
@@ -117,9 +119,9 @@ def test_a_guarded_batch_is_not_due_before_its_release(pair: Pair) -> None:
 def test_what_is_queued_is_listed_in_parts(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is an operation between others: with millions a region would answer no beat for seconds."""
     monkeypatch.setattr(standby, "LISTED_AT_ONCE", 4)
-    safe = pair.accept(guarded=False)
+    safe = pair.accept(is_safe=True)
     unsafe = pair.accept(b"u" * 16)
-    later = pair.accept(b"l" * 16, guarded=False)
+    later = pair.accept(b"l" * 16, is_safe=True)
     for is_whole, wanted in ((True, union(safe, unsafe, later)), (False, union(safe, later))):
         parts = [pair.do("a", TakeQueued(is_whole, 0))]
         while parts[-1].last >= 0:
@@ -146,7 +148,7 @@ def test_a_long_question_is_answered_over_the_pages_of_the_ledger(pair: Pair) ->
     keys = [bytes([n]) * 16 for n in range(4)]
     spans: Spans = ()
     for key in keys:
-        accepted, _ = pair.do("a", Accept(key, batch(key, count=count), True))
+        accepted, _ = pair.do("a", Accept(key, batch(key, count=count)))
         spans = union(spans, accepted.spans)
         if key in keys[1:3]:
             pair.copy(accepted.spans, key)
