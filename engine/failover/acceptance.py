@@ -108,9 +108,12 @@ class Acceptance:
         own = self._own
         pending = self._pending.get(operation.key)
         if pending is None or pending.spans:  # superseded meanwhile
-            if not result.known:
+            if not result.known and not result.hearsay:
                 self._unsafe[operation.key] = result.spans
             return []
+        if result.hearsay:
+            del self._pending[operation.key]
+            return [Answer(token, (), IN_HAND) for token in pending.tokens]
         if result.known:
             del self._pending[operation.key]
             return self._repeat(pending.tokens, result.spans)

@@ -171,7 +171,7 @@ class Return:
             return []  # a promise of ours may let it go on sending
         effects: list[Effect] = []
         for name, epoch in round_.away().items():
-            if own.standby.fences.get(name, 0) < epoch:
+            if own.standby.is_open(name, epoch):
                 effects += own.standby.adopt(name, epoch, own.epoch)
         if not own.standby.is_adopting():
             effects += self._list(round_, now)

@@ -105,7 +105,7 @@ class Situation:
         self.standby_name = durable.standby
         self.lease = Lease(peers, now=now, timing=timing)
         self.link = Link(timing, life=incarnation)
-        self.standby = StandbyRole(dict(durable.fences), dict(durable.held))
+        self.standby = StandbyRole(dict(durable.fences), dict(durable.held), dict(durable.asked))
         self.writes = Writes()
         self.counters = Counters()
 
@@ -172,7 +172,7 @@ class Situation:
         open_ = {
             name: epoch
             for name, epoch in away.items()
-            if self.standby.fences.get(name, 0) < epoch and not self._has_returned(name, epoch)
+            if self.standby.is_open(name, epoch) and not self._has_returned(name, epoch)
         }
         if not all(self.lease.may_adopt(n, now) and self.is_order(n, e) for n, e in open_.items()):
             return None

@@ -4,11 +4,12 @@ Each question becomes one operation of the store, which judges the epoch inside 
 when it is on disk. Questions may be repeated, and repeating one changes nothing.
 """
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from engine.failover.effects import Effect, Send, Write
 from engine.failover.link import WINDOW
-from engine.failover.messages import Ack, Ask, Closed, Data, Entry, Hello, RegionView, Standing, Welcome
+from engine.failover.messages import Ack, Ask, Closed, Copy, Data, Entry, Hello, RegionView, Standing, Welcome
 from engine.failover.spans import Spans
 from engine.failover.store import Adopt, Adopted, Apply, Inspect, OpenSession
 
@@ -25,15 +26,28 @@ class Session:
     taken: int = 0  # given to the store
     stored: int = 0  # on disk
     early: dict[int, Entry] = field(default_factory=dict)
+    unconfirmed: deque[tuple[int, bytes]] = field(
+        default_factory=deque
+    )  # keys of copies, by the numbers of their entries
+
+    def confirmed(self, base: int) -> tuple[bytes, ...]:
+        """Keys of copies that the owner knows to be safe."""
+        keys = []
+        while self.unconfirmed and self.unconfirmed[0][0] < base:
+            keys.append(self.unconfirmed.popleft()[1])
+        return tuple(keys)
 
 
 class StandbyRole:
     """See the module docstring."""
 
-    def __init__(self, fences: dict[str, int], held: dict[str, int]) -> None:
+    def __init__(self, fences: dict[str, int], held: dict[str, int], asked: dict[str, int]) -> None:
         self.fences = fences  # also those that are on their way to the disk
         self.closed = dict(fences)  # those that are on disk
         self.held = held
+        self._unfinished = {
+            owner for owner in fences if owner not in asked
+        }  # adopted from, as far as an earlier process came
         self._sessions: dict[str, Session] = {}
         self._adopting: set[str] = set()
         self._salvaged: dict[
@@ -88,7 +102,11 @@ class StandbyRole:
         effects: list[Effect] = []
         while session.taken in session.early:
             entry = session.early.pop(session.taken)
-            effects.append(Write(Apply(owner, self.held[owner], message.session, session.taken, entry)))
+            confirmed = session.confirmed(message.base)
+            epoch = self.held[owner]
+            effects.append(Write(Apply(owner, epoch, message.session, session.taken, entry, confirmed)))
+            if isinstance(entry, Copy) and entry.key:
+                session.unconfirmed.append((session.taken, entry.key))
             session.taken += 1
         return effects
 
@@ -104,6 +122,12 @@ class StandbyRole:
 
     # -- adoption
 
+    def is_open(self, owner: str, epoch: int) -> bool:
+        """Whether something of an owner that was called dead in that epoch is to be adopted still, as far as is known:
+        nothing was yet, or not all of it before this process started, or before this region was called dead itself."""
+        fence = self.fences.get(owner, 0)
+        return fence < epoch or (fence == epoch and owner in self._unfinished and owner not in self._adopting)
+
     def adopt(self, owner: str, fence: int, epoch: int, *, forced: bool = False) -> list[Effect]:
         if owner in self._adopting:
             return []
@@ -116,18 +140,17 @@ class StandbyRole:
         """Adopt from what the view calls dead."""
         effects: list[Effect] = []
         for region in view:
-            if (
-                region.name != name
-                and region.standing is Standing.DEAD
-                and self.fences.get(region.name, 0) < region.epoch
-            ):
+            is_dead = region.name != name and region.standing is Standing.DEAD
+            if is_dead and self.is_open(region.name, region.epoch):
                 effects += self.adopt(region.name, region.epoch, epoch)
         return effects
 
     def adopted(self, operation: Adopt, result: Adopted) -> list[Effect]:
         self.closed[operation.owner] = max(self.closed.get(operation.owner, 0), operation.fence)
         if result.more:
+            self._unfinished.add(operation.owner)
             return [Write(operation)]
+        self._unfinished.discard(operation.owner)
         self._adopting.discard(operation.owner)
         if operation.forced:
             self._salvaged[operation.owner] = operation.fence
@@ -138,6 +161,7 @@ class StandbyRole:
     def inspected(self, operation: Inspect) -> None:
         """It is on disk that the owner has asked."""
         self.closed[operation.owner] = max(self.closed.get(operation.owner, 0), operation.epoch)
+        self._unfinished.discard(operation.owner)
 
     def asked(self, owner: str, message: Ask, epoch: int) -> list[Effect]:
         if message.fresh and self._salvaged.get(owner, 0) < message.epoch:

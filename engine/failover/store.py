@@ -77,10 +77,14 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """`known`: the key was there already, `spans` are those of then."""
+    """`known`: the key was there already, `spans` are those of then.
+
+    `hearsay`: another region has it in hand, and this disk a copy: whether there is a receipt is that region's to say.
+    """
 
     spans: Spans
     known: bool = False
+    hearsay: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +132,18 @@ class OpenSession:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Result: "" or why not."""
+    """Result: "" or why not.
+
+    The key of a Copy is hearsay: LookUp does not find it, unless its owner asks. It is known once it is among those
+    that are `confirmed`, comes again without a batch, or its messages are adopted; it is forgotten with DropCopies.
+    """
 
     owner: str
     epoch: int
     session: int
     number: int
     entry: Entry
+    confirmed: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +151,7 @@ class Adopt:
     """Own the copies of a region that was called dead; nothing of it under an older epoch is taken any more.
 
     `epoch` is the adopter's own: nothing is adopted if it has got another since. Without `forced`, nothing either if
-    the owner has returned under that fence. Result: Adopted.
+    the owner has returned under that fence: it has asked, or has begun a session in that epoch. Result: Adopted.
     """
 
     owner: str

@@ -157,7 +157,7 @@ class Cover:
     def may_judge(self, dead: tuple[str, int] | None) -> bool:
         """Whether this disk's word counts: it has a lease, and what is held of the dead has been adopted."""
         standby = self.machine.standby
-        if dead is not None and (standby.fences.get(dead[0], -1) < dead[1] or standby.is_adopting()):
+        if dead is not None and (standby.is_open(*dead) or standby.is_adopting()):
             return False
         return self.may_dispatch()
 

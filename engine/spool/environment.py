@@ -50,6 +50,7 @@ DATABASES = (
     b"unsafe",
     b"failover",
     b"offers",
+    b"hearsay",
 )
 FIRST_MAP = 256 << 20
 BEYOND = 16  # address space: the disk is what limits settling

@@ -260,9 +260,7 @@ class HandoverKeeper(Keeper):
 
     def _store_keys(self, payload: bytes) -> None:
         for key, value in msgpack.unpackb(payload)[0]:
-            if self._txn.put(key, value, db=self._db["keys"], overwrite=False):
-                self._txn.put(value[:6] + key, b"", db=self._db["keys_expiry"])
-                self._draft.remembered += 1
+            self._hearsay.know(key, value)
 
 
 def without_offered(env: Environment, draft: Draft, ids: bytes) -> tuple[bytes, list[int]]:

@@ -48,6 +48,7 @@ from engine.spool.batches import AcceptBatch, AcceptResult, CampaignRecord, Chun
 from engine.spool.draft import NOT_HERE, PAGE_IDS, SKIPPED, Draft, page_of, skipped_sequences, word_of
 from engine.spool.environment import Environment
 from engine.spool.errors import CampaignConflict
+from engine.spool.hearsay import Hearsay
 from engine.spool.records import MAYBE_SENT, DamagedRecord, Record, decode_record, due_key, pack, u48
 from engine.values.ids import SEQ_MASK, region_of
 from engine.values.options import unpack_options
@@ -69,6 +70,8 @@ NEITHER = bytes(low | high << 4 for low in NOT_HERE for high in NOT_HERE)  # two
 BOTH = bytes(byte for byte in range(256) if byte & 15 not in NOT_HERE and byte >> 4 not in NOT_HERE)
 # what is due so soon after an adoption may have been sent already, by a region whose clock was ahead
 CLOCKS_DIFFER_MS = 600_000
+
+IN_HAND = Accepted((), hearsay=True)
 
 Row = list[Any]
 Append = Callable[[Draft, bytes], tuple[int, int]]
@@ -119,12 +122,15 @@ class Keeper:
         self._append = append
         self._db = draft.env.db
         self._txn = draft.txn
+        self._hearsay = Hearsay(draft)
 
     # -- accepting
 
     def accept(
         self, op: Accept, batch: AcceptBatch, segment: int, base: int
     ) -> tuple[Accepted, AcceptResult]:
+        if accepting.recall(self._draft, op.key) is None and self._hearsay.has(op.key):
+            return IN_HAND, AcceptResult([], [], repeated=True)
         result = accepting.accept(self._draft, batch, segment, base, self._now_ms, hold=True)
         return self._accepted(op, result)
 
@@ -135,6 +141,8 @@ class Keeper:
         if known is not None:  # accepted here, or by another region that had us as its standby
             ids = [(id_,) for id_ in ids_of(recalled_spans(known))]
             return Accepted(recalled_spans(known), known=True), AcceptResult(ids, [], repeated=True)
+        if self._hearsay.has(op.key):
+            return IN_HAND, AcceptResult([], [], repeated=True)
         result = accepting.accept_chunk(
             self._draft, chunk, campaign.sender, campaign.campaign, self._now_ms, hold=True
         )
@@ -205,7 +213,10 @@ class Keeper:
                 return self._drop_copies(op.owner)
             case LookUp():
                 known = accepting.recall(self._draft, op.key)
-                return None if known is None else Accepted(recalled_spans(known), known=True)
+                if known is not None:
+                    return Accepted(recalled_spans(known), known=True)
+                own = self._hearsay.of(op.key, self._numbers[op.asker]) if op.asker else None
+                return None if own is None else Accepted(own, known=True)
         return None
 
     def _self(self) -> tuple[int, int, bool, str]:
@@ -285,6 +296,8 @@ class Keeper:
         fence, adopted, held, highest = self._owner(op.owner)
         if op.epoch < fence:
             return FENCED
+        for key in op.confirmed:
+            self._hearsay.confirm(key, self._numbers[op.owner])
         highest = max(highest, self._entry(op.owner, op.entry))
         self._save_owner(op.owner, fence, adopted, held, highest)
         return ""
@@ -293,7 +306,7 @@ class Keeper:
         """Returns the highest of the owner's own ids in it."""
         match entry:
             case Copy():
-                return self._store(owner, entry.payload)
+                return self._store(owner, entry.payload, entry.key)
             case Drop():
                 self._drop(owner, entry.spans)
             case Update():
@@ -306,12 +319,9 @@ class Keeper:
                         self._txn.put(key, changed.encode(), db=self._db["copies"])
         return 0
 
-    def _store(self, owner: str, payload: bytes) -> int:
+    def _store(self, owner: str, payload: bytes, batch: bytes = b"") -> int:
         keys, campaigns, rows, blob = msgpack.unpackb(payload)
-        for key, value in keys:
-            if self._txn.put(key, value, db=self._db["keys"], overwrite=False):
-                self._txn.put(value[:6] + key, b"", db=self._db["keys_expiry"])
-                self._draft.remembered += 1
+        self._learn(owner, batch, keys)
         numbers = [self._campaign(CampaignRecord(*fields)) for fields in campaigns]
         segment, base = self._append(self._draft, blob) if blob else (0, 0)
         highest = 0
@@ -347,6 +357,21 @@ class Keeper:
                 highest = max(highest, id_)
         return highest
 
+    def _learn(self, owner: str, batch: bytes, keys: list[tuple[bytes, bytes]]) -> None:
+        """`batch`: whose copy it is that they come with; without one they are of batches that have their receipt."""
+        number = self._numbers[owner]
+        if batch:
+            others = [(key, value) for key, value in keys if key != batch]
+            for key, value in keys:
+                if key == batch:
+                    self._hearsay.put(batch, number, value, others)
+            return
+        is_hearsay = not self._hearsay.is_empty()
+        for key, value in keys:
+            if is_hearsay:
+                self._hearsay.confirm(key, number)
+            self._hearsay.know(key, value)
+
     def _campaign(self, record: CampaignRecord) -> int:
         """The number of a campaign here; if the name stands for another template, one of its own."""
         try:
@@ -376,6 +401,9 @@ class Keeper:
             found = cursor.set_range(prefix)
             ids = list(islice(_ids_with(cursor, prefix), ADOPTED_AT_ONCE)) if found else []
         self._drop(owner, of_sorted(ids))
+        number = self._numbers[owner]
+        for key, _ in self._hearsay.owned_by(number):
+            self._hearsay.forget(key, number)
         return len(ids) == ADOPTED_AT_ONCE
 
     # -- adoption and return
@@ -384,9 +412,10 @@ class Keeper:
         fence, by_adoption, held, highest = self._owner(op.owner)
         if self._self()[0] != op.epoch or op.fence < fence:
             return Adopted(())
-        if op.fence == fence and not by_adoption and not op.forced:
+        if op.fence == fence and (not by_adoption or held >= fence) and not op.forced:
             return Adopted(())
         self._save_owner(op.owner, op.fence, True, held, highest)
+        self._settle_hearsay(op.owner)
         prefix = self._numbers[op.owner].to_bytes(2, "big")
         records: list[Record] = []
         with self._txn.cursor(db=self._db["copies"]) as cursor:
@@ -411,6 +440,20 @@ class Keeper:
             self._draft.adopted(id_)
             adopted.append(id_)
         return Adopted(of_ids(adopted), more=len(records) == ADOPTED_AT_ONCE)
+
+    def _settle_hearsay(self, owner: str) -> None:
+        """Who adopts messages knows their keys; it has none of a batch that the owner has abandoned."""
+        number = self._numbers[owner]
+        for key, spans in self._hearsay.owned_by(number):
+            if any(self._is_held(owner, id_) for id_ in ids_of(spans)):
+                self._hearsay.confirm(key, number)
+            else:
+                self._hearsay.forget(key, number)
+
+    def _is_held(self, owner: str, id_: int) -> bool:
+        """Whether a message of the owner is here as a copy, or adopted."""
+        is_copy = self._txn.get(self._copy_key(owner, id_), db=self._db["copies"]) is not None
+        return is_copy or self._draft.word(id_) not in NOT_HERE
 
     def _inspect(self, op: Inspect) -> Inspected | None:
         fence, _, held, highest = self._owner(op.owner)

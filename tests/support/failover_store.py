@@ -68,6 +68,7 @@ class Disk:
     final: set[int] = field(default_factory=set)
     given_up: set[int] = field(default_factory=set)
     keys: dict[bytes, Spans] = field(default_factory=dict)
+    hearsay: dict[tuple[bytes, str], Spans] = field(default_factory=dict)
     copies: dict[str, dict[int, int]] = field(default_factory=dict)  # owner: id: due
     highest: dict[int, int] = field(default_factory=dict)
 
@@ -152,6 +153,8 @@ class Disk:
             case Apply():
                 if not self._writes(op.owner, op.epoch):
                     return FENCED
+                for key in op.confirmed:
+                    self._confirm(key, op.owner)
                 self._apply(op.owner, op.entry)
                 return ""
             case Adopt():
@@ -171,7 +174,7 @@ class Disk:
             case DropCopies():
                 return self._drop_copies(op.owner)
             case LookUp():
-                known = self.keys.get(op.key)
+                known = self.keys.get(op.key, self.hearsay.get((op.key, op.asker)))
                 return None if known is None else Accepted(known, known=True)
         return None
 
@@ -182,6 +185,9 @@ class Disk:
         return Queued(of_ids(listed), part[-1] if len(above) > len(part) else -1)
 
     def _drop_copies(self, owner: str) -> bool:
+        for key, of in list(self.hearsay):
+            if of == owner:
+                del self.hearsay[key, of]
         copies = self.copies.get(owner, {})
         for id_ in list(copies)[:ADOPTED_AT_ONCE]:
             del copies[id_]
@@ -191,6 +197,8 @@ class Disk:
         known = self.keys.get(op.key)
         if known is not None:
             return Accepted(known, known=True)
+        if any(key == op.key for key, _ in self.hearsay):
+            return Accepted((), hearsay=True)
         assert isinstance(op.payload, int)
         first = self.number << 48 | self.next_seq
         self.next_seq += op.payload
@@ -201,13 +209,22 @@ class Disk:
         self.keys[op.key] = spans
         return Accepted(spans)
 
+    def _confirm(self, key: bytes, owner: str) -> None:
+        spans = self.hearsay.pop((key, owner), None)
+        if spans is not None:
+            self.keys.setdefault(key, spans)
+
     def _apply(self, owner: str, entry: Entry) -> None:
         copies = self.copies.setdefault(owner, {})
         match entry:
             case Copy():
                 keys, dues = pickle.loads(entry.payload)
                 for key, spans in keys.items():
-                    self.keys.setdefault(key, spans)
+                    if key == entry.key and key not in self.keys:
+                        self.hearsay[key, owner] = spans
+                    elif key != entry.key:
+                        self.hearsay.pop((key, owner), None)
+                        self.keys.setdefault(key, spans)
                 for id_, due in dues.items():
                     copies[id_] = due
                     self.highest[id_ >> 48] = max(self.highest.get(id_ >> 48, 0), id_)
@@ -219,10 +236,18 @@ class Disk:
         fence, by_adoption = self.fences.get(op.owner, (0, False))
         if self.epoch != op.epoch:
             return Adopted(())
-        if op.fence < fence or (op.fence == fence and not by_adoption and not op.forced):
+        has_returned = not by_adoption or self.held.get(op.owner, 0) >= fence
+        if op.fence < fence or (op.fence == fence and has_returned and not op.forced):
             return Adopted(())
         self.fences[op.owner] = (op.fence, True)
         copies = self.copies.get(op.owner, {})
+        for key, owner in list(self.hearsay):
+            if owner != op.owner:
+                continue
+            ids = ids_of(self.hearsay[key, owner])
+            if any(id_ in copies or id_ in self.owned or id_ in self.final for id_ in ids):
+                self._confirm(key, owner)
+            self.hearsay.pop((key, owner), None)
         ids = sorted(copies)[:ADOPTED_AT_ONCE]
         adopted = []
         for id_ in ids:

@@ -266,3 +266,9 @@ def test_a_batch_that_was_written_alone_when_its_region_was_called_dead_is_asked
     region.committed(SaveEpoch(4), None, 2708 * MS)
     assert region.committed(accept, Accepted(SPANS), 2710 * MS) == []
     assert region.acceptance.unsafe() == SPANS
+
+
+def test_a_batch_that_is_in_hand_at_the_region_whose_copy_is_here_is_asked_for_again() -> None:
+    region, accept = written_alone()
+    assert region.committed(accept, Accepted((), hearsay=True), 2710 * MS) == [Answer(2, (), IN_HAND)]
+    assert region.acceptance.unsafe() == ()

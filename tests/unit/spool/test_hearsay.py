@@ -1,0 +1,152 @@
+"""The keys that come with a copy: whose word counts, and when."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.failover.messages import Copy, Drop
+from engine.failover.spans import Spans
+from engine.failover.store import (
+    Accept,
+    Accepted,
+    Adopt,
+    Apply,
+    DropCopies,
+    LookUp,
+    OpenSession,
+    SaveEpoch,
+)
+from engine.spool.accepting import key_digest
+from engine.spool.batches import AcceptBatch
+from tests.unit.spool.test_standby import KEY, Pair, batch
+
+ITEM_KEY = "order-1"
+NOT_KNOWN = Accepted((), hearsay=True)
+
+
+def keyed() -> AcceptBatch:
+    """A batch of one message that has a key of its own."""
+    plain = batch(KEY, count=1)
+    return replace(plain, items=[plain.items[0]._replace(key=ITEM_KEY, tenant="t")])
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """Region b has the copy of a batch whose owner, a, has given no receipt yet."""
+    pair = Pair(tmp_path)
+    yield pair
+    pair.close()
+
+
+@pytest.fixture
+def spans(pair: Pair) -> Spans:
+    accepted, _ = pair.do("a", Accept(KEY, keyed()))
+    digest = key_digest("t", ITEM_KEY)
+    found, payload = pair.spools["a"].exporter().messages(accepted.spans, [KEY, digest])
+    pair.do("b", OpenSession("a", 1, 1))
+    assert pair.do("b", Apply("a", 1, 1, 0, Copy(found, payload, KEY))) == ""
+    spans: Spans = accepted.spans
+    return spans
+
+
+def look_up(pair: Pair, asker: str = "") -> Any:
+    return pair.do("b", LookUp(KEY, asker, 1))
+
+
+def accept(pair: Pair) -> Any:
+    accepted, _ = pair.do("b", Accept(KEY, keyed()))
+    return accepted
+
+
+def is_item_known(pair: Pair) -> bool:
+    with pair.spools["b"]._env.read() as txn:
+        return txn.get(key_digest("t", ITEM_KEY), db=pair.spools["b"]._env.db["keys"]) is not None
+
+
+def test_it_is_told_to_its_owner_only_and_accepted_by_nobody(pair: Pair, spans: Spans) -> None:
+    assert look_up(pair) is None
+    assert look_up(pair, "b") is None
+    assert look_up(pair, "a") == Accepted(spans, known=True)
+    assert accept(pair) == NOT_KNOWN
+    assert is_item_known(pair)
+    pair.assert_clean()
+
+
+def test_it_is_known_when_its_owner_knows_that_the_copy_is_safe(pair: Pair, spans: Spans) -> None:
+    pair.do("b", Apply("a", 1, 1, 1, Drop(spans), (KEY,)))
+    assert look_up(pair) == accept(pair) == Accepted(spans, known=True)
+
+
+def test_it_is_known_when_it_comes_with_all_keys_in_a_new_session(pair: Pair, spans: Spans) -> None:
+    """Those of batches without a receipt are not among them."""
+    payload, _ = pair.spools["a"].exporter().keys(b"")
+    pair.do("b", Apply("a", 1, 2, 0, Copy((), payload)))
+    assert look_up(pair) is None
+    pair.do("a", SaveEpoch(1))
+    with pair.spools["a"]._env.write() as txn:
+        txn.delete(KEY, db=pair.spools["a"]._env.db["unsafe"])
+    payload, _ = pair.spools["a"].exporter().keys(b"")
+    pair.do("b", Apply("a", 1, 2, 1, Copy((), payload)))
+    assert look_up(pair) == accept(pair) == Accepted(spans, known=True)
+
+
+def test_who_adopts_the_messages_knows_their_keys(pair: Pair, spans: Spans) -> None:
+    assert pair.do("b", Adopt("a", 2, 3)).spans == spans
+    assert look_up(pair) == accept(pair) == Accepted(spans, known=True)
+    assert is_item_known(pair)
+    pair.assert_clean()
+
+
+def test_but_not_those_of_a_batch_that_its_owner_has_abandoned(pair: Pair, spans: Spans) -> None:
+    pair.do("b", Apply("a", 1, 1, 1, Drop(spans)))
+    assert pair.do("b", Adopt("a", 2, 3)).spans == ()
+    assert look_up(pair) is None
+    assert not is_item_known(pair)
+    assert not accept(pair).known
+
+
+def test_they_are_forgotten_with_the_copies(pair: Pair, spans: Spans) -> None:
+    """Nobody but the owner has the messages then."""
+    assert not pair.do("b", DropCopies("a"))
+    assert look_up(pair) is None
+    assert not is_item_known(pair)
+    accepted = accept(pair)
+    assert not accepted.known
+    assert accepted.spans != spans
+    pair.assert_clean()
+
+
+def test_what_is_confirmed_is_not_forgotten_with_the_copies(pair: Pair, spans: Spans) -> None:
+    pair.do("b", Apply("a", 1, 1, 1, Drop(()), (KEY,)))
+    pair.do("b", DropCopies("a"))
+    assert look_up(pair) == Accepted(spans, known=True)
+    assert is_item_known(pair)
+
+
+def test_a_copy_that_comes_twice_is_forgotten_whole(pair: Pair, spans: Spans) -> None:
+    found, payload = pair.spools["a"].exporter().messages(spans, [KEY, key_digest("t", ITEM_KEY)])
+    pair.do("b", Apply("a", 1, 2, 0, Copy(found, payload, KEY)))
+    pair.do("b", DropCopies("a"))
+    assert not is_item_known(pair)
+
+
+def test_it_outlives_a_restart(pair: Pair, spans: Spans) -> None:
+    pair.spools["b"].close()
+    pair.open("b")
+    assert look_up(pair) is None
+    assert look_up(pair, "a") == Accepted(spans, known=True)
+
+
+def test_copies_of_a_live_owner_are_not_adopted_under_the_fence_in_which_it_has_returned(pair: Pair) -> None:
+    """It was called dead here, and has returned while this region was away itself: it has not asked here."""
+    pair.do("b", Adopt("a", 2, 3))
+    pair.do("a", SaveEpoch(2))
+    accepted, _ = pair.do("a", Accept(KEY, keyed()))
+    found, payload = pair.spools["a"].exporter().messages(accepted.spans, [KEY])
+    assert pair.do("b", OpenSession("a", 2, 1)) == ()
+    assert pair.do("b", Apply("a", 2, 1, 0, Copy(found, payload, KEY))) == ""
+    assert pair.do("b", Adopt("a", 2, 3)).spans == ()
+    assert pair.do("b", Adopt("a", 3, 3)).spans == accepted.spans
