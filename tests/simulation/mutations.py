@@ -5,12 +5,12 @@ from typing import Any
 
 from engine.failover.effects import Answer, Effect, Write
 from engine.failover.fleet import FleetMachine
-from engine.failover.messages import Ask, Beat, BeatReply, Data, Message, Standby, Told
+from engine.failover.messages import Ask, Beat, BeatReply, Copy, Data, Message, Standby, Told
 from engine.failover.region import RegionMachine
 from engine.failover.returning import Round
 from engine.failover.spans import Spans
 from engine.failover.standby import StandbyRole
-from engine.failover.store import Accept, Accepted, GiveUp, Operation, SaveStandby
+from engine.failover.store import Accept, Accepted, Apply, GiveUp, Operation, SaveStandby
 
 
 class NoLeaseCheck(RegionMachine):
@@ -80,7 +80,7 @@ class AdoptsFromSuspects(RegionMachine):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.own.standby = _Hasty(self.standby.fences, self.standby.held)
+        self.own.standby = _Hasty(self.standby.fences, self.standby.held, {})
 
 
 class ForgetsPromises(RegionMachine):
@@ -143,6 +143,30 @@ class SeesNoGap(RegionMachine):
         if isinstance(message, Data):
             message = replace(message, base=0)
         return super().receive(sender, message, now)
+
+
+class VouchesForCopies(RegionMachine):
+    """Knows the key of a batch as soon as it has its copy, whether the owner has given a receipt or not."""
+
+    def _out(self, effects: list[Effect], now: int) -> list[Effect]:
+        return super()._out([_known(effect) for effect in effects], now)
+
+
+def _known(effect: Effect) -> Effect:
+    if isinstance(effect, Write) and isinstance(effect.operation, Apply):
+        apply = effect.operation
+        if isinstance(apply.entry, Copy):
+            return Write(replace(apply, entry=replace(apply.entry, key=b"")))
+    return effect
+
+
+class LeavesAnAdoption(RegionMachine):
+    """Does not go on with an adoption that was broken off."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        role = self.own.standby
+        role.is_open = lambda owner, epoch: role.fences.get(owner, 0) < epoch  # type: ignore[method-assign]
 
 
 class ChangesItsStandbyAtOnce(RegionMachine):
@@ -254,6 +278,8 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "leaves-the-dead-open": {"machine": LeavesTheDeadOpen},
     "begins-without-end": {"machine": BeginsWithoutEnd},
     "sees-no-gap": {"machine": SeesNoGap},
+    "vouches-for-copies": {"machine": VouchesForCopies},
+    "leaves-an-adoption": {"machine": LeavesAnAdoption},
     "changes-its-standby-at-once": {"machine": ChangesItsStandbyAtOnce},
     "trusts-a-new-disk": {"machine": TrustsANewDisk},
     "keeps-an-old-slot": {"machine": KeepsAnOldSlot},

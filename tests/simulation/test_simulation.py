@@ -55,6 +55,9 @@ ONCE_BROKEN: dict[int, str | None] = {
     7028365: None,
     8003087: None,
     10022196: None,
+    12012711: "vouches-for-copies",
+    12071068: None,
+    12110724: "leaves-an-adoption",
 }
 
 
