@@ -2,9 +2,10 @@
 
 import asyncio
 import hashlib
+import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from actors.fleet import DRAINED_DOWN
@@ -38,6 +39,8 @@ class RegionCalls:
         self._names = [region.name for region in config.regions]
         self._region_of = {entry.name: entry.region for entry in config.regions}
         self._silent_until: dict[str, float] = {}  # regions that did not answer lately are asked last
+        self._open: dict[str, int] = {}  # calls on their way, by region
+        self._quiet_since: dict[str, float] = {}  # since when a region has answered none of them
         self._next = int.from_bytes(os.urandom(4), "big")
 
     def choose(self) -> str:
@@ -58,13 +61,33 @@ class RegionCalls:
         """The regions in the order in which they are asked for a key, in a fleet with copies."""
         return keep_together(rank(key, self._names), self._region_of, first)
 
-    def silent_last(self, names: Sequence[str]) -> list[str]:
-        """That order, but those that did not answer lately at its end."""
+    def silent_last(self, names: Sequence[str], *, quiet_s: float = math.inf) -> list[str]:
+        """That order, but those that did not answer lately at its end, nor any of several calls for `quiet_s`: what is
+        given to a region that proves to be dead waits until that is certain."""
         now = time.monotonic()
-        return sorted(names, key=lambda name: self._silent_until.get(name, 0.0) > now)
+        return sorted(
+            names,
+            key=lambda name: self._silent_until.get(name, 0.0) > now or self._is_quiet(name, now - quiet_s),
+        )
+
+    def _is_quiet(self, name: str, since: float) -> bool:
+        return bool(self._open.get(name)) and self._quiet_since[name] < since
+
+    async def watched(self, name: str, call: Coroutine[Any, Any, bytes]) -> bytes:
+        """That call of the region: whether it answers tells other callers whether it lives."""
+        if not self._open.get(name):
+            self._quiet_since[name] = time.monotonic()
+        self._open[name] = self._open.get(name, 0) + 1
+        try:
+            answer = await call
+        finally:
+            self._open[name] -= 1
+        self.heard(name)
+        return answer
 
     def heard(self, name: str) -> None:
         self._silent_until.pop(name, None)
+        self._quiet_since[name] = time.monotonic()
 
     def avoid(self, name: str) -> None:
         """It is asked last for a while."""

@@ -22,6 +22,8 @@ from engine.values.submission import batch_key_of, decode_receipt, encode_submis
 
 SILENCE_S = 0.3  # then another region is asked, too
 SILENT_TIMES = 4  # or so many times as long as an answer usually takes
+QUIET_S = 0.1  # a region that answers nobody for so long is not given anything else first
+QUIET_TIMES = 2  # or so many times as long as an answer usually takes
 USUAL_OF = 16  # answers, about
 AGAIN_S = 0.15  # when all were asked: until one is asked again
 SLOWER = 1.5  # and each time so much longer
@@ -108,7 +110,8 @@ class Submitting:
         Regions find out among themselves who has the batch: it is accepted once, whoever answers.
         """
         began = time.monotonic()
-        names = self._regions.silent_last(self._regions.ranked(key, first))
+        quiet_s = max(QUIET_S, self._usual_s * QUIET_TIMES)
+        names = self._regions.silent_last(self._regions.ranked(key, first), quiet_s=quiet_s)
         calls = Calls()
         asked: set[str] = set()
         pause_s = AGAIN_S
@@ -119,7 +122,7 @@ class Submitting:
                     call = self._regions.actors[name].call(
                         "accept", header, blob, not asked <= calls.refused, timeout_s=ANSWER_TIMEOUT_S
                     )
-                    calls.begin(name, call)
+                    calls.begin(name, self._regions.watched(name, call))
                     asked.add(name)
                 if turn < len(names) - 1:
                     answer, is_silent = await self._hear(calls, self._silence_s())
@@ -151,7 +154,6 @@ class Submitting:
         for region, since, task in done:
             failure = task.exception()
             if failure is None:
-                self._regions.heard(region)
                 self._usual_s += (time.monotonic() - since - self._usual_s) / USUAL_OF
                 return task.result(), False
             if not isinstance(failure, ConnectionError | TimeoutError):

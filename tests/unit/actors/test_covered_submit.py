@@ -21,6 +21,7 @@ class Region:
     """Its answers, in order; the last one goes on. "silent": none comes."""
 
     def __init__(self, *answers: str) -> None:
+        self.asked = asyncio.Event()
         self._answers = list(answers)
         self.again: list[bool] = []  # of each call
         self.open = 0
@@ -29,6 +30,7 @@ class Region:
     async def call(self, method: str, header: bytes, blob: bytes, again: bool, *, timeout_s: float) -> bytes:
         assert method == "accept"
         self.again.append(again)
+        self.asked.set()
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         self.open += 1
         self.most_open = max(self.most_open, self.open)
@@ -108,5 +110,53 @@ def test_what_is_usual_is_learnt_from_answers() -> None:
         for _ in range(100):
             await client._submit_covered(bytes(16), b"header", b"blob", ())
         assert client._usual_s < 0.1
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("is_quiet", [True, False])
+def test_what_comes_next_is_not_given_to_a_region_that_answers_nobody(
+    is_quiet: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait until that region is known to be dead."""
+    monkeypatch.setattr(submitting, "SILENCE_S", 60.0)
+    monkeypatch.setattr(submitting, "QUIET_S", 0.0 if is_quiet else 60.0)
+
+    async def go() -> None:
+        probe = client_of(**{name: Region("accepts") for name in REGIONS})
+        first, *_ = probe._regions.ranked(bytes(16), ())
+        regions = {name: Region("silent" if name == first else "accepts") for name in REGIONS}
+        client = client_of(**regions)
+        waiting = asyncio.create_task(client._submit_covered(bytes(16), b"header", b"blob", ()))
+        await regions[first].asked.wait()
+        later = asyncio.create_task(client._submit_covered(bytes(16), b"header", b"blob", ()))
+        if is_quiet:
+            assert await later == b"receipt"
+        else:
+            while len(regions[first].again) < 2:
+                await asyncio.sleep(0)
+        assert len(regions[first].again) == (1 if is_quiet else 2)
+        waiting.cancel()
+        later.cancel()
+        await asyncio.gather(waiting, later, return_exceptions=True)
+        assert regions[first].open == 0
+
+    asyncio.run(go())
+
+
+def test_a_region_that_answers_some_is_not_quiet() -> None:
+    async def go() -> None:
+        regions = {name: Region("accepts") for name in REGIONS}
+        calls = client_of(**regions)._regions
+        held = asyncio.create_task(
+            calls.watched("eu", Region("silent").call("accept", b"", b"", False, timeout_s=1))
+        )
+        await asyncio.sleep(0)
+        assert calls.silent_last(REGIONS, quiet_s=-1.0)[-1] == "eu"
+        await calls.watched("eu", regions["eu"].call("accept", b"", b"", False, timeout_s=1))
+        assert calls.silent_last(REGIONS, quiet_s=60.0) == list(REGIONS)
+        held.cancel()
+        await asyncio.gather(held, return_exceptions=True)
+        assert calls.silent_last(REGIONS, quiet_s=-1.0) == list(REGIONS)
 
     asyncio.run(go())
