@@ -118,7 +118,7 @@ class Acceptance:
             del self._pending[operation.key]
             return self._repeat(pending.tokens, result.spans)
         pending.spans = result.spans
-        if pending.alone and not own.is_covered(now):
+        if pending.alone and not own.is_covered(now) and own.link.state is not State.LISTING:
             return [*self._alone(operation.key, result.spans), *own.link.pump(now)]
         own.link.copy(result.spans, operation.key)
         return own.link.pump(now)

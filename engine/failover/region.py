@@ -229,7 +229,7 @@ class RegionMachine:
         effects: list[Effect] = []
         own.fleet, own.orders_from = beat.fleet, beat.first
         if beat.view:
-            own.see(beat.view, beat.fleet)
+            effects += own.see(beat.view, beat.fleet)
         if beat.life != own.life:
             pass  # what it says of leases and epochs is for an earlier process
         elif beat.epoch > max(own.epoch, own.new_epoch):

@@ -10,7 +10,7 @@ from engine.failover.lease import Lease
 from engine.failover.link import Link
 from engine.failover.messages import AWAY, RegionView
 from engine.failover.standby import StandbyRole
-from engine.failover.store import Durable, Inspect, LookUp, OpenSession, Operation, SaveClean
+from engine.failover.store import Durable, Inspect, LookUp, OpenSession, Operation, SaveClean, SaveUnasked
 from engine.failover.timing import Timing
 
 Question = LookUp | Inspect | OpenSession
@@ -105,17 +105,21 @@ class Situation:
         self.standby_name = durable.standby
         self.lease = Lease(peers, now=now, timing=timing)
         self.link = Link(timing, life=incarnation)
-        self.standby = StandbyRole(dict(durable.fences), dict(durable.held), dict(durable.asked))
+        self.standby = StandbyRole(dict(durable.fences), dict(durable.held), durable.unfinished)
         self.writes = Writes()
         self.counters = Counters()
 
-    def see(self, view: tuple[RegionView, ...], fleet: int) -> None:
+    def see(self, view: tuple[RegionView, ...], fleet: int) -> list[Effect]:
         """What Fleet says now. Who could not be asked what stood on an earlier disk of ours, and has returned, is asked
         like all. Until then this region does not vouch for it: others may not know yet that it is on its way back."""
         self.view, self.view_of = view, fleet
+        before = len(self.unasked)
         for name, standing in self.standings().items():
             if standing.standing not in AWAY and standing.epoch >= self.unasked.get(name, standing.epoch + 1):
                 del self.unasked[name]
+        if len(self.unasked) == before:
+            return []
+        return [Write(SaveUnasked(tuple(self.unasked.items())))]  # it would be believed again after a restart
 
     def is_live(self) -> bool:
         """Whether this region has returned, as far as it knows."""

@@ -5,6 +5,7 @@ when it is on disk. Questions may be repeated, and repeating one changes nothing
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from engine.failover.effects import Effect, Send, Write
@@ -25,15 +26,16 @@ class Session:
     is_open: bool = False
     taken: int = 0  # given to the store
     stored: int = 0  # on disk
+    base: int = 0  # the owner knows that what is below it is on disk
     early: dict[int, Entry] = field(default_factory=dict)
     unconfirmed: deque[tuple[int, bytes]] = field(
         default_factory=deque
     )  # keys of copies, by the numbers of their entries
 
-    def confirmed(self, base: int) -> tuple[bytes, ...]:
+    def confirmed(self) -> tuple[bytes, ...]:
         """Keys of copies that the owner knows to be safe."""
         keys = []
-        while self.unconfirmed and self.unconfirmed[0][0] < base:
+        while self.unconfirmed and self.unconfirmed[0][0] < self.base:
             keys.append(self.unconfirmed.popleft()[1])
         return tuple(keys)
 
@@ -41,13 +43,11 @@ class Session:
 class StandbyRole:
     """See the module docstring."""
 
-    def __init__(self, fences: dict[str, int], held: dict[str, int], asked: dict[str, int]) -> None:
+    def __init__(self, fences: dict[str, int], held: dict[str, int], unfinished: Iterable[str] = ()) -> None:
         self.fences = fences  # also those that are on their way to the disk
         self.closed = dict(fences)  # those that are on disk
         self.held = held
-        self._unfinished = {
-            owner for owner in fences if owner not in asked
-        }  # adopted from, as far as an earlier process came
+        self._unfinished = set(unfinished)  # adopted from, as far as an earlier process came
         self._sessions: dict[str, Session] = {}
         self._adopting: set[str] = set()
         self._salvaged: dict[
@@ -94,6 +94,7 @@ class StandbyRole:
         # a session that was lost here (a new epoch), and opened once more by a greeting that came late, has a gap
         if session is None or not is_known or message.base > session.taken:
             return [Send(owner, Closed(message.session, NO_SESSION))]
+        session.base = max(session.base, message.base)
         if message.number < session.taken:
             return [Send(owner, Ack(message.session, session.stored))]
         if message.number >= session.taken + WINDOW:
@@ -102,8 +103,7 @@ class StandbyRole:
         effects: list[Effect] = []
         while session.taken in session.early:
             entry = session.early.pop(session.taken)
-            confirmed = session.confirmed(message.base)
-            epoch = self.held[owner]
+            epoch, confirmed = self.held[owner], session.confirmed()
             effects.append(Write(Apply(owner, epoch, message.session, session.taken, entry, confirmed)))
             if isinstance(entry, Copy) and entry.key:
                 session.unconfirmed.append((session.taken, entry.key))

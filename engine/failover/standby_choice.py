@@ -130,6 +130,21 @@ class StandbyChoice:
         """This region was called dead."""
         self._choosing = self._moving = ""
 
+    def _is_only(self, peer: str) -> bool:
+        """Whether the standby is dead, on disk, and nobody is left who could be it but this one, on its return. Each
+        would wait for the other until the dead one is back."""
+        own = self._own
+        standings = own.standings()
+        current = standings.get(own.standby_name)
+        if (
+            current is None
+            or current.standing not in AWAY
+            or self._kept.get(current.name, -1) >= current.epoch
+        ):
+            return False
+        is_alone = not any(v.standing is Standing.LIVE for name, v in standings.items() if name != peer)
+        return is_alone and own.is_closed({current.name: current.epoch})
+
     def verdict(self, peer: str, held: int, epoch: int) -> tuple[Standby, list[Effect]]:
         """What a returning peer shall do with the copies of our messages that it holds."""
         own = self._own
@@ -140,7 +155,8 @@ class StandbyChoice:
         if own.standby_name == peer:
             self._kept[peer] = epoch
             return Standby.KEEP, []
-        if not own.standby_name:
+        if not own.standby_name or self._is_only(peer):
             self._choosing = peer
+            own.link.connect("", own.epoch, 0)
             return Standby.WAIT, [Write(SaveStandby(peer))]
         return (Standby.DROP if own.link.is_complete() else Standby.WAIT), []

@@ -19,7 +19,8 @@ class Durable:
 
     `first`: the first epoch in which it was clean on this disk. `held`: by owner, its epoch when it last opened a
     session here. `asked`: by owner, the epoch under which it asked what is ours, unless it was called dead since.
-    `unasked`: see SaveClean. `lived`: the latest epoch in which it was clean on this disk.
+    `unasked`: see SaveClean. `lived`: the latest epoch in which it was clean on this disk. `unfinished`: owners from
+    whom something is to be adopted still.
     """
 
     epoch: int = 0
@@ -32,6 +33,7 @@ class Durable:
     unasked: tuple[tuple[str, int], ...] = ()
     unsafe: tuple[tuple[bytes, Spans], ...] = ()
     lived: int = 0
+    unfinished: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,13 @@ class SaveClean:
     epoch: int
     highest: int
     unasked: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SaveUnasked:
+    """Fewer than SaveClean said: the others have returned since."""
+
+    unasked: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +144,7 @@ class Apply:
     """Result: "" or why not.
 
     The key of a Copy is hearsay: LookUp does not find it, unless its owner asks. It is known once it is among those
-    that are `confirmed`, comes again without a batch, or its messages are adopted; it is forgotten with DropCopies.
+    that are `confirmed`, comes again without a batch, or its owner is adopted from; it is forgotten with DropCopies.
     """
 
     owner: str
@@ -224,6 +233,7 @@ class LookUp:
 Operation = (
     SaveEpoch
     | SaveClean
+    | SaveUnasked
     | SaveStandby
     | IsEmpty
     | Accept

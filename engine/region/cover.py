@@ -276,7 +276,7 @@ class Cover:
         self._due_keys = None
         if isinstance(operation, Accept):
             result, accepted = result
-            if operation.key in self._callers:
+            if operation.key in self._callers and not result.hearsay:
                 self._results[operation.key] = accepted
         elif isinstance(operation, Release):
             self._due_keys = result

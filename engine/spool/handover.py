@@ -260,7 +260,7 @@ class HandoverKeeper(Keeper):
 
     def _store_keys(self, payload: bytes) -> None:
         for key, value in msgpack.unpackb(payload)[0]:
-            self._hearsay.know(key, value)
+            self._hearsay.told(key, value)
 
 
 def without_offered(env: Environment, draft: Draft, ids: bytes) -> tuple[bytes, list[int]]:

@@ -41,6 +41,7 @@ from engine.failover.store import (
     SaveClean,
     SaveEpoch,
     SaveStandby,
+    SaveUnasked,
     TakeQueued,
 )
 from engine.spool import accepting
@@ -80,7 +81,7 @@ Append = Callable[[Draft, bytes], tuple[int, int]]
 def read_durable(env: Environment, txn: Any, numbers: Mapping[str, int]) -> Durable:
     stored = txn.get(SELF, db=env.db["failover"])
     epoch, first, clean, standby = msgpack.unpackb(stored) if stored else (0, 0, False, "")
-    fences, held, asked = [], [], []
+    fences, held, asked, unfinished = [], [], [], []
     for name, number in numbers.items():
         row = txn.get(_owner_key(number), db=env.db["failover"])
         if row is not None:
@@ -89,14 +90,32 @@ def read_durable(env: Environment, txn: Any, numbers: Mapping[str, int]) -> Dura
             held.append((name, epoch_held))
             if fence and not adopted:
                 asked.append((name, fence))
+            if adopted and _has_copies(env, txn, number):
+                unfinished.append(name)
     stored = txn.get(UNASKED, db=env.db["failover"])
     unasked = tuple((name, since) for name, since in msgpack.unpackb(stored)) if stored else ()
     stored = txn.get(LIVED, db=env.db["failover"])
     lived = msgpack.unpackb(stored) if stored else first
     unsafe = [(bytes(key), _spans(value)) for key, value in txn.cursor(db=env.db["unsafe"])]
     return Durable(
-        epoch, first, clean, standby, tuple(fences), tuple(held), tuple(asked), unasked, tuple(unsafe), lived
+        epoch,
+        first,
+        clean,
+        standby,
+        fences=tuple(fences),
+        held=tuple(held),
+        asked=tuple(asked),
+        unasked=unasked,
+        unsafe=tuple(unsafe),
+        lived=lived,
+        unfinished=tuple(unfinished),
     )
+
+
+def _has_copies(env: Environment, txn: Any, number: int) -> bool:
+    with txn.cursor(db=env.db["copies"]) as cursor:
+        prefix = number.to_bytes(2, "big")
+        return bool(cursor.set_range(prefix)) and bytes(cursor.key())[:2] == prefix
 
 
 def _owner_key(number: int) -> bytes:
@@ -129,7 +148,7 @@ class Keeper:
     def accept(
         self, op: Accept, batch: AcceptBatch, segment: int, base: int
     ) -> tuple[Accepted, AcceptResult]:
-        if accepting.recall(self._draft, op.key) is None and self._hearsay.has(op.key):
+        if accepting.recall(self._draft, op.key) is None and self._hearsay.has(op.key, self._now_ms):
             return IN_HAND, AcceptResult([], [], repeated=True)
         result = accepting.accept(self._draft, batch, segment, base, self._now_ms, hold=True)
         return self._accepted(op, result)
@@ -141,7 +160,7 @@ class Keeper:
         if known is not None:  # accepted here, or by another region that had us as its standby
             ids = [(id_,) for id_ in ids_of(recalled_spans(known))]
             return Accepted(recalled_spans(known), known=True), AcceptResult(ids, [], repeated=True)
-        if self._hearsay.has(op.key):
+        if self._hearsay.has(op.key, self._now_ms):
             return IN_HAND, AcceptResult([], [], repeated=True)
         result = accepting.accept_chunk(
             self._draft, chunk, campaign.sender, campaign.campaign, self._now_ms, hold=True
@@ -178,6 +197,8 @@ class Keeper:
                 self._save(max(epoch, op.epoch), first, False, standby)
             case SaveClean():
                 self._clean(op)
+            case SaveUnasked():
+                self._txn.put(UNASKED, pack(op.unasked), db=self._db["failover"])
             case SaveStandby():
                 if op.only_if_empty and not self._is_empty():
                     return False
@@ -366,11 +387,8 @@ class Keeper:
                 if key == batch:
                     self._hearsay.put(batch, number, value, others)
             return
-        is_hearsay = not self._hearsay.is_empty()
         for key, value in keys:
-            if is_hearsay:
-                self._hearsay.confirm(key, number)
-            self._hearsay.know(key, value)
+            self._hearsay.told(key, value, number)
 
     def _campaign(self, record: CampaignRecord) -> int:
         """The number of a campaign here; if the name stands for another template, one of its own."""
@@ -402,7 +420,7 @@ class Keeper:
             ids = list(islice(_ids_with(cursor, prefix), ADOPTED_AT_ONCE)) if found else []
         self._drop(owner, of_sorted(ids))
         number = self._numbers[owner]
-        for key, _ in self._hearsay.owned_by(number):
+        for key in self._hearsay.owned_by(number):
             self._hearsay.forget(key, number)
         return len(ids) == ADOPTED_AT_ONCE
 
@@ -415,7 +433,9 @@ class Keeper:
         if op.fence == fence and (not by_adoption or held >= fence) and not op.forced:
             return Adopted(())
         self._save_owner(op.owner, op.fence, True, held, highest)
-        self._settle_hearsay(op.owner)
+        number = self._numbers[op.owner]
+        for key in self._hearsay.owned_by(number):  # its messages are here, or have been sent
+            self._hearsay.confirm(key, number)
         prefix = self._numbers[op.owner].to_bytes(2, "big")
         records: list[Record] = []
         with self._txn.cursor(db=self._db["copies"]) as cursor:
@@ -440,20 +460,6 @@ class Keeper:
             self._draft.adopted(id_)
             adopted.append(id_)
         return Adopted(of_ids(adopted), more=len(records) == ADOPTED_AT_ONCE)
-
-    def _settle_hearsay(self, owner: str) -> None:
-        """Who adopts messages knows their keys; it has none of a batch that the owner has abandoned."""
-        number = self._numbers[owner]
-        for key, spans in self._hearsay.owned_by(number):
-            if any(self._is_held(owner, id_) for id_ in ids_of(spans)):
-                self._hearsay.confirm(key, number)
-            else:
-                self._hearsay.forget(key, number)
-
-    def _is_held(self, owner: str, id_: int) -> bool:
-        """Whether a message of the owner is here as a copy, or adopted."""
-        is_copy = self._txn.get(self._copy_key(owner, id_), db=self._db["copies"]) is not None
-        return is_copy or self._draft.word(id_) not in NOT_HERE
 
     def _inspect(self, op: Inspect) -> Inspected | None:
         fence, _, held, highest = self._owner(op.owner)

@@ -29,10 +29,11 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="print what happens (with --seed)")
     parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="a broken protocol, to see it found")
     parser.add_argument("--shards", action="store_true", help="some of the nodes are shards of one region")
+    parser.add_argument("--gone", action="store_true", help="one of three or four regions does not come back")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
-    mutation = {"shards": arguments.shards, **MUTATIONS.get(arguments.mutation, {})}
+    mutation = {"shards": arguments.shards, "gone": arguments.gone, **MUTATIONS.get(arguments.mutation, {})}
     if arguments.seed is not None:
         result = run(arguments.seed, **mutation, trace=print if arguments.trace else None)
         print(result)

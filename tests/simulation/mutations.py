@@ -80,7 +80,7 @@ class AdoptsFromSuspects(RegionMachine):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.own.standby = _Hasty(self.standby.fences, self.standby.held, {})
+        self.own.standby = _Hasty(self.standby.fences, self.standby.held)
 
 
 class ForgetsPromises(RegionMachine):

@@ -45,9 +45,10 @@ def run(
     trace: Callable[[str], None] | None = None,
     only: tuple[str, ...] = (),
     shards: bool = False,
+    gone: bool = False,
 ) -> Result:
     """Run the schedule of a seed; `only` these kinds of faults instead of those that it draws. `shards`: some of the
-    nodes are shards of one region."""
+    nodes are shards of one region. `gone`: one of three or four does not come back, and no disk is lost but its."""
     plan = random.Random(seed ^ 0x5EED)
     kinds = tuple(kind for kind in KINDS[:-1] if plan.random() < 0.45)
     if plan.random() < 0.1:  # one disk is lost for good; every other survives, whatever befalls its region
@@ -60,8 +61,13 @@ def run(
     plot = draw_plot(plotter) if plotter.random() < 0.5 and not only else None
     if plot is not None:
         kinds = tuple(k for k in kinds if plotter.random() < 0.4 and not (k == "disk" and plot.loses_disk()))
-    may_lose = "disk" in kinds or (plot is not None and plot.loses_disk())
+    if gone:
+        kinds = tuple(kind for kind in kinds if kind != "disk")
+        plot = None if plot is not None and plot.loses_disk() else plot
+    may_lose = gone or "disk" in kinds or (plot is not None and plot.loses_disk())
     regions = plan.choice((2, 3, 3, 3, 4))
+    if gone:
+        regions = max(regions, 3)
     groups: tuple[str, ...] = ()
     if shards:
         groups = random.Random(seed ^ 0x5A4D).choice((("ab",), ("abc",), ("ab", "cd"), ("bcd",)))
@@ -84,6 +90,10 @@ def run(
             _meet_moves(
                 world, random.Random(seed ^ 0x30BE), may_lose_disk=not (may_lose or world.accept_local)
             )
+        if gone:
+            chance = random.Random(seed ^ 0x609E)
+            lost = chance.choice(world.names)
+            world.at(chance.randrange(1900, FAULTS_UNTIL - 100) * MS, lambda: world.lose(lost))
         if plot is not None:
             play(world, plot, plotter, _fault)
         world.run(FAULTS_UNTIL * MS)

@@ -12,6 +12,7 @@ from tests.simulation.schedule import run
 
 SCHEDULES = 60
 SHARDED_SCHEDULES = 15
+GONE_SCHEDULES = 30
 # how many schedules may be needed to notice that a rule is missing, and of what faults (figures: docs/failover.md)
 FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
     "no-fence": (30, ()),
@@ -55,9 +56,9 @@ ONCE_BROKEN: dict[int, str | None] = {
     7028365: None,
     8003087: None,
     10022196: None,
-    12012711: "vouches-for-copies",
+    12012711: None,
     12071068: None,
-    12110724: "leaves-an-adoption",
+    12110724: None,
 }
 
 
@@ -83,6 +84,15 @@ def test_so_do_schedules_of_regions_of_several_nodes() -> None:
     failed = [result for result in results if result.violation]
     assert not failed, (
         f"replay: python -m tests.simulation --shards --seed {failed[0].seed} --trace\n{failed[0]}"
+    )
+
+
+def test_so_do_those_in_which_one_region_does_not_come_back() -> None:
+    """The others accept and send: one of them that returns meanwhile becomes the standby of who has none."""
+    results = [run(seed, gone=True) for seed in range(50_000, 50_000 + GONE_SCHEDULES)]
+    failed = [result for result in results if result.violation]
+    assert not failed, (
+        f"replay: python -m tests.simulation --gone --seed {failed[0].seed} --trace\n{failed[0]}"
     )
 
 

@@ -87,6 +87,8 @@ class Node:
 
     def start(self) -> None:
         world = self.world
+        if self.name in world.gone:
+            return
         self.life += 1
         if world.rng.random() < 0.5:
             self.clock = world.rng.randrange(1, 10**12)  # the machine was booted: its clock begins anew
@@ -291,6 +293,7 @@ class World:
         self.events = 0
         names = tuple("abcd"[:regions])
         self.names = names
+        self.gone: set[str] = set()  # these do not come back
         self.groups = groups
         self.numbers = {name: number + 1 for number, name in enumerate(names)}
         self.nodes = {name: Node(self, name, number) for name, number in self.numbers.items()}
@@ -309,6 +312,20 @@ class World:
         for node in self.nodes.values():
             node.start()
         self.start_fleet()
+
+    def lose(self, name: str) -> None:
+        """A machine is gone for good, with its disk, and nothing takes its place. Not while there is a new disk whose
+        region has not heard of all what they know: such a one waits for them."""
+        if any(node.disk.unasked or not node.disk.first for node in self.nodes.values()):
+            return
+        if any(node.machine is not None and node.machine.own.unasked for node in self.nodes.values()):
+            return
+        self.log(f"gone {name}")
+        self.gone.add(name)
+        self.nodes[name].stop()
+
+    def left(self) -> list[Node]:
+        return [node for name, node in self.nodes.items() if name not in self.gone]
 
     # -- time
 
@@ -484,7 +501,7 @@ class World:
         """Everything acknowledged has arrived, nobody waits, nothing is left."""
         return (
             all(request.receipt is not None for request in self.requests.values())
-            and all(not node.disk.owned and node.machine is not None for node in self.nodes.values())
+            and all(not node.disk.owned and node.machine is not None for node in self.left())
             and all(id_ in self.at_sink for spans in self.acked.values() for id_ in ids_of(spans))
         )
 
@@ -493,7 +510,7 @@ class World:
         lost = [
             f"{id_:x}" for spans in self.acked.values() for id_ in ids_of(spans) if id_ not in self.at_sink
         ]
-        left = {n.name: [f"{i:x}" for i in n.disk.owned] for n in self.nodes.values() if n.disk.owned}
+        left = {n.name: [f"{i:x}" for i in n.disk.owned] for n in self.left() if n.disk.owned}
         standing = (
             {v.name: (Standing(v.standing).name, v.epoch) for v in self.fleet.view(self.fleet_now())}
             if self.fleet is not None

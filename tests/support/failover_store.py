@@ -30,6 +30,7 @@ from engine.failover.store import (
     SaveClean,
     SaveEpoch,
     SaveStandby,
+    SaveUnasked,
     TakeQueued,
 )
 
@@ -84,6 +85,7 @@ class Disk:
             self.unasked,
             tuple(self.unsafe.items()),
             self.lived,
+            tuple(owner for owner, (_, adopted) in self.fences.items() if adopted and self.copies.get(owner)),
         )
 
     def safe(self) -> list[int]:
@@ -126,6 +128,8 @@ class Disk:
                 self.unasked = op.unasked
                 self.first = self.first or op.epoch
                 self.lived = op.epoch if self.clean else self.lived
+            case SaveUnasked():
+                self.unasked = op.unasked
             case SaveStandby():
                 if op.only_if_empty and self.owned:
                     return False
@@ -242,12 +246,8 @@ class Disk:
         self.fences[op.owner] = (op.fence, True)
         copies = self.copies.get(op.owner, {})
         for key, owner in list(self.hearsay):
-            if owner != op.owner:
-                continue
-            ids = ids_of(self.hearsay[key, owner])
-            if any(id_ in copies or id_ in self.owned or id_ in self.final for id_ in ids):
+            if owner == op.owner:
                 self._confirm(key, owner)
-            self.hearsay.pop((key, owner), None)
         ids = sorted(copies)[:ADOPTED_AT_ONCE]
         adopted = []
         for id_ in ids:

@@ -31,6 +31,7 @@ from engine.failover.store import (
     Queued,
     SaveClean,
     SaveStandby,
+    SaveUnasked,
 )
 from engine.failover.timing import MS, Timing
 
@@ -316,7 +317,8 @@ def test_a_region_that_asks_all_the_others_later_is_sure_again() -> None:
     durable = Durable(epoch=5, first=3, clean=False, standby="a", unasked=(("b", 4),))
     c = machine(durable=durable)
     view = (RegionView("a", LIVE, 1), RegionView("b", LIVE, 4), RegionView("c", RETURNING, 5))
-    (listing,) = writes(c.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS))
+    saved, listing = writes(c.receive("", Beat(1, 1, 1, 5, 900 * MS, True, view), 900 * MS))
+    assert saved == SaveUnasked(())
     (ask, _) = sent(c.committed(listing, Queued(()), 902 * MS), Ask)
     assert isinstance(ask, Ask)
     c.receive("a", Told(ask.nonce, (), 0, Standby.DROP, 1), 910 * MS)

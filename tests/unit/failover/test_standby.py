@@ -28,7 +28,7 @@ def applied(role: StandbyRole, effects: list[Effect]) -> list[Message]:
 
 
 def test_entries_are_applied_in_order_and_acknowledged_when_they_are_on_disk() -> None:
-    role = StandbyRole({}, {}, {})
+    role = StandbyRole({}, {})
     greeted(role)
     assert role.data("a", Data(7, 1, Drop(((2, 1),)))) == []
     effects = role.data("a", Data(7, 0, Drop(((1, 1),))))
@@ -39,7 +39,7 @@ def test_entries_are_applied_in_order_and_acknowledged_when_they_are_on_disk() -
 
 def test_a_session_that_was_lost_and_greeted_again_late_is_closed() -> None:
     """Its first entries were acknowledged before: they do not come again."""
-    role = StandbyRole({}, {}, {})
+    role = StandbyRole({}, {})
     greeted(role)
     applied(role, role.data("a", Data(7, 0, Drop(((1, 1),)))))
     role.reset()
@@ -48,7 +48,7 @@ def test_a_session_that_was_lost_and_greeted_again_late_is_closed() -> None:
 
 
 def test_a_session_that_was_lost_before_anything_was_acknowledged_goes_on() -> None:
-    role = StandbyRole({}, {}, {})
+    role = StandbyRole({}, {})
     greeted(role)
     role.reset()
     greeted(role)
@@ -57,7 +57,7 @@ def test_a_session_that_was_lost_before_anything_was_acknowledged_goes_on() -> N
 
 
 def test_the_key_of_a_copy_is_confirmed_once_its_owner_knows_that_the_copy_is_safe() -> None:
-    role = StandbyRole({}, {}, {})
+    role = StandbyRole({}, {})
     greeted(role)
     key = b"k" * 16
 
@@ -73,6 +73,18 @@ def test_the_key_of_a_copy_is_confirmed_once_its_owner_knows_that_the_copy_is_sa
     assert confirmed(3, Drop(()), 3) == [()]
 
 
+def test_what_the_owner_knows_is_not_lost_when_its_entries_overtake_each_other() -> None:
+    role = StandbyRole({}, {})
+    greeted(role)
+    key = b"k" * 16
+    applied(role, role.data("a", Data(7, 0, Copy(((1, 1),), b"", key), 0)))
+    assert role.data("a", Data(7, 2, Drop(((1, 1),)), 1)) == []
+    first, second = [e.operation for e in role.data("a", Data(7, 1, Drop(()), 0)) if isinstance(e, Write)]
+    assert isinstance(first, Apply)
+    assert isinstance(second, Apply)
+    assert (first.confirmed, second.confirmed) == ((key,), ())
+
+
 def is_adopted(role: StandbyRole, *, more: bool = False) -> bool:
     """Whether it adopts from a, which was called dead in epoch 5; and it does so, but for the rest (`more`)."""
     effects = role.obey((RegionView("a", Standing.DEAD, 5),), "b", 3)
@@ -84,13 +96,13 @@ def is_adopted(role: StandbyRole, *, more: bool = False) -> bool:
 
 
 def test_an_adoption_that_an_earlier_process_did_not_end_goes_on() -> None:
-    role = StandbyRole({"a": 5}, {"a": 4}, {})
+    role = StandbyRole({"a": 5}, {"a": 4}, ["a"])
     assert is_adopted(role)
     assert not is_adopted(role)
 
 
 def test_so_does_one_in_which_this_region_was_called_dead_itself() -> None:
-    role = StandbyRole({}, {"a": 4}, {})
+    role = StandbyRole({}, {"a": 4})
     assert is_adopted(role, more=True)
     assert not is_adopted(role)  # it is at it
     role.reset()
@@ -99,7 +111,7 @@ def test_so_does_one_in_which_this_region_was_called_dead_itself() -> None:
 
 
 def test_of_a_region_that_has_asked_on_its_return_nothing_is_adopted_again() -> None:
-    assert not is_adopted(StandbyRole({"a": 5}, {"a": 4}, {"a": 5}))
-    role = StandbyRole({"a": 5}, {"a": 4}, {})
+    assert not is_adopted(StandbyRole({"a": 5}, {"a": 4}))
+    role = StandbyRole({"a": 5}, {"a": 4}, ["a"])
     role.inspected(Inspect("a", 5, 1, ()))
     assert not is_adopted(role)

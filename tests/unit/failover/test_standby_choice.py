@@ -6,7 +6,20 @@ import pytest
 
 from engine.failover.effects import Effect, Export, Send, Write
 from engine.failover.link import Link
-from engine.failover.messages import Ack, Ask, Beat, Copy, Data, Drop, Hello, RegionView, Standing, Welcome
+from engine.failover.messages import (
+    Ack,
+    Ask,
+    Beat,
+    Copy,
+    Data,
+    Drop,
+    Hello,
+    RegionView,
+    Standby,
+    Standing,
+    Told,
+    Welcome,
+)
 from engine.failover.region import RegionMachine
 from engine.failover.spans import Spans
 from engine.failover.store import (
@@ -174,3 +187,35 @@ def test_what_changed_and_was_settled_between_two_sessions_is_dropped_there() ->
 
     assert open_(((7, 2),), ((8, 1),)) == [Drop(((7, 1),))]
     assert not any(isinstance(sent.entry, Copy) for sent in link._window)
+
+
+def test_who_has_no_standby_left_takes_the_one_that_returns() -> None:
+    """Else each waits for the other until the dead one is back."""
+    region = RegionMachine(
+        "us",
+        ("ap", "eu"),
+        durable=Durable(epoch=3, first=3, clean=True, standby="ap", fences=(("ap", 5),)),
+        incarnation=1,
+        now=0,
+        timing=Timing(),
+        accept_local=False,
+    )
+    view = (
+        RegionView("ap", DEAD, 5),
+        RegionView("eu", Standing.RETURNING, 6),
+        RegionView("us", LIVE, 3),
+    )
+    region.receive("", Beat(1, 1, 1, 3, 900 * MS, False, view), 900 * MS)
+
+    def asks() -> tuple[list[Operation], Standby]:
+        (inspect,) = writes(region.receive("eu", Ask(6, 1, (), dead=(("ap", 5),)), 950 * MS))
+        assert isinstance(inspect, Inspect)
+        effects = region.committed(inspect, Inspected((), 0), 960 * MS)
+        (told,) = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Told)]
+        return writes(effects), told.standby
+
+    (save,), verdict = asks()
+    assert (save, verdict) == (SaveStandby("eu"), Standby.WAIT)
+    effects = region.committed(save, True, 970 * MS)
+    assert greeted(effects) == ["eu"]
+    assert asks() == ([], Standby.KEEP)

@@ -10,6 +10,7 @@ import pytest
 from engine.failover.messages import Copy, Drop
 from engine.failover.spans import Spans
 from engine.failover.store import (
+    Abandon,
     Accept,
     Accepted,
     Adopt,
@@ -19,9 +20,10 @@ from engine.failover.store import (
     OpenSession,
     SaveEpoch,
 )
-from engine.spool.accepting import key_digest
+from engine.spool.accepting import KEY_TTL_MS, key_digest
 from engine.spool.batches import AcceptBatch
-from tests.unit.spool.test_standby import KEY, Pair, batch
+from engine.spool.handover import KeepKeys
+from tests.unit.spool.test_standby import KEY, NUMBERS, Pair, batch
 
 ITEM_KEY = "order-1"
 NOT_KNOWN = Accepted((), hearsay=True)
@@ -100,12 +102,38 @@ def test_who_adopts_the_messages_knows_their_keys(pair: Pair, spans: Spans) -> N
     pair.assert_clean()
 
 
-def test_but_not_those_of_a_batch_that_its_owner_has_abandoned(pair: Pair, spans: Spans) -> None:
-    pair.do("b", Apply("a", 1, 1, 1, Drop(spans)))
+def test_also_of_those_that_the_owner_has_sent_in_a_session_that_has_not_brought_its_keys_yet(
+    pair: Pair, spans: Spans
+) -> None:
+    pair.do("b", OpenSession("a", 1, 2))
+    pair.do("b", Apply("a", 1, 2, 0, Drop(spans)))
     assert pair.do("b", Adopt("a", 2, 3)).spans == ()
-    assert look_up(pair) is None
-    assert not is_item_known(pair)
-    assert not accept(pair).known
+    assert look_up(pair) == accept(pair) == Accepted(spans, known=True)
+    assert is_item_known(pair)
+
+
+def test_the_owner_says_what_a_key_stands_for(pair: Pair, spans: Spans) -> None:
+    """It has abandoned its own batch meanwhile, because another region has it."""
+    instead: Spans = ((7 << 48, 1),)
+    pair.do("a", Abandon(KEY, spans, instead))
+    payload, _ = pair.spools["a"].exporter().keys(b"")
+    pair.do("b", Apply("a", 1, 2, 0, Copy((), payload)))
+    assert look_up(pair) == accept(pair) == Accepted(instead, known=True)
+
+
+def test_who_hands_messages_over_vouches_for_their_keys(pair: Pair, spans: Spans) -> None:
+    _, payload = pair.spools["a"].exporter().messages(spans, [KEY, key_digest("t", ITEM_KEY)])
+    pair.spools["b"].hand_over(KeepKeys(payload), NUMBERS).result(10)
+    pair.do("b", DropCopies("a"))
+    assert look_up(pair) == Accepted(spans, known=True)
+    assert is_item_known(pair)
+
+
+def test_it_is_in_hand_no_longer_than_a_key_is_known(pair: Pair, spans: Spans) -> None:
+    pair.clock.step_wall(KEY_TTL_MS / 1000 + 1)
+    accepted, _ = pair.do("b", Accept(KEY, batch(KEY)))
+    assert not accepted.known
+    assert accepted.spans
 
 
 def test_they_are_forgotten_with_the_copies(pair: Pair, spans: Spans) -> None:
