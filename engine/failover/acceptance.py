@@ -8,7 +8,7 @@ neither have it nor will take it without asking. Batches of before a restart, wi
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from engine.failover.effects import Answer, Effect, Forget, Send, Write
+from engine.failover.effects import Answer, Effect, Forget, Ready, Send, Write
 from engine.failover.enquiry import Enquiries, Enquiry
 from engine.failover.link import State
 from engine.failover.messages import Claim, ClaimReply, Known
@@ -48,6 +48,7 @@ class Acceptance:
         self._own = situation
         self._unsafe = dict(unsafe)
         self._pending: dict[bytes, Pending] = {}
+        self._releasing: dict[bytes, Pending] = {}  # without a copy: a receipt as soon as it is due on disk
         self._lookups: dict[bytes, list[int]] = {}  # who asks for a key that cannot be accepted now
         self._promises: dict[bytes, None] = {}
         self._enquiries: Enquiries[Tokens | None] = Enquiries(
@@ -64,8 +65,9 @@ class Acceptance:
         own = self._own
         if not own.is_live():
             return [Answer(token, (), AWAY_REFUSAL)]
-        if key in self._pending:
-            self._pending[key].tokens.append(token)
+        in_hand = self._pending.get(key) or self._releasing.get(key)
+        if in_hand is not None:
+            in_hand.tokens.append(token)
             return []
         if key in self._unsafe:
             return [Answer(token, (), IN_HAND)]
@@ -124,9 +126,22 @@ class Acceptance:
         return own.link.pump(now)
 
     def _alone(self, key: bytes, spans: Spans) -> list[Effect]:
-        """Its receipt does not wait for the copy, which comes later."""
+        """Its receipt does not wait for the copy, which comes later, but for this disk: after a restart without it the
+        batch would have to be asked for, and might be given up to another region that has it as well."""
         self._own.link.owns(spans)
-        return self.safe(key, degraded=True)
+        self._own.counters.degraded += 1
+        self._releasing[key] = self._pending.pop(key)
+        return [Write(Release(key, spans))]
+
+    def released(self, operation: Release) -> list[Effect]:
+        """A batch is due, on disk."""
+        pending = self._releasing.pop(operation.key, None)
+        if pending is not None:
+            answers = [Answer(token, pending.spans, degraded=True) for token in pending.tokens]
+            return [*answers, Ready(operation.spans)]
+        if operation.key in self._unsafe:  # superseded meanwhile: it is asked for before it is sent
+            return [Forget(operation.spans)]
+        return [Ready(operation.spans)]
 
     def _repeat(self, tokens: list[int], spans: Spans) -> list[Effect]:
         """The receipt once more; it is degraded if the copy may be missing still."""
@@ -138,14 +153,13 @@ class Acceptance:
         pending = self._pending.pop(operation.key, None)
         return pending.tokens if pending is not None else []
 
-    def safe(self, key: bytes, *, degraded: bool = False) -> list[Effect]:
-        """The copy of a batch is safe, or nobody waits for it any longer (degraded)."""
+    def safe(self, key: bytes) -> list[Effect]:
+        """The copy of a batch is safe."""
         pending = self._pending.pop(key, None)
         if pending is None:
             return []
-        degraded = degraded or pending.uncertain
-        self._own.counters.degraded += degraded
-        answers = [Answer(token, pending.spans, degraded=degraded) for token in pending.tokens]
+        self._own.counters.degraded += pending.uncertain
+        answers = [Answer(token, pending.spans, degraded=pending.uncertain) for token in pending.tokens]
         return [Write(Release(key, pending.spans)), *answers]
 
     def waiting(self) -> list[tuple[Spans, bytes]]:
@@ -165,7 +179,11 @@ class Acceptance:
             refusals += [Answer(token, (), AWAY_REFUSAL) for token in pending.tokens]
             if pending.spans:
                 self._unsafe[key] = pending.spans
+        for key, pending in self._releasing.items():
+            refusals += [Answer(token, (), AWAY_REFUSAL) for token in pending.tokens]
+            self._unsafe[key] = pending.spans
         self._pending.clear()
+        self._releasing.clear()
         for enquiry in self._enquiries.clear():
             refusals += [Answer(token, (), AWAY_REFUSAL) for token, _ in enquiry.what or ()]
         return refusals
@@ -260,7 +278,7 @@ class Acceptance:
 
     def _in_hand(self, sender: str, claim: Claim) -> Known | None:
         """The answer to a claim of a batch that is being accepted here, or asked for; None if it is not."""
-        if claim.key in self._pending:
+        if claim.key in self._pending or claim.key in self._releasing:
             return Known.PENDING
         if claim.key in self._unsafe:  # if both of us have it, without a receipt, the first by name keeps it
             return Known.NO if claim.recovering and sender < self._own.name else Known.PENDING

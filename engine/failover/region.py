@@ -331,7 +331,7 @@ class RegionMachine:
                 assert isinstance(result, Accepted)
                 return self.acceptance.accepted(operation, result, now)
             case Release():
-                return [Ready(operation.spans)]
+                return self.acceptance.released(operation)
             case TakeQueued():
                 assert isinstance(result, Queued)
                 if operation.unsafe:

@@ -59,6 +59,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     12012711: None,
     12071068: None,
     12110724: None,
+    14003453: None,
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.failover.acceptance import AWAY_REFUSAL, IN_HAND
-from engine.failover.effects import Answer, Effect, Export, Ready, Send, Write
+from engine.failover.effects import Answer, Effect, Export, Forget, Ready, Send, Write
 from engine.failover.messages import (
     Ack,
     Ask,
@@ -239,12 +239,23 @@ def written_alone() -> tuple[RegionMachine, Accept]:
     return region, write.operation
 
 
-def test_what_is_accepted_alone_is_due_with_its_receipt() -> None:
+def test_what_is_accepted_alone_has_its_receipt_when_it_is_due_on_disk() -> None:
     region, accept = written_alone()
-    effects = region.committed(accept, Accepted(SPANS), 2710 * MS)
-    assert effects == [Write(Release(KEY, SPANS)), Answer(2, SPANS, degraded=True)]
-    assert region.committed(Release(KEY, SPANS), None, 2720 * MS) == [Ready(SPANS)]
+    release = Release(KEY, SPANS)
+    assert region.committed(accept, Accepted(SPANS), 2710 * MS) == [Write(release)]
+    assert region.submit(3, KEY, "batch", 2715 * MS) == []
+    receipts = [Answer(token, SPANS, degraded=True) for token in (2, 3)]
+    assert region.committed(release, None, 2720 * MS) == [*receipts, Ready(SPANS)]
     assert region.counters.degraded == 1
+
+
+def test_one_whose_region_is_called_dead_just_then_is_asked_for_before_it_is_sent() -> None:
+    region, accept = written_alone()
+    region.committed(accept, Accepted(SPANS), 2710 * MS)
+    effects = region.receive("", Beat(1, 2, 1, 4, -1, False, ()), 2715 * MS)
+    assert Answer(2, (), AWAY_REFUSAL) in effects
+    assert region.committed(Release(KEY, SPANS), None, 2720 * MS) == [Forget(SPANS)]
+    assert region.acceptance.unsafe() == SPANS
 
 
 def test_what_is_accepted_alone_while_the_standby_comes_back_waits_for_its_copy() -> None:
