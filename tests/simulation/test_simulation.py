@@ -60,6 +60,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     12071068: None,
     12110724: None,
     14003453: None,
+    14061173: None,
 }
 
 
