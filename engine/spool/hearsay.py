@@ -4,12 +4,17 @@ The copy may be dropped without the owner ever having given a receipt, and then 
 So such a key is not known here until the owner has heard that its copy is safe, or dies and is adopted from. The keys
 of single messages are known at once, as they must be when they are used again; they are forgotten with the batch's.
 
-hearsay  batch key (16) owner's number (2) -> [value as in keys, [the messages' keys that came with it]]
+What was adopted may have to be given up again, to an owner that has given no receipt either, and is forgotten then. So
+its row stays, as an adopted one.
+
+hearsay  batch key (16) owner's number (2) -> [value as in keys, [the messages' keys that came with it], is adopted]
 """
+
+from collections.abc import Callable
 
 import msgpack
 
-from engine.failover.spans import Spans
+from engine.failover.spans import Spans, ids_of, intersect
 from engine.spool.draft import Draft
 from engine.spool.records import pack
 
@@ -59,7 +64,7 @@ class Hearsay:
             earlier = self._txn.get(_row_key(key, owner), db=self._db["hearsay"])
             if earlier is not None:
                 new += [other for other in msgpack.unpackb(earlier)[1] if other not in new]
-            self._txn.put(_row_key(key, owner), pack((value, new)), db=self._db["hearsay"])
+            self._txn.put(_row_key(key, owner), pack((value, new, False)), db=self._db["hearsay"])
 
     def know(self, key: bytes, value: bytes) -> bool:
         """Whether it is new."""
@@ -75,6 +80,31 @@ class Hearsay:
         if stored is not None:
             self.know(key, msgpack.unpackb(stored)[0])
 
+    def adopt(self, key: bytes, owner: int) -> None:
+        """Its messages are here, or have been sent by the owner."""
+        value, others, _ = msgpack.unpackb(self._txn.get(_row_key(key, owner), db=self._db["hearsay"]))
+        self._txn.put(_row_key(key, owner), pack((value, others, True)), db=self._db["hearsay"])
+        self.know(key, value)
+
+    def given_up(self, spans: Spans, is_here: Callable[[int], bool]) -> None:
+        """These have another owner now. `is_here`: whether a message is queued here, or got its outcome here."""
+        if self.is_empty():
+            return
+        with self._txn.cursor(db=self._db["hearsay"]) as cursor:
+            rows = [(bytes(key), msgpack.unpackb(value)) for key, value in cursor]
+        for row_key, (value, others, is_adopted) in rows:
+            batch = _spans(value)
+            if not is_adopted or not intersect(batch, spans) or any(is_here(id_) for id_ in ids_of(batch)):
+                continue
+            self._txn.delete(row_key, db=self._db["hearsay"])
+            for key in (row_key[:-2], *others):
+                self._forget_key(key)
+
+    def _forget_key(self, key: bytes) -> None:
+        value = self._txn.pop(key, db=self._db["keys"])
+        if value is not None:
+            self._txn.delete(bytes(value[:EXPIRES_BYTES]) + key, db=self._db["keys_expiry"])
+
     def told(self, key: bytes, value: bytes, owner: int | None = None) -> None:
         """Its owner says what it stands for, which may be another region's batch by now; None: who has it now."""
         if not self.is_empty():
@@ -84,14 +114,16 @@ class Hearsay:
         self.know(key, value)
 
     def forget(self, key: bytes, owner: int) -> None:
-        """Its messages are not here any more, and the owner has given no receipt as far as is known here."""
-        stored = self._txn.pop(_row_key(key, owner), db=self._db["hearsay"])
+        """The copies are not here any more, and the owner has given no receipt as far as is known here."""
+        stored = self._txn.get(_row_key(key, owner), db=self._db["hearsay"])
         if stored is None:
             return
-        for other in msgpack.unpackb(stored)[1]:
-            value = self._txn.pop(other, db=self._db["keys"])
-            if value is not None:
-                self._txn.delete(bytes(value[:EXPIRES_BYTES]) + other, db=self._db["keys_expiry"])
+        _, others, is_adopted = msgpack.unpackb(stored)
+        if is_adopted:
+            return
+        self._txn.delete(_row_key(key, owner), db=self._db["hearsay"])
+        for other in others:
+            self._forget_key(other)
 
 
 def _row_key(key: bytes, owner: int) -> bytes:

@@ -434,8 +434,8 @@ class Keeper:
             return Adopted(())
         self._save_owner(op.owner, op.fence, True, held, highest)
         number = self._numbers[op.owner]
-        for key in self._hearsay.owned_by(number):  # its messages are here, or have been sent
-            self._hearsay.confirm(key, number)
+        for key in self._hearsay.owned_by(number):
+            self._hearsay.adopt(key, number)
         prefix = self._numbers[op.owner].to_bytes(2, "big")
         records: list[Record] = []
         with self._txn.cursor(db=self._db["copies"]) as cursor:
@@ -508,6 +508,7 @@ class Keeper:
                 self._txn.put(key, pack(left), db=self._db["unsafe"])
             else:
                 self._txn.delete(key, db=self._db["unsafe"])
+        self._hearsay.given_up(spans, lambda id_: self._draft.word(id_) not in NOT_HERE)
 
     def _mark(self, spans: Spans) -> None:
         for id_ in ids_of(spans):

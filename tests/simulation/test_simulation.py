@@ -61,6 +61,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     12110724: None,
     14003453: None,
     14061173: None,
+    15053992: None,
 }
 
 

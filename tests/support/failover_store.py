@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from engine.failover.effects import Export
 from engine.failover.messages import Copy, Drop, Entry
-from engine.failover.spans import Spans, ids_of, of_ids, subtract
+from engine.failover.spans import Spans, ids_of, intersect, of_ids, subtract
 from engine.failover.standby import FENCED
 from engine.failover.store import (
     Abandon,
@@ -70,6 +70,7 @@ class Disk:
     given_up: set[int] = field(default_factory=set)
     keys: dict[bytes, Spans] = field(default_factory=dict)
     hearsay: dict[tuple[bytes, str], Spans] = field(default_factory=dict)
+    adopted_keys: dict[bytes, Spans] = field(default_factory=dict)
     copies: dict[str, dict[int, int]] = field(default_factory=dict)  # owner: id: due
     highest: dict[int, int] = field(default_factory=dict)
 
@@ -228,6 +229,7 @@ class Disk:
                         self.hearsay[key, owner] = spans
                     elif key != entry.key:
                         self.hearsay.pop((key, owner), None)
+                        self.adopted_keys.pop(key, None)
                         self.keys.setdefault(key, spans)
                 for id_, due in dues.items():
                     copies[id_] = due
@@ -247,6 +249,7 @@ class Disk:
         copies = self.copies.get(op.owner, {})
         for key, owner in list(self.hearsay):
             if owner == op.owner:
+                self.adopted_keys.setdefault(key, self.hearsay[key, owner])
                 self._confirm(key, owner)
         ids = sorted(copies)[:ADOPTED_AT_ONCE]
         adopted = []
@@ -272,3 +275,7 @@ class Disk:
                 del self.unsafe[key]
             elif left != own:
                 self.unsafe[key] = left
+        for key, batch in list(self.adopted_keys.items()):
+            is_here = any(id_ in self.owned or id_ in self.final for id_ in ids_of(batch))
+            if intersect(batch, spans) and not is_here and self.keys.get(key) == batch:
+                del self.adopted_keys[key], self.keys[key]

@@ -16,6 +16,7 @@ from engine.failover.store import (
     Adopt,
     Apply,
     DropCopies,
+    GiveUp,
     LookUp,
     OpenSession,
     SaveEpoch,
@@ -178,3 +179,27 @@ def test_copies_of_a_live_owner_are_not_adopted_under_the_fence_in_which_it_has_
     assert pair.do("b", Apply("a", 2, 1, 0, Copy(found, payload, KEY))) == ""
     assert pair.do("b", Adopt("a", 2, 3)).spans == ()
     assert pair.do("b", Adopt("a", 3, 3)).spans == accepted.spans
+
+
+def test_what_is_given_up_again_is_known_no_more(pair: Pair, spans: Spans) -> None:
+    """Its owner may have given no receipt, and would be the only one that has it."""
+    pair.do("b", Adopt("a", 2, 3))
+    pair.do("b", DropCopies("a"))
+    assert look_up(pair) == Accepted(spans, known=True)
+    assert is_item_known(pair)
+    pair.do("b", GiveUp(spans))
+    assert look_up(pair) is None
+    assert not is_item_known(pair)
+    assert not accept(pair).known
+    pair.assert_clean()
+
+
+def test_but_what_has_been_sent_here_in_part_is(pair: Pair) -> None:
+    accepted, _ = pair.do("a", Accept(KEY, batch(KEY, count=3)))
+    found, payload = pair.spools["a"].exporter().messages(accepted.spans, [KEY])
+    pair.do("b", OpenSession("a", 1, 1))
+    pair.do("b", Apply("a", 1, 1, 0, Copy(found, payload, KEY)))
+    pair.do("b", Adopt("a", 2, 3))
+    ((first, _),) = accepted.spans
+    pair.do("b", GiveUp(((first + 1, 2),)))
+    assert look_up(pair) == Accepted(accepted.spans, known=True)
