@@ -18,7 +18,6 @@ from engine.failover.spans import Spans, ids_of, intersect
 from engine.spool.draft import Draft
 from engine.spool.records import pack
 
-KEY_BYTES = 16
 EXPIRES_BYTES = 6
 
 
@@ -97,7 +96,9 @@ class Hearsay:
             if not is_adopted or not intersect(batch, spans) or any(is_here(id_) for id_ in ids_of(batch)):
                 continue
             self._txn.delete(row_key, db=self._db["hearsay"])
-            for key in (row_key[:-2], *others):
+            known = self._txn.get(row_key[:-2], db=self._db["keys"])
+            own = [row_key[:-2]] if known == value else []  # else it stands for another batch
+            for key in (*own, *others):
                 self._forget_key(key)
 
     def _forget_key(self, key: bytes) -> None:

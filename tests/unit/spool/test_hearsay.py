@@ -24,6 +24,7 @@ from engine.failover.store import (
 from engine.spool.accepting import KEY_TTL_MS, key_digest
 from engine.spool.batches import AcceptBatch
 from engine.spool.handover import KeepKeys
+from engine.spool.records import pack
 from tests.unit.spool.test_standby import KEY, NUMBERS, Pair, batch
 
 ITEM_KEY = "order-1"
@@ -203,3 +204,13 @@ def test_but_what_has_been_sent_here_in_part_is(pair: Pair) -> None:
     ((first, _),) = accepted.spans
     pair.do("b", GiveUp(((first + 1, 2),)))
     assert look_up(pair) == Accepted(accepted.spans, known=True)
+
+
+def test_a_key_that_stands_for_another_batch_by_then_stays_known(pair: Pair, spans: Spans) -> None:
+    """Who handed that one over to this region vouches for it."""
+    instead: Spans = ((7 << 48, 1),)
+    with pair.spools["b"]._env.write() as txn:
+        txn.put(KEY, (1 << 40).to_bytes(6, "big") + pack(instead), db=pair.spools["b"]._env.db["keys"])
+    pair.do("b", Adopt("a", 2, 3))
+    pair.do("b", GiveUp(spans))
+    assert look_up(pair) == Accepted(instead, known=True)
