@@ -41,6 +41,13 @@ class Hearsay:
         """Whether anyone has a batch of this key in hand."""
         return any(_expires_ms(value) > now_ms for _, value in self._rows_of(key))
 
+    def sweep(self, now_ms: int) -> None:
+        """Forget rows as old as the keys that are forgotten."""
+        with self._txn.cursor(db=self._db["hearsay"]) as cursor:
+            old = [bytes(key) for key, value in cursor if _expires_ms(bytes(value)) <= now_ms]
+        for key in old:
+            self._txn.delete(key, db=self._db["hearsay"])
+
     def owned_by(self, owner: int) -> list[bytes]:
         """The batch keys of this owner."""
         with self._txn.cursor(db=self._db["hearsay"]) as cursor:

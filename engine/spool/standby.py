@@ -433,6 +433,7 @@ class Keeper:
         if op.fence == fence and (not by_adoption or held >= fence) and not op.forced:
             return Adopted(())
         self._save_owner(op.owner, op.fence, True, held, highest)
+        self._hearsay.sweep(self._now_ms)
         number = self._numbers[op.owner]
         for key in self._hearsay.owned_by(number):
             self._hearsay.adopt(key, number)

@@ -25,6 +25,7 @@ from engine.spool.accepting import KEY_TTL_MS, key_digest
 from engine.spool.batches import AcceptBatch
 from engine.spool.handover import KeepKeys
 from engine.spool.records import pack
+from engine.spool.store import Spool
 from tests.unit.spool.test_standby import KEY, NUMBERS, Pair, batch
 
 ITEM_KEY = "order-1"
@@ -214,3 +215,17 @@ def test_a_key_that_stands_for_another_batch_by_then_stays_known(pair: Pair, spa
     pair.do("b", Adopt("a", 2, 3))
     pair.do("b", GiveUp(spans))
     assert look_up(pair) == Accepted(instead, known=True)
+
+
+def test_rows_go_with_an_adoption_after_the_keys_have_expired(pair: Pair, spans: Spans) -> None:
+    spool = pair.spools["b"]
+    pair.do("b", Adopt("a", 2, 3))
+    assert rows_of(spool) == 1
+    pair.clock.step_wall(KEY_TTL_MS / 1000 + 1)
+    pair.do("b", Adopt("a", 3, 3))
+    assert rows_of(spool) == 0
+
+
+def rows_of(spool: Spool) -> int:
+    with spool._env.read() as txn:
+        return int(txn.stat(spool._env.db["hearsay"])["entries"])
