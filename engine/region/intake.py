@@ -4,7 +4,9 @@ A receipt is given when what it names is on disk, and with copies in other regio
 those has it too, or the receipt says that none does.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 import msgpack
@@ -99,7 +101,7 @@ class Intake:
             if self._cover is not None:
                 result, degraded = await self._covered(batch.batch_key, batch, again=again)
             else:
-                result = await awaited(self._spool.accept(batch))
+                result = await self._stored(self._spool.accept(batch))
             repeated = result.repeated
             suppressed = tuple(result.suppressed)
             if len(result.ids) != len(admitted.items):
@@ -109,8 +111,6 @@ class Intake:
                 if not len(item_ids):
                     errors.append(ItemError(position, "key", item.key[:80], KEY_OF_ANOTHER))
             self._accepted(result.due_keys)
-            if self._cover is None:
-                self._offer(result.due_keys)
         return encode_receipt(
             Receipt(
                 region=self._name,
@@ -124,11 +124,20 @@ class Intake:
 
     async def accept_own(self, batch: AcceptBatch) -> None:
         """Accept mail that the region itself writes."""
-        result = await awaited(self._spool.accept(batch))
+        result = await self._stored(self._spool.accept(batch))
         self._accepted(result.due_keys)
-        self._offer(result.due_keys)
         if self._cover is not None:
             self._cover.owns([int.from_bytes(key[10:], "big") for key in result.due_keys])
+
+    async def _stored(self, stored: "Future[AcceptResult]") -> AcceptResult:
+        """What is on disk becomes due, also if the caller leaves before it hears of that."""
+        try:
+            result = await awaited(stored)
+        except asyncio.CancelledError:
+            stored.add_done_callback(lambda done: done.exception() or self._offer(done.result().due_keys))
+            raise
+        self._offer(result.due_keys)
+        return result
 
     async def _covered(
         self, key: bytes, batch: AcceptBatch | ChunkBatch, *, again: bool
@@ -206,8 +215,7 @@ class Intake:
             key = batch_key_of("chunk", campaign.tenant, campaign.campaign, str(number), digest)
             result, degraded = await self._covered(key, chunk, again=False)
         else:
-            result = await awaited(self._spool.accept_chunk(chunk))
-            self._offer(result.due_keys)
+            result = await self._stored(self._spool.accept_chunk(chunk))
         self._accepted(result.due_keys)
         ids: list[tuple[int, ...]] = [()] * len(recipients)
         for index, item_ids in zip(good, result.ids, strict=True):

@@ -30,10 +30,12 @@ def main() -> int:
     parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="a broken protocol, to see it found")
     parser.add_argument("--shards", action="store_true", help="some of the nodes are shards of one region")
     parser.add_argument("--gone", action="store_true", help="one of three or four regions does not come back")
+    parser.add_argument("--pages", action="store_true", help="all keys are exported in several entries")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
-    mutation = {"shards": arguments.shards, "gone": arguments.gone, **MUTATIONS.get(arguments.mutation, {})}
+    options = {"shards": arguments.shards, "gone": arguments.gone, "pages": arguments.pages}
+    mutation = {**options, **MUTATIONS.get(arguments.mutation, {})}
     if arguments.seed is not None:
         result = run(arguments.seed, **mutation, trace=print if arguments.trace else None)
         print(result)

@@ -46,9 +46,11 @@ def run(
     only: tuple[str, ...] = (),
     shards: bool = False,
     gone: bool = False,
+    pages: bool = False,
 ) -> Result:
     """Run the schedule of a seed; `only` these kinds of faults instead of those that it draws. `shards`: some of the
-    nodes are shards of one region. `gone`: one of three or four does not come back, and no disk is lost but its."""
+    nodes are shards of one region. `gone`: one of three or four does not come back, and no disk is lost but its.
+    `pages`: a new standby hears of all keys in several entries, not in one."""
     plan = random.Random(seed ^ 0x5EED)
     kinds = tuple(kind for kind in KINDS[:-1] if plan.random() < 0.45)
     if plan.random() < 0.1:  # one disk is lost for good; every other survives, whatever befalls its region
@@ -76,6 +78,7 @@ def run(
         seed,
         regions=regions,
         groups=groups,
+        keys_at_once=random.Random(seed ^ 0x9A6E).choice((1, 2, 5)) if pages else 0,
         accept_local=not may_lose and plan.random() < 0.3,
         machine=machine,
         fleet=fleet,
@@ -241,7 +244,9 @@ def _lose_disk(world: World, name: str, away: int) -> None:
     world.census.fault("disk", name)
     node.stop()
     world.log(f"fault disk {name}")
-    node.disk = type(node.disk)(name, node.disk.number, world.numbers, born=world.now // MS)
+    node.disk = type(node.disk)(
+        name, node.disk.number, world.numbers, world.keys_at_once, born=world.now // MS
+    )
     node.on_wire.clear()
     node.handed.clear()
     away = away or world.rng.choice((50, 500, 3000)) * MS

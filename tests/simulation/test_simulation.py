@@ -13,6 +13,7 @@ from tests.simulation.schedule import run
 SCHEDULES = 60
 SHARDED_SCHEDULES = 15
 GONE_SCHEDULES = 30
+PAGED_SCHEDULES = 30
 # how many schedules may be needed to notice that a rule is missing, and of what faults (figures: docs/failover.md)
 FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
     "no-fence": (30, ()),
@@ -96,6 +97,14 @@ def test_so_do_those_in_which_one_region_does_not_come_back() -> None:
     failed = [result for result in results if result.violation]
     assert not failed, (
         f"replay: python -m tests.simulation --gone --seed {failed[0].seed} --trace\n{failed[0]}"
+    )
+
+
+def test_so_do_those_in_which_keys_are_exported_in_several_entries() -> None:
+    results = [run(seed, pages=True) for seed in range(70_000, 70_000 + PAGED_SCHEDULES)]
+    failed = [result for result in results if result.violation]
+    assert not failed, (
+        f"replay: python -m tests.simulation --pages --seed {failed[0].seed} --trace\n{failed[0]}"
     )
 
 

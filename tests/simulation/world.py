@@ -62,7 +62,7 @@ class Node:
         self.world = world
         self.name = name
         self.peers = tuple(peer for peer in world.names if peer != name)
-        self.disk = Disk(name, number, world.numbers)
+        self.disk = Disk(name, number, world.numbers, world.keys_at_once)
         self.machine: RegionMachine | None = None
         self.life = 0
         self.clock = world.rng.randrange(1, 10**12)
@@ -276,6 +276,7 @@ class World:
         regions: int = 3,
         groups: tuple[str, ...] = (),
         accept_local: bool = False,
+        keys_at_once: int = 0,
         machine: type[RegionMachine] = RegionMachine,
         fleet: type[FleetMachine] = FleetMachine,
         trace: Callable[[str], None] | None = None,
@@ -285,6 +286,7 @@ class World:
         self.timing = Timing(gather=300 * MS)
         self.network = Network()
         self.accept_local = accept_local
+        self.keys_at_once = keys_at_once
         self.trace = trace
         self._machine_type = machine
         self._fleet_type = fleet

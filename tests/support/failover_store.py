@@ -54,6 +54,7 @@ class Disk:
     name: str
     number: int
     numbers: dict[str, int]
+    keys_at_once: int = 0  # of an export of all keys; 0: all
     born: int = 0  # stands for the time at which it was new
     epoch: int = 0
     first: int = 0
@@ -105,13 +106,21 @@ class Disk:
     def export(self, export: Export) -> tuple[Spans, bytes, bytes]:
         """Spans that are still queued, payload, next cursor."""
         if export.keys:
-            keys = {key: spans for key, spans in self.keys.items() if key not in self.unsafe}
-            return (), pickle.dumps((keys, {})), b""
+            page, cursor = self._page_of_keys(export.cursor)
+            keys = {key: self.keys[key] for key in page if key not in self.unsafe}
+            return (), pickle.dumps((keys, {})), cursor
         ids = [id_ for id_ in ids_of(export.spans) if id_ in self.owned]
         keys = {export.key: self.keys[export.key]} if export.key in self.keys and ids else {}
         if not ids:
             return (), b"", b""
         return of_ids(ids), pickle.dumps((keys, {id_: self.owned[id_].due for id_ in ids})), b""
+
+    def _page_of_keys(self, cursor: bytes) -> tuple[list[bytes], bytes]:
+        if not self.keys_at_once:
+            return list(self.keys), b""
+        rest = sorted(key for key in self.keys if key > cursor)
+        page = rest[: self.keys_at_once]
+        return page, page[-1] if len(rest) > len(page) else b""
 
     def _writes(self, owner: str, epoch: int) -> bool:
         return epoch >= self.fences.get(owner, (0, False))[0]
