@@ -164,6 +164,8 @@ class StandbyRole:
         self._unfinished.discard(operation.owner)
 
     def asked(self, owner: str, message: Ask, epoch: int) -> list[Effect]:
+        if self.held.get(owner, 0) >= message.epoch:
+            return []  # it has returned in that epoch: the question has come late
         if message.fresh and self._salvaged.get(owner, 0) < message.epoch:
             return self.adopt(owner, message.epoch, epoch, forced=True)  # it asks again
         self.fences[owner] = max(self.fences.get(owner, 0), message.epoch)

@@ -63,6 +63,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     14003453: None,
     14061173: None,
     15053992: None,
+    17050638: None,
 }
 
 

@@ -1,7 +1,7 @@
 """The standby's side of a stream: entries in order, whatever order they come in, and no session with a gap."""
 
 from engine.failover.effects import Effect, Send, Write
-from engine.failover.messages import Ack, Closed, Copy, Data, Drop, Hello, Message, RegionView, Standing
+from engine.failover.messages import Ack, Ask, Closed, Copy, Data, Drop, Hello, Message, RegionView, Standing
 from engine.failover.standby import NO_SESSION, StandbyRole
 from engine.failover.store import Adopt, Adopted, Apply, Inspect, OpenSession
 
@@ -115,3 +115,14 @@ def test_of_a_region_that_has_asked_on_its_return_nothing_is_adopted_again() -> 
     role = StandbyRole({"a": 5}, {"a": 4}, ["a"])
     role.inspected(Inspect("a", 5, 1, ()))
     assert not is_adopted(role)
+
+
+def test_a_question_that_comes_when_its_asker_has_returned_already_changes_nothing() -> None:
+    """Its copies here are of the life that it has now: on a disk that was new then they are no heritage."""
+    for is_fresh in (True, False):
+        role = StandbyRole({}, {})
+        greeted(role)
+        applied(role, role.data("a", Data(7, 0, Copy(((1, 1),), b""))))
+        assert role.asked("a", Ask(1, 1, (), is_fresh), 1) == []
+        assert applied(role, role.data("a", Data(7, 1, Drop(((1, 1),))))) == [Ack(7, 2)]
+        assert role.asked("a", Ask(2, 1, (), is_fresh), 1) != []
