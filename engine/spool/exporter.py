@@ -1,6 +1,6 @@
 """What a standby is sent of own messages: whole, with bodies, templates and idempotency keys, or what has changed.
 
-The payloads are what engine/spool/standby.py takes in. Short read transactions, on any thread.
+The payloads are what engine/spool/copies.py takes in. Short read transactions, on any thread.
 """
 
 import logging

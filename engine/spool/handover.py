@@ -3,7 +3,7 @@
 offers    number (8, big endian) -> [peer, its disk, spans]: offered to that peer and not due here, until it is decided
 failover  `handover` -> [disk, latest number]; `h` number of a giver (2) -> [closed, number, spans taken]
 
-An offered message stays in `messages`, as queued. What is taken comes as a copy does (engine/spool/standby.py), with
+An offered message stays in `messages`, as queued. What is taken comes as a copy does (engine/spool/copies.py), with
 bodies and templates, and replaces the copy that the taker may have held as the giver's standby.
 """
 
@@ -181,7 +181,7 @@ class HandoverKeeper(Keeper):
                 continue
             if id_ in taken:
                 self._txn.delete(id_.to_bytes(8, "big"), db=self._db["messages"])
-                self._body_gone(record)
+                self._copies.body_gone(record)
                 self._draft.finish(id_, OutcomeKind.MOVED)
                 count += 1
                 continue
@@ -231,16 +231,16 @@ class HandoverKeeper(Keeper):
 
     def _take(self, offer: Offer) -> list[bytes]:
         """Own what has come with the offer, except what was here already; due keys of the rest."""
-        self._store(offer.giver, offer.payload)
+        self._copies.store(offer.giver, offer.payload)
         arrived = {row[0] for row in msgpack.unpackb(offer.payload)[2]}
         due_keys = []
         for id_ in ids_of(offer.spans):
             if id_ not in arrived:  # there may be an old copy of it, which is no offer
                 continue
-            stored = self._txn.pop(self._copy_key(offer.giver, id_), db=self._db["copies"])
+            stored = self._copies.pop(offer.giver, id_)
             record = decode_record(id_, stored)
             if self._is_here(id_):
-                self._body_gone(record)
+                self._copies.body_gone(record)
                 continue
             self._txn.put(id_.to_bytes(8, "big"), stored, db=self._db["messages"])
             due_keys.append(due_key(record.queue, record.due_ms, id_))

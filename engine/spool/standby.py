@@ -1,23 +1,16 @@
-"""The spool's side of failover: copies for other regions, adoption, and what of our own is not safe yet.
+"""The spool's side of failover: adoption and return, and what of our own is not safe yet. Copies: copies.py.
 
-copies    owner's number (2, big endian) id (8) -> record as in messages; queue and content are this spool's own
 unsafe    batch key -> spans of ids that are queued and not due: their copy is not on the standby's disk yet
 failover  `self` -> [epoch, first, clean, standby]; `o` number (2) -> [fence, by adoption, held, highest id]
           `unasked` -> [[region, epoch]]: see SaveClean in engine/failover/store.py; `lived` -> epoch: see Durable there
-
-A copy's body stands in the body segments like any other and counts as live there, so an adoption moves rows only.
-What travels between regions (the payload of a Copy) is msgpack [keys, campaigns, rows, blob].
 """
 
-import logging
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
 import msgpack
 
-from engine.failover.messages import Copy, Drop, Entry, Update
 from engine.failover.spans import Span, Spans, ids_of, intersect, normal, of_ids, subtract
 from engine.failover.store import (
     Abandon,
@@ -46,16 +39,13 @@ from engine.failover.store import (
 )
 from engine.spool import accepting
 from engine.spool.batches import AcceptBatch, AcceptResult, CampaignRecord, ChunkBatch
+from engine.spool.copies import Append, Copies, has_copies, of_sorted
 from engine.spool.draft import NOT_HERE, PAGE_IDS, SKIPPED, Draft, page_of, skipped_sequences, word_of
 from engine.spool.environment import Environment
-from engine.spool.errors import CampaignConflict
 from engine.spool.hearsay import Hearsay
-from engine.spool.records import MAYBE_SENT, DamagedRecord, Record, decode_record, due_key, pack, u48
-from engine.values.ids import SEQ_MASK, region_of
-from engine.values.options import unpack_options
+from engine.spool.records import MAYBE_SENT, Record, due_key, pack, u48
+from engine.values.ids import SEQ_MASK
 from engine.values.outcome import OutcomeKind
-
-log = logging.getLogger(__name__)
 
 SELF = b"self"
 UNASKED = b"unasked"
@@ -74,9 +64,6 @@ CLOCKS_DIFFER_MS = 600_000
 
 IN_HAND = Accepted((), hearsay=True)
 
-Row = list[Any]
-Append = Callable[[Draft, bytes], tuple[int, int]]
-
 
 def read_durable(env: Environment, txn: Any, numbers: Mapping[str, int]) -> Durable:
     stored = txn.get(SELF, db=env.db["failover"])
@@ -90,7 +77,7 @@ def read_durable(env: Environment, txn: Any, numbers: Mapping[str, int]) -> Dura
             held.append((name, epoch_held))
             if fence and not adopted:
                 asked.append((name, fence))
-            if adopted and _has_copies(env, txn, number):
+            if adopted and has_copies(env, txn, number):
                 unfinished.append(name)
     stored = txn.get(UNASKED, db=env.db["failover"])
     unasked = tuple((name, since) for name, since in msgpack.unpackb(stored)) if stored else ()
@@ -110,12 +97,6 @@ def read_durable(env: Environment, txn: Any, numbers: Mapping[str, int]) -> Dura
         lived=lived,
         unfinished=tuple(unfinished),
     )
-
-
-def _has_copies(env: Environment, txn: Any, number: int) -> bool:
-    with txn.cursor(db=env.db["copies"]) as cursor:
-        prefix = number.to_bytes(2, "big")
-        return bool(cursor.set_range(prefix)) and bytes(cursor.key())[:2] == prefix
 
 
 def _owner_key(number: int) -> bytes:
@@ -138,10 +119,10 @@ class Keeper:
         self._draft = draft
         self._numbers = numbers
         self._now_ms = now_ms
-        self._append = append
         self._db = draft.env.db
         self._txn = draft.txn
         self._hearsay = Hearsay(draft)
+        self._copies = Copies(draft, numbers, append, self._hearsay)
 
     # -- accepting
 
@@ -219,7 +200,7 @@ class Keeper:
                 if op.epoch < fence:
                     return None
                 self._save_owner(op.owner, fence, adopted, op.epoch, highest)
-                return self._copies_of(op.owner)
+                return self._copies.of(op.owner)
             case Apply():
                 return self._apply(op)
             case Adopt():
@@ -291,27 +272,9 @@ class Keeper:
 
     def _message(self, id_: int) -> Record | None:
         stored = self._txn.get(id_.to_bytes(8, "big"), db=self._db["messages"])
-        return None if stored is None else self._decoded(id_, stored)
-
-    def _decoded(self, id_: int, stored: bytes) -> Record | None:
-        """A record of ours or a copy; None if it is damaged, which holds up no other."""
-        try:
-            return decode_record(id_, stored)
-        except DamagedRecord as error:
-            log.error("spool %s: %s", self._draft.env.path, error)
-            return None
+        return None if stored is None else self._copies.decoded(id_, stored)
 
     # -- copies
-
-    def _copy_key(self, owner: str, id_: int) -> bytes:
-        return self._numbers[owner].to_bytes(2, "big") + id_.to_bytes(8, "big")
-
-    def _copies_of(self, owner: str) -> Spans:
-        prefix = self._numbers[owner].to_bytes(2, "big")
-        with self._txn.cursor(db=self._db["copies"]) as cursor:
-            if not cursor.set_range(prefix):
-                return ()
-            return of_sorted(_ids_with(cursor, prefix))
 
     def _apply(self, op: Apply) -> str:
         fence, adopted, held, highest = self._owner(op.owner)
@@ -319,110 +282,15 @@ class Keeper:
             return FENCED
         for key in op.confirmed:
             self._hearsay.confirm(key, self._numbers[op.owner])
-        highest = max(highest, self._entry(op.owner, op.entry))
+        highest = max(highest, self._copies.take(op.owner, op.entry))
         self._save_owner(op.owner, fence, adopted, held, highest)
         return ""
 
-    def _entry(self, owner: str, entry: Entry) -> int:
-        """Returns the highest of the owner's own ids in it."""
-        match entry:
-            case Copy():
-                return self._store(owner, entry.payload, entry.key)
-            case Drop():
-                self._drop(owner, entry.spans)
-            case Update():
-                for id_, due_ms, attempts, flags, last in msgpack.unpackb(entry.payload):
-                    key = self._copy_key(owner, id_)
-                    stored = self._txn.get(key, db=self._db["copies"])
-                    record = None if stored is None else self._decoded(id_, stored)
-                    if record is not None:
-                        changed = record._replace(due_ms=due_ms, attempts=attempts, flags=flags, last=last)
-                        self._txn.put(key, changed.encode(), db=self._db["copies"])
-        return 0
-
-    def _store(self, owner: str, payload: bytes, batch: bytes = b"") -> int:
-        keys, campaigns, rows, blob = msgpack.unpackb(payload)
-        self._learn(owner, batch, keys)
-        numbers = [self._campaign(CampaignRecord(*fields)) for fields in campaigns]
-        segment, base = self._append(self._draft, blob) if blob else (0, 0)
-        highest = 0
-        for id_, domain, stream, tenant, campaign, *fields in rows:
-            due_ms, attempts, flags, accepted_ms, expires_ms, sender, recipient, content, last, options = (
-                fields
-            )
-            queue = self._draft.queue(domain, stream, tenant, campaign)
-            if len(content) == 3:
-                stored_content = [segment, base + content[0], content[1], content[2]]
-                self._draft.live(segment, 1)
-            else:
-                stored_content = [numbers[content[0]], content[1]]
-            record = Record(
-                id_,
-                queue,
-                due_ms,
-                attempts,
-                flags,
-                accepted_ms,
-                expires_ms,
-                sender,
-                recipient,
-                stored_content,
-                last,
-                None if options is None else unpack_options(options),
-            )
-            key = self._copy_key(owner, id_)
-            earlier = self._txn.replace(key, record.encode(), db=self._db["copies"])
-            if earlier is not None:
-                self._copy_gone(id_, earlier)
-            if region_of(id_) == self._numbers[owner]:
-                highest = max(highest, id_)
-        return highest
-
-    def _learn(self, owner: str, batch: bytes, keys: list[tuple[bytes, bytes]]) -> None:
-        """`batch`: whose copy it is that they come with; without one they are of batches that have their receipt."""
-        number = self._numbers[owner]
-        if batch:
-            others = [(key, value) for key, value in keys if key != batch]
-            for key, value in keys:
-                if key == batch:
-                    self._hearsay.put(batch, number, value, others)
-            return
-        for key, value in keys:
-            self._hearsay.told(key, value, number)
-
-    def _campaign(self, record: CampaignRecord) -> int:
-        """The number of a campaign here; if the name stands for another template, one of its own."""
-        try:
-            return accepting.put_campaign(self._draft, record)
-        except CampaignConflict:
-            digest = zlib.crc32(pack((record.sender, list(record.field_names), record.template)))
-            return accepting.put_campaign(self._draft, record, alias=f"{record.campaign}\0{digest:08x}")
-
-    def _body_gone(self, record: Record) -> None:
-        if len(record.content) == 4:
-            self._draft.live(record.content[0], -1)
-
-    def _copy_gone(self, id_: int, stored: bytes) -> None:
-        record = self._decoded(id_, stored)
-        if record is not None:  # else its segment stays: where its body is cannot be known
-            self._body_gone(record)
-
-    def _drop(self, owner: str, spans: Spans) -> None:
-        for id_ in ids_of(spans):
-            stored = self._txn.pop(self._copy_key(owner, id_), db=self._db["copies"])
-            if stored is not None:
-                self._copy_gone(id_, stored)
-
     def _drop_copies(self, owner: str) -> bool:
-        prefix = self._numbers[owner].to_bytes(2, "big")
-        with self._txn.cursor(db=self._db["copies"]) as cursor:
-            found = cursor.set_range(prefix)
-            ids = list(islice(_ids_with(cursor, prefix), ADOPTED_AT_ONCE)) if found else []
-        self._drop(owner, of_sorted(ids))
         number = self._numbers[owner]
         for key in self._hearsay.owned_by(number):
             self._hearsay.forget(key, number)
-        return len(ids) == ADOPTED_AT_ONCE
+        return self._copies.drop_some(owner, ADOPTED_AT_ONCE) == ADOPTED_AT_ONCE
 
     # -- adoption and return
 
@@ -437,22 +305,12 @@ class Keeper:
         number = self._numbers[op.owner]
         for key in self._hearsay.owned_by(number):
             self._hearsay.adopt(key, number)
-        prefix = self._numbers[op.owner].to_bytes(2, "big")
-        records: list[Record] = []
-        with self._txn.cursor(db=self._db["copies"]) as cursor:
-            found = cursor.set_range(prefix)
-            while found and bytes(cursor.key())[:2] == prefix and len(records) < ADOPTED_AT_ONCE:
-                record = self._decoded(int.from_bytes(cursor.key()[2:], "big"), bytes(cursor.value()))
-                if record is None:  # it stays a copy, which is never sent
-                    found = cursor.next()
-                    continue
-                records.append(record)
-                found = cursor.delete()
+        records = self._copies.pop_some(op.owner, ADOPTED_AT_ONCE)
         adopted = []
         for record in records:
             id_ = record.id
             if self._draft.word(id_) not in NOT_HERE:
-                self._body_gone(record)
+                self._copies.body_gone(record)
                 continue
             if record.due_ms <= self._now_ms + CLOCKS_DIFFER_MS:
                 record = record._replace(flags=record.flags | MAYBE_SENT)
@@ -489,16 +347,13 @@ class Keeper:
             stored = self._txn.pop(id_.to_bytes(8, "big"), db=self._db["messages"])
             if stored is None:
                 continue
-            record = self._decoded(id_, stored)
+            record = self._copies.decoded(id_, stored)
             if record is None:  # it stays queued here, and is never sent: the audit tells
                 self._txn.put(id_.to_bytes(8, "big"), stored, db=self._db["messages"])
                 continue
             self._draft.due.remove(due_key(record.queue, record.due_ms, id_))
-            copied = bool(keeper) and self._txn.put(
-                self._copy_key(keeper, id_), stored, db=self._db["copies"], overwrite=False
-            )
-            if not copied:
-                self._body_gone(record)
+            if not (keeper and self._copies.keep(keeper, id_, stored)):
+                self._copies.body_gone(record)
             self._draft.finish(id_, word)
         held = [(bytes(k), _spans(v)) for k, v in self._txn.cursor(db=self._db["unsafe"])]
         for key, own in held:
@@ -519,26 +374,3 @@ class Keeper:
             if record.due_ms <= self._now_ms + CLOCKS_DIFFER_MS:
                 marked = record._replace(flags=record.flags | MAYBE_SENT)
                 self._txn.put(id_.to_bytes(8, "big"), marked.encode(), db=self._db["messages"])
-
-
-def _ids_with(cursor: Any, prefix: bytes) -> Any:
-    for key in cursor.iternext(keys=True, values=False):
-        if bytes(key[:2]) != prefix:
-            return
-        yield int.from_bytes(key[2:], "big")
-
-
-def of_sorted(ids: Any) -> Spans:
-    """Runs of ids that come in order."""
-    runs: list[tuple[int, int]] = []
-    first = count = 0
-    for id_ in ids:
-        if count and id_ == first + count:
-            count += 1
-            continue
-        if count:
-            runs.append((first, count))
-        first, count = id_, 1
-    if count:
-        runs.append((first, count))
-    return tuple(runs)
