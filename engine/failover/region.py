@@ -358,7 +358,8 @@ class RegionMachine:
                 return self._inspected(operation, result)
             case GiveUp():
                 self.acceptance.given_up(operation.spans)
-                own.standby.end_session(operation.keeper)  # the next one compares these, too
+                if operation.is_standby:
+                    own.standby.end_session(operation.to)  # the next one compares these, too
                 own.counters.given_up += sum(count for _, count in operation.spans)
                 return [Forget(operation.spans), *self.returning.cleared(operation)]
             case Mark() | DropCopies():

@@ -212,8 +212,8 @@ class Return:
         """What follows for the disk from the answers."""
         operations: list[Operation] = []
         for peer, told in round_.told.items():
-            keeper = peer if told.standby is Standby.KEEP else ""
-            operations += [GiveUp(piece, keeper) for piece in pieces(told.mine, AT_ONCE)]
+            is_standby = told.standby is Standby.KEEP
+            operations += [GiveUp(piece, peer, is_standby) for piece in pieces(told.mine, AT_ONCE)]
         # a batch that was accepted here alone: others knew of no copy of it
         may_be_elsewhere = self._own.accept_local
         if may_be_elsewhere or round_.away() or round_.has_new_disk_since(self._own.lived):

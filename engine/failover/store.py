@@ -198,13 +198,15 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Others own these messages: they are ours no longer.
+    """`to` owns these messages: they are ours no longer.
 
-    `keeper`: the one that owns them, if its standby is here: they are kept as copies of it, for it has no other yet.
+    `is_standby`: its standby is here. They are kept as copies of it, for it has no other yet. A key that came with a
+    copy and was adopted is forgotten if it is given up to who had sent that copy, who may have given no receipt.
     """
 
     spans: Spans
-    keeper: str = ""
+    to: str
+    is_standby: bool = False
 
 
 @dataclass(frozen=True, slots=True)

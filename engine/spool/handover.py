@@ -16,7 +16,7 @@ from engine.failover.handover import Book, MakeOffer, Offer, Recall, SettleOffer
 from engine.failover.spans import Spans, ids_of, of_ids
 from engine.failover.store import Inspect, Inspected
 from engine.spool import accepting, settling
-from engine.spool.draft import NOT_HERE, Draft
+from engine.spool.draft import Draft
 from engine.spool.environment import Environment
 from engine.spool.records import MAYBE_SENT, decode_record, due_key, pack, u48
 from engine.spool.standby import Keeper
@@ -247,9 +247,6 @@ class HandoverKeeper(Keeper):
             self._draft.due.add(due_keys[-1], u48(record.expires_ms))
             self._draft.adopted(id_)
         return due_keys
-
-    def _is_here(self, id_: int) -> bool:
-        return self._draft.word(id_) not in NOT_HERE
 
     def _owned(self, spans: Spans) -> Spans | None:
         """Those that are queued here or got their outcome here; None as long as one is offered on."""

@@ -4,8 +4,8 @@ The copy may be dropped without the owner ever having given a receipt, and then 
 So such a key is not known here until the owner has heard that its copy is safe, or dies and is adopted from. The keys
 of single messages are known at once, as they must be when they are used again; they are forgotten with the batch's.
 
-What was adopted may have to be given up again, to an owner that has given no receipt either, and is forgotten then. So
-its row stays, as an adopted one.
+What was adopted may have to be given up again. If that is to the owner who had sent the copy, and who may have given no
+receipt, it is forgotten then; so its row stays, as an adopted one. Anybody else has adopted it, and may not know the key.
 
 hearsay  batch key (16) owner's number (2) -> [value as in keys, [the messages' keys that came with it], is adopted]
 """
@@ -92,7 +92,7 @@ class Hearsay:
         self._txn.put(_row_key(key, owner), pack((value, others, True)), db=self._db["hearsay"])
         self.know(key, value)
 
-    def given_up(self, spans: Spans, is_here: Callable[[int], bool]) -> None:
+    def given_up(self, spans: Spans, to: int, is_here: Callable[[int], bool]) -> None:
         """These have another owner now. `is_here`: whether a message is queued here, or got its outcome here."""
         if self.is_empty():
             return
@@ -100,6 +100,8 @@ class Hearsay:
             rows = [(bytes(key), msgpack.unpackb(value)) for key, value in cursor]
         for row_key, (value, others, is_adopted) in rows:
             batch = _spans(value)
+            if row_key[-2:] != to.to_bytes(2, "big"):
+                continue
             if not is_adopted or not intersect(batch, spans) or any(is_here(id_) for id_ in ids_of(batch)):
                 continue
             self._txn.delete(row_key, db=self._db["hearsay"])

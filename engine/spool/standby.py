@@ -191,7 +191,7 @@ class Keeper:
                 self._txn.delete(op.key, db=self._db["unsafe"])
                 return self._release(op.spans)
             case Abandon():
-                self._give_up(op.spans, "", OutcomeKind.REPLACED)
+                self._give_up(op.spans, OutcomeKind.REPLACED)
                 accepting.remember(self._draft, op.key, pack(op.instead), self._now_ms)
             case TakeQueued():
                 return self._queued(op)
@@ -208,7 +208,8 @@ class Keeper:
             case Inspect():
                 return self._inspect(op)
             case GiveUp():
-                self._give_up(op.spans, op.keeper, OutcomeKind.MOVED)
+                self._give_up(op.spans, OutcomeKind.MOVED, keeper=op.to if op.is_standby else "")
+                self._hearsay.given_up(op.spans, self._numbers[op.to], self._is_here)
             case Mark():
                 self._mark(op.spans)
             case DropCopies():
@@ -309,7 +310,7 @@ class Keeper:
         adopted = []
         for record in records:
             id_ = record.id
-            if self._draft.word(id_) not in NOT_HERE:
+            if self._is_here(id_):
                 self._copies.body_gone(record)
                 continue
             if record.due_ms <= self._now_ms + CLOCKS_DIFFER_MS:
@@ -342,7 +343,7 @@ class Keeper:
                     mine += of_sorted(id_ for id_ in ids if word_of(page, id_ & SEQ_MASK) not in NOT_HERE)
         return Inspected(normal(mine), highest)
 
-    def _give_up(self, spans: Spans, keeper: str, word: OutcomeKind) -> None:
+    def _give_up(self, spans: Spans, word: OutcomeKind, *, keeper: str = "") -> None:
         for id_ in ids_of(spans):
             stored = self._txn.pop(id_.to_bytes(8, "big"), db=self._db["messages"])
             if stored is None:
@@ -364,7 +365,10 @@ class Keeper:
                 self._txn.put(key, pack(left), db=self._db["unsafe"])
             else:
                 self._txn.delete(key, db=self._db["unsafe"])
-        self._hearsay.given_up(spans, lambda id_: self._draft.word(id_) not in NOT_HERE)
+
+    def _is_here(self, id_: int) -> bool:
+        """Whether a message is queued here, or got its outcome here."""
+        return self._draft.word(id_) not in NOT_HERE
 
     def _mark(self, spans: Spans) -> None:
         for id_ in ids_of(spans):

@@ -116,7 +116,7 @@ class Life:
 
     def give_up(self) -> None:
         ids = self.some()
-        self.spool.failover(GiveUp(of_ids(ids), ""), NUMBERS).result()
+        self.spool.failover(GiveUp(of_ids(ids), "peer"), NUMBERS).result()
         self.gone(ids)
 
     def fail(self) -> None:

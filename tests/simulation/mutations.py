@@ -41,7 +41,7 @@ class KeepsNoCopy(RegionMachine):
         to_clear = self.returning.to_clear
 
         def forget(round_: Round) -> list[Operation]:
-            return [replace(o, keeper="") if isinstance(o, GiveUp) else o for o in to_clear(round_)]
+            return [replace(o, is_standby=False) if isinstance(o, GiveUp) else o for o in to_clear(round_)]
 
         self.returning.to_clear = forget  # type: ignore[method-assign]
 

@@ -64,6 +64,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     14061173: None,
     15053992: None,
     17050638: None,
+    18031502: None,
 }
 
 

@@ -71,7 +71,7 @@ class Disk:
     given_up: set[int] = field(default_factory=set)
     keys: dict[bytes, Spans] = field(default_factory=dict)
     hearsay: dict[tuple[bytes, str], Spans] = field(default_factory=dict)
-    adopted_keys: dict[bytes, Spans] = field(default_factory=dict)
+    adopted_keys: dict[tuple[bytes, str], Spans] = field(default_factory=dict)
     copies: dict[str, dict[int, int]] = field(default_factory=dict)  # owner: id: due
     highest: dict[int, int] = field(default_factory=dict)
 
@@ -180,7 +180,7 @@ class Disk:
                 mine = [id_ for id_ in ids_of(op.queued) if id_ in self.owned or id_ in self.final]
                 return Inspected(of_ids(mine), self.highest.get(self.numbers[op.owner], 0))
             case GiveUp():
-                self._give_up(op.spans, op.keeper)
+                self._give_up(op.spans, op.to, is_standby=op.is_standby)
             case Mark():
                 for id_ in ids_of(op.spans):
                     if id_ in self.owned and self.owned[id_].due <= now + MARGIN:
@@ -238,7 +238,7 @@ class Disk:
                         self.hearsay[key, owner] = spans
                     elif key != entry.key:
                         self.hearsay.pop((key, owner), None)
-                        self.adopted_keys.pop(key, None)
+                        self.adopted_keys.pop((key, owner), None)
                         self.keys.setdefault(key, spans)
                 for id_, due in dues.items():
                     copies[id_] = due
@@ -258,7 +258,7 @@ class Disk:
         copies = self.copies.get(op.owner, {})
         for key, owner in list(self.hearsay):
             if owner == op.owner:
-                self.adopted_keys.setdefault(key, self.hearsay[key, owner])
+                self.adopted_keys.setdefault((key, owner), self.hearsay[key, owner])
                 self._confirm(key, owner)
         ids = sorted(copies)[:ADOPTED_AT_ONCE]
         adopted = []
@@ -271,20 +271,20 @@ class Disk:
             adopted.append(id_)
         return Adopted(of_ids(adopted), more=bool(copies))
 
-    def _give_up(self, spans: Spans, keeper: str) -> None:
+    def _give_up(self, spans: Spans, to: str, *, is_standby: bool) -> None:
         for id_ in ids_of(spans):
             owned = self.owned.pop(id_, None)
             if owned is not None:
                 self.given_up.add(id_)
-                if keeper:
-                    self.copies.setdefault(keeper, {}).setdefault(id_, owned.due)
+                if is_standby:
+                    self.copies.setdefault(to, {}).setdefault(id_, owned.due)
         for key, own in list(self.unsafe.items()):
             left = subtract(own, spans)
             if not left:
                 del self.unsafe[key]
             elif left != own:
                 self.unsafe[key] = left
-        for key, batch in list(self.adopted_keys.items()):
+        for (key, of), batch in list(self.adopted_keys.items()):
             is_here = any(id_ in self.owned or id_ in self.final for id_ in ids_of(batch))
-            if intersect(batch, spans) and not is_here and self.keys.get(key) == batch:
-                del self.adopted_keys[key], self.keys[key]
+            if of == to and intersect(batch, spans) and not is_here and self.keys.get(key) == batch:
+                del self.adopted_keys[key, of], self.keys[key]

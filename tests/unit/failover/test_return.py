@@ -281,7 +281,10 @@ def test_what_is_given_up_stays_as_a_copy_where_its_owner_has_its_standby_here()
     b.receive("c", Told(ask.nonce, ((8, 1),), 0, Standby.DROP, 1), 910 * MS)
     effects = b.receive("a", Told(ask.nonce, ((7, 1),), 0, Standby.KEEP, 1), 910 * MS)
     operations = cleared(b, effects, 910 * MS)
-    assert [o for o in operations if isinstance(o, GiveUp)] == [GiveUp(((8, 1),)), GiveUp(((7, 1),), "a")]
+    assert [o for o in operations if isinstance(o, GiveUp)] == [
+        GiveUp(((8, 1),), "c"),
+        GiveUp(((7, 1),), "a", is_standby=True),
+    ]
 
 
 def test_another_standby_is_taken_when_the_death_of_the_one_before_is_on_disk() -> None:

@@ -72,7 +72,7 @@ def test_a_batch_that_another_region_accepted_instead_counts_there(tmp_path: Pat
 def test_what_has_moved_and_nobody_has_is_a_fault(tmp_path: Path) -> None:
     ids = handed_over(tmp_path)
     trio = Trio(tmp_path)
-    trio.spools["b"].failover(GiveUp(((ids[2], 2),)), NUMBERS).result(PATIENCE_S)
+    trio.spools["b"].failover(GiveUp(((ids[2], 2),), "c"), NUMBERS).result(PATIENCE_S)
     for spool in trio.spools.values():
         spool.close()
     assert compare(tmp_path).problems == [

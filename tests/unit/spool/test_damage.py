@@ -149,7 +149,7 @@ def test_a_damaged_record_holds_up_neither_its_batch_nor_what_is_given_up(tmp_pa
     found, payload = pair.owner.exporter().messages(pair.spans, [])
     assert found == ((pair.ids[0], 1), (pair.ids[2], 1))
     assert payload
-    pair.do(pair.owner, GiveUp(pair.spans))
+    pair.do(pair.owner, GiveUp(pair.spans, "b"))
     assert pair.owner.counts()["queued"] == 1
     pair.close()
     [problem, *_] = audit(tmp_path / "a").problems

@@ -193,7 +193,7 @@ def test_a_copy_that_is_mail_while_copies_are_looked_at_keeps_its_name(tmp_path:
     clock.advance(KEEP_MS / 1000 + 1)
     adopted = other.failover(Adopt("eu", 2, 1), NUMBERS).result(PATIENCE_S)
     assert adopted.spans == ((id_of(keys[0]), 1),)
-    other.failover(GiveUp(adopted.spans, "eu"), NUMBERS).result(PATIENCE_S)
+    other.failover(GiveUp(adopted.spans, "eu", is_standby=True), NUMBERS).result(PATIENCE_S)
     groups(other, 8)
     assert len(names(other)) == 1
     own.close()

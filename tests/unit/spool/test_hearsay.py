@@ -189,10 +189,18 @@ def test_what_is_given_up_again_is_known_no_more(pair: Pair, spans: Spans) -> No
     pair.do("b", DropCopies("a"))
     assert look_up(pair) == Accepted(spans, known=True)
     assert is_item_known(pair)
-    pair.do("b", GiveUp(spans))
+    pair.do("b", GiveUp(spans, "a"))
     assert look_up(pair) is None
     assert not is_item_known(pair)
     assert not accept(pair).known
+    pair.assert_clean()
+
+
+def test_what_is_given_up_to_who_has_adopted_it_too_stays_known(pair: Pair, spans: Spans) -> None:
+    """That one had the messages from here, without their keys; of the owner, its receipt and its disk nobody knows."""
+    pair.do("b", Adopt("a", 2, 3))
+    pair.do("b", GiveUp(spans, "c"))
+    assert look_up(pair) == Accepted(spans, known=True)
     pair.assert_clean()
 
 
@@ -203,7 +211,7 @@ def test_but_what_has_been_sent_here_in_part_is(pair: Pair) -> None:
     pair.do("b", Apply("a", 1, 1, 0, Copy(found, payload, KEY)))
     pair.do("b", Adopt("a", 2, 3))
     ((first, _),) = accepted.spans
-    pair.do("b", GiveUp(((first + 1, 2),)))
+    pair.do("b", GiveUp(((first + 1, 2),), "a"))
     assert look_up(pair) == Accepted(accepted.spans, known=True)
 
 
@@ -213,7 +221,7 @@ def test_a_key_that_stands_for_another_batch_by_then_stays_known(pair: Pair, spa
     with pair.spools["b"]._env.write() as txn:
         txn.put(KEY, (1 << 40).to_bytes(6, "big") + pack(instead), db=pair.spools["b"]._env.db["keys"])
     pair.do("b", Adopt("a", 2, 3))
-    pair.do("b", GiveUp(spans))
+    pair.do("b", GiveUp(spans, "a"))
     assert look_up(pair) == Accepted(instead, known=True)
 
 

@@ -38,7 +38,7 @@ from engine.values.outcome import Outcome, OutcomeKind, Scope
 from engine.values.reply import Reply
 from tests.support.clock import ManualClock
 
-NUMBERS = {"a": 5, "b": 2}
+NUMBERS = {"a": 5, "b": 2, "c": 7}
 KEY = b"k" * 16
 
 
@@ -231,7 +231,7 @@ def test_a_returning_owner_gives_up_what_others_own(pair: Pair) -> None:
     inspected = pair.do("b", Inspect("a", 2, 0, pair.do("a", TakeQueued(unsafe=True, tag=0)).spans))
     assert inspected.mine == spans
     assert inspected.highest == spans[0][0] + 2
-    pair.do("a", GiveUp(inspected.mine))
+    pair.do("a", GiveUp(inspected.mine, "b"))
     assert pair.do("a", TakeQueued(unsafe=True, tag=0)).spans == ()
     status = pair.spools["a"].status(spans[0][0])
     assert status is not None
@@ -243,7 +243,7 @@ def test_a_returning_owner_gives_up_what_others_own(pair: Pair) -> None:
 
 def test_what_is_left_of_a_batch_without_a_receipt_waits_for_its_release(pair: Pair) -> None:
     (first, count), *_ = pair.accept()
-    pair.do("a", GiveUp(((first, 1),)))
+    pair.do("a", GiveUp(((first, 1),), "b"))
     left = ((first + 1, count - 1),)
     assert pair.spools["a"].durable(NUMBERS).unsafe == ((KEY, left),)
     assert len(pair.do("a", Release(KEY, left))) == count - 1
@@ -257,7 +257,7 @@ def test_what_is_given_up_to_one_that_has_its_standby_here_is_kept_as_its_copy(p
     pair.do("a", Release(KEY, spans))
     pair.do("b", Adopt("a", 2, 3))
     pair.do("a", SaveEpoch(2))
-    pair.do("a", GiveUp(spans, keeper="b"))
+    pair.do("a", GiveUp(spans, "b", is_standby=True))
     assert pair.do("a", TakeQueued(unsafe=True, tag=0)).spans == ()
     pair.assert_clean()
     assert pair.do("a", OpenSession("b", 3, 1)) == spans
