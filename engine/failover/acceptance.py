@@ -55,9 +55,9 @@ class Acceptance:
             situation.timing, number=incarnation << 24
         )  # None: about an own batch, after a restart
         self._recover_at = 0
-        self._wary_until = (
-            now  # until then, a batch may have been accepted elsewhere while this region was away
-        )
+        # until then, a batch may have been accepted elsewhere while this region was away, or since it has promised, in
+        # an earlier process, not to accept it without asking
+        self._wary_until = now + situation.timing.late
 
     # -- clients
 
@@ -246,6 +246,7 @@ class Acceptance:
         if enquiry.known is Known.YES and not intersect(spans, enquiry.spans):
             del self._unsafe[enquiry.key]
             self._own.link.settled(ids_of(spans))
+            self._own.link.repeat_keys()  # it stands for something else now
             return [Write(Abandon(enquiry.key, spans, enquiry.spans)), Forget(spans)]
         is_doubtful = len(enquiry.dead) > 1 or self._own.is_unsure()
         uncertain = is_doubtful and enquiry.known is Known.NO

@@ -30,6 +30,7 @@ class Book:
     clean: bool = False
     unbroken: bool = False
     fresh: bool = False
+    covered: bool = False
     standing: Standing = Standing.DEAD
     live_since: int = 0
     waiting_since: int = 0
@@ -87,7 +88,7 @@ class FleetMachine:
 
     def view(self, now: int) -> tuple[RegionView, ...]:
         return tuple(
-            RegionView(book.name, book.standing, book.epoch, self._weight(book, now))
+            RegionView(book.name, book.standing, book.epoch, self._weight(book, now), book.covered)
             for book in self._books.values()
         )
 
@@ -257,6 +258,7 @@ class FleetMachine:
         book.clean = reply.clean
         book.unbroken = reply.unbroken
         book.fresh = reply.fresh
+        book.covered = reply.covered
         book.stamp = reply.clock
         if not self._ready:
             return

@@ -223,6 +223,10 @@ class Link:
         elif self.state is State.LISTING:
             self._late.extend(spans)
 
+    def repeat_keys(self) -> None:
+        """There are keys that no copy has brought: the standby hears of all of them once more."""
+        self._backlog.keys, self._backlog.cursor = self.state is State.OPEN, b""
+
     def settled(self, ids: list[int]) -> None:
         if self.state in (State.OPEN, State.LISTING):
             self._gone.update(ids)
@@ -272,7 +276,7 @@ class Link:
         effects: list[Effect] = []
         if self.state is not State.OPEN:
             return effects
-        if export.keys:
+        if export.keys and export.cursor == self._backlog.cursor:
             self._backlog.cursor = cursor
             self._backlog.keys = bool(cursor)
         if export.update:

@@ -22,12 +22,14 @@ AWAY = (Standing.DEAD, Standing.RETURNING)
 
 @dataclass(frozen=True, slots=True)
 class RegionView:
-    """A region as Fleet sees it. `weight` (0 to 100) is its share of new mail, less than 100 while it ramps up."""
+    """A region as Fleet sees it. `weight` (0 to 100) is its share of new mail, less than 100 while it ramps up.
+    `covered`: see BeatReply."""
 
     name: str
     standing: Standing
     epoch: int
     weight: int = 100
+    covered: bool = True
 
 
 # -- between Fleet and regions
@@ -58,7 +60,8 @@ class BeatReply:
 
     `fences`: (region, epoch) of every epoch that a peer was given, as far as this region acts on it. `unbroken`: it had
     the lease of another Fleet when this one's first beat came, so that no Fleet before has called it dead. `fresh`: it
-    has never been live on this disk.
+    has never been live on this disk. `covered`: its standby has all that it knows, keys and messages, except for
+    batches that have no receipt yet.
     """
 
     fleet: int
@@ -69,6 +72,7 @@ class BeatReply:
     fences: tuple[tuple[str, int], ...]
     unbroken: bool
     fresh: bool
+    covered: bool = True
 
 
 # -- between regions
@@ -119,7 +123,7 @@ class Told:
     """`mine`: ids that the asker has lost. `highest`: the highest id of the asker's own ever seen here.
 
     `first`: the epoch in which the answering region returned on this disk for the first time. What it may have sent
-    before, under another disk, it does not know.
+    before, under another disk, it does not know. `covered`: see BeatReply.
     """
 
     nonce: int
@@ -127,6 +131,7 @@ class Told:
     highest: int
     standby: Standby
     first: int
+    covered: bool = True
 
 
 @dataclass(frozen=True, slots=True)

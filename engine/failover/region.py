@@ -243,7 +243,15 @@ class RegionMachine:
         effects += self.returning.step(now)
         fences = tuple(sorted(own.standby.fences.items()))
         reply = BeatReply(
-            beat.fleet, own.life, now, own.epoch, own.is_live(), fences, self._unbroken, not own.first
+            beat.fleet,
+            own.life,
+            now,
+            own.epoch,
+            own.is_live(),
+            fences,
+            self._unbroken,
+            fresh=not own.first,
+            covered=own.has_told_all(),
         )
         return [*effects, Send(FLEET, reply)]
 
@@ -305,7 +313,10 @@ class RegionMachine:
         if not self.own.is_live():
             return []
         verdict, effects = self.choice.verdict(operation.owner, operation.held, operation.epoch)
-        told = Told(operation.nonce, result.mine, result.highest, verdict, self.own.first)
+        own = self.own
+        told = Told(
+            operation.nonce, result.mine, result.highest, verdict, own.first, covered=own.has_told_all()
+        )
         return [*effects, Send(operation.owner, told)]
 
     # -- the store has done it
@@ -378,6 +389,8 @@ class RegionMachine:
         self.returning.owns(result.spans)
         ready: list[Effect] = [Ready(result.spans)] if result.spans else []
         effects = [*ready, *own.standby.adopted(operation, result), *self.returning.step(now)]
+        if not result.more and own.standby.held.get(operation.owner):
+            own.link.repeat_keys()  # what it has told here, our standby has not heard of
         return [*effects, *self.choice.choose(now, self._fleet_at)] if own.is_live() else effects
 
     def exported(self, export: Export, spans: Spans, payload: bytes, cursor: bytes, now: int) -> list[Effect]:

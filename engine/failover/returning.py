@@ -80,6 +80,10 @@ class Round:
         """Whether one that was asked has lost its disk since the asker was live, in epoch `lived`."""
         return any(told.first > lived for told in self.told.values())
 
+    def has_told_all(self, name: str) -> bool:
+        """Whether it was asked, and is not the only one to know what it has answered from."""
+        return name in self.told and self.told[name].covered
+
     def with_verdict(self, verdict: Standby) -> list[str]:
         return [name for name, told in self.told.items() if told.standby is verdict]
 
@@ -241,8 +245,8 @@ class Return:
         if round_.left:
             return [Write(round_.left[0])]
         round_.phase = Phase.SAVING
-        unasked = own.unasked if own.first else round_.away()
-        still = tuple((name, epoch) for name, epoch in unasked.items() if name not in round_.told)
+        unasked = own.unasked if own.first else {name: epoch for name, _, epoch in round_.sight}
+        still = tuple((name, epoch) for name, epoch in unasked.items() if not round_.has_told_all(name))
         return [Write(SaveClean(own.epoch, round_.highest(), still))]
 
     def returned(self, operation: SaveClean) -> bool:

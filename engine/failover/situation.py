@@ -101,7 +101,7 @@ class Situation:
         self.orders_from = 0  # its epochs are greater
         self.asked = dict(durable.asked)  # peers that have asked us on their return, by their epoch
         # by name, their epoch: what they have of ours from an earlier disk is not known here
-        self.unasked = {n: e for n, e in durable.unasked if self.asked.get(n, -1) < e}
+        self.unasked = dict(durable.unasked)
         self.standby_name = durable.standby
         self.lease = Lease(peers, now=now, timing=timing)
         self.link = Link(timing, life=incarnation)
@@ -111,11 +111,13 @@ class Situation:
 
     def see(self, view: tuple[RegionView, ...], fleet: int) -> list[Effect]:
         """What Fleet says now. Who could not be asked what stood on an earlier disk of ours, and has returned, is asked
-        like all. Until then this region does not vouch for it: others may not know yet that it is on its way back."""
+        like all; and when its own standby knows it, too, it is not the only one to know. Until then this region does
+        not vouch for it: others may not know yet that it is on its way back."""
         self.view, self.view_of = view, fleet
         before = len(self.unasked)
         for name, standing in self.standings().items():
-            if standing.standing not in AWAY and standing.epoch >= self.unasked.get(name, standing.epoch + 1):
+            is_back = standing.standing not in AWAY and standing.covered
+            if is_back and standing.epoch >= self.unasked.get(name, standing.epoch + 1):
                 del self.unasked[name]
         if len(self.unasked) == before:
             return []
@@ -148,12 +150,16 @@ class Situation:
 
     def is_unsure(self) -> bool:
         """Whether a batch may have been accepted that no live region knows of: more than one's word is out of reach."""
-        out_of_reach = any(self.asked.get(name, -1) < epoch for name, epoch in self.unasked.items())
-        return len(self.away()) > 1 or out_of_reach
+        away = dict(self.away())
+        return len(away) > 1 or not away.keys().isdisjoint(self.unasked)
 
     def is_covered(self, now: int) -> bool:
         """Whether a copy that is sent now may be expected to be safe soon."""
         return self.link.is_usable(now) and self.standby_name in self.present()
+
+    def has_told_all(self) -> bool:
+        """Whether the standby knows all that stands on this disk, except for batches without a receipt."""
+        return self.is_live() and self.link.is_caught_up() and not self.standby.is_adopting()
 
     def may_be_alone(self) -> bool:
         """Whether something that has a receipt may be on this disk only."""

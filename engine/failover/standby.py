@@ -85,7 +85,7 @@ class StandbyRole:
             del self._sessions[operation.owner]
             return [Send(operation.owner, Closed(operation.session, FENCED))]
         session.is_open = True
-        self.held[operation.owner] = operation.epoch
+        self.held[operation.owner] = max(self.held.get(operation.owner, 0), operation.epoch)
         return [Send(operation.owner, Welcome(operation.session, copies))]
 
     def data(self, owner: str, message: Data) -> list[Effect]:

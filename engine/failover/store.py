@@ -145,6 +145,8 @@ class Apply:
 
     The key of a Copy is hearsay: LookUp does not find it, unless its owner asks. It is known once it is among those
     that are `confirmed`, comes again without a batch, or its owner is adopted from; it is forgotten with DropCopies.
+    So are keys that the owner has adopted as hearsay itself, which come with its copies of their messages: they are
+    not `confirmed`, and do not come among all keys as long as such a message is queued.
     """
 
     owner: str
@@ -201,7 +203,8 @@ class GiveUp:
     """`to` owns these messages: they are ours no longer.
 
     `is_standby`: its standby is here. They are kept as copies of it, for it has no other yet. A key that came with a
-    copy and was adopted is forgotten if it is given up to who had sent that copy, who may have given no receipt.
+    copy and was adopted is forgotten if it is given up to who had sent that copy, or to the region whose ids these are:
+    it may have given no receipt.
     """
 
     spans: Spans

@@ -3,7 +3,8 @@
 copies    owner's number (2, big endian) id (8) -> record as in messages; queue and content are this spool's own
 
 A copy's body stands in the body segments like any other and counts as live there, so an adoption moves rows only.
-What travels between regions (the payload of a Copy) is msgpack [keys, campaigns, rows, blob].
+What travels between regions (the payload of a Copy) is msgpack [keys, campaigns, rows, blob], and where there are such,
+as a fifth, the keys of batches that are adopted hearsay (hearsay.py): [key, value, [[message's key, value]]].
 """
 
 import logging
@@ -76,8 +77,10 @@ class Copies:
         return 0
 
     def store(self, owner: str, payload: bytes, batch: bytes = b"") -> int:
-        keys, campaigns, rows, blob = msgpack.unpackb(payload)
+        keys, campaigns, rows, blob, *adopted = msgpack.unpackb(payload)
         self._learn(owner, batch, keys)
+        for key, value, others in adopted[0] if adopted else ():
+            self._hearsay.put(key, self._numbers[owner], value, others)
         numbers = [self._campaign(CampaignRecord(*fields)) for fields in campaigns]
         segment, base = self._append(self._draft, blob) if blob else (0, 0)
         highest = 0

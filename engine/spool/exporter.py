@@ -6,9 +6,10 @@ The payloads are what engine/spool/copies.py takes in. Short read transactions, 
 import logging
 from typing import Any
 
-from engine.failover.spans import Spans, ids_of, of_ids
+from engine.failover.spans import Spans, ids_of, intersect, of_ids
 from engine.spool.batches import CampaignRecord
 from engine.spool.environment import Environment
+from engine.spool.hearsay import AdoptedKeys
 from engine.spool.queue_names import QueueName
 from engine.spool.reader import SpoolReader
 from engine.spool.records import DamagedRecord, Record, due_key, pack
@@ -27,6 +28,7 @@ class Exporter:
         self._env = env
         self._reader = reader
         self._queue_row = queue_row
+        self._adopted = AdoptedKeys(env)
 
     def messages(self, spans: Spans, keys: list[bytes]) -> tuple[Spans, bytes]:
         """What is queued of these, with bodies, templates, and these idempotency keys."""
@@ -57,14 +59,22 @@ class Exporter:
             rows.append(_row(record, name, exported))
         if not rows:
             return (), b""
-        found = []
+        copied = of_ids(row[0] for row in rows)
         with self._env.read() as txn:
-            for key in keys:
-                value = txn.get(key, db=self._env.db["keys"])
-                if value is not None:
-                    found.append((key, bytes(value)))
+            found = self._values(txn, keys)
+            adopted = [
+                (one.key, one.value, self._values(txn, one.others))
+                for one in self._adopted.all(txn)
+                if intersect(one.spans, copied)
+            ]
         templates = [_fields_of(self._reader.campaign(number)) for number in campaigns]
-        return of_ids(row[0] for row in rows), bytes(pack((found, templates, rows, bytes(blob))))
+        payload = (found, templates, rows, bytes(blob))
+        return copied, bytes(pack((*payload, adopted) if adopted else payload))
+
+    def _values(self, txn: Any, keys: list[bytes]) -> list[tuple[bytes, bytes]]:
+        """Those that are known."""
+        found = [(key, txn.get(key, db=self._env.db["keys"])) for key in keys]
+        return [(key, bytes(value)) for key, value in found if value is not None]
 
     def updates(self, spans: Spans) -> tuple[Spans, bytes]:
         records = self._records(spans)
@@ -72,18 +82,29 @@ class Exporter:
         return of_ids(r.id for r in records), bytes(pack(rows)) if rows else b""
 
     def keys(self, cursor: bytes) -> tuple[bytes, bytes]:
-        """The idempotency keys after `cursor`, without those of unsafe batches; payload, next cursor (b"": the end)."""
+        """The idempotency keys after `cursor`; payload, next cursor (b"": the end). Not those of unsafe batches, nor of
+        adopted ones that are queued (hearsay.py)."""
         found: list[tuple[bytes, bytes]] = []
         last = b""
         with self._env.read() as txn:
+            withheld = self._withheld(txn)
             rows = txn.cursor(db=self._env.db["keys"])
             going = rows.set_range(cursor + b"\0" if cursor else b"\0")
             while going and len(found) < KEYS_AT_ONCE:
                 last = bytes(rows.key())
-                if txn.get(last, db=self._env.db["unsafe"]) is None:
+                if last not in withheld and txn.get(last, db=self._env.db["unsafe"]) is None:
                     found.append((last, bytes(rows.value())))
                 going = rows.next()
         return bytes(pack((found, [], [], b""))), last if going else b""
+
+    def _withheld(self, txn: Any) -> set[bytes]:
+        messages = self._env.db["messages"]
+        queued = [
+            one
+            for one in self._adopted.all(txn)
+            if any(txn.get(id_.to_bytes(8, "big"), db=messages) is not None for id_ in ids_of(one.spans))
+        ]
+        return {key for one in queued for key in (one.key, *one.others)}
 
     def due_keys(self, spans: Spans) -> list[bytes]:
         """Of those that are there, and whole."""

@@ -4,21 +4,59 @@ The copy may be dropped without the owner ever having given a receipt, and then 
 So such a key is not known here until the owner has heard that its copy is safe, or dies and is adopted from. The keys
 of single messages are known at once, as they must be when they are used again; they are forgotten with the batch's.
 
-What was adopted may have to be given up again. If that is to the owner who had sent the copy, and who may have given no
-receipt, it is forgotten then; so its row stays, as an adopted one. Anybody else has adopted it, and may not know the key.
+What was adopted may have to be given up again. If that is to the owner who had sent the copy, or to the region whose
+ids it has, which may have given no receipt, it is forgotten then; so its row stays, as an adopted one. Anybody else has
+adopted it, and may not know the key. As long as one of its messages is queued, an adopted key goes to the standby here
+with these messages only, and is hearsay there, too.
 
-hearsay  batch key (16) owner's number (2) -> [value as in keys, [the messages' keys that came with it], is adopted]
+hearsay   batch key (16) owner's number (2) -> [value as in keys, [the messages' keys that came with it], is adopted]
+failover  `adopted` -> a number that changes with the rows that are adopted; none if there has never been one
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import msgpack
 
 from engine.failover.spans import Spans, ids_of, intersect
 from engine.spool.draft import Draft
+from engine.spool.environment import Environment
 from engine.spool.records import pack
+from engine.values.ids import region_of
 
 EXPIRES_BYTES = 6
+ADOPTED = b"adopted"
+
+
+class AdoptedKey(NamedTuple):
+    """A batch key that was adopted as hearsay; `others`: the keys of its messages."""
+
+    key: bytes
+    value: bytes
+    others: list[bytes]
+    spans: Spans
+
+
+class AdoptedKeys:
+    """Those of a spool, for readers: in memory as long as they do not change."""
+
+    def __init__(self, env: Environment) -> None:
+        self._env = env
+        self._read: tuple[bytes, list[AdoptedKey]] = (b"", [])
+
+    def all(self, txn: Any) -> list[AdoptedKey]:
+        version = txn.get(ADOPTED, db=self._env.db["failover"])
+        if version is None:
+            return []
+        if version != self._read[0]:
+            found = []
+            with txn.cursor(db=self._env.db["hearsay"]) as cursor:
+                for key, stored in cursor:
+                    value, others, is_adopted = msgpack.unpackb(stored)
+                    if is_adopted:
+                        found.append(AdoptedKey(bytes(key[:-2]), value, others, _spans(value)))
+            self._read = bytes(version), found
+        return self._read[1]
 
 
 class Hearsay:
@@ -47,6 +85,14 @@ class Hearsay:
             old = [bytes(key) for key, value in cursor if _expires_ms(bytes(value)) <= now_ms]
         for key in old:
             self._txn.delete(key, db=self._db["hearsay"])
+        if old:
+            self._changed()
+
+    def _changed(self) -> None:
+        """Rows that are adopted have, or may have."""
+        stored = self._txn.get(ADOPTED, db=self._db["failover"])
+        number = 1 + (int.from_bytes(stored, "big") if stored else 0)
+        self._txn.put(ADOPTED, number.to_bytes(8, "big"), db=self._db["failover"])
 
     def owned_by(self, owner: int) -> list[bytes]:
         """The batch keys of this owner."""
@@ -69,7 +115,10 @@ class Hearsay:
         if self._txn.get(key, db=self._db["keys"]) is None:
             earlier = self._txn.get(_row_key(key, owner), db=self._db["hearsay"])
             if earlier is not None:
-                new += [other for other in msgpack.unpackb(earlier)[1] if other not in new]
+                _, others_before, was_adopted = msgpack.unpackb(earlier)
+                new += [other for other in others_before if other not in new]
+                if was_adopted:
+                    self._changed()
             self._txn.put(_row_key(key, owner), pack((value, new, False)), db=self._db["hearsay"])
 
     def know(self, key: bytes, value: bytes) -> bool:
@@ -84,12 +133,16 @@ class Hearsay:
         """The owner has given the receipt, or may have."""
         stored = self._txn.pop(_row_key(key, owner), db=self._db["hearsay"])
         if stored is not None:
-            self.know(key, msgpack.unpackb(stored)[0])
+            value, _, is_adopted = msgpack.unpackb(stored)
+            self.know(key, value)
+            if is_adopted:
+                self._changed()
 
     def adopt(self, key: bytes, owner: int) -> None:
         """Its messages are here, or have been sent by the owner."""
         value, others, _ = msgpack.unpackb(self._txn.get(_row_key(key, owner), db=self._db["hearsay"]))
         self._txn.put(_row_key(key, owner), pack((value, others, True)), db=self._db["hearsay"])
+        self._changed()
         self.know(key, value)
 
     def given_up(self, spans: Spans, to: int, is_here: Callable[[int], bool]) -> None:
@@ -100,11 +153,12 @@ class Hearsay:
             rows = [(bytes(key), msgpack.unpackb(value)) for key, value in cursor]
         for row_key, (value, others, is_adopted) in rows:
             batch = _spans(value)
-            if row_key[-2:] != to.to_bytes(2, "big"):
+            if int.from_bytes(row_key[-2:], "big") != to and region_of(batch[0][0]) != to:
                 continue
             if not is_adopted or not intersect(batch, spans) or any(is_here(id_) for id_ in ids_of(batch)):
                 continue
             self._txn.delete(row_key, db=self._db["hearsay"])
+            self._changed()
             known = self._txn.get(row_key[:-2], db=self._db["keys"])
             own = [row_key[:-2]] if known == value else []  # else it stands for another batch
             for key in (*own, *others):
@@ -118,9 +172,11 @@ class Hearsay:
     def told(self, key: bytes, value: bytes, owner: int | None = None) -> None:
         """Its owner says what it stands for, which may be another region's batch by now; None: who has it now."""
         if not self.is_empty():
-            for row_key, _ in self._rows_of(key):
+            for row_key, stored in self._rows_of(key):
                 if owner is None or row_key == _row_key(key, owner):
                     self._txn.delete(row_key, db=self._db["hearsay"])
+                    if msgpack.unpackb(stored)[2]:
+                        self._changed()
         self.know(key, value)
 
     def forget(self, key: bytes, owner: int) -> None:

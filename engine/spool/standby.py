@@ -196,10 +196,10 @@ class Keeper:
             case TakeQueued():
                 return self._queued(op)
             case OpenSession():
-                fence, adopted, _, highest = self._owner(op.owner)
+                fence, adopted, held, highest = self._owner(op.owner)
                 if op.epoch < fence:
                     return None
-                self._save_owner(op.owner, fence, adopted, op.epoch, highest)
+                self._save_owner(op.owner, fence, adopted, max(held, op.epoch), highest)
                 return self._copies.of(op.owner)
             case Apply():
                 return self._apply(op)

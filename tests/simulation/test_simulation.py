@@ -48,7 +48,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     401395: None,
     611459: None,
     4000236: None,
-    4001403: "keeps-no-copy",
+    4001403: None,
     6000587: None,
     7000344: "trusting-fleet",
     7025144: None,

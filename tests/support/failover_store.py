@@ -107,13 +107,18 @@ class Disk:
         """Spans that are still queued, payload, next cursor."""
         if export.keys:
             page, cursor = self._page_of_keys(export.cursor)
-            keys = {key: self.keys[key] for key in page if key not in self.unsafe}
-            return (), pickle.dumps((keys, {})), cursor
+            withheld = {key for key, ids in self._adopted() if not ids.isdisjoint(self.owned)}
+            keys = {key: self.keys[key] for key in page if key not in self.unsafe and key not in withheld}
+            return (), pickle.dumps((keys, {}, {})), cursor
         ids = [id_ for id_ in ids_of(export.spans) if id_ in self.owned]
         keys = {export.key: self.keys[export.key]} if export.key in self.keys and ids else {}
         if not ids:
             return (), b"", b""
-        return of_ids(ids), pickle.dumps((keys, {id_: self.owned[id_].due for id_ in ids})), b""
+        adopted = {key: of_ids(batch) for key, batch in self._adopted() if not batch.isdisjoint(ids)}
+        return of_ids(ids), pickle.dumps((keys, {id_: self.owned[id_].due for id_ in ids}, adopted)), b""
+
+    def _adopted(self) -> list[tuple[bytes, set[int]]]:
+        return [(key, set(ids_of(spans))) for (key, _), spans in self.adopted_keys.items()]
 
     def _page_of_keys(self, cursor: bytes) -> tuple[list[bytes], bytes]:
         if not self.keys_at_once:
@@ -162,7 +167,7 @@ class Disk:
             case OpenSession():
                 if not self._writes(op.owner, op.epoch):
                     return None
-                self.held[op.owner] = op.epoch
+                self.held[op.owner] = max(self.held.get(op.owner, 0), op.epoch)
                 return of_ids(self.copies.get(op.owner, ()))
             case Apply():
                 if not self._writes(op.owner, op.epoch):
@@ -226,13 +231,17 @@ class Disk:
     def _confirm(self, key: bytes, owner: str) -> None:
         spans = self.hearsay.pop((key, owner), None)
         if spans is not None:
+            self.adopted_keys.pop((key, owner), None)
             self.keys.setdefault(key, spans)
 
     def _apply(self, owner: str, entry: Entry) -> None:
         copies = self.copies.setdefault(owner, {})
         match entry:
             case Copy():
-                keys, dues = pickle.loads(entry.payload)
+                keys, dues, adopted = pickle.loads(entry.payload)
+                for key, spans in adopted.items():
+                    if key not in self.keys:
+                        self.hearsay[key, owner] = spans
                 for key, spans in keys.items():
                     if key == entry.key and key not in self.keys:
                         self.hearsay[key, owner] = spans
@@ -258,8 +267,8 @@ class Disk:
         copies = self.copies.get(op.owner, {})
         for key, owner in list(self.hearsay):
             if owner == op.owner:
-                self.adopted_keys.setdefault((key, owner), self.hearsay[key, owner])
-                self._confirm(key, owner)
+                spans = self.adopted_keys[key, owner] = self.hearsay.pop((key, owner))
+                self.keys.setdefault(key, spans)
         ids = sorted(copies)[:ADOPTED_AT_ONCE]
         adopted = []
         for id_ in ids:
@@ -286,5 +295,6 @@ class Disk:
                 self.unsafe[key] = left
         for (key, of), batch in list(self.adopted_keys.items()):
             is_here = any(id_ in self.owned or id_ in self.final for id_ in ids_of(batch))
-            if of == to and intersect(batch, spans) and not is_here and self.keys.get(key) == batch:
+            is_its = to == of or any(id_ >> 48 == self.numbers[to] for id_ in ids_of(batch))
+            if is_its and intersect(batch, spans) and not is_here and self.keys.get(key) == batch:
                 del self.adopted_keys[key, of], self.keys[key]

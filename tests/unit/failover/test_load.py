@@ -24,8 +24,16 @@ KEY = b"k" * 16
 
 
 def live(now: int, *, accept_local: bool = False) -> RegionMachine:
+    """It has run long enough not to ask others about new batches."""
+    timing = Timing()
     region = RegionMachine(
-        "c", ("a", "b"), durable=DURABLE, incarnation=1, now=0, timing=Timing(), accept_local=accept_local
+        "c",
+        ("a", "b"),
+        durable=DURABLE,
+        incarnation=1,
+        now=-timing.late,
+        timing=timing,
+        accept_local=accept_local,
     )
     assert answers(region, now)
     return region

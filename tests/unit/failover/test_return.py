@@ -191,16 +191,16 @@ def test_a_region_on_a_new_disk_that_could_not_ask_all_takes_no_batch_that_may_b
 
 def test_a_new_batch_with_a_safe_copy_is_not_degraded_because_an_older_one_may_be_elsewhere() -> None:
     c = machine(durable=NEW_DISK)
-    beat(c, 1000 * MS, RegionView("a", LIVE, 1), RegionView("b", RETURNING, 4))
-    (listing,) = writes(c.receive("a", Welcome(c.link._session, ()), 1010 * MS))
-    (keys,) = c.committed(listing, Queued(()), 1020 * MS)
+    beat(c, 3000 * MS, RegionView("a", LIVE, 1), RegionView("b", RETURNING, 4))
+    (listing,) = writes(c.receive("a", Welcome(c.link._session, ()), 3010 * MS))
+    (keys,) = c.committed(listing, Queued(()), 3020 * MS)
     assert isinstance(keys, Export)
-    c.exported(keys, (), b"", b"", 1020 * MS)
-    (accept,) = writes(c.submit(1, b"k" * 16, "batch", 1030 * MS))
-    (export,) = c.committed(accept, Accepted(((7, 1),)), 1040 * MS)
+    c.exported(keys, (), b"", b"", 3020 * MS)
+    (accept,) = writes(c.submit(1, b"k" * 16, "batch", 3030 * MS))
+    (export,) = c.committed(accept, Accepted(((7, 1),)), 3040 * MS)
     assert isinstance(export, Export)
-    c.exported(export, export.spans, b"x", b"", 1040 * MS)
-    effects = c.receive("a", Ack(c.link._session, 1), 1050 * MS)
+    c.exported(export, export.spans, b"x", b"", 3040 * MS)
+    effects = c.receive("a", Ack(c.link._session, 1), 3050 * MS)
     assert [e for e in effects if isinstance(e, Answer)] == [Answer(1, ((7, 1),))]
 
 
