@@ -5,8 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from engine.failover.messages import Ack, Claim, Copy, Data, Message
+from engine.failover.region import RegionMachine
 from engine.failover.spans import ids_of
 from engine.failover.timing import MS
+from tests.simulation.mutations import KeepsNoCopy
 from tests.simulation.world import Request, World
 from tests.support.failover_store import Disk
 
@@ -18,8 +20,15 @@ FAR = 60_000 * MS
 class Scene:
     """Three regions: `owner`, its `standby`, and the third, `other`. `rules`: which messages do not arrive."""
 
-    def __init__(self, seed: int, keys_at_once: int) -> None:
-        self.world = World(seed, regions=3, keys_at_once=keys_at_once)
+    def __init__(
+        self,
+        seed: int,
+        keys_at_once: int = 0,
+        *,
+        regions: int = 3,
+        machine: type[RegionMachine] = RegionMachine,
+    ) -> None:
+        self.world = World(seed, regions=regions, keys_at_once=keys_at_once, machine=machine)
         self.rules: list[Callable[[str, str, Message], bool]] = []
         send = self.world.send
 
@@ -41,7 +50,7 @@ class Scene:
             behind = self.world.nodes[standby].disk.standby if standby else ""
             if behind and (chain is None or chain is (behind != name)):
                 self.owner, self.standby = name, standby
-                self.other = next(one for one in self.world.names if one not in (name, standby))
+                self.other = next((one for one in self.world.names if one not in (name, standby)), "")
                 return True
         return False
 
@@ -109,11 +118,30 @@ def test_what_an_adopter_was_told_its_own_standby_hears_of(later: int, keys_at_o
     assert tried
 
 
+@pytest.mark.parametrize("machine", [RegionMachine, KeepsNoCopy])
+def test_what_is_given_up_to_one_whose_disk_is_lost_next_is_still_a_copy(
+    machine: type[RegionMachine],
+) -> None:
+    """Of two regions: the adopter has had nobody to copy it to."""
+    scene = Scene(1, regions=2, machine=machine)
+    assert scene.cast()
+    request = scene.accepted()
+    scene.stop(scene.owner)
+    scene.after(1500)
+    scene.rules.append(lambda s, _, m: s == scene.standby and isinstance(m, Data))
+    scene.start(scene.owner)
+    scene.after(1500)
+    assert scene.world.nodes[scene.owner].disk.clean
+    scene.lose_disk(scene.standby)
+    scene.after(1500)
+    assert scene.is_there(request) is (machine is RegionMachine)
+
+
 @pytest.mark.parametrize("is_owner_back", [True, False])
 def test_a_key_whose_messages_go_on_to_another_adopter_stays_known(is_owner_back: bool) -> None:
     tried = 0
     for seed in SEEDS:
-        scene = Scene(seed, 0)
+        scene = Scene(seed)
         if not scene.cast(chain=True):
             continue
         tried += 1
@@ -138,7 +166,7 @@ def test_a_region_on_a_new_disk_waits_until_what_another_knows_is_on_two_disks()
     """The other was dead when it returned, has come back since, and dies before its standby knows it."""
     tried = 0
     for seed in SEEDS:
-        scene = Scene(seed, 0)
+        scene = Scene(seed)
         if not scene.cast():
             continue
         tried += 1
@@ -167,7 +195,7 @@ def test_nobody_vouches_for_a_batch_that_its_owner_has_taken_back_without_a_rece
     """The adopter had told its standby the keys, not the messages yet; then it dies, and the owner returns."""
     tried = 0
     for seed in range(40):
-        scene = Scene(seed, 0)
+        scene = Scene(seed)
         if not scene.cast(chain=False):
             continue
         owner, standby, other = scene.owner, scene.standby, scene.other

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from engine.failover.messages import Copy, Drop
@@ -26,6 +27,7 @@ from engine.spool.batches import AcceptBatch
 from engine.spool.handover import KeepKeys
 from engine.spool.records import pack
 from engine.spool.store import Spool
+from tests.support.spools import settlement
 from tests.unit.spool.test_standby import KEY, NUMBERS, Pair, batch
 
 ITEM_KEY = "order-1"
@@ -202,6 +204,70 @@ def test_what_is_given_up_to_who_has_adopted_it_too_stays_known(pair: Pair, span
     pair.do("b", GiveUp(spans, "c"))
     assert look_up(pair) == Accepted(spans, known=True)
     pair.assert_clean()
+
+
+def at_c(pair: Pair, number: int, spans: Spans, keys: list[bytes]) -> None:
+    """Region b copies on to its own standby, c."""
+    found, payload = pair.spools["b"].exporter().messages(spans, keys)
+    pair.do("c", OpenSession("b", 3, number))
+    assert pair.do("c", Apply("b", 3, number, 0, Copy(found, payload))) == ""
+
+
+def known_at_c(pair: Pair) -> Any:
+    return pair.do("c", LookUp(KEY, "", 1))
+
+
+def keys_of(pair: Pair) -> list[bytes]:
+    """All keys that b tells its standby."""
+    payload, cursor = pair.spools["b"].exporter().keys(b"")
+    assert cursor == b""
+    return [key for key, _ in msgpack.unpackb(payload)[0]]
+
+
+def test_an_adopted_key_goes_on_with_its_messages_and_is_hearsay_there(pair: Pair, spans: Spans) -> None:
+    pair.do("b", Adopt("a", 2, 3))
+    assert keys_of(pair) == []  # neither the batch's nor its message's
+    at_c(pair, 1, spans, [])
+    assert known_at_c(pair) is None
+    assert pair.do("c", LookUp(KEY, "b", 1)) == Accepted(spans, known=True)
+    assert pair.do("c", Adopt("b", 4, 0)).spans == spans
+    assert known_at_c(pair) == Accepted(spans, known=True)
+    pair.assert_clean()
+
+
+@pytest.mark.parametrize("to", ["a", "b"])
+def test_there_it_is_forgotten_if_it_goes_back_to_who_may_have_given_no_receipt(
+    pair: Pair, spans: Spans, to: str
+) -> None:
+    pair.do("b", Adopt("a", 2, 3))
+    at_c(pair, 1, spans, [])
+    pair.do("c", Adopt("b", 4, 0))
+    pair.do("c", GiveUp(spans, to))
+    assert known_at_c(pair) is None
+
+
+def test_what_was_adopted_comes_among_all_keys_once_it_has_been_sent(pair: Pair, spans: Spans) -> None:
+    pair.do("b", Adopt("a", 2, 3))
+    assert keys_of(pair) == []
+    due = pair.spools["b"].exporter().due_keys(spans)
+    pair.spools["b"].settle([settlement(key) for key in due]).result(10)
+    assert set(keys_of(pair)) == {KEY, key_digest("t", ITEM_KEY)}
+
+
+def test_a_copy_without_adopted_keys_is_written_as_before(pair: Pair, spans: Spans) -> None:
+    """Also when there are such keys: a region of an earlier release understands it."""
+    payload = pair.spools["a"].exporter().messages(spans, [KEY])[1]
+    assert len(msgpack.unpackb(payload)) == 4
+    pair.do("b", Adopt("a", 2, 3))
+    own, _ = pair.do("b", Accept(b"o" * 16, batch(b"o" * 16, count=1)))
+    assert len(msgpack.unpackb(pair.spools["b"].exporter().messages(own.spans, [])[1])) == 4
+    assert len(msgpack.unpackb(pair.spools["b"].exporter().messages(spans, [])[1])) == 5
+
+
+def test_a_late_greeting_of_an_earlier_life_does_not_make_the_session_older(pair: Pair) -> None:
+    pair.do("b", OpenSession("a", 4, 2))
+    pair.do("b", OpenSession("a", 3, 1))
+    assert dict(pair.spools["b"].durable(NUMBERS).held)["a"] == 4
 
 
 def test_but_what_has_been_sent_here_in_part_is(pair: Pair) -> None:
