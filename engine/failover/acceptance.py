@@ -297,7 +297,7 @@ class Acceptance:
             if result is None:
                 return [Answer(token, (), NO_STANDBY) for token in tokens]
             return self._repeat(tokens, result.spans)
-        may_be_elsewhere = any(name != operation.asker for name in self._own.unasked)
+        may_be_elsewhere = any(name != operation.asker for name in self._own.unheard())
         unknown = Known.PENDING if may_be_elsewhere and not self._own.accept_local else Known.NO
         known = unknown if result is None else Known.YES
         spans = result.spans if result else ()

@@ -114,14 +114,22 @@ class Situation:
         like all; and when its own standby knows it, too, it is not the only one to know. Until then this region does
         not vouch for it: others may not know yet that it is on its way back."""
         self.view, self.view_of = view, fleet
-        before = len(self.unasked)
-        for name, standing in self.standings().items():
-            is_back = standing.standing not in AWAY and standing.covered
-            if is_back and standing.epoch >= self.unasked.get(name, standing.epoch + 1):
-                del self.unasked[name]
-        if len(self.unasked) == before:
+        standings = self.standings()
+        told = [name for name in self.unasked if self._is_back(name) and standings[name].covered]
+        for name in told:
+            del self.unasked[name]
+        if not told:
             return []
         return [Write(SaveUnasked(tuple(self.unasked.items())))]  # it would be believed again after a restart
+
+    def _is_back(self, name: str) -> bool:
+        """Whether one of `unasked` has returned since."""
+        view = self.standings().get(name)
+        return view is not None and view.standing not in AWAY and view.epoch >= self.unasked[name]
+
+    def unheard(self) -> list[str]:
+        """Those of `unasked` that have not returned: who asks here for a key may not ask them."""
+        return [name for name in self.unasked if not self._is_back(name)]
 
     def is_live(self) -> bool:
         """Whether this region has returned, as far as it knows."""
