@@ -189,6 +189,26 @@ def test_a_region_on_a_new_disk_that_could_not_ask_all_takes_no_batch_that_may_b
     assert c.submit(2, key, "batch", 1130 * MS, again=True) != [Answer(2, (), UNCERTAIN)]
 
 
+def test_nor_if_that_one_dies_again_before_its_standby_knows_what_it_knows() -> None:
+    """As long as it lives it is asked, whether or not that is so."""
+    c = machine(durable=NEW_DISK)
+    (inspect,) = writes(c.receive("b", Ask(4, 1, ()), 900 * MS))
+    c.committed(inspect, Inspected((), 0), 910 * MS)
+    key = b"k" * 16
+    beat(c, 1000 * MS, RegionView("a", LIVE, 1), RegionView("b", LIVE, 4, covered=False))
+    (lookup,) = writes(c.receive("a", Claim(2, key, dead=()), 1010 * MS))[-1:]
+    (reply,) = sent(c.committed(lookup, None, 1020 * MS), ClaimReply)
+    assert reply == ClaimReply(2, key, Known.NO)
+    (adopt,) = writes(beat(c, 1100 * MS, RegionView("a", LIVE, 1), RegionView("b", DEAD, 5)))
+    c.committed(adopt, Adopted(()), 1105 * MS)
+    assert c.submit(1, key, "batch", 1110 * MS, again=True) == [Answer(1, (), UNCERTAIN)]
+    beat(c, 3000 * MS, RegionView("a", LIVE, 1), RegionView("b", LIVE, 5, covered=False))
+    assert writes(beat(c, 3100 * MS, RegionView("a", LIVE, 1), RegionView("b", LIVE, 5))) == [SaveUnasked(())]
+    (adopt,) = writes(beat(c, 3200 * MS, RegionView("a", LIVE, 1), RegionView("b", DEAD, 6)))
+    c.committed(adopt, Adopted(()), 3205 * MS)
+    assert c.submit(2, key, "batch", 3210 * MS, again=True) != [Answer(2, (), UNCERTAIN)]
+
+
 def test_a_new_batch_with_a_safe_copy_is_not_degraded_because_an_older_one_may_be_elsewhere() -> None:
     c = machine(durable=NEW_DISK)
     beat(c, 3000 * MS, RegionView("a", LIVE, 1), RegionView("b", RETURNING, 4))
