@@ -137,6 +137,7 @@ class Acceptance:
         """A batch is due, on disk."""
         pending = self._releasing.pop(operation.key, None)
         if pending is not None:
+            self._own.link.repeat_keys()  # the copy that comes later has none
             answers = [Answer(token, pending.spans, degraded=True) for token in pending.tokens]
             return [*answers, Ready(operation.spans)]
         if operation.key in self._unsafe:  # superseded meanwhile: it is asked for before it is sent
@@ -246,16 +247,25 @@ class Acceptance:
         if enquiry.known is Known.YES and not intersect(spans, enquiry.spans):
             del self._unsafe[enquiry.key]
             self._own.link.settled(ids_of(spans))
-            self._own.link.repeat_keys()  # it stands for something else now
             return [Write(Abandon(enquiry.key, spans, enquiry.spans)), Forget(spans)]
         is_doubtful = len(enquiry.dead) > 1 or self._own.is_unsure()
         uncertain = is_doubtful and enquiry.known is Known.NO
         if uncertain and not self._own.accept_local:
             return []  # it is asked for again: who is away may have accepted it
-        del self._unsafe[enquiry.key]
-        self._pending[enquiry.key] = Pending([], now, uncertain=uncertain, spans=spans)
-        self._own.link.copy(spans, enquiry.key)
+        return self._take_up(enquiry.key, now, uncertain=uncertain)
+
+    def _take_up(self, key: bytes, now: int, *, uncertain: bool = False) -> list[Effect]:
+        """A batch of before a restart is ours: it is due when its copy is safe."""
+        spans = self._unsafe.pop(key)
+        self._pending[key] = Pending([], now, uncertain=uncertain, spans=spans)
+        self._own.link.copy(spans, key)
         return self._own.link.pump(now)
+
+    def vouched(self, queued: Spans, now: int) -> list[Effect]:
+        """Who returns has these queued. If some are of batches of ours without a receipt, it has adopted them, and may
+        have given one: it gives them up when their copy is safe, and not while they are on this disk alone."""
+        keys = [key for key, spans in self._unsafe.items() if intersect(spans, queued)]
+        return [effect for key in keys for effect in self._take_up(key, now)]
 
     # -- enquiries of others
 

@@ -81,6 +81,7 @@ class Link:
         self._updates: set[int] = set()
         self._stale: set[int] = set()  # changed while there was no session
         self._backlog = Backlog(keys=False)
+        self._told_upto = -1  # the entry with which the backlog was first empty, -1: it has not been since
         self._greeted_at = 0
         self._heard_at = 0
         self._resent_at = 0
@@ -114,6 +115,7 @@ class Link:
         self._gone.clear()
         self._updates.clear()
         self._backlog = Backlog(keys=False)
+        self._told_upto = -1
         self._base = 0
         self.state = State.DOWN
 
@@ -146,6 +148,11 @@ class Link:
             and not self._backlog
             and not any(isinstance(sent.entry, Copy) and not sent.key for sent in self._window)
         )
+
+    def has_told(self) -> bool:
+        """Whether the standby has what was there when the session began, and what was adopted since, with all keys.
+        Other messages without a receipt that are owned since may be on their way."""
+        return self.state is State.OPEN and 0 <= self._told_upto <= self._base
 
     def lag(self) -> int:
         """Messages that the standby still lacks, of those that were queued when the session began."""
@@ -216,8 +223,10 @@ class Link:
         if self.state is State.OPEN:
             self._urgent.append((spans, key))
 
-    def owns(self, spans: Spans) -> None:
+    def owns(self, spans: Spans, *, adopted: bool = False) -> None:
         """These are owned now and have no copy yet."""
+        if adopted and spans:
+            self._told_upto = -1
         if self.state is State.OPEN:
             self._backlog.spans.extend(spans)
         elif self.state is State.LISTING:
@@ -226,6 +235,7 @@ class Link:
     def repeat_keys(self) -> None:
         """There are keys that no copy has brought: the standby hears of all of them once more."""
         self._backlog.keys, self._backlog.cursor = self.state is State.OPEN, b""
+        self._told_upto = -1
 
     def settled(self, ids: list[int]) -> None:
         if self.state in (State.OPEN, State.LISTING):
@@ -246,6 +256,8 @@ class Link:
         effects: list[Effect] = []
         if self.state is not State.OPEN:
             return effects
+        if self._told_upto < 0 and not self._backlog:
+            self._told_upto = self._base + len(self._window)
         for index, sent in enumerate(self._window):
             if not sent.sent_at:
                 sent.sent_at = now

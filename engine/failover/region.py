@@ -39,6 +39,7 @@ from engine.failover.spans import Spans
 from engine.failover.standby import StandbyRole
 from engine.failover.standby_choice import StandbyChoice
 from engine.failover.store import (
+    Abandon,
     Accept,
     Accepted,
     Adopt,
@@ -306,18 +307,19 @@ class RegionMachine:
         own.asked[peer] = max(own.asked.get(peer, -1), ask.epoch)
         return own.standby.asked(peer, ask, own.epoch)
 
-    def _inspected(self, operation: Inspect, result: Inspected | None) -> list[Effect]:
+    def _inspected(self, operation: Inspect, result: Inspected | None, now: int) -> list[Effect]:
         if result is None:
             return []
         self.own.standby.inspected(operation)
         if not self.own.is_live():
             return []
-        verdict, effects = self.choice.verdict(operation.owner, operation.held, operation.epoch)
         own = self.own
+        vouched = self.acceptance.vouched(operation.queued, now)
+        verdict, effects = self.choice.verdict(operation.owner, operation.held, operation.epoch)
         told = Told(
             operation.nonce, result.mine, result.highest, verdict, own.first, covered=own.has_told_all()
         )
-        return [*effects, Send(operation.owner, told)]
+        return [*vouched, *effects, Send(operation.owner, told)]
 
     # -- the store has done it
 
@@ -343,6 +345,8 @@ class RegionMachine:
                 return self.acceptance.accepted(operation, result, now)
             case Release():
                 return self.acceptance.released(operation)
+            case Abandon():
+                own.link.repeat_keys()  # its key stands for something else now
             case TakeQueued():
                 assert isinstance(result, Queued)
                 if operation.unsafe:
@@ -366,7 +370,7 @@ class RegionMachine:
                 return self._adopted(operation, result, now)
             case Inspect():
                 assert result is None or isinstance(result, Inspected)
-                return self._inspected(operation, result)
+                return self._inspected(operation, result, now)
             case GiveUp():
                 self.acceptance.given_up(operation.spans)
                 if operation.is_standby:
@@ -385,7 +389,7 @@ class RegionMachine:
         if operation.epoch != own.epoch:
             return self.returning.step(now)  # refused: this region was called dead itself
         own.counters.adopted += sum(count for _, count in result.spans)
-        own.link.owns(result.spans)
+        own.link.owns(result.spans, adopted=True)
         self.returning.owns(result.spans)
         ready: list[Effect] = [Ready(result.spans)] if result.spans else []
         effects = [*ready, *own.standby.adopted(operation, result), *self.returning.step(now)]

@@ -101,7 +101,7 @@ class Situation:
         self.orders_from = 0  # its epochs are greater
         self.asked = dict(durable.asked)  # peers that have asked us on their return, by their epoch
         # by name, their epoch: what they have of ours from an earlier disk is not known here
-        self.unasked = dict(durable.unasked)
+        self.unasked = {peer: epoch for peer, epoch in durable.unasked if peer in peers}
         self.standby_name = durable.standby
         self.lease = Lease(peers, now=now, timing=timing)
         self.link = Link(timing, life=incarnation)
@@ -167,7 +167,7 @@ class Situation:
 
     def has_told_all(self) -> bool:
         """Whether the standby knows all that stands on this disk, except for batches without a receipt."""
-        return self.is_live() and self.link.is_caught_up() and not self.standby.is_adopting()
+        return self.is_live() and self.link.has_told() and not self.standby.is_adopting()
 
     def may_be_alone(self) -> bool:
         """Whether something that has a receipt may be on this disk only."""

@@ -154,6 +154,10 @@ class StandbyChoice:
             return Standby.WAIT, []
         if own.standby_name == peer:
             self._kept[peer] = epoch
+            if (
+                own.link.peer == peer
+            ):  # of a session that it does not know any more, an idle stream would hear nothing
+                own.link.connect("", own.epoch, 0)
             return Standby.KEEP, []
         if not own.standby_name or self._is_only(peer):
             self._choosing = peer

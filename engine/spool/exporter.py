@@ -6,10 +6,10 @@ The payloads are what engine/spool/copies.py takes in. Short read transactions, 
 import logging
 from typing import Any
 
-from engine.failover.spans import Spans, ids_of, intersect, of_ids
+from engine.failover.spans import Spans, ids_of, of_ids
 from engine.spool.batches import CampaignRecord
 from engine.spool.environment import Environment
-from engine.spool.hearsay import AdoptedKeys
+from engine.spool.hearsay import AdoptedKeys, is_waiting
 from engine.spool.queue_names import QueueName
 from engine.spool.reader import SpoolReader
 from engine.spool.records import DamagedRecord, Record, due_key, pack
@@ -31,10 +31,9 @@ class Exporter:
         self._adopted = AdoptedKeys(env)
 
     def messages(self, spans: Spans, keys: list[bytes]) -> tuple[Spans, bytes]:
-        """What is queued of these, with bodies, templates, and these idempotency keys."""
+        """What is queued of these, with bodies, templates, and these idempotency keys; and keys that were adopted with
+        them (hearsay.py), with or without anything queued."""
         records = self._records(spans)
-        if not records:
-            return (), b""
         blob = bytearray()
         places: dict[tuple[int, int], list[int]] = {}
         campaigns: dict[int, int] = {}
@@ -57,16 +56,19 @@ class Exporter:
             else:
                 exported = [campaigns.setdefault(content[0], len(campaigns)), content[1]]
             rows.append(_row(record, name, exported))
-        if not rows:
+        found: list[tuple[bytes, bytes]] = []
+        adopted = []
+        with self._env.read() as txn:
+            if rows:
+                found = self._values(txn, keys)
+            for one in self._adopted.touching(txn, spans):
+                if is_waiting(txn, self._env.db, one.owner, one.spans):
+                    adopted.append((one.key, one.value, self._values(txn, one.others)))
+                else:  # it has been withheld perhaps, and is known for good now
+                    found += self._values(txn, [one.key, *one.others])
+        if not rows and not found:
             return (), b""
         copied = of_ids(row[0] for row in rows)
-        with self._env.read() as txn:
-            found = self._values(txn, keys)
-            adopted = [
-                (one.key, one.value, self._values(txn, one.others))
-                for one in self._adopted.all(txn)
-                if intersect(one.spans, copied)
-            ]
         templates = [_fields_of(self._reader.campaign(number)) for number in campaigns]
         payload = (found, templates, rows, bytes(blob))
         return copied, bytes(pack((*payload, adopted) if adopted else payload))
@@ -98,12 +100,8 @@ class Exporter:
         return bytes(pack((found, [], [], b""))), last if going else b""
 
     def _withheld(self, txn: Any) -> set[bytes]:
-        messages = self._env.db["messages"]
-        queued = [
-            one
-            for one in self._adopted.all(txn)
-            if any(txn.get(id_.to_bytes(8, "big"), db=messages) is not None for id_ in ids_of(one.spans))
-        ]
+        adopted = self._adopted.all(txn)
+        queued = [one for one in adopted if is_waiting(txn, self._env.db, one.owner, one.spans)]
         return {key for one in queued for key in (one.key, *one.others)}
 
     def due_keys(self, spans: Spans) -> list[bytes]:

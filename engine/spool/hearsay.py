@@ -13,7 +13,7 @@ hearsay   batch key (16) owner's number (2) -> [value as in keys, [the messages'
 failover  `adopted` -> a number that changes with the rows that are adopted; none if there has never been one
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgpack
@@ -29,12 +29,23 @@ ADOPTED = b"adopted"
 
 
 class AdoptedKey(NamedTuple):
-    """A batch key that was adopted as hearsay; `others`: the keys of its messages."""
+    """A batch key that was adopted as hearsay; `others`: the keys of its messages. `owner`: who had sent the copy."""
 
     key: bytes
+    owner: int
     value: bytes
     others: list[bytes]
     spans: Spans
+
+
+def is_waiting(txn: Any, db: Mapping[str, Any], owner: int, spans: Spans) -> bool:
+    """Whether a message of an adopted batch is queued here, or, in the middle of the adoption, a copy still."""
+    prefix = owner.to_bytes(2, "big")
+    packed = [id_.to_bytes(8, "big") for id_ in ids_of(spans)]
+    return any(
+        txn.get(id_, db=db["messages"]) is not None or txn.get(prefix + id_, db=db["copies"]) is not None
+        for id_ in packed
+    )
 
 
 class AdoptedKeys:
@@ -42,21 +53,38 @@ class AdoptedKeys:
 
     def __init__(self, env: Environment) -> None:
         self._env = env
-        self._read: tuple[bytes, list[AdoptedKey]] = (b"", [])
+        self._version = b""
+        self._by_region: dict[int, list[AdoptedKey]] = {}
 
     def all(self, txn: Any) -> list[AdoptedKey]:
-        version = txn.get(ADOPTED, db=self._env.db["failover"])
-        if version is None:
-            return []
-        if version != self._read[0]:
-            found = []
+        self._refresh(txn)
+        return [one for rows in self._by_region.values() for one in rows]
+
+    def touching(self, txn: Any, spans: Spans) -> list[AdoptedKey]:
+        """Those of which a message is among these. Messages of own batches have ids of a region of which nothing was
+        adopted: that costs one look."""
+        self._refresh(txn)
+        regions = {region_of(first) for first, _ in spans} if self._by_region else ()
+        return [
+            one
+            for region in regions
+            for one in self._by_region.get(region, ())
+            if intersect(one.spans, spans)
+        ]
+
+    def _refresh(self, txn: Any) -> None:
+        version = bytes(txn.get(ADOPTED, db=self._env.db["failover"]) or b"")
+        if version != self._version:
+            found: dict[int, list[AdoptedKey]] = {}
             with txn.cursor(db=self._env.db["hearsay"]) as cursor:
                 for key, stored in cursor:
                     value, others, is_adopted = msgpack.unpackb(stored)
-                    if is_adopted:
-                        found.append(AdoptedKey(bytes(key[:-2]), value, others, _spans(value)))
-            self._read = bytes(version), found
-        return self._read[1]
+                    spans = _spans(value)
+                    if is_adopted and spans:
+                        owner = int.from_bytes(key[-2:], "big")
+                        one = AdoptedKey(bytes(key[:-2]), owner, value, others, spans)
+                        found.setdefault(region_of(spans[0][0]), []).append(one)
+            self._by_region, self._version = found, version
 
 
 class Hearsay:
@@ -86,6 +114,21 @@ class Hearsay:
         for key in old:
             self._txn.delete(key, db=self._db["hearsay"])
         if old:
+            self._changed()
+
+    def forget_sent(self) -> None:
+        """Adopted keys of which no message is queued are known like all others."""
+        with self._txn.cursor(db=self._db["hearsay"]) as cursor:
+            rows = [(bytes(key), msgpack.unpackb(stored)) for key, stored in cursor]
+        sent = [
+            key
+            for key, (value, _, is_adopted) in rows
+            if is_adopted
+            and not is_waiting(self._txn, self._db, int.from_bytes(key[-2:], "big"), _spans(value))
+        ]
+        for key in sent:
+            self._txn.delete(key, db=self._db["hearsay"])
+        if sent:
             self._changed()
 
     def _changed(self) -> None:

@@ -259,6 +259,8 @@ class Keeper:
             return not cursor.first()
 
     def _queued(self, op: TakeQueued) -> Queued:
+        if op.after < 0:
+            self._hearsay.forget_sent()
         unsafe: set[int] = set()
         if not op.unsafe:
             for _, value in self._txn.cursor(db=self._db["unsafe"]):

@@ -107,15 +107,22 @@ class Disk:
         """Spans that are still queued, payload, next cursor."""
         if export.keys:
             page, cursor = self._page_of_keys(export.cursor)
-            withheld = {key for key, ids in self._adopted() if not ids.isdisjoint(self.owned)}
+            withheld = {key for key, ids in self._adopted() if self._is_waiting(ids)}
             keys = {key: self.keys[key] for key in page if key not in self.unsafe and key not in withheld}
             return (), pickle.dumps((keys, {}, {})), cursor
         ids = [id_ for id_ in ids_of(export.spans) if id_ in self.owned]
         keys = {export.key: self.keys[export.key]} if export.key in self.keys and ids else {}
-        if not ids:
+        touched = [(k, batch) for k, batch in self._adopted() if not batch.isdisjoint(ids_of(export.spans))]
+        adopted = {key: of_ids(batch) for key, batch in touched if self._is_waiting(batch)}
+        keys.update({key: self.keys[key] for key, _ in touched if key not in adopted and key in self.keys})
+        if not ids and not keys:
             return (), b"", b""
-        adopted = {key: of_ids(batch) for key, batch in self._adopted() if not batch.isdisjoint(ids)}
-        return of_ids(ids), pickle.dumps((keys, {id_: self.owned[id_].due for id_ in ids}, adopted)), b""
+        dues = {id_: self.owned[id_].due for id_ in ids}
+        return of_ids(ids), pickle.dumps((keys, dues, adopted)), b""
+
+    def _is_waiting(self, ids: set[int]) -> bool:
+        """Whether one of them is queued here, or, in the middle of an adoption, a copy still."""
+        return not ids.isdisjoint(self.owned) or any(not ids.isdisjoint(of) for of in self.copies.values())
 
     def _adopted(self) -> list[tuple[bytes, set[int]]]:
         return [(key, set(ids_of(spans))) for (key, _), spans in self.adopted_keys.items()]
