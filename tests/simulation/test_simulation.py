@@ -19,7 +19,7 @@ FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
     "no-fence": (30, ()),
     "receipt-before-copy": (60, ("disk", "loss")),
     "no-lease-check": (30, ()),
-    "accepts-without-asking": (30, ()),
+    "accepts-without-asking": (60, ()),
     "adopts-from-suspects": (30, ()),
     "haste-fleet": (60, ()),
     "forgets-promises": (120, ()),
@@ -28,7 +28,7 @@ FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
 # these take a minute or more until they are found: `make soak` sets SENDFLEET_SOAK
 FOUND_LATE: dict[str, tuple[int, tuple[str, ...]]] = {
     "keeps-stale-copies": (600, ()),
-    "forgetful-fleet": (1500, ()),
+    "forgetful-fleet": (2500, ()),
     "keeps-an-old-slot": (3000, ("fleet", "slow")),
 }
 
