@@ -30,7 +30,8 @@ Tokens: TypeAlias = list[tuple[int, object]]  # (token, payload) of clients that
 
 @dataclass(slots=True)
 class Pending:
-    """A batch without a receipt. `spans` is () until it is on disk. `alone`: there was no standby within reach."""
+    """A batch without a receipt. `spans` is () until it is on disk. `alone`: there was no standby within reach; while
+    its Release is on its way: there is no copy."""
 
     tokens: list[int]
     since: int
@@ -48,7 +49,7 @@ class Acceptance:
         self._own = situation
         self._unsafe = dict(unsafe)
         self._pending: dict[bytes, Pending] = {}
-        self._releasing: dict[bytes, Pending] = {}  # without a copy: a receipt as soon as it is due on disk
+        self._releasing: dict[bytes, Pending] = {}  # a receipt as soon as it is due on disk
         self._lookups: dict[bytes, list[int]] = {}  # who asks for a key that cannot be accepted now
         self._promises: dict[bytes, None] = {}
         self._enquiries: Enquiries[Tokens | None] = Enquiries(
@@ -121,24 +122,27 @@ class Acceptance:
             return self._repeat(pending.tokens, result.spans)
         pending.spans = result.spans
         if pending.alone and not own.is_covered(now) and own.link.state is not State.LISTING:
-            return [*self._alone(operation.key, result.spans), *own.link.pump(now)]
+            own.link.copy(result.spans, operation.key)
+            return [*self._release(operation.key, alone=True), *own.link.pump(now)]
         own.link.copy(result.spans, operation.key)
         return own.link.pump(now)
 
-    def _alone(self, key: bytes, spans: Spans) -> list[Effect]:
-        """Its receipt does not wait for the copy, which comes later, but for this disk: after a restart without it the
-        batch would have to be asked for, and might be given up to another region that has it as well."""
-        self._own.link.owns(spans)
-        self._own.counters.degraded += 1
-        self._releasing[key] = self._pending.pop(key)
-        return [Write(Release(key, spans))]
+    def _release(self, key: bytes, *, alone: bool) -> list[Effect]:
+        """`alone`: without waiting for the copy. It gets its receipt when its release is on this disk: after a restart
+        without that, it would have to be asked for, and might be given up to another region that has it as well."""
+        pending = self._releasing[key] = self._pending.pop(key)
+        pending.alone = alone
+        if alone:
+            self._own.is_alone(key)
+        self._own.counters.degraded += alone or pending.uncertain
+        return [Write(Release(key, pending.spans))]
 
     def released(self, operation: Release) -> list[Effect]:
         """A batch is due, on disk."""
         pending = self._releasing.pop(operation.key, None)
         if pending is not None:
-            self._own.link.repeat_keys()  # the copy that comes later has none
-            answers = [Answer(token, pending.spans, degraded=True) for token in pending.tokens]
+            degraded = pending.alone or pending.uncertain
+            answers = [Answer(token, pending.spans, degraded=degraded) for token in pending.tokens]
             return [*answers, Ready(operation.spans)]
         if operation.key in self._unsafe:  # superseded meanwhile: it is asked for before it is sent
             return [Forget(operation.spans)]
@@ -156,12 +160,8 @@ class Acceptance:
 
     def safe(self, key: bytes) -> list[Effect]:
         """The copy of a batch is safe."""
-        pending = self._pending.pop(key, None)
-        if pending is None:
-            return []
-        self._own.counters.degraded += pending.uncertain
-        answers = [Answer(token, pending.spans, degraded=pending.uncertain) for token in pending.tokens]
-        return [Write(Release(key, pending.spans)), *answers]
+        self._own.is_copied(key)
+        return self._release(key, alone=False) if key in self._pending else []
 
     def waiting(self) -> list[tuple[Spans, bytes]]:
         """Batches on this disk that wait for their copy."""
@@ -264,7 +264,8 @@ class Acceptance:
     def vouched(self, queued: Spans, now: int) -> list[Effect]:
         """Who returns has these queued. If some are of batches of ours without a receipt, it has adopted them, and may
         have given one: it gives them up when their copy is safe, and not while they are on this disk alone."""
-        keys = [key for key, spans in self._unsafe.items() if intersect(spans, queued)]
+        both = intersect(union(*self._unsafe.values()), queued) if self._unsafe else ()
+        keys = [key for key, spans in self._unsafe.items() if intersect(spans, both)] if both else []
         return [effect for key in keys for effect in self._take_up(key, now)]
 
     # -- enquiries of others
@@ -328,5 +329,5 @@ class Acceptance:
         effects: list[Effect] = []
         for key, pending in list(self._pending.items()):
             if pending.spans and now - pending.since >= own.timing.patience:
-                effects += self._alone(key, pending.spans)
+                effects += self._release(key, alone=True)
         return effects

@@ -81,6 +81,7 @@ class Link:
         self._updates: set[int] = set()
         self._stale: set[int] = set()  # changed while there was no session
         self._backlog = Backlog(keys=False)
+        self._reading = 0  # exports that are handed out
         self._told_upto = -1  # the entry with which the backlog was first empty, -1: it has not been since
         self._greeted_at = 0
         self._heard_at = 0
@@ -115,9 +116,15 @@ class Link:
         self._gone.clear()
         self._updates.clear()
         self._backlog = Backlog(keys=False)
+        self._reading = 0
         self._told_upto = -1
         self._base = 0
         self.state = State.DOWN
+
+    def greet_again(self) -> None:
+        """The standby may know nothing of the session, with the next tick there is another one."""
+        self._end()
+        self._greeted_at = 0
 
     def is_usable(self, now: int) -> bool:
         """Whether a batch that is given to it now may expect its acknowledgement soon."""
@@ -135,7 +142,8 @@ class Link:
 
     def is_complete(self) -> bool:
         """Whether the standby has everything."""
-        return self.state is State.OPEN and not self._backlog and not self._window and not self._urgent
+        is_idle = not self._backlog and not self._window and not self._urgent and not self._reading
+        return self.state is State.OPEN and is_idle
 
     def is_idle(self) -> bool:
         """Whether it has everything, and nothing is on its way or to be told."""
@@ -146,6 +154,7 @@ class Link:
         return (
             self.state is State.OPEN
             and not self._backlog
+            and not self._reading
             and not any(isinstance(sent.entry, Copy) and not sent.key for sent in self._window)
         )
 
@@ -256,7 +265,7 @@ class Link:
         effects: list[Effect] = []
         if self.state is not State.OPEN:
             return effects
-        if self._told_upto < 0 and not self._backlog:
+        if self._told_upto < 0 and not self._backlog and not self._reading:
             self._told_upto = self._base + len(self._window)
         for index, sent in enumerate(self._window):
             if not sent.sent_at:
@@ -274,18 +283,21 @@ class Link:
                 effects.append(Export(of_ids(ids), update=True))
             elif self._backlog.keys:
                 effects.append(Export((), keys=True, cursor=self._backlog.cursor))
+                self._reading += 1
                 return effects  # the next cursor is not known yet
             elif self._backlog:
                 effects.append(Export(self._backlog.take()))
             else:
                 break
             if isinstance(effects[-1], Export):
+                self._reading += 1
                 return effects  # one at a time: what was read goes out before anything that changes it
         return effects
 
     def exported(self, export: Export, spans: Spans, payload: bytes, cursor: bytes, now: int) -> list[Effect]:
         """What an Export has read. Nothing if all of it was settled meanwhile."""
         effects: list[Effect] = []
+        self._reading = max(0, self._reading - 1)
         if self.state is not State.OPEN:
             return effects
         if export.keys and export.cursor == self._backlog.cursor:

@@ -153,11 +153,10 @@ class StandbyChoice:
         if self._choosing:
             return Standby.WAIT, []
         if own.standby_name == peer:
+            # its disk may be a new one: of a session that it does not know, an idle stream would hear nothing
+            if own.link.peer == peer and self._kept.get(peer, -1) < epoch:
+                own.link.greet_again()
             self._kept[peer] = epoch
-            if (
-                own.link.peer == peer
-            ):  # of a session that it does not know any more, an idle stream would hear nothing
-                own.link.connect("", own.epoch, 0)
             return Standby.KEEP, []
         if not own.standby_name or self._is_only(peer):
             self._choosing = peer

@@ -41,11 +41,17 @@ class AdoptedKey(NamedTuple):
 def is_waiting(txn: Any, db: Mapping[str, Any], owner: int, spans: Spans) -> bool:
     """Whether a message of an adopted batch is queued here, or, in the middle of the adoption, a copy still."""
     prefix = owner.to_bytes(2, "big")
-    packed = [id_.to_bytes(8, "big") for id_ in ids_of(spans)]
-    return any(
-        txn.get(id_, db=db["messages"]) is not None or txn.get(prefix + id_, db=db["copies"]) is not None
-        for id_ in packed
-    )
+    with txn.cursor(db=db["messages"]) as messages, txn.cursor(db=db["copies"]) as copies:
+        return any(
+            _has_any(messages, b"", first, count) or _has_any(copies, prefix, first, count)
+            for first, count in spans
+        )
+
+
+def _has_any(cursor: Any, prefix: bytes, first: int, count: int) -> bool:
+    if not cursor.set_range(prefix + first.to_bytes(8, "big")):
+        return False
+    return bytes(cursor.key()) < prefix + (first + count).to_bytes(8, "big")
 
 
 class AdoptedKeys:

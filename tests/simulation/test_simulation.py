@@ -65,6 +65,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     15053992: None,
     17050638: None,
     18031502: None,
+    40019098: None,
 }
 
 

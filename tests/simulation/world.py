@@ -473,7 +473,7 @@ class World:
         if answer.refusal:
             return  # the client asks elsewhere after its wait
         self.log(f"{node.name} answers {request.key!r}: {answer.spans} {'degraded' * answer.degraded}")
-        if answer.degraded and not answer.repeated:
+        if answer.degraded and (not answer.repeated or request.key not in self.acked):
             self.degraded.add(request.key)
         known = self.acked.setdefault(request.key, answer.spans)
         # with accept_local, a receipt that only one region knows of may be given again elsewhere: it says so

@@ -226,8 +226,11 @@ def test_a_batch_that_two_may_have_who_were_away_when_it_was_asked_for_has_a_deg
     (sent,) = region.exported(export, SPANS, b"x", b"", 2730 * MS)
     assert isinstance(sent, Send)
     assert isinstance(sent.message, Data)
-    answers = region.receive("b", Ack(sent.message.session, sent.message.number + 1), 2740 * MS)
-    assert Answer(3, SPANS, degraded=True) in answers
+    effects = region.receive("b", Ack(sent.message.session, sent.message.number + 1), 2740 * MS)
+    assert Write(Release(KEY, SPANS)) in effects
+    assert not any(isinstance(effect, Answer) for effect in effects)  # not before that is on disk
+    answers = region.committed(Release(KEY, SPANS), None, 2750 * MS)
+    assert answers == [Answer(3, SPANS, degraded=True), Ready(SPANS)]
 
 
 def written_alone() -> tuple[RegionMachine, Accept]:

@@ -220,7 +220,8 @@ def test_a_new_batch_with_a_safe_copy_is_not_degraded_because_an_older_one_may_b
     (export,) = c.committed(accept, Accepted(((7, 1),)), 3040 * MS)
     assert isinstance(export, Export)
     c.exported(export, export.spans, b"x", b"", 3040 * MS)
-    effects = c.receive("a", Ack(c.link._session, 1), 3050 * MS)
+    (release,) = writes(c.receive("a", Ack(c.link._session, 1), 3050 * MS))
+    effects = c.committed(release, None, 3060 * MS)
     assert [e for e in effects if isinstance(e, Answer)] == [Answer(1, ((7, 1),))]
 
 
