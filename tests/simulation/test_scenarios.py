@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from engine.failover.link import WINDOW
-from engine.failover.messages import Ack, Claim, Copy, Data, Message
+from engine.failover.messages import Ack, Claim, Copy, Data, Message, Told
 from engine.failover.region import RegionMachine
 from engine.failover.spans import ids_of
 from engine.failover.timing import MS
@@ -282,7 +282,8 @@ def test_a_promise_outlives_the_process_that_gave_it() -> None:
     assert request.receipt == world.acked[KEY]
 
 
-def test_what_an_adopter_gives_back_has_a_copy_before() -> None:
+@pytest.mark.parametrize("are_copies_slow", [False, True])
+def test_what_an_adopter_gives_back_has_a_copy_before(are_copies_slow: bool) -> None:
     """It has given a receipt for what it had adopted, without a copy of its own; the owner has it without a receipt."""
     tried = 0
     for seed in SEEDS:
@@ -314,6 +315,8 @@ def test_what_an_adopter_gives_back_has_a_copy_before() -> None:
             if scene.world.nodes[owner].disk.clean:
                 break
             scene.after(1)
+        if are_copies_slow:
+            scene.rules[:] = [no(Claim, owner), no_copies(owner)]
         scene.start(standby)
         ids = ids_of(scene.world.acked[KEY])
         for _ in range(4000):
@@ -322,6 +325,7 @@ def test_what_an_adopter_gives_back_has_a_copy_before() -> None:
             scene.after(1)
         scene.lose_disk(owner)
         scene.after(2000)
+        scene.rules.clear()
         scene.start(owner)
         scene.after(5000)
         assert scene.is_there(request)
@@ -459,3 +463,63 @@ def test_a_steady_trickle_of_own_mail_keeps_nobody_waiting() -> None:
     machine = world.nodes[owner].machine
     assert machine is not None
     assert not machine.own.unasked
+
+
+def test_an_owner_greets_a_standby_that_has_returned_though_fleet_is_away() -> None:
+    """The region lives by the promise of its standby, and would accept nothing without a session."""
+    tried = 0
+    for seed in range(6):
+        scene = Scene(seed, regions=2)
+        if not scene.cast():
+            continue
+        tried += 1
+        world, owner, standby = scene.world, scene.owner, scene.standby
+        scene.after(1000)
+        scene.stop(standby)
+        scene.after(1200)
+        told: list[int] = []
+
+        def watch(source: str, _: str, message: Message, owner: str = owner, told: list[int] = told) -> bool:
+            if source == owner and isinstance(message, Told):
+                told.append(1)
+            return False
+
+        scene.rules.append(watch)
+        scene.start(standby)
+        for _ in range(3000):
+            if told and world.nodes[standby].disk.clean:
+                break
+            scene.after(1)
+        world.stop_fleet()
+        scene.after(5000)
+        request = world.requests[KEY] = Request(KEY, 1, [owner], due=FAR)
+        world._try(request)
+        scene.after(5000)
+        assert KEY in world.acked
+    assert tried
+
+
+def test_degraded_receipts_do_not_keep_a_returning_region_waiting() -> None:
+    """Each once began the export of all keys anew, which came before the copies."""
+    scene = Scene(1, 1, accept_local=True)
+    assert scene.cast(chain=True)
+    world, owner, standby = scene.world, scene.owner, scene.standby
+    for number in range(4000):
+        world.nodes[owner].disk.keys[b"%016d" % (10**6 + number)] = ((1 << 40, 1),)
+    stall = no(Ack, standby, owner)
+    numbers = itertools.count(1000)
+    scene.stop(scene.other)
+    scene.after(1500)
+    for turn in range(10):
+        if turn == 3:
+            scene.start(scene.other)
+        scene.rules.append(stall)
+        for number in itertools.islice(numbers, 6):
+            key = b"%016d" % number
+            world.requests[key] = Request(key, 1, [owner], due=world.now + FAR)
+            world._try(world.requests[key])
+            scene.after(100)
+        scene.rules.remove(stall)
+        scene.after(900)
+    assert world.degraded
+    assert world.nodes[scene.other].disk.clean
