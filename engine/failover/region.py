@@ -242,6 +242,8 @@ class RegionMachine:
             effects += self._obey(now)
             effects += self.choice.choose(now, now)
         effects += self.returning.step(now)
+        if own.new_epoch:
+            return effects  # nor is what is said before that is on disk: a restart would take it back
         fences = tuple(sorted(own.standby.fences.items()))
         reply = BeatReply(
             beat.fleet,

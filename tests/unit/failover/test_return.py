@@ -30,6 +30,7 @@ from engine.failover.store import (
     Operation,
     Queued,
     SaveClean,
+    SaveEpoch,
     SaveStandby,
     SaveUnasked,
 )
@@ -348,3 +349,17 @@ def test_a_region_that_asks_all_the_others_later_is_sure_again() -> None:
     c.receive("a", Told(ask.nonce, (), 0, Standby.DROP, 1), 910 * MS)
     *_, clean = cleared(c, c.receive("b", Told(ask.nonce, (), 0, Standby.DROP, 1), 910 * MS), 910 * MS)
     assert clean == SaveClean(5, 0, ())
+
+
+def test_a_region_says_nothing_to_fleet_while_its_new_epoch_is_not_on_disk() -> None:
+    """It is not live any more; after a restart in that moment it would be, in the epoch of before."""
+    c = machine()
+    view = (RegionView("a", LIVE, 1), RegionView("b", LIVE, 4), RegionView("c", RETURNING, 5))
+    effects = c.receive("", Beat(1, 1, 1, 5, -1, False, view), 900 * MS)
+    assert writes(effects) == [SaveEpoch(5)]
+    assert sent(effects, BeatReply) == []
+    assert sent(c.receive("", Beat(1, 2, 1, 5, -1, False, view), 1000 * MS), BeatReply) == []
+    c.committed(SaveEpoch(5), None, 1050 * MS)
+    (reply,) = sent(c.receive("", Beat(1, 3, 1, 5, -1, False, view), 1100 * MS), BeatReply)
+    assert isinstance(reply, BeatReply)
+    assert (reply.epoch, reply.clean) == (5, False)
