@@ -122,7 +122,7 @@ class Acceptance:
             return self._repeat(pending.tokens, result.spans)
         pending.spans = result.spans
         if pending.alone and not own.is_covered(now) and own.link.state is not State.LISTING:
-            own.link.copy(result.spans, operation.key)
+            own.link.owns(result.spans)
             return [*self._release(operation.key, alone=True), *own.link.pump(now)]
         own.link.copy(result.spans, operation.key)
         return own.link.pump(now)
@@ -132,8 +132,6 @@ class Acceptance:
         without that, it would have to be asked for, and might be given up to another region that has it as well."""
         pending = self._releasing[key] = self._pending.pop(key)
         pending.alone = alone
-        if alone:
-            self._own.is_alone(key)
         self._own.counters.degraded += alone or pending.uncertain
         return [Write(Release(key, pending.spans))]
 
@@ -141,6 +139,8 @@ class Acceptance:
         """A batch is due, on disk."""
         pending = self._releasing.pop(operation.key, None)
         if pending is not None:
+            if pending.alone:
+                self._own.link.owe_keys()  # the copy comes without its keys
             degraded = pending.alone or pending.uncertain
             answers = [Answer(token, pending.spans, degraded=degraded) for token in pending.tokens]
             return [*answers, Ready(operation.spans)]
@@ -160,7 +160,6 @@ class Acceptance:
 
     def safe(self, key: bytes) -> list[Effect]:
         """The copy of a batch is safe."""
-        self._own.is_copied(key)
         return self._release(key, alone=False) if key in self._pending else []
 
     def waiting(self) -> list[tuple[Spans, bytes]]:
@@ -172,6 +171,10 @@ class Acceptance:
         return union(*self._unsafe.values(), *(pending.spans for pending in self._pending.values()))
 
     # -- this region was called dead, and returns
+
+    def releasing(self) -> tuple[tuple[bytes, Spans], ...]:
+        """Batches whose release is on its way to the disk."""
+        return tuple((key, pending.spans) for key, pending in self._releasing.items())
 
     def superseded(self) -> list[Effect]:
         """This region was called dead: nobody gets a receipt, and what is on disk without one is asked for later."""

@@ -39,9 +39,10 @@ class Sent:
 
 @dataclass(slots=True)
 class Backlog:
-    """What the standby lacks: idempotency keys from a cursor on, and messages."""
+    """What the standby lacks: idempotency keys from a cursor on, and messages. `is_patient`: these go first."""
 
     keys: bool = True
+    is_patient: bool = False
     cursor: bytes = b""
     spans: deque[Span] = field(default_factory=deque)
 
@@ -81,6 +82,7 @@ class Link:
         self._updates: set[int] = set()
         self._stale: set[int] = set()  # changed while there was no session
         self._backlog = Backlog(keys=False)
+        self._keys_owed = False  # all keys are to be told once more, when the standby answers
         self._reading = 0  # exports that are handed out
         self._told_upto = -1  # the entry with which the backlog was first empty, -1: it has not been since
         self._greeted_at = 0
@@ -116,6 +118,7 @@ class Link:
         self._gone.clear()
         self._updates.clear()
         self._backlog = Backlog(keys=False)
+        self._keys_owed = False
         self._reading = 0
         self._told_upto = -1
         self._base = 0
@@ -143,7 +146,13 @@ class Link:
     def is_complete(self) -> bool:
         """Whether the standby has everything."""
         is_idle = not self._backlog and not self._window and not self._urgent and not self._reading
-        return self.state is State.OPEN and is_idle
+        return self.state is State.OPEN and is_idle and not self._keys_owed
+
+    def has_copied_all(self) -> bool:
+        """Whether the standby has all messages; some keys may be on their way."""
+        is_read = not self._backlog.spans and not self._urgent and not self._reading
+        is_safe = not any(isinstance(sent.entry, Copy) and sent.entry.spans for sent in self._window)
+        return self.state is State.OPEN and is_read and is_safe
 
     def is_idle(self) -> bool:
         """Whether it has everything, and nothing is on its way or to be told."""
@@ -154,6 +163,7 @@ class Link:
         return (
             self.state is State.OPEN
             and not self._backlog
+            and not self._keys_owed
             and not self._reading
             and not any(isinstance(sent.entry, Copy) and not sent.key for sent in self._window)
         )
@@ -244,7 +254,15 @@ class Link:
     def repeat_keys(self) -> None:
         """There are keys that no copy has brought: the standby hears of all of them once more."""
         self._backlog.keys, self._backlog.cursor = self.state is State.OPEN, b""
+        self._backlog.is_patient = False
         self._told_upto = -1
+
+    def owe_keys(self) -> None:
+        """Like `repeat_keys`, for what happens often while the standby is silent: one pass begins when it answers, and
+        another only when that, and the messages, have gone out."""
+        self._keys_owed = self.state is State.OPEN
+        if self._keys_owed:
+            self._told_upto = -1
 
     def settled(self, ids: list[int]) -> None:
         if self.state in (State.OPEN, State.LISTING):
@@ -265,7 +283,7 @@ class Link:
         effects: list[Effect] = []
         if self.state is not State.OPEN:
             return effects
-        if self._told_upto < 0 and not self._backlog and not self._reading:
+        if self._told_upto < 0 and not self._backlog and not self._keys_owed and not self._reading:
             self._told_upto = self._base + len(self._window)
         for index, sent in enumerate(self._window):
             if not sent.sent_at:
@@ -281,7 +299,7 @@ class Link:
                 ids = sorted(self._updates)[:PIECE]
                 self._updates.difference_update(ids)
                 effects.append(Export(of_ids(ids), update=True))
-            elif self._backlog.keys:
+            elif self._backlog.keys and not (self._backlog.is_patient and self._backlog.spans):
                 effects.append(Export((), keys=True, cursor=self._backlog.cursor))
                 self._reading += 1
                 return effects  # the next cursor is not known yet
@@ -331,6 +349,10 @@ class Link:
             self._heard_at = now
             if sent.key:
                 safe.append(sent.key)
+        if self._keys_owed and not self._backlog and not self._reading:
+            self._keys_owed = False
+            self.repeat_keys()
+            self._backlog.is_patient = True
         return safe
 
     def tick(self, now: int) -> list[Effect]:

@@ -263,7 +263,8 @@ class RegionMachine:
         self.own.new_epoch = epoch
         self.own.lease.drop()
         self.returning.abort()
-        return [*self.acceptance.superseded(), Write(SaveEpoch(epoch))]
+        releasing = self.acceptance.releasing()
+        return [*self.acceptance.superseded(), Write(SaveEpoch(epoch, releasing))]
 
     def _epoch_saved(self, operation: SaveEpoch) -> list[Effect]:
         own = self.own

@@ -107,8 +107,6 @@ class Situation:
         self.link = Link(timing, life=incarnation)
         self.standby = StandbyRole(dict(durable.fences), dict(durable.held), durable.unfinished)
         self.writes = Writes()
-        self._alone: set[bytes] = set()  # batches that have a receipt, and a copy on its way in this session
-        self._alone_in = -1
         self.counters = Counters()
 
     def see(self, view: tuple[RegionView, ...], fleet: int) -> list[Effect]:
@@ -171,21 +169,9 @@ class Situation:
         """Whether the standby knows all that stands on this disk, except for batches without a receipt."""
         return self.is_live() and self.link.has_told() and not self.standby.is_adopting()
 
-    def is_alone(self, key: bytes) -> None:
-        """This batch has a receipt before its copy is safe."""
-        if self._alone_in != self.link.session:
-            self._alone.clear()
-            self._alone_in = self.link.session
-        self._alone.add(key)
-
-    def is_copied(self, key: bytes) -> None:
-        """The copy of this batch is safe."""
-        self._alone.discard(key)
-
     def may_be_alone(self) -> bool:
         """Whether something that has a receipt may be on this disk only."""
-        waits = self._alone_in == self.link.session and bool(self._alone)
-        return self.accept_local and (waits or not self.link.is_caught_up())
+        return self.accept_local and not self.link.is_caught_up()
 
     def has_orders(self) -> bool:
         """Whether the view is an order still. A new Fleet that was told here that somebody is not fenced may find it

@@ -162,4 +162,4 @@ class StandbyChoice:
             self._choosing = peer
             own.link.connect("", own.epoch, 0)
             return Standby.WAIT, [Write(SaveStandby(peer))]
-        return (Standby.DROP if own.link.is_complete() else Standby.WAIT), []
+        return (Standby.DROP if own.link.has_copied_all() else Standby.WAIT), []

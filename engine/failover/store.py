@@ -38,9 +38,11 @@ class Durable:
 
 @dataclass(frozen=True, slots=True)
 class SaveEpoch:
-    """Take a new epoch; the region is not clean in it."""
+    """Take a new epoch; the region is not clean in it. `unsafe`: batches whose Release it may have written just now,
+    and that have no receipt all the same: they are unsafe again."""
 
     epoch: int
+    unsafe: tuple[tuple[bytes, Spans], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.failover.spans import Spans, ids_of, of_ids
 from engine.spool.batches import CampaignRecord
+from engine.spool.bodies import DamagedBody
 from engine.spool.environment import Environment
 from engine.spool.hearsay import AdoptedKeys, is_waiting
 from engine.spool.queue_names import QueueName
@@ -49,7 +50,11 @@ class Exporter:
             if len(content) == 4:
                 place = places.get((content[0], content[1]))
                 if place is None:
-                    body = self._reader.body(content)
+                    try:
+                        body = self._reader.body(content)
+                    except (DamagedBody, OSError) as error:
+                        log.error("spool: message %016x is not copied: %s", record.id, error)
+                        continue
                     place = places[content[0], content[1]] = [len(blob), content[2], content[3]]
                     blob += body
                 exported = list(place)

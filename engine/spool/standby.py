@@ -159,6 +159,17 @@ class Keeper:
             return Accepted(normal((i[0], len(i)) for i in result.ids if len(i)), known=True), result
         return Accepted(spans), result
 
+    def _hold(self, key: bytes, spans: Spans) -> None:
+        """What is queued of these is not due any more."""
+        held = []
+        for id_ in ids_of(spans):
+            record = self._message(id_)
+            if record is not None:
+                held.append(id_)
+                self._draft.due.remove(due_key(record.queue, record.due_ms, id_))
+        if held:
+            self._txn.put(key, pack(of_ids(held)), db=self._db["unsafe"])
+
     def _release(self, spans: Spans) -> list[bytes]:
         due_keys = []
         for id_ in ids_of(spans):
@@ -176,6 +187,8 @@ class Keeper:
             case SaveEpoch():
                 epoch, first, _, standby = self._self()
                 self._save(max(epoch, op.epoch), first, False, standby)
+                for key, spans in op.unsafe:
+                    self._hold(key, spans)
             case SaveClean():
                 self._clean(op)
             case SaveUnasked():

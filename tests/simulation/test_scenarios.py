@@ -523,3 +523,64 @@ def test_degraded_receipts_do_not_keep_a_returning_region_waiting() -> None:
         scene.after(900)
     assert world.degraded
     assert world.nodes[scene.other].disk.clean
+
+
+def test_keys_of_degraded_receipts_are_told_when_the_standby_answers_again() -> None:
+    """Also of what was sent before its copy was made; and receipts that are asked for again are whole then."""
+    tried = 0
+    for seed in range(4):
+        scene = Scene(seed, 1, accept_local=True)
+        if not scene.cast(chain=True):
+            continue
+        tried += 1
+        world, owner, standby = scene.world, scene.owner, scene.standby
+        scene.rules.append(no(Ack, standby, owner))
+        for number in range(60):
+            key = b"%016d" % (1000 + number)
+            world.requests[key] = Request(key, 1, [owner], due=world.now)
+            world._try(world.requests[key])
+            scene.after(20)
+        scene.after(3000)
+        scene.rules.clear()
+        scene.after(3000)
+        machine = world.nodes[owner].machine
+        assert machine is not None
+        assert world.degraded
+        assert world.acked.keys() <= world.nodes[standby].disk.keys.keys()
+        assert machine.link.is_complete()
+        assert not machine.own.may_be_alone()
+    assert tried
+
+
+def test_a_batch_whose_release_was_overtaken_by_a_death_is_asked_for() -> None:
+    """With `accept_local`: nobody got a receipt, a restart must not make it whole, another region has accepted it."""
+    tried = 0
+    for seed in range(6):
+        scene = Scene(seed, accept_local=True)
+        if not scene.cast(chain=True):
+            continue
+        tried += 1
+        world, owner = scene.world, scene.owner
+        node = world.nodes[owner]
+        scene.rules.append(lambda source, target, _, owner=owner: owner in (source, target))  # type: ignore[misc]
+        scene.after(1200)
+        first = world.requests[b"%016d" % 99] = Request(b"%016d" % 99, 1, [owner], due=world.now + FAR)
+        scene.asks(first, owner, again=False)
+        scene.after(700)
+        request = world.requests[KEY] = Request(KEY, 1, [owner], tries=1, due=world.now + FAR)
+        scene.asks(request, owner, again=False)
+        node.stall_until = world.now + 450 * MS
+        scene.after(10)
+        scene.rules.clear()
+        for _ in range(3000):
+            scene.after(1)
+            if not node.disk.clean:
+                break
+        scene.stop(owner)
+        request.order, request.tries = [scene.other], 1
+        world._try(request)
+        scene.after(3000)
+        scene.start(owner)
+        scene.after(6000)
+        scene.asks_again(request, owner, again=False)
+    assert tried

@@ -142,6 +142,10 @@ class Disk:
         match op:
             case SaveEpoch():
                 self.epoch, self.clean = max(self.epoch, op.epoch), False
+                for key, spans in op.unsafe:
+                    left = of_ids(id_ for id_ in ids_of(spans) if id_ in self.owned)
+                    if left:
+                        self.unsafe[key] = left
             case SaveClean():
                 self.clean = self.epoch == op.epoch
                 self.next_seq = max(self.next_seq, (op.highest & (1 << 48) - 1) + 1)

@@ -352,3 +352,26 @@ def test_a_standby_is_changed_without_need_only_while_nothing_is_owned(pair: Pai
     assert pair.spools["a"].durable(NUMBERS).standby == "b"
     assert pair.do("a", SaveStandby("c"))
     assert pair.spools["a"].durable(NUMBERS).standby == "c"
+
+
+def test_a_release_that_came_too_late_is_taken_back_with_the_new_epoch(pair: Pair) -> None:
+    """What was queued of it: the batch has no receipt, and is asked for after a restart."""
+    spans = pair.accept()
+    pair.do("a", Release(KEY, spans))
+    pair.do("a", SaveEpoch(2, ((KEY, spans),)))
+    assert pair.spools["a"].durable(NUMBERS).unsafe == ((KEY, spans),)
+    assert pair.do("a", TakeQueued(unsafe=False, tag=0)).spans == ()
+    pair.assert_clean()
+    assert len(pair.do("a", Release(KEY, spans))) == 3
+    pair.assert_clean()
+
+
+def test_a_damaged_body_holds_up_no_copy_of_another_message(pair: Pair) -> None:
+    spans = pair.accept()
+    last = pair.accept(b"l" * 16)
+    segment = next((pair.path / "a" / "bodies").glob("*.seg"))
+    with segment.open("r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"?")
+    found, _ = pair.spools["a"].exporter().messages((*spans, *last), [])
+    assert found == spans
