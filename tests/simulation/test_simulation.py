@@ -29,7 +29,6 @@ FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
 FOUND_LATE: dict[str, tuple[int, tuple[str, ...]]] = {
     "keeps-stale-copies": (600, ()),
     "forgetful-fleet": (2500, ()),
-    "keeps-an-old-slot": (3000, ("fleet", "slow")),
 }
 
 
