@@ -38,6 +38,7 @@ class Pending:
     alone: bool = False
     uncertain: bool = False
     spans: Spans = ()
+    is_recovered: bool = False
 
 
 class Acceptance:
@@ -68,6 +69,8 @@ class Acceptance:
             return [Answer(token, (), AWAY_REFUSAL)]
         in_hand = self._pending.get(key) or self._releasing.get(key)
         if in_hand is not None:
+            if in_hand.is_recovered:
+                return [Answer(token, (), IN_HAND)]  # a part of it may have been given up
             in_hand.tokens.append(token)
             return []
         if key in self._unsafe:
@@ -260,7 +263,7 @@ class Acceptance:
     def _take_up(self, key: bytes, now: int, *, uncertain: bool = False) -> list[Effect]:
         """A batch of before a restart is ours: it is due when its copy is safe."""
         spans = self._unsafe.pop(key)
-        self._pending[key] = Pending([], now, uncertain=uncertain, spans=spans)
+        self._pending[key] = Pending([], now, uncertain=uncertain, spans=spans, is_recovered=True)
         self._own.link.copy(spans, key)
         return self._own.link.pump(now)
 

@@ -192,8 +192,10 @@ class RegionMachine:
                 if own.is_live():
                     own.lease.promised(sender, message.clock)
             case Hello():
-                return own.standby.hello(sender, message)
+                return [] if own.is_over(sender, message.epoch) else own.standby.hello(sender, message)
             case Data():
+                if own.is_over(sender, own.standby.held.get(sender, 0)):
+                    return []
                 return own.standby.data(sender, message)
             case Welcome():
                 return own.link.welcomed(sender, message, now)

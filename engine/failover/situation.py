@@ -138,6 +138,12 @@ class Situation:
     def standings(self) -> dict[str, RegionView]:
         return {v.name: v for v in self.view if v.name != self.name}
 
+    def is_over(self, name: str, epoch: int) -> bool:
+        """Whether Fleet has given this peer a later epoch. The fence may say so already; but a new disk has none, and
+        takes nothing from anybody before it has heard."""
+        view = self.standings().get(name)
+        return view.epoch > epoch if view is not None else not self.first
+
     def away(self) -> tuple[tuple[str, int], ...]:
         """Peers that cannot have accepted anything lately: who is on its way back has asked us before it does."""
         return tuple(

@@ -66,6 +66,7 @@ ONCE_BROKEN: dict[int, str | None] = {
     18031502: None,
     40019098: None,
     51005253: None,
+    70009457: None,
 }
 
 

@@ -296,3 +296,10 @@ def test_a_batch_that_is_in_hand_at_the_region_whose_copy_is_here_is_asked_for_a
     region, accept = written_alone()
     assert region.committed(accept, Accepted((), hearsay=True), 2710 * MS) == [Answer(2, (), IN_HAND)]
     assert region.acceptance.unsafe() == ()
+
+
+def test_who_asks_for_a_batch_of_before_a_restart_meanwhile_asks_again() -> None:
+    """It is whole on the disk alone: a part of it may have been given up before."""
+    region = alone(durable=Durable(epoch=3, first=3, clean=True, standby="b", unsafe=((KEY, SPANS),)))
+    region.acceptance.vouched(SPANS, 2600 * MS)
+    assert region.submit(4, KEY, "batch", 2700 * MS) == [Answer(4, (), IN_HAND)]

@@ -9,6 +9,7 @@ from engine.failover.messages import (
     BeatReply,
     Claim,
     ClaimReply,
+    Hello,
     Known,
     RegionView,
     Standby,
@@ -27,6 +28,7 @@ from engine.failover.store import (
     Inspected,
     LookUp,
     Mark,
+    OpenSession,
     Operation,
     Queued,
     SaveClean,
@@ -363,3 +365,14 @@ def test_a_region_says_nothing_to_fleet_while_its_new_epoch_is_not_on_disk() -> 
     (reply,) = sent(c.receive("", Beat(1, 3, 1, 5, -1, False, view), 1100 * MS), BeatReply)
     assert isinstance(reply, BeatReply)
     assert (reply.epoch, reply.clean) == (5, False)
+
+
+def test_a_new_disk_takes_no_copies_of_one_that_fleet_calls_dead() -> None:
+    """It may go on without having heard so, and the fence was on the disk that is lost."""
+    b = machine("b", durable=Durable(epoch=4), peers=("a", "c"))
+    assert b.receive("a", Hello(3, 1), 800 * MS) == []  # nothing was heard of Fleet yet
+    view = (A_DEAD, B_RETURNS, RegionView("c", LIVE, 3))
+    b.receive("", Beat(1, 1, 1, 4, -1, False, view), 900 * MS)
+    assert b.receive("a", Hello(3, 1), 950 * MS) == []
+    assert writes(b.receive("a", Hello(5, 2), 950 * MS)) == [OpenSession("a", 5, 2)]
+    assert writes(b.receive("c", Hello(3, 1), 950 * MS)) == [OpenSession("c", 3, 1)]
