@@ -8,9 +8,14 @@ Spans = tuple[Span, ...]
 
 def of_ids(ids: Iterable[int]) -> Spans:
     """Runs of a set of ids."""
+    return of_sorted(sorted(ids))
+
+
+def of_sorted(ids: Iterable[int]) -> Spans:
+    """Runs of ids that come in order; one may come twice."""
     runs: list[Span] = []
     first = count = 0
-    for id_ in sorted(ids):
+    for id_ in ids:
         if count and id_ == first + count:
             count += 1
         elif not count or id_ > first + count:

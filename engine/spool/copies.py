@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 
 from engine.failover.messages import Copy, Drop, Entry, Update
-from engine.failover.spans import Spans, ids_of
+from engine.failover.spans import Spans, ids_of, of_sorted
 from engine.spool import accepting
 from engine.spool.batches import CampaignRecord
 from engine.spool.draft import Draft
@@ -197,19 +197,3 @@ def _ids_with(cursor: Any, prefix: bytes) -> Iterator[int]:
         if bytes(key[:2]) != prefix:
             return
         yield int.from_bytes(key[2:], "big")
-
-
-def of_sorted(ids: Any) -> Spans:
-    """Runs of ids that come in order."""
-    runs: list[tuple[int, int]] = []
-    first = count = 0
-    for id_ in ids:
-        if count and id_ == first + count:
-            count += 1
-            continue
-        if count:
-            runs.append((first, count))
-        first, count = id_, 1
-    if count:
-        runs.append((first, count))
-    return tuple(runs)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from engine.failover.spans import Span, Spans, ids_of, intersect, normal, of_ids, subtract
+from engine.failover.spans import Span, Spans, ids_of, intersect, normal, of_ids, of_sorted, subtract
 from engine.failover.store import (
     Abandon,
     Accept,
@@ -39,7 +39,7 @@ from engine.failover.store import (
 )
 from engine.spool import accepting
 from engine.spool.batches import AcceptBatch, AcceptResult, CampaignRecord, ChunkBatch
-from engine.spool.copies import Append, Copies, has_copies, of_sorted
+from engine.spool.copies import Append, Copies, has_copies
 from engine.spool.draft import NOT_HERE, PAGE_IDS, SKIPPED, Draft, page_of, skipped_sequences, word_of
 from engine.spool.environment import Environment
 from engine.spool.hearsay import Hearsay
