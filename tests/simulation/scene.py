@@ -28,6 +28,11 @@ def no_copies(source: str) -> Rule:
     )
 
 
+def cut(name: str) -> Rule:
+    """Nothing comes to this region, and nothing from it."""
+    return lambda s, t, _: name in (s, t)
+
+
 class Scene:
     """Three regions: `owner`, its `standby`, and the third, `other`. `rules`: which messages do not arrive."""
 

@@ -10,7 +10,7 @@ from engine.failover.region import RegionMachine
 from engine.failover.spans import ids_of
 from engine.failover.timing import MS
 from tests.simulation.mutations import KeepsNoCopy
-from tests.simulation.scene import FAR, KEY, SEEDS, Scene, no, no_copies
+from tests.simulation.scene import FAR, KEY, SEEDS, Scene, cut, no, no_copies
 from tests.simulation.world import Request, World
 from tests.support.failover_store import Owned
 
@@ -454,7 +454,7 @@ def test_a_batch_whose_release_was_overtaken_by_a_death_is_asked_for() -> None:
         tried += 1
         world, owner = scene.world, scene.owner
         node = world.nodes[owner]
-        scene.rules.append(lambda source, target, _, owner=owner: owner in (source, target))  # type: ignore[misc]
+        scene.rules.append(cut(owner))
         scene.after(1200)
         first = world.requests[b"%016d" % 99] = Request(b"%016d" % 99, 1, [owner], due=world.now + FAR)
         scene.asks(first, owner, again=False)
