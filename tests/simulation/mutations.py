@@ -160,6 +160,22 @@ def _known(effect: Effect) -> Effect:
     return effect
 
 
+class KeepsKeysToItself(RegionMachine):
+    """Does not pass on to its standby the keys that it has adopted."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.own.link.repeat_keys = lambda: None  # type: ignore[method-assign]
+
+
+class OwesNoKeys(RegionMachine):
+    """Does not tell its standby the keys of receipts that it has given while that was silent."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.own.link.owe_keys = lambda: None  # type: ignore[method-assign]
+
+
 class LeavesAnAdoption(RegionMachine):
     """Does not go on with an adoption that was broken off."""
 
@@ -279,6 +295,8 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "begins-without-end": {"machine": BeginsWithoutEnd},
     "sees-no-gap": {"machine": SeesNoGap},
     "vouches-for-copies": {"machine": VouchesForCopies},
+    "keeps-keys-to-itself": {"machine": KeepsKeysToItself},
+    "owes-no-keys": {"machine": OwesNoKeys},
     "leaves-an-adoption": {"machine": LeavesAnAdoption},
     "changes-its-standby-at-once": {"machine": ChangesItsStandbyAtOnce},
     "trusts-a-new-disk": {"machine": TrustsANewDisk},

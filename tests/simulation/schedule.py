@@ -19,6 +19,7 @@ from tests.simulation.world import FLEET, Violation, World
 LOAD_FROM = 400
 FAULTS_UNTIL = 4000
 PEACE = 12_000
+SETTLING = 5_000
 PLOTS = 0x94A1
 KINDS = ("crash", "freeze", "fleet", "cut", "loss", "slow", "stall", "clock", "disk")
 
@@ -110,6 +111,9 @@ def run(
             raise Violation(f"not drained: {world.why_not_done()}")
         if shards:
             _copies_come_home(world)
+        _keys_are_on_two_disks(world)
+        _all_accept(world)
+        _keys_are_on_two_disks(world)
     except Violation as error:
         violation = str(error)
     return Result(
@@ -162,6 +166,42 @@ def _copies_come_home(world: World) -> None:
         machine = node.machine
         if machine is None or not machine.link.is_complete():
             raise Violation(f"the copies of {name} at {node.disk.standby} are not complete")
+
+
+def _all_accept(world: World) -> None:
+    """Soon in peace every region accepts what is given to it alone, with a copy, and sends it."""
+    asked = {b"%016d" % number: node.name for number, node in enumerate(world.left(), 900)}
+    for key, name in asked.items():
+        world.submit(key, 1, only=name)
+    end = world.now + SETTLING * MS
+    while not world.done():
+        if world.now > end:
+            raise Violation(f"in peace {world.why_not_done()}")
+        world.run(world.now + 100 * MS)
+    for key, name in asked.items():
+        if key in world.degraded:
+            raise Violation(f"in peace {name} accepts without a copy")
+
+
+def _keys_are_on_two_disks(world: World) -> None:
+    """Soon in peace every standby has everything, and what got a receipt is known even if any one disk is lost then."""
+    end = world.now + SETTLING * MS
+    while lacking := _not_on_two_disks(world):
+        if world.now > end:
+            raise Violation(f"in peace {lacking}")
+        world.run(world.now + 100 * MS)
+
+
+def _not_on_two_disks(world: World) -> str:
+    left = world.left()
+    for node in left:
+        if node.machine is None or not node.machine.link.is_complete():
+            return f"the copies of {node.name} are not complete"
+    for key in world.acked:
+        knowing = [n.name for n in left if key in n.disk.keys or any(key == k for k, _ in n.disk.hearsay)]
+        if len(knowing) < 2:
+            return f"key {key!r} is known in {knowing} alone"
+    return ""
 
 
 def _load(world: World, plan: random.Random) -> None:

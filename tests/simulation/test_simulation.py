@@ -23,6 +23,7 @@ FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
     "adopts-from-suspects": (30, ()),
     "haste-fleet": (60, ()),
     "forgets-promises": (120, ()),
+    "keeps-keys-to-itself": (45, ()),
     "crowded-fleet": (100, ("freeze", "fleet")),
 }
 # these take a minute or more until they are found: `make soak` sets SENDFLEET_SOAK
@@ -114,6 +115,12 @@ def test_so_do_those_in_which_keys_are_exported_in_several_entries() -> None:
 
 def test_a_shard_that_changes_its_standby_while_it_has_mail_is_found() -> None:
     assert run(140, **MUTATIONS["moves-with-mail"]).violation
+
+
+def test_a_key_whose_receipt_was_given_while_the_standby_was_silent_and_that_it_never_hears_of_is_found() -> (
+    None
+):
+    assert run(186, **MUTATIONS["owes-no-keys"]).violation
 
 
 @pytest.mark.parametrize("name", FOUND_WITHIN)

@@ -425,11 +425,14 @@ class World:
     def due_of(self, key: bytes) -> int:
         return self.requests[key].due
 
-    def submit(self, key: bytes, count: int, *, later: int = 0, repeat: bool = False, to: str = "") -> None:
-        """A new batch, due `later`; `to`: the region that the client asks first."""
+    def submit(
+        self, key: bytes, count: int, *, later: int = 0, repeat: bool = False, to: str = "", only: str = ""
+    ) -> None:
+        """A new batch, due `later`; `to`: the region that the client asks first, `only`: that it asks at all."""
         order = sorted(rank(key, self.names), key=lambda name: name != to)
         if self.rng.random() < 0.2:
             self.rng.shuffle(order)
+        order = [only] if only else order
         request = self.requests[key] = Request(key, count, order, due=self.now + later, repeat=repeat)
         self._try(request)
 
