@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.failover.fleet import FleetMachine
+from engine.failover.messages import Standing
 from engine.failover.region import RegionMachine
 from engine.failover.standby_choice import preferred
 from engine.failover.timing import MS
@@ -184,7 +185,7 @@ def _all_accept(world: World) -> None:
 
 
 def _keys_are_on_two_disks(world: World) -> None:
-    """Soon in peace every standby has everything, and what got a receipt is known even if any one disk is lost then."""
+    """Soon in peace all are live, every standby has everything, and a receipt survives the loss of any one disk."""
     end = world.now + SETTLING * MS
     while lacking := _not_on_two_disks(world):
         if world.now > end:
@@ -193,7 +194,11 @@ def _keys_are_on_two_disks(world: World) -> None:
 
 
 def _not_on_two_disks(world: World) -> str:
+    assert world.fleet is not None
     left = world.left()
+    for view in world.fleet.view(world.fleet_now()):
+        if view.name not in world.gone and view.standing is not Standing.LIVE:
+            return f"{view.name} has not returned"
     for node in left:
         if node.machine is None or not node.machine.link.is_complete():
             return f"the copies of {node.name} are not complete"
