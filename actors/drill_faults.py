@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.drill_fleet import MIN_FREE_BYTES, LiveFleet, TemporaryFleet, left_rotation
+from actors.freeze import Freeze
 from actors.partition import BOTH, IN, OUT
 from engine.drill.load import Load, until
 from engine.drill.scenarios import DrillRefused, Scenario
@@ -21,6 +22,7 @@ from engine.routing.resolver import build_resolver
 
 BALLAST_PIECE = 1 << 20
 RETURN_S = 60.0
+LATE_S = 10.0  # after the end that was meant, a freeze ends by itself
 ON_THE_WIRE_S = 1.0  # what was begun before the lease ended
 
 
@@ -61,8 +63,8 @@ class Fault(ABC):
     def mark(self, text: str) -> None:
         self.marks.append((time.monotonic(), text))
 
-    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-        os.kill(self.running.own_pid(pid), number)
+    def kill(self, pid: int) -> None:
+        os.kill(self.running.own_pid(pid), signal.SIGKILL)
 
 
 class PoolKill(Fault):
@@ -132,12 +134,17 @@ class RegionKill(Fault):
 
 
 class RegionFreeze(Fault):
-    """Noticed when the watch calls the region down."""
+    """Noticed when the watch calls the region down. It ends with this command, and by itself (actors/freeze.py)."""
+
+    _freeze: Freeze | None = None
 
     async def make(self) -> None:
-        self._pid = int((await self.running.region(self.region))["pid"])
+        pid = self.running.own_pid(int((await self.running.region(self.region))["pid"]))
+        self.target = f"region {self.region}, process {pid}"
+        longest_s = max(self.scenario.hold_s, self.scenario.bounds.detection_s or 0.0) + LATE_S
+        self._freeze = await asyncio.to_thread(Freeze, pid, longest_s)
         self.made_s = time.monotonic()
-        self.kill(self._pid, signal.SIGSTOP)
+        self._freeze.begin()
 
     def affected(self) -> list[str]:
         return []
@@ -150,10 +157,15 @@ class RegionFreeze(Fault):
         self.resume()
 
     def resume(self) -> None:
+        assert self._freeze is not None
+        if self._freeze.has_ended():
+            self.notes.append(
+                f"it was continued before the drill did, at the latest after {self._freeze.limit_s:g} s"
+            )
         try:
-            self.kill(self._pid, signal.SIGCONT)
+            self._freeze.end()
             self.mark("continued")
-        except DrillRefused:
+        except ProcessLookupError:
             self.notes.append("the frozen process was replaced before it was continued")
 
 
@@ -186,7 +198,8 @@ class Dns(RegionFreeze):
         return await self._has_none()
 
     async def heal(self) -> None:
-        left_s = await until(self._has_none, deadline_s=self.scenario.hold_s)
+        held_s = time.monotonic() - self.made_s
+        left_s = await until(self._has_none, deadline_s=max(0.0, self.scenario.hold_s - held_s))
         self.extra["the region's addresses leave every authoritative server"] = left_s is not None
         self.resume()
         section = self.fleet.config.dns_failover

@@ -1,0 +1,130 @@
+"""A process that a drill has stopped goes on, whatever becomes of the drill. Real processes, no Ray, no fleet."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from actors.freeze import TOKEN_PATH, Freeze
+from actors.undertaker import MARK
+
+PATIENCE_S = 60
+DRILL = """
+import sys
+from types import SimpleNamespace as Some
+from actors.drill import DrillOptions, run_live
+from engine.drill.figures import Arrival
+from engine.drill.scenarios import SCENARIOS
+
+class Running:
+    async def region(self, name):
+        return {"pid": int(sys.argv[1])}
+    async def health(self):
+        return {}
+    def own_pid(self, pid):
+        return pid
+
+region = Some(name="us")
+config = Some(regions=[region], sources=[Some(name="us-1", region="us")], fleet=Some(name="acme", replicas=0))
+arrivals = [Arrival(0.0, str(number), "us-1") for number in range(50)]
+fleet = Some(is_live=True, config=config, running=Running(), arrivals=lambda: arrivals)
+run_live(SCENARIOS["region-freeze"], fleet, DrillOptions(0.0, 0.0, 600.0), print)
+"""
+
+
+@pytest.fixture
+def victim() -> Iterator[psutil.Process]:
+    process = subprocess.Popen(["sleep", "600"])
+    yield psutil.Process(process.pid)
+    process.kill()
+    process.wait()
+
+
+def is_stopped(process: psutil.Process) -> bool:
+    return bool(process.status() == psutil.STATUS_STOPPED)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_the_region_goes_on_when_the_live_drill_is_ended(
+    victim: psutil.Process, number: signal.Signals
+) -> None:
+    drill = subprocess.Popen(
+        [sys.executable, "-c", DRILL, str(victim.pid)],
+        stdout=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[3],
+    )
+    try:
+        wait_until(lambda: is_stopped(victim) or drill.poll() is not None)
+        assert drill.poll() is None
+        drill.send_signal(number)
+        assert drill.wait(PATIENCE_S) == -number
+        wait_until(lambda: not is_stopped(victim))
+    finally:
+        drill.kill()
+        drill.wait()
+
+
+def test_it_goes_on_after_the_time_also_if_the_command_hangs(victim: psutil.Process) -> None:
+    freeze = Freeze(victim.pid, 0.5)
+    freeze.begin()
+    wait_until(freeze.has_ended)
+    assert not is_stopped(victim)
+    freeze.end()
+
+
+def test_the_watch_is_told_to_end(victim: psutil.Process) -> None:
+    freeze = Freeze(victim.pid, 600.0)
+    freeze.begin()
+    wait_until(lambda: is_stopped(victim))
+    freeze._watch.terminate()
+    wait_until(freeze.has_ended)
+    assert not is_stopped(victim)
+    freeze.end()
+
+
+def test_the_watch_is_killed_and_the_command_lets_it_go_on(victim: psutil.Process) -> None:
+    freeze = Freeze(victim.pid, 600.0)
+    freeze.begin()
+    freeze._watch.kill()
+    freeze.end()
+    wait_until(lambda: not is_stopped(victim))
+
+
+def test_the_watch_is_a_session_of_its_own_and_no_process_of_the_fleet(
+    victim: psutil.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MARK, "0" * 32)
+    monkeypatch.setenv(TOKEN_PATH, "token")
+    freeze = Freeze(victim.pid, 600.0)
+    try:
+        assert os.getsid(freeze._watch.pid) == freeze._watch.pid
+        assert not {MARK, TOKEN_PATH} & psutil.Process(freeze._watch.pid).environ().keys()
+    finally:
+        freeze.end()
+
+
+def test_a_process_that_has_ended_is_told() -> None:
+    process = subprocess.Popen(["sleep", "600"])
+    freeze = Freeze(process.pid, 600.0)
+    process.kill()
+    process.wait()
+    with pytest.raises(ProcessLookupError):
+        freeze.begin()
+    with pytest.raises(ProcessLookupError):
+        freeze.end()
+    assert freeze.has_ended()
+    with pytest.raises(ProcessLookupError):
+        Freeze(process.pid, 600.0)
