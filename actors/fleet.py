@@ -21,8 +21,9 @@ from engine.failover.dns_keeper import DnsKeeper
 from engine.failover.dns_zone import DnsZone
 from engine.failover.fleet import FleetMachine, first_epoch_at
 from engine.failover.messages import Beat, Standing
+from engine.failover.region_health import RegionHealth, region_health
 from engine.failover.timing import Timing
-from engine.ingress.gateway import has_gateway
+from engine.ingress.gateway import has_gateway, has_ingress
 from engine.ops.process import ProcessUsage, process_usage
 from engine.routing.resolver import build_resolver
 from engine.spool.errors import SpoolError
@@ -54,6 +55,7 @@ class FleetActor:
             region.name for region in self._config.regions if has_gateway(self._config, region.name)
         ]
         self._health: dict[str, str] = {}
+        self._gateway_answers: dict[str, bool] = {}
         self._unmade: set[str] = set()  # missing, and not made again yet
         self._watch = asyncio.get_running_loop().create_task(self._run())
         self._failover: FleetMachine | None = None
@@ -170,7 +172,8 @@ class FleetActor:
             await self._make_again(source_actor(source), self._services.ensure_source(source, region))
 
     async def _watch_gateway(self, region: str) -> None:
-        if not await self._answers(gateway_actor(region)):
+        self._gateway_answers[region] = await self._answers(gateway_actor(region))
+        if not self._gateway_answers[region]:
             await self._make_again(gateway_actor(region), self._services.ensure_gateway(region))
 
     async def _make_again(self, actor: str, making: Awaitable[None]) -> None:
@@ -195,15 +198,28 @@ class FleetActor:
             log.info("%s: no answer to a %s: %s", actor, method, error)
             return None
 
-    def healthy_regions(self) -> frozenset[str] | None:
-        """Regions that take mail (engine/failover/dns_keeper.py); None until each was asked once."""
-        if len(self._health) < len(self._config.regions):
+    def regions_health(self) -> dict[str, RegionHealth] | None:
+        """For the submission host name (engine/failover/dns_keeper.py); None until each was asked once, and the leases
+        of a Fleet before this one have run out."""
+        if len(self._health) < len(self._config.regions) or len(self._gateway_answers) < len(self._gateways):
             return None
-        return frozenset(region for region, health in self._health.items() if health == "up")
+        standings: dict[str, Standing] = {}
+        if self._failover is not None:
+            if not self._failover.ready:
+                return None
+            standings = {v.name: v.standing for v in self._failover.view(time.monotonic_ns())}
+        return {
+            name: region_health(
+                condition,
+                standings.get(name),
+                has_gateway=not has_ingress(self._config, name) or self._gateway_answers[name],
+            )
+            for name, condition in self._health.items()
+        }
 
     async def health(self) -> dict[str, str]:
-        """The regions as the watch sees them: up, draining, drained, returning, down, or drained and down. Answered
-        without asking anybody."""
+        """The regions as the watch sees them: up, draining, drained, returning, refusing, down, or drained and down.
+        Answered without asking anybody."""
         return dict(self._health)
 
     def _standings(self) -> dict[str, dict[str, object]]:

@@ -176,7 +176,7 @@ class RegionActor:
         log.warning("region %s: a drill cuts it off (%s) for %g s", self._name, way, seconds)
 
     async def condition(self) -> str:
-        """`up`, `draining`, `drained` or `returning`; raises what made the region fail."""
+        """As of the engine's Region; raises what made the region fail."""
         region = await self._engine()
         region.check()
         return region.condition

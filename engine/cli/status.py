@@ -11,6 +11,7 @@ from rich.table import Table
 
 from engine.cli.drain import drain_line, need_line
 from engine.cli.port import PortFactory
+from engine.cli.standing import cover_lines, has_standings, idle_regions, standing_of
 from engine.cli.terminal import Failure, fleet_option, output
 from engine.values.ids import parse_id
 
@@ -32,6 +33,9 @@ def build_status(port_factory: PortFactory) -> click.Command:
         """Show the fleet's state, or that of one message.
 
         MESSAGE_ID is the 16 hex digits that `send` and the events show.
+
+        Exit status 1 if a region does not answer, is dead or returning, has no lease, or refuses new mail for want of a
+        standby.
         """
         if message_id is not None:
             _show_message(message_id, fleet_path, port_factory, as_json)
@@ -43,6 +47,7 @@ def build_status(port_factory: PortFactory) -> click.Command:
             output().print(_table(snapshot))
             lines = (
                 *_alerts(snapshot),
+                *cover_lines(snapshot),
                 *_draining(snapshot),
                 *_gateways(snapshot),
                 *_backlog(snapshot),
@@ -55,8 +60,9 @@ def build_status(port_factory: PortFactory) -> click.Command:
                 output().print(line)
         regions = snapshot.get("regions", {})
         silent = [f"{name}: {region['error']}" for name, region in regions.items() if region.get("error")]
-        if silent:
-            raise Failure(f"no answer from {', '.join(silent)}")
+        idle = idle_regions(snapshot)
+        if silent or idle:
+            raise Failure("; ".join([*([f"no answer from {', '.join(silent)}"] if silent else ()), *idle]))
 
     return status
 
@@ -80,23 +86,28 @@ def _show_message(text: str, fleet_path: Path, port_factory: PortFactory, as_jso
 
 def _table(snapshot: dict[str, Any]) -> Table:
     table = Table(title=f"fleet {snapshot.get('fleet', '')}", title_justify="left", box=None, padding=(0, 1))
+    is_covered = has_standings(snapshot)
     table.add_column("region")
+    if is_covered:
+        table.padding = (0, 1, 0, 0)  # 80 columns
+        table.add_column("standing")
     for name in COUNTS:
         table.add_column(name, justify="right")
     sums = dict.fromkeys(COUNTS, 0)
     regions = snapshot.get("regions", {})
     shard_of = snapshot.get("shard_of", {})
     for name, region in regions.items():
-        shown = f"{shard_of[name]}/{name}" if name in shard_of else name
+        shown = [f"{shard_of[name]}/{name}" if name in shard_of else name]
+        shown += [standing_of(snapshot, name)] if is_covered else []
         if region.get("error"):
-            table.add_row(shown, "[red]none[/red]")
+            table.add_row(*shown, "[red]none[/red]")
             continue
         counts = region.get("counts", {})
         for kind in COUNTS:
             sums[kind] += counts.get(kind, 0)
-        table.add_row(shown, *(str(counts.get(kind, 0)) for kind in COUNTS))
+        table.add_row(*shown, *(str(counts.get(kind, 0)) for kind in COUNTS))
     if len(regions) > 1:
-        table.add_row("all", *(str(sums[kind]) for kind in COUNTS))
+        table.add_row("all", *([""] if is_covered else ()), *(str(sums[kind]) for kind in COUNTS))
     return table
 
 

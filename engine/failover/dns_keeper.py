@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from engine.config.dns_failover import DnsFailoverConfig
 from engine.failover.dns_plan import DnsPlan, Published, Records, Step
+from engine.failover.region_health import RegionHealth
 from engine.values.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -19,10 +20,10 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 
 
-class HealthyRegions(Protocol):
-    """Whoever knows the fleet: regions that take mail now. None: not known yet, so nothing is changed."""
+class Watch(Protocol):
+    """Whoever knows the fleet: how its regions are now. None: not known yet, so nothing is changed."""
 
-    def healthy_regions(self) -> frozenset[str] | None: ...
+    def regions_health(self) -> Mapping[str, RegionHealth] | None: ...
 
 
 class Zone(Protocol):
@@ -43,19 +44,21 @@ class DnsKeeper:
         self._clock = clock
         self._said = ""
 
-    async def run(self, health: HealthyRegions) -> None:
+    async def run(self, watch: Watch) -> None:
         """Until cancelled."""
         while True:
-            for error in await asyncio.gather(self.tick(health), return_exceptions=True):
+            for error in await asyncio.gather(self.tick(watch), return_exceptions=True):
                 if isinstance(error, Exception):
                     log.error("%s: goes on after an error", self._name, exc_info=error)
             await asyncio.sleep(TICK_S)
 
-    async def tick(self, health: HealthyRegions) -> Step:
+    async def tick(self, watch: Watch) -> Step:
         """One step; returns which it was."""
-        healthy = health.healthy_regions()
-        if healthy is not None:
-            self._plan.observe(self._now_s(), healthy)
+        found = watch.regions_health()
+        if found is not None:
+            healthy = [name for name, health in found.items() if health is RegionHealth.HEALTHY]
+            idle = [name for name, health in found.items() if health is RegionHealth.IDLE]
+            self._plan.observe(self._now_s(), healthy, idle)
         step = self._plan.step(self._now_s())
         if step is Step.LOOK:
             primary, authorities = await self._zone.look()

@@ -2,8 +2,8 @@
 
 A region leaves the records after it was down for `down_after`, and comes back after it was healthy for `up_after`,
 or at once if the records would otherwise lead to too few. Never fewer than `min_regions` stay: when no more are
-healthy, those that were healthy last. An address family that the records had does not vanish either while a region of
-it is configured.
+healthy, those that answer at least, and of these or the others those that were healthy last. An address family that the
+records had does not vanish either while a region of it is configured.
 
 What the zone holds is learned by looking, so a restarted Fleet goes on from there, and another's change is undone. An
 update is confirmed by looking too: a lost answer does no harm. Updates keep `interval`, refused ones wait longer and
@@ -80,6 +80,7 @@ class DnsPlan:
         self._members: set[str] | None = None  # None: the zone was not looked at yet
         self._present: Records | None = None
         self._known = False
+        self._idle: frozenset[str] = frozenset()
         self._families: set[int] = set()
         self._look_at_s = -math.inf
         self._look_wait_s = FIRST_LOOK_S
@@ -88,8 +89,9 @@ class DnsPlan:
         self._claimed = False  # a server said that it had made the update; not seen yet
         self.status = DnsStatus()
 
-    def observe(self, now_s: float, healthy: Collection[str]) -> None:
-        """The regions that are healthy now."""
+    def observe(self, now_s: float, healthy: Collection[str], idle: Collection[str] = ()) -> None:
+        """The regions that are healthy now, and those of the others that answer at least."""
+        self._idle = frozenset(idle)
         for name, region in self._regions.items():
             is_healthy = name in healthy
             if is_healthy != region.is_healthy or not self._known:
@@ -116,12 +118,19 @@ class DnsPlan:
             if not region.is_healthy and now_s - region.since_s >= self._config.down_after
         }
         kept = self._members - down
+        if kept - healthy and len(kept & healthy) < self._config.min_regions:
+            kept |= self._members & self._idle  # who stays has just ceased to be healthy, and may be worse
         missing = self._config.min_regions - len(kept)
         if missing > 0:
-            # healthy ones that are not in yet, then those that were healthy last, those in the records before others
+            # healthy ones that are not in yet, then those that answer, those in the records, those healthy last
             spare = sorted(
                 set(self._regions) - kept,
-                key=lambda n: (n in healthy, n in (self._members or ()), self._regions[n].last_healthy_s),
+                key=lambda n: (
+                    n in healthy,
+                    n in self._idle,
+                    n in (self._members or ()),
+                    self._regions[n].last_healthy_s,
+                ),
                 reverse=True,
             )
             kept |= set(spare[:missing])

@@ -243,7 +243,11 @@ _TABLE = (
     Metric("sendfleet.failover.adopted", C, "{message}", (), "Messages adopted from other regions."),
     Metric("sendfleet.failover.given_up", C, "{message}", (), "Messages given up to a region that had them."),
     Metric(
-        "sendfleet.failover.degraded", C, "{message}", (), "Messages whose receipt was given without a copy."
+        "sendfleet.failover.degraded",
+        C,
+        "{receipt}",
+        (),
+        "Receipts, one for a batch, that were given without a copy, or while more than one region was away.",
     ),
     # -- spool
     Metric("sendfleet.spool.index.usage", G, "By", (), "Size of the index."),

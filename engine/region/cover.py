@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config.schema import FleetConfig
+from engine.failover.acceptance import AWAY_REFUSAL, NO_STANDBY
 from engine.failover.effects import Answer, Effect, Export, Forget, Ready, Send, Write
 from engine.failover.messages import Beat, BeatReply, Message
 from engine.failover.region import FLEET, RegionMachine
@@ -312,6 +313,13 @@ class Cover:
         numbers = {name: int(value) for name, value in status.items() if isinstance(value, int)}
         return {**numbers, "has_lease": int(self.machine.clean and numbers["lease_ms"] > 0)}
 
+    def refusal(self) -> str:
+        """Why every new batch is refused now; "" if it is not."""
+        if not self.machine.own.is_live():
+            return AWAY_REFUSAL
+        is_covered = self._accept_local or self.machine.is_covered(self._clock.monotonic_ns())
+        return "" if is_covered else NO_STANDBY
+
     def status(self) -> dict[str, object]:
         machine = self.machine
         now = self._clock.monotonic_ns()
@@ -319,6 +327,7 @@ class Cover:
             "epoch": machine.epoch,
             "is_live": machine.clean,
             "lease_ms": max(0, (machine.lease_until() - now) // MS),
+            "refusal": self.refusal(),
             "standby": machine.standby_name,
             "standby_in_reach": machine.is_covered(now),
             "standby_complete": machine.link.is_complete(),

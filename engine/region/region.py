@@ -212,8 +212,11 @@ class Region:
 
     @property
     def condition(self) -> str:
-        """`up`, `draining`, `drained` or `returning`."""
-        return str(self.parts.handing.status()["condition"])
+        """`up`, `draining`, `drained` or `returning`; `refusing`: up, but there is no standby for what it would accept,
+        or it was called dead and has not returned."""
+        condition = str(self.parts.handing.status()["condition"])
+        cover = self.parts.cover
+        return "refusing" if condition == "up" and cover is not None and cover.refusal() else condition
 
     def beat(self, beat: Beat) -> BeatReply | None:
         self.check()

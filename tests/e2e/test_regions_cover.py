@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.alerts.monitor import Monitor
 from engine.failover.messages import Standing
+from engine.metrics import gather
+from engine.metrics.catalogue import Point
 from engine.region.ports import RegionAway
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
@@ -50,8 +53,17 @@ def assert_clean(fleet: CoveredFleet) -> None:
             assert report.is_clean, (region.name, report.problems)
 
 
+AT_ONCE = {"quiet": "1ms", "region": {"after": "1ms"}, "replication": {"after": "1ms"}}
+
+
 def covered(tmp_path: Path, port: int, degraded: str = "refuse") -> CoveredFleet:
-    return CoveredFleet(two_regions(tmp_path, port, fleet={"replicas": 1, "degraded": degraded}))
+    sections = {"fleet": {"replicas": 1, "degraded": degraded}, "alerts": AT_ONCE}
+    return CoveredFleet(two_regions(tmp_path, port, **sections))
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "FRESH_S", 0.0)
 
 
 def test_mail_flows_and_the_standby_forgets_what_is_delivered(tmp_path: Path, sink: SinkProcess) -> None:
@@ -90,8 +102,13 @@ def test_a_region_and_its_disk_are_lost_and_its_mail_goes_out(tmp_path: Path, si
             await until(lambda: fleet.spools["us"].counts()["queued"] == 0)
             with pytest.raises(RegionAway, match="no standby"):
                 await fleet.submit("us", mail(1, first=900), bytes(16))
+            assert fleet.regions["us"].condition == "refusing"
+            monitor = Monitor(fleet.config, fleet)
+            await fleet.until_alerts(monitor, ("region", "eu", ""), ("replication", "us", ""))
             await fleet.start("eu")  # on an empty disk
             await until(fleet.all_live)
+            await fleet.until_alerts(monitor)
+            assert fleet.regions["us"].condition == "up"
             await fleet.submit("eu", mail(100, first=400), b"n" * 16)
             await until(lambda: fleet.spools["eu"].counts()["delivered"] == 100)
 
@@ -109,6 +126,10 @@ def test_a_region_that_returns_gives_up_what_was_adopted(tmp_path: Path) -> None
             fleet.cut = {("", "eu"), ("eu", "us"), ("us", "eu")}
             await until(lambda: fleet.spools["us"].counts()["queued"] == 50)
             assert fleet.regions["eu"].parts.term() is None
+            monitor = Monitor(fleet.config, fleet)
+            await fleet.until_alerts(
+                monitor, ("region", "eu", "lease"), ("replication", "eu", ""), ("replication", "us", "")
+            )
             with pytest.raises((RegionAway, TimeoutError)):
                 async with asyncio.timeout(0.5):
                     await fleet.submit("eu", mail(1, first=99), bytes(16))
@@ -135,6 +156,16 @@ def test_without_a_peer_it_may_accept_and_says_so_and_catches_up(tmp_path: Path)
                 await fleet.submit("eu", mail(20), KEY)
             ).degraded  # asked for again: it is still on one disk
             assert fleet.regions["eu"].snapshot()["failover"]["degraded_receipts"] == 1  # type: ignore[index]
+            assert fleet.regions["eu"].condition == "up"  # it takes mail
+            assert Point("sendfleet.failover.degraded", (), 1) in fleet.regions["eu"].figures()
+            monitor = Monitor(fleet.config, fleet)
+            await fleet.until_alerts(monitor, ("region", "us", ""), ("replication", "eu", ""))
+            told = [event for _, events in fleet.spools["eu"].read_outbox(1000) for event in events]
+            assert any(
+                row[1] == "alert" and row[2]["alert"] == "replication" and row[2]["state"] == "firing"
+                for row in told
+                if len(row) == 3
+            )
             await fleet.start("us")
             await until(fleet.all_live)
             assert copies(fleet, "us") == 20

@@ -21,6 +21,7 @@ from engine.config.schema import ResolverConfig
 from engine.failover.dns_keeper import DnsKeeper
 from engine.failover.dns_plan import Published, Records, Step
 from engine.failover.dns_zone import DnsZone
+from engine.failover.region_health import RegionHealth
 from engine.ops.free_port import free_port
 from engine.routing.resolver import build_resolver
 from tests.support.clock import ManualClock
@@ -86,8 +87,8 @@ class Health:
 
     regions: frozenset[str] | None = frozenset({"eu", "us"})
 
-    def healthy_regions(self) -> frozenset[str] | None:
-        return self.regions
+    def regions_health(self) -> dict[str, RegionHealth] | None:
+        return None if self.regions is None else dict.fromkeys(self.regions, RegionHealth.HEALTHY)
 
 
 def records(*addresses: str) -> Records:

@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 
+from engine.alerts.monitor import Monitor
 from engine.config.schema import FleetConfig
 from engine.failover.fleet import FleetMachine, first_epoch_at
 from engine.failover.handover import Request
 from engine.failover.messages import Message, Standing
 from engine.failover.timing import Timing
+from engine.metrics.catalogue import Point
 from engine.region.ports import RegionAway
 from engine.region.region import Region
 from engine.spool.store import Spool
@@ -106,6 +108,35 @@ class CoveredFleet:
             and cover.machine.link.is_complete()
             for name, region in self.regions.items()
         )
+
+    # -- what Fleet's watch asks: engine.alerts.monitor.AlertPort
+
+    async def region_figures(self, region: str) -> list[Point]:
+        if region not in self.regions:
+            raise ConnectionError(f"{region} is not there")
+        return self.regions[region].figures()
+
+    async def pool_figures(self, region: str) -> dict[str, list[Point]]:
+        return {}
+
+    async def source_figures(self, source: str) -> list[Point]:
+        return []
+
+    async def note_alerts(self, region: str, rows: Sequence[tuple[int, str, dict[str, Any]]]) -> None:
+        if region not in self.regions:
+            raise ConnectionError(f"{region} is not there")
+        await self.regions[region].note_alerts(rows)
+
+    async def until_alerts(self, monitor: Monitor, *expected: tuple[str, str, str]) -> None:
+        """Look until exactly these of regions and copies fire, as (alert, region, where)."""
+        async with asyncio.timeout(60):
+            while True:
+                await monitor.look()
+                rows = monitor.listing()
+                found = {tuple(str(row[field]) for field in ("alert", "region", "where")) for row in rows}
+                if {row for row in found if row[0] in ("region", "replication")} == set(expected):
+                    return
+                await asyncio.sleep(TICK_S)
 
     async def submit(self, region: str, mail: list[Mail], key: bytes, *, again: bool = False) -> Receipt:
         header, blob = encode_submission(mail, key)

@@ -215,3 +215,87 @@ def test_status_shows_faults_of_tls() -> None:
     assert " ".join(lines).startswith(
         "eu: TLS, of 111 sessions: certificate-expired 4, starttls-not-supported 2,"
     )
+
+
+def covering(**changes: Any) -> dict[str, Any]:
+    """The snapshot of a region in order, with `changes` in what it says of its failover."""
+    status = {
+        "epoch": 7,
+        "is_live": True,
+        "lease_ms": 650,
+        "refusal": "",
+        "standby": "us",
+        "standby_in_reach": True,
+        "standby_complete": True,
+        "standby_lacks": 0,
+        "degraded_receipts": 0,
+    }
+    return {"counts": COUNTS, "failover": {**status, **changes}}
+
+
+def standings(**regions: str) -> dict[str, dict[str, object]]:
+    return {name: {"standing": standing, "epoch": 7, "weight": 0} for name, standing in regions.items()}
+
+
+def test_status_shows_the_standing_of_each_region() -> None:
+    fleet = MemoryFleet()
+    fleet.state = {
+        "fleet": "demo",
+        "standing": standings(eu="live", us="suspect"),
+        "regions": {"eu": covering(), "us": covering(standby="eu")},
+    }
+    result = invoke("status", fleet=fleet)
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["region", "standing", "accepted"] in [row[:3] for row in rows]
+    assert ["eu", "live", "9", "1", "5", "3", "0", "0", "0"] in rows
+    assert ["us", "suspect", "9", "1", "5", "3", "0", "0", "0"] in rows
+    assert ["all", "18", "2", "10", "6", "0", "0", "0"] in rows
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    assert "standby" not in result.stdout
+
+
+def test_status_says_what_is_not_in_order_and_fails_if_a_region_does_nothing() -> None:
+    fleet = MemoryFleet()
+    alone = {"standby_in_reach": False, "refusal": "no standby region is within reach"}
+    fleet.state = {
+        "fleet": "demo",
+        "standing": standings(eu="live", us="dead", ap="live", sa="live", af="returning"),
+        "regions": {
+            "eu": covering(**alone),
+            "us": covering(is_live=False, lease_ms=0, standby="", **alone),
+            "ap": covering(standby_in_reach=False, degraded_receipts=42, standby_lacks=10, standby="sa"),
+            "sa": covering(lease_ms=0),
+            "af": {"error": "no actor region:af"},
+        },
+    }
+    result = invoke("status", fleet=fleet)
+    lines = result.stdout.splitlines()
+    assert "eu: its standby, us, is not in reach: new mail is refused" in lines
+    assert "us: no lease: it sends nothing; no standby in reach: new mail is refused" in lines
+    assert (
+        "ap: its standby, sa, is not in reach: new mail is accepted without a copy; "
+        "sa lacks copies of 10 messages; 42 receipts since its start were degraded"
+    ) in lines
+    assert "sa: no lease: it sends nothing" in lines
+    assert ["af", "returning", "none"] in [line.split() for line in lines]
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: no answer from af: no actor region:af; "
+        "eu refuses new mail: no standby region is within reach; us is dead; sa has no lease\n"
+    )
+    fleet.state["standing"] = standings(ap="live")
+    fleet.state["regions"] = {"ap": fleet.state["regions"]["ap"]}
+    assert invoke("status", fleet=fleet).exit_code == 0  # it accepts and sends
+
+
+def test_status_of_a_fleet_without_a_living_region_is_not_a_plain_table() -> None:
+    fleet = MemoryFleet()
+    dead = covering(is_live=False, lease_ms=0, standby_in_reach=False, degraded_receipts=42)
+    fleet.state = {
+        "fleet": "demo",
+        "standing": standings(eu="dead", us="dead"),
+        "regions": {"eu": dead, "us": dead},
+    }
+    result = invoke("status", "--json", fleet=fleet)
+    assert (result.exit_code, result.stderr) == (1, "error: eu is dead; us is dead\n")

@@ -119,6 +119,29 @@ def test_the_last_region_stays_and_the_first_that_is_healthy_replaces_it() -> No
     assert publish(plan, 1001) == {AP}, "at once: nobody else is healthy"
 
 
+def test_of_regions_that_take_nothing_one_that_answers_stays() -> None:
+    """Of two with copies one dies: the other notices first, and refuses for want of a peer."""
+    plan = started(EU, US, addresses={"eu": [EU], "us": [US]}, healthy=("eu", "us"))
+    plan.observe(10, ("eu",), ("us",))
+    plan.observe(10.5, (), ("us",))
+    plan.observe(12, (), ("us",))
+    assert plan.step(12) is not Step.PUBLISH, "eu has not been down for long, but nothing better is left"
+    assert plan.wanted() == records(EU, US)
+    plan.observe(12.5, (), ("us",))
+    assert publish(plan, 12.5) == {US}
+    plan.observe(20, (), ("eu", "us"))  # it returns, and neither takes mail yet
+    assert plan.wanted() == records(US)
+    plan.observe(21, (), ("eu",))
+    assert publish(plan, 25) == {EU}
+
+
+def test_a_region_that_answers_and_takes_nothing_leaves_if_another_takes_mail() -> None:
+    plan = started(EU, US, AP)
+    plan.observe(10, ("us", "ap"), ("eu",))
+    plan.observe(12, ("us", "ap"), ("eu",))
+    assert publish(plan, 12) == {US, AP}
+
+
 def test_the_floor() -> None:
     plan = started(EU, US, AP, min_regions=2)
     plan.observe(5, ("eu", "us"))
