@@ -132,6 +132,9 @@ class RayPool:
         pid, name = await call(self._handle, "introduce", incarnation, timeout_s=NODE_START_TIMEOUT_S)
         return int(pid), name
 
+    async def ping(self) -> int:
+        return int(await call(self._handle, "ping"))
+
     async def warm(self) -> None:
         await call(self._handle, "warm")
 

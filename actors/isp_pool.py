@@ -150,6 +150,9 @@ class IspPoolActor:
         self._incarnation = incarnation
         return os.getpid(), self._name
 
+    async def ping(self) -> int:
+        return os.getpid()
+
     async def warm(self) -> None:
         """Do now what would cost time when this becomes a pool."""
         self._built_routes()

@@ -14,6 +14,12 @@ has two processes, and no process is forgotten, whoever is killed when:
 - If the answer to "be that pool" is lost, the process is killed, by its id. Neither that nor taking over needs Ray's
   head.
 
+A process that lives and does nothing (stopped, or in a loop that does not end) is killed as well, through its pidfd,
+and all goes on as after any other death. It is asked for a sign of life at every look, which its event loop gives at
+once; `SILENT_LOOKS` in a row without one, and it hangs. Looks are counted, not seconds: while this process itself was
+frozen, or the machine asleep, there were none. One that waits for its disk is left alone: another would wait, too, and
+what it has on the wire would be sent twice.
+
 Everything runs on the region's loop. Does not import Ray.
 """
 
@@ -28,6 +34,7 @@ from collections import deque
 from collections.abc import Callable
 
 from actors.ports import ActorDied, PoolProcess, PoolStarter, RunningPool
+from engine.ops.process import waits_for_disk
 from engine.region.ports import PoolName, PoolPort
 
 log = logging.getLogger(__name__)
@@ -38,6 +45,12 @@ LONGEST_PAUSE_S = 30.0  # the same for a spare
 STABLE_S = 60.0  # a spare that lived for so long and died was not to blame
 MEET_S = 60.0  # for what outlived the former incarnation to answer; it may still be importing
 CLOSE_S = 5.0
+LOOK_S = 0.5
+# Five seconds. What a pool's loop does at a time (a message of 50 MiB, a full garbage collection) takes some tenths of
+# a second, several times that on two cores that do too much. Who is killed wrongly costs a mark on what it held, and up
+# to that much sent twice; each second of waiting is one in which that mail stands.
+SILENT_LOOKS = 10
+SIGN_S = 2.0  # an answer that is lost is asked for again
 
 
 class _Process:
@@ -54,6 +67,8 @@ class _Process:
         self.on_death: Callable[[PoolName], None] | None = None
         self.has_ended = False
         self.since_s = time.monotonic()
+        self.silent_looks = 0  # since the last sign of life
+        self.asking: asyncio.Task[None] | None = None
         self._on_end = on_end
         self._descriptor = os.pidfd_open(pid)
         asyncio.get_running_loop().add_reader(self._descriptor, self._ended)
@@ -70,6 +85,16 @@ class _Process:
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
             except ProcessLookupError:
                 log.debug("process %d of pools has ended already", self.number)
+
+    async def ask(self) -> None:
+        """Ask for a sign of life, once."""
+        try:
+            async with asyncio.timeout(SIGN_S):
+                await self.port.ping()
+        except (ConnectionError, TimeoutError) as error:
+            log.debug("process %d of pools: no sign of life: %s", self.number, error)
+        else:
+            self.silent_looks = 0
 
 
 class PoolProcesses:
@@ -88,11 +113,15 @@ class PoolProcesses:
         self._failures = 0
         self._pause: asyncio.TimerHandle | None = None  # nothing is started meanwhile
         self._is_closed = False
+        self._running: set[_Process] = set()  # whatever they are
+        self._watching: asyncio.Task[None] | None = None
 
     # -- for the region
 
     async def survivors(self) -> list[PoolName]:
         """The pools that outlived the former incarnation. To be asked once, before anything is launched."""
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        self._watching.add_done_callback(_not_watched)
         numbers = await self._starter.numbers()
         self._numbers.update(numbers)
         await asyncio.gather(*(self._meet(number) for number in numbers))
@@ -118,6 +147,8 @@ class PoolProcesses:
     async def close(self) -> None:
         """Start no more. When this returns every process is known to Ray by its name, or was never asked for."""
         self._is_closed = True
+        if self._watching is not None:
+            self._watching.cancel()
         if self._pause is not None:
             self._pause.cancel()
         deadline_s = time.monotonic() + CLOSE_S
@@ -132,7 +163,7 @@ class PoolProcesses:
             try:
                 port = await self._starter.find(number)
                 pid, name = await port.introduce(self._incarnation)
-                process = _Process(number, port, pid, self._ended)
+                process = self._met(number, port, pid)
             except (ActorDied, ProcessLookupError):
                 self._numbers.discard(number)
                 return
@@ -152,6 +183,37 @@ class PoolProcesses:
         else:
             process.name = name
             self._bound[name] = process
+
+    def _met(self, number: int, port: PoolProcess, pid: int) -> _Process:
+        """ProcessLookupError: it has ended already."""
+        process = _Process(number, port, pid, self._ended)
+        self._running.add(process)
+        return process
+
+    # -- those that hang
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._look()
+
+    def _look(self) -> None:
+        for process in self._running:
+            process.silent_looks += 1
+            if process.silent_looks > SILENT_LOOKS:
+                self._silent(process)
+            if process.asking is None or process.asking.done():
+                process.asking = asyncio.get_running_loop().create_task(process.ask())
+
+    def _silent(self, process: _Process) -> None:
+        what = "a spare" if process.name is None else f"pool {process.name}"
+        silence = f"{what}, pid {process.pid}, gives no sign of life for {SILENT_LOOKS * LOOK_S:g} s"
+        if waits_for_disk(process.pid):
+            if process.silent_looks == SILENT_LOOKS + 1:
+                log.error("%s: it waits for its disk", silence)
+            return
+        log.error("%s, and is killed", silence)
+        process.kill()
 
     # -- binding
 
@@ -238,7 +300,7 @@ class PoolProcesses:
             finally:
                 self._registering -= 1
             pid, name = await port.introduce(self._incarnation)
-            process = _Process(number, port, pid, self._ended)
+            process = self._met(number, port, pid)
         except (ConnectionError, TimeoutError, ProcessLookupError) as error:
             # the first may be one that has just died, whose name is not free yet
             level = logging.WARNING if self._failures else logging.INFO
@@ -251,6 +313,9 @@ class PoolProcesses:
             process.kill()
             return
         await self._warm(process)
+        if process.has_ended:
+            self._rest()
+            return
         self._offer(process)
 
     async def _warm(self, process: _Process) -> None:
@@ -274,6 +339,7 @@ class PoolProcesses:
         self._fill()
 
     def _ended(self, process: _Process) -> None:
+        self._running.discard(process)
         self._numbers.discard(process.number)
         name = process.name
         if name is not None:
@@ -291,3 +357,8 @@ class PoolProcesses:
             else:
                 self._failures = 0
         self._fill()
+
+
+def _not_watched(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        log.critical("nobody looks whether pools hang any more", exc_info=task.exception())

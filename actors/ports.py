@@ -30,6 +30,9 @@ class PoolProcess(PoolPort, Protocol):
 
     async def introduce(self, incarnation: str) -> tuple[int, PoolName | None]: ...
 
+    async def ping(self) -> int:
+        """A sign of life, at once."""
+
     async def warm(self) -> None: ...
 
     async def take(self, incarnation: str, name: PoolName) -> None: ...

@@ -2,7 +2,10 @@
 
 import os
 import resource
+from pathlib import Path
 from typing import TypedDict
+
+PROC = Path("/proc")
 
 
 class ProcessUsage(TypedDict):
@@ -30,3 +33,20 @@ def process_usage() -> ProcessUsage:
         resident_bytes=fields["VmRSS"],
         anonymous_bytes=fields["RssAnon"],
     )
+
+
+def waits_for_disk(pid: int) -> bool:
+    """Whether a thread of that process is in uninterruptible sleep (state D of proc_pid_stat(5)): it waits for a disk,
+    or for memory that has been swapped out. False if there is no such process."""
+    try:
+        threads = list(PROC.joinpath(str(pid), "task").iterdir())
+    except FileNotFoundError:
+        return False
+    return any(_state(thread) == "D" for thread in threads)
+
+
+def _state(thread: Path) -> str:
+    try:
+        return thread.joinpath("stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return ""

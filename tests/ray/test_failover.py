@@ -1,5 +1,5 @@
-"""Ray's head dies and returns; then a shard of a region is cut off, its node frozen, and killed with its disk: it is
-covered by its sibling, not by the other region.
+"""Ray's head dies and returns; a pool hangs; a shard of a region is cut off, its node frozen, and killed with its disk:
+it is covered by its sibling, not by the other region.
 
 All under load. Every message that got a receipt arrives; what arrives twice is marked. Submissions go on meanwhile.
 SENDFLEET_FAILOVER_ROUNDS repeats the freezing; `make soak` sets it.
@@ -150,6 +150,29 @@ async def lose_the_head(fleet: ClusterFleet, load: Load, sink: SinkProcess) -> N
     await until(is_replaced, "a source that dies is not started again")
 
 
+async def stop_a_pool(region: str) -> int:
+    """SIGSTOP of the pool that sends; its process id."""
+    pid = (await pools_of(region))["default.0"]
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+async def replaced(region: str, hung: int, load: Load, sink: SinkProcess) -> None:
+    """The pool that hangs is gone, and mail goes out through another."""
+
+    async def another_is_fed() -> bool:
+        return (await pools_of(region)).get("default.0") not in (None, hung)
+
+    await until(another_is_fed, "a pool that hangs is not replaced")
+    assert not psutil.pid_exists(hung)
+    known = set(load.acknowledged)
+
+    async def everything_arrives() -> bool:
+        return known <= set(await asyncio.to_thread(lambda: sink.log().recipients()))
+
+    await until(everything_arrives, "what the pool that hung held was not sent")
+
+
 async def cut_off(fleet: ClusterFleet) -> None:
     """As `sendfleet drill --scenario partition --on-live` does it, and judges it."""
     from actors.drill_faults import Cut
@@ -215,7 +238,9 @@ def test_the_head_dies_then_a_shard_is_cut_off_freezes_and_dies(tmp_path: Path, 
         load = Load(fleet.client)
         await lose_the_head(fleet, load, sink)
         await until(is_live, "the region did not return to Fleet's lease")
+        hung = await stop_a_pool(OTHER)
         await cut_off(fleet)
+        await replaced(OTHER, hung, load, sink)
         for _ in range(ROUNDS):
             await asyncio.sleep(1.0)
             victims = processes_of(fleet.nodes[VICTIM])

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +20,15 @@ from engine.region.ports import PoolName
 
 GOOGLE, YAHOO, OTHER = PoolName("google"), PoolName("yahoo"), PoolName("other")
 PATIENCE_S = 30.0
-CHILD = [sys.executable, "-S", "-c", "import os; os.read(0, 1)"]
+# says back what it hears
+CHILD = [sys.executable, "-S", "-c", "import os\nwhile sign := os.read(0, 1): os.write(1, sign)"]
 
 
 class Actor:
     """A process, and what actors/isp_pool.py does when it is called."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(CHILD, stdin=subprocess.PIPE)
+        self.process = subprocess.Popen(CHILD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self.name: PoolName | None = None
         self.incarnation = ""
         self.is_warm = False
@@ -39,6 +42,16 @@ class Actor:
         self.check()
         self.incarnation = incarnation
         return self.process.pid, self.name
+
+    async def ping(self) -> int:
+        """Answered by the process itself."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.check()
+        os.write(self.process.stdin.fileno(), b"?")
+        if not await asyncio.to_thread(os.read, self.process.stdout.fileno(), 1):
+            raise ActorDied("died")
+        return self.process.pid
 
     async def warm(self) -> None:
         self.check()
@@ -112,7 +125,7 @@ def running() -> Iterator[Node]:
         for actor in node.made:
             actor.kill()
             assert actor.process.stdin is not None
-            actor.process.stdin.close()
+            actor.process.stdin.close()  # the other end is closed when nobody reads it any more
 
 
 def go(scenario: Callable[[Node], Awaitable[None]]) -> None:
@@ -499,5 +512,141 @@ def test_a_process_that_cannot_be_prepared_is_used_all_the_same(monkeypatch: pyt
     async def scenario(node: Node) -> None:
         pools = await with_spare(node)
         await pools.launch(GOOGLE, ignore)
+
+    go(scenario)
+
+
+async def look(pools: PoolProcesses, times: int) -> None:
+    """So many looks, and to each the answers of those that give any."""
+    for _ in range(times):
+        pools._look()
+        asked = [p.asking for p in pools._running if p.asking is not None and _state(p.pid) in ("S", "R")]
+        await asyncio.gather(*asked)
+
+
+def _state(pid: int) -> str:
+    """Of a process by proc_pid_stat(5); "" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+async def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    await until(lambda: _state(pid) == "T")
+
+
+@pytest.fixture
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test looks itself (`look`), and no answer takes too long."""
+    monkeypatch.setattr(pool_processes, "LOOK_S", 1000.0)
+    monkeypatch.setattr(pool_processes, "SIGN_S", 1000.0)
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_pool_that_hangs_is_killed_and_a_spare_takes_its_place() -> None:
+    async def scenario(node: Node) -> None:
+        pools = await with_spare(node)
+        deaths: list[PoolName] = []
+        await pools.launch(GOOGLE, deaths.append)
+        await until(lambda: spares_of(pools) == 1)
+        await look(pools, 3 * pool_processes.SILENT_LOOKS)
+        assert deaths == [], "they answer"
+        hung, spare = (pool.pid for pool in pools.running())
+        await stop(hung)
+        await look(pools, pool_processes.SILENT_LOOKS)
+        assert _state(hung) == "T", "not yet"
+        await look(pools, 1)
+        await until(lambda: deaths == [GOOGLE])
+        assert node.actors[0].process.wait(PATIENCE_S) == -signal.SIGKILL
+        await pools.launch(GOOGLE, deaths.append)
+        assert node.pid(GOOGLE) == spare
+        assert deaths == [GOOGLE]
+
+    go(scenario)
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_pool_that_goes_on_in_time_is_left_alone() -> None:
+    async def scenario(node: Node) -> None:
+        pools = await with_spare(node)
+        await pools.launch(GOOGLE, ignore)
+        pid = node.pid(GOOGLE)
+        for _ in range(2):
+            await stop(pid)
+            await look(pools, pool_processes.SILENT_LOOKS)
+            os.kill(pid, signal.SIGCONT)
+            await until(lambda: next(p for p in pools._running if p.pid == pid).silent_looks == 0)
+        await look(pools, pool_processes.SILENT_LOOKS)
+        assert node.pid(GOOGLE) == pid
+
+    go(scenario)
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_spare_that_hangs_is_replaced_also_while_it_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    warmed: list[Actor] = []
+    hung: list[Actor] = []
+    warm = Actor.warm
+
+    async def hangs_once(self: Actor) -> None:
+        warmed.append(self)
+        if len(warmed) == 3:
+            hung.append(self)
+            await asyncio.to_thread(self.process.wait)
+        await warm(self)
+
+    monkeypatch.setattr(Actor, "warm", hangs_once)
+
+    async def scenario(node: Node) -> None:
+        pools = await with_spare(node)
+        first = node.actors[0]
+        await stop(first.process.pid)
+        await look(pools, pool_processes.SILENT_LOOKS + 1)
+        assert first.process.wait(PATIENCE_S) == -signal.SIGKILL
+        await until(lambda: spares_of(pools) == 1)
+
+        await pools.launch(GOOGLE, ignore)
+        await until(lambda: len(hung) == 1)
+        await stop(hung[0].process.pid)
+        await look(pools, pool_processes.SILENT_LOOKS + 1)
+        await until(lambda: spares_of(pools) == 1)
+        assert hung[0].process.poll() == -signal.SIGKILL
+
+    go(scenario)
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_one_that_waits_for_its_disk_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_processes, "waits_for_disk", lambda pid: True)
+
+    async def scenario(node: Node) -> None:
+        pools = await with_spare(node)
+        await pools.launch(GOOGLE, ignore)
+        pid = node.pid(GOOGLE)
+        await stop(pid)
+        await look(pools, 3 * pool_processes.SILENT_LOOKS)
+        assert _state(pid) == "T"
+        monkeypatch.setattr(pool_processes, "waits_for_disk", lambda pid: False)
+        await look(pools, 1)
+        assert node.actors[0].process.wait(PATIENCE_S) == -signal.SIGKILL
+
+    go(scenario)
+
+
+def test_a_region_that_was_frozen_itself_does_not_count_that_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_processes, "LOOK_S", 0.01)
+
+    async def scenario(node: Node) -> None:
+        pools = await with_spare(node)
+        (process,) = pools._running
+        await stop(process.pid)
+        await until(lambda: process.silent_looks > 1)
+        before = process.silent_looks
+        time.sleep(2 * pool_processes.SILENT_LOOKS * pool_processes.LOOK_S)  # noqa: ASYNC251 - that is the point
+        await asyncio.sleep(0)
+        assert process.silent_looks <= before + 1
+        await until(lambda: process.has_ended)  # it is looked at again, and killed
 
     go(scenario)
