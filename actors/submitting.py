@@ -1,8 +1,11 @@
 """How a client submits a batch: to which region, and to which others when that one is silent or refuses.
 
 A batch whose answer was lost is sent again to the same region under the same key until it answers, so it is accepted
-once; with copies in other regions, another one is asked as well, and they find out among themselves who has it.
-Messages with a key of their own go to the region that their key stands for, because it knows the key.
+once. Messages with a key of their own go to the region that their key stands for, because it knows the key.
+
+With copies in other regions another one is asked as well, and they find out among themselves who has the batch. They
+are asked to find out at once if the key is the caller's: another process may have used it when other regions lived.
+A message with a key of its own is a batch of its own there, under that key.
 """
 
 import asyncio
@@ -17,14 +20,15 @@ from actors.calls import Calls
 from actors.region_calls import ANSWER_TIMEOUT_S, GIVE_UP_S, MAX_DELAY_S, RegionCalls
 from engine.config.schema import FleetConfig
 from engine.region.ports import RegionDraining
-from engine.values.message import Message, Receipt
-from engine.values.submission import batch_key_of, decode_receipt, encode_submission
+from engine.values.message import KEY_OF_ANOTHER, ItemError, Message, Receipt
+from engine.values.submission import batch_key_of, check_messages, decode_receipt, encode_submission
 
 SILENCE_S = 0.3  # then another region is asked, too
 SILENT_TIMES = 4  # or so many times as long as an answer usually takes
 QUIET_S = 0.1  # a region that answers nobody for so long is not given anything else first
 QUIET_TIMES = 2  # or so many times as long as an answer usually takes
 USUAL_OF = 16  # answers, about
+KEYED_AT_ONCE = 64  # messages with keys of their own, of one call
 AGAIN_S = 0.15  # when all were asked: until one is asked again
 SLOWER = 1.5  # and each time so much longer
 
@@ -42,7 +46,10 @@ class Submitting:
     ) -> Receipt:
         """As `AsyncClient.submit` (actors/client.py) says."""
         batch = tuple(batch)
+        check_messages(batch)
         first = self._config.members(region) if region else ()
+        if self._config.fleet.replicas:
+            return await self._submit_to_all(batch, key, first)
         homes: dict[str, list[int]] = {}
         if len(self._regions.actors) > 1 and any(message.key for message in batch):
             for position, message in enumerate(batch):
@@ -69,8 +76,6 @@ class Submitting:
     ) -> Receipt:
         batch_key = key or os.urandom(16)
         header, blob = encode_submission(batch, batch_key)
-        if self._config.fleet.replicas:
-            return decode_receipt(await self._submit_covered(batch_key, header, blob, first))
         return decode_receipt(await self._accepted_by_one(self._regions.order(key, first), header, blob))
 
     async def _accepted_by_one(self, names: Sequence[str], header: bytes, blob: bytes) -> bytes:
@@ -97,17 +102,53 @@ class Submitting:
         """A key for the part of a batch that is for one region, which chooses that region."""
         for number in itertools.count():
             key = batch_key_of("part", whole, home, str(number))
-            chosen = (self._regions.ranked if self._config.fleet.replicas else self._regions.order)(
-                key, first
-            )[0]
-            if home in ("", chosen):
+            if home in ("", self._regions.order(key, first)[0]):
                 return key
         raise AssertionError("unreachable")
 
-    async def _submit_covered(self, key: bytes, header: bytes, blob: bytes, first: Sequence[str]) -> bytes:
+    async def _submit_to_all(
+        self, batch: Sequence[Message], key: bytes | None, first: Sequence[str]
+    ) -> Receipt:
+        """In a fleet with copies."""
+        without, keyed, errors = by_key(batch)
+        room = asyncio.Semaphore(KEYED_AT_ONCE)
+
+        async def submit_one(position: int) -> Receipt:
+            message = batch[position]
+            async with room:
+                own = batch_key_of("key", message.tenant, message.key)
+                return await self._submit_batch([message], own, first, is_lasting=True)
+
+        calls = [submit_one(same[0]) for same in keyed]
+        if without or not batch:
+            whole = key or os.urandom(16)
+            part = batch_key_of("part", whole, "", "0") if keyed or errors else whole
+            messages = [batch[position] for position in without]
+            calls.append(self._submit_batch(messages, part, first, is_lasting=key is not None))
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        receipts = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            receipts.append(answer)
+        places = list(keyed)
+        if len(receipts) > len(keyed):
+            places.append(without)
+        return joined(receipts, places, errors)
+
+    async def _submit_batch(
+        self, batch: Sequence[Message], key: bytes, first: Sequence[str], *, is_lasting: bool
+    ) -> Receipt:
+        header, blob = encode_submission(batch, key)
+        return decode_receipt(await self._submit_covered(key, header, blob, first, is_lasting=is_lasting))
+
+    async def _submit_covered(
+        self, key: bytes, header: bytes, blob: bytes, first: Sequence[str], *, is_lasting: bool = False
+    ) -> bytes:
         """Ask one region after the other until one gives the receipt; the earlier ones may still do it meanwhile.
 
-        Regions find out among themselves who has the batch: it is accepted once, whoever answers.
+        Regions find out among themselves who has the batch: it is accepted once, whoever answers. `is_lasting`: the
+        key was not made for this call.
         """
         began = time.monotonic()
         quiet_s = max(QUIET_S, self._usual_s * QUIET_TIMES)
@@ -120,7 +161,11 @@ class Submitting:
                 name = names[turn % len(names)]
                 if not calls.has(name):  # one that has it already needs it no second time
                     call = self._regions.actors[name].call(
-                        "accept", header, blob, not asked <= calls.refused, timeout_s=ANSWER_TIMEOUT_S
+                        "accept",
+                        header,
+                        blob,
+                        is_lasting or not asked <= calls.refused,
+                        timeout_s=ANSWER_TIMEOUT_S,
                     )
                     calls.begin(name, self._regions.watched(name, call))
                     asked.add(name)
@@ -165,14 +210,40 @@ class Submitting:
         return None, not done
 
 
-def joined(receipts: Sequence[Receipt], positions: Sequence[Sequence[int]]) -> Receipt:
-    """One receipt for a batch that went to several regions; `positions[i]` are those of receipt i's items."""
-    ids: list[tuple[int, ...]] = [()] * sum(map(len, positions))
+def by_key(batch: Sequence[Message]) -> tuple[list[int], list[list[int]], list[ItemError]]:
+    """Positions of the messages without a key, those of the others by key, and what is refused: a key that stands for
+    a message to other recipients earlier in the batch."""
+    without: list[int] = []
+    keyed: dict[tuple[str, str], list[int]] = {}
     errors = []
+    for position, message in enumerate(batch):
+        if not message.key:
+            without.append(position)
+            continue
+        same = keyed.setdefault((message.tenant, message.key), [])
+        if same and message.recipients != batch[same[0]].recipients:
+            errors.append(ItemError(position, "key", message.key[:80], KEY_OF_ANOTHER))
+        else:
+            same.append(position)
+    return without, list(keyed.values()), errors
+
+
+def joined(
+    receipts: Sequence[Receipt], positions: Sequence[Sequence[int]], refused: Sequence[ItemError] = ()
+) -> Receipt:
+    """One receipt for a batch that went to several regions; `positions[i]` are those of receipt i's items, or of its
+    only one. `refused`: items that went to none."""
+    ids: list[tuple[int, ...]] = [()] * (sum(map(len, positions)) + len(refused))
+    errors = list(refused)
     for receipt, places in zip(receipts, positions, strict=True):
-        for place, item in zip(places, receipt.ids, strict=True):
+        times = len(places) if len(receipt.ids) == 1 else 1
+        for place, item in zip(places, receipt.ids * times, strict=True):
             ids[place] = item
-        errors += [replace(error, index=places[error.index]) for error in receipt.errors]
+        errors += [
+            replace(error, index=place)
+            for error in receipt.errors
+            for place in (places if times > 1 else (places[error.index],))
+        ]
     return Receipt(
         region=",".join(sorted({receipt.region for receipt in receipts})),
         ids=tuple(ids),

@@ -17,12 +17,13 @@ from engine.region.awaiting import awaited
 from engine.region.cover import Cover
 from engine.region.refills import TOGETHER_MS
 from engine.region.retry import RetrySchedule
-from engine.spool.batches import AcceptBatch, AcceptResult, CampaignRecord, ChunkBatch
+from engine.spool.accepting import recipients_digest
+from engine.spool.batches import AcceptBatch, AcceptItem, AcceptResult, CampaignRecord, ChunkBatch
 from engine.spool.store import Spool
 from engine.values.address import AddressError, parse_address
 from engine.values.clock import Clock
 from engine.values.engagement import Engagement
-from engine.values.message import ItemError, Receipt
+from engine.values.message import KEY_OF_ANOTHER, ItemError, Receipt
 from engine.values.stream import Stream
 from engine.values.submission import MalformedBatch, batch_key_of, decode_submission, encode_receipt
 
@@ -33,7 +34,6 @@ AHEAD_MS = {
     Engagement.UNENGAGED: 0,
     Engagement.UNKNOWN: 0,
 }
-KEY_OF_ANOTHER = "stands for a message to other recipients: a new message needs a new key"
 
 
 class Gate(Protocol):
@@ -107,6 +107,8 @@ class Intake:
             if len(result.ids) != len(admitted.items):
                 raise MalformedBatch(f"batch key: it stands for another batch, of {len(result.ids)} messages")
             for position, item, item_ids in zip(admitted.positions, admitted.items, result.ids, strict=True):
+                if repeated and item.key and self._is_of_another(item, len(item_ids)):
+                    item_ids = ()
                 ids[position] = item_ids
                 if not len(item_ids):
                     errors.append(ItemError(position, "key", item.key[:80], KEY_OF_ANOTHER))
@@ -121,6 +123,14 @@ class Intake:
                 degraded=degraded,
             )
         )
+
+    def _is_of_another(self, item: AcceptItem, count: int) -> bool:
+        """Whether a key that was used before stands for a message to other recipients. Where it is not known whose,
+        because another region has accepted it, their number tells."""
+        stands_for = self._spool.recipients_of(item.tenant, item.key)
+        if stands_for is None:
+            return count != len(item.recipients)
+        return stands_for != recipients_digest(item.recipients)
 
     async def accept_own(self, batch: AcceptBatch) -> None:
         """Accept mail that the region itself writes."""

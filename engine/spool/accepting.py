@@ -10,7 +10,7 @@ keys_expiry  expires_ms (6) key (16) -> nothing
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -42,7 +42,7 @@ def key_digest(tenant: str, key: str) -> bytes:
     return hashlib.blake2b(pack((tenant, key)), digest_size=16).digest()
 
 
-def _recipients_digest(recipients: Sequence[str]) -> bytes:
+def recipients_digest(recipients: Sequence[str]) -> bytes:
     return hashlib.blake2b(pack(recipients), digest_size=8).digest()
 
 
@@ -56,6 +56,13 @@ def remember(draft: Draft, key: bytes, value: bytes, now_ms: int) -> None:
 def recall(draft: Draft, key: bytes) -> Any:
     stored = draft.txn.get(key, db=draft.env.db["keys"])
     return None if stored is None else msgpack.unpackb(stored[6:])
+
+
+def recipients_of(txn: Any, db: Mapping[str, Any], digest: bytes) -> bytes | None:
+    """The digest of the recipients for whom a message's key stands; None if it is unknown, or was kept without them."""
+    stored = txn.get(digest, db=db["keys"])
+    span = [] if stored is None else msgpack.unpackb(stored[6:])
+    return bytes(span[2]) if len(span) > 2 else None
 
 
 def accept(
@@ -86,7 +93,7 @@ def accept(
     for item in batch.items:
         if item.key:
             digest = key_digest(item.tenant, item.key)
-            to = _recipients_digest(item.recipients)
+            to = recipients_digest(item.recipients)
             span = known.get(digest) or recall(draft, digest)
             if span is not None and len(span) > 2 and span[2] != to:  # earlier releases did not keep it
                 spans.append((0, 0))

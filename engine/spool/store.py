@@ -414,6 +414,11 @@ class Spool:
             self._campaigns[number] = found
         return found
 
+    def recipients_of(self, tenant: str, key: str) -> bytes | None:
+        """The digest of those that a message's key stands for; None if the key is not known here."""
+        with self._env.read() as txn:
+            return accepting.recipients_of(txn, self._env.db, accepting.key_digest(tenant, key))
+
     def campaign_progress(self, tenant: str, campaign: str) -> dict[int, bytes]:
         """Numbers and digests of the chunks that were accepted."""
         db = self._env.db

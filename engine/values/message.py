@@ -85,6 +85,9 @@ class ItemError:
     message: str
 
 
+KEY_OF_ANOTHER = "stands for a message to other recipients: a new message needs a new key"
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The answer to a batch. `region`: where it is, several names with commas between. `ids[i]` are the ids of item i,

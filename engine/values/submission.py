@@ -35,8 +35,8 @@ class Submission:
     offsets: list[int]
 
 
-def encode_submission(messages: Sequence[Message], batch_key: bytes) -> tuple[bytes, bytes]:
-    """Return (header, blob). TypeError, ValueError: of the messages one is none, or cannot travel."""
+def check_messages(messages: Sequence[Message]) -> None:
+    """TypeError, ValueError: one of them is none, or cannot travel."""
     for index, message in enumerate(messages):
         if not isinstance(message, Message):
             raise TypeError(f"batch[{index}]: {type(message).__name__}: allowed is a Message")
@@ -46,6 +46,11 @@ def encode_submission(messages: Sequence[Message], batch_key: bytes) -> tuple[by
             raise ValueError(
                 f"batch[{index}].stream: {message.stream!r}: allowed are {', '.join(map(repr, Stream))}"
             )
+
+
+def encode_submission(messages: Sequence[Message], batch_key: bytes) -> tuple[bytes, bytes]:
+    """Return (header, blob). TypeError, ValueError: as `check_messages`."""
+    check_messages(messages)
     items = [
         (
             m.sender,
