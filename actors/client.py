@@ -73,6 +73,10 @@ class AsyncClient:
         """
         return await self._submitting.submit(batch, key=key, region=region)
 
+    async def close(self) -> None:
+        """To be called when nothing is submitted any more."""
+        await self._submitting.end()
+
     async def submit_encoded(self, region: str, header: bytes, blob: bytes) -> Receipt:
         """Submit a batch that was encoded before (benches)."""
         return decode_receipt(await self._regions.persist(region, "accept", header, blob))
@@ -338,6 +342,7 @@ class Client:
         return self._loop.run_until_complete(self.asynchronous.snapshot())
 
     def close(self) -> None:
+        self._loop.run_until_complete(self.asynchronous.close())
         self._loop.close()
         ray.shutdown()
 

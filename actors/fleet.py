@@ -231,6 +231,13 @@ class FleetActor:
             for v in self._failover.view(time.monotonic_ns())
         }
 
+    async def shares(self) -> dict[str, int]:
+        """How much of the new mail each region is to be given, 0 to 100; empty in a fleet without copies. Answered
+        without asking anybody."""
+        if self._failover is None:
+            return {}
+        return {view.name: view.weight for view in self._failover.view(time.monotonic_ns())}
+
     async def transitions(self) -> list[tuple[int, str, str, int]]:
         """What became of the regions: (ns of Fleet's monotonic clock, region, standing, epoch), the oldest first."""
         if self._failover is None:

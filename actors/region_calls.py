@@ -16,6 +16,7 @@ from engine.region.ports import RegionDraining
 ANSWER_TIMEOUT_S = 30.0
 GIVE_UP_S = 120.0
 AVOID_S = 2.0
+BUSY_TIMES = 2
 FIRST_DELAY_S = 0.05
 MAX_DELAY_S = 2.0
 HEALTH_TIMEOUT_S = 2.0
@@ -57,9 +58,18 @@ class RegionCalls:
         near = keep_together(names[turn:] + names[:turn], self._region_of, first)
         return self.silent_last(near)
 
-    def ranked(self, key: bytes, first: Sequence[str]) -> list[str]:
+    def ranked(self, key: bytes, first: Sequence[str], shares: Mapping[str, int] | None = None) -> list[str]:
         """The regions in the order in which they are asked for a key, in a fleet with copies."""
-        return keep_together(rank(key, self._names), self._region_of, first)
+        return keep_together(rank(key, self._names, shares), self._region_of, first)
+
+    def idle_first(self, names: Sequence[str]) -> list[str]:
+        """That order, but the second one first if it has far fewer calls of this client to answer than the first."""
+        order = list(names)
+        if len(order) > 1:
+            busy, other = (self._open.get(name, 0) for name in order[:2])
+            if busy > BUSY_TIMES * (other + 1):
+                order[:2] = order[1::-1]
+        return order
 
     def silent_last(self, names: Sequence[str], *, quiet_s: float = math.inf) -> list[str]:
         """That order, but those that did not answer lately at its end, nor any of several calls for `quiet_s`: what is

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from actors.calls import Calls
 from actors.region_calls import ANSWER_TIMEOUT_S, GIVE_UP_S, MAX_DELAY_S, RegionCalls
+from actors.shares import Shares
 from engine.config.schema import FleetConfig
 from engine.region.ports import RegionDraining
 from engine.values.message import KEY_OF_ANOTHER, ItemError, Message, Receipt
@@ -25,7 +26,7 @@ from engine.values.submission import batch_key_of, check_messages, decode_receip
 
 SILENCE_S = 0.3  # then another region is asked, too
 SILENT_TIMES = 4  # or so many times as long as an answer usually takes
-QUIET_S = 0.1  # a region that answers nobody for so long is not given anything else first
+QUIET_S = 0.05  # a region that answers nobody for so long is not given anything else first
 QUIET_TIMES = 2  # or so many times as long as an answer usually takes
 USUAL_OF = 16  # answers, about
 KEYED_AT_ONCE = 64  # messages with keys of their own, of one call
@@ -39,6 +40,7 @@ class Submitting:
     def __init__(self, config: FleetConfig, regions: RegionCalls) -> None:
         self._config = config
         self._regions = regions
+        self._shares = Shares(regions.fleet)
         self._usual_s = 0.0  # how long a region takes for a receipt
 
     async def submit(
@@ -152,7 +154,10 @@ class Submitting:
         """
         began = time.monotonic()
         quiet_s = max(QUIET_S, self._usual_s * QUIET_TIMES)
-        names = self._regions.silent_last(self._regions.ranked(key, first), quiet_s=quiet_s)
+        names = self._regions.ranked(key, first, self._shares.now())
+        if not first and not is_lasting:  # any region will do
+            names = self._regions.idle_first(names)
+        names = self._regions.silent_last(names, quiet_s=quiet_s)
         calls = Calls()
         asked: set[str] = set()
         pause_s = AGAIN_S
@@ -188,6 +193,10 @@ class Submitting:
         finally:
             await calls.end()
         raise AssertionError("unreachable")
+
+    async def end(self) -> None:
+        """Nothing is asked any more."""
+        await self._shares.end()
 
     def _silence_s(self) -> float:
         """So long without an answer is a silence: regions that are all slow are not helped by asking twice as many."""

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 import os
+import random
 import sys
 import tempfile
 import time
@@ -19,7 +20,6 @@ from bench.failover_faults import FAULTS, PATIENCE_S, REGIONS, VICTIM, Fleet
 from engine.config.schema import FleetConfig
 from engine.drill.figures import Arrival, Submission, Watch, figures_of
 from engine.drill.pacing import Pace
-from engine.failover.rendezvous import rank
 from engine.sink.log import SinkLog
 from engine.sink.process import SinkProcess
 from tests.support.ray_fleet import ClusterFleet, fleet_of, messages
@@ -46,7 +46,7 @@ def three_regions(directory: Path, port: int, replicas: int) -> FleetConfig:
 
 
 class Load:
-    """Batches at a steady rate, each with a key, which says which region is asked first."""
+    """Batches at a steady rate, each with a region that is asked first."""
 
     def __init__(self, client: Any, rate: float) -> None:
         self._client = client
@@ -64,13 +64,12 @@ class Load:
 
     async def _submit(self, number: int) -> None:
         batch = messages(self._batch, first=number * self._batch)
-        key = os.urandom(16)
-        home = rank(key, REGIONS)[0]
+        home = random.choice(REGIONS)
         sent_s = time.monotonic()
         taken: tuple[str, ...] = ()
         error = ""
         try:
-            receipt = await self._client.submit(batch, key=key)
+            receipt = await self._client.submit(batch, region=home)
             if receipt.errors:
                 error = str(receipt.errors[0])
             else:

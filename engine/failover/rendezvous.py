@@ -5,12 +5,33 @@ the client's second choice for a batch is the region that holds its copy.
 """
 
 import hashlib
+import math
 from collections.abc import Container, Iterable, Mapping
 
 
-def rank(key: bytes, regions: Iterable[str]) -> list[str]:
-    """The regions in the order of preference for this key."""
-    return sorted(regions, key=lambda name: hashlib.blake2b(key + name.encode(), digest_size=8).digest())
+def rank(key: bytes, regions: Iterable[str], weights: Mapping[str, int] | None = None) -> list[str]:
+    """The regions in the order of preference for this key.
+
+    `weights`: of all keys each region is preferred for a share in proportion to its weight, 100 if it is not named;
+    those of weight 0 are last. Whatever the weights, a key moves only from a region that got less or to one that got
+    more.
+    """
+    if not weights:
+        return sorted(regions, key=lambda name: _hash(key, name))
+
+    def distance(name: str) -> tuple[float, bytes]:
+        digest = _hash(key, name)
+        weight = weights.get(name, 100)
+        # -log of an even random number, divided by the weight: the least of them falls on each in proportion
+        return (
+            -math.log1p(-(int.from_bytes(digest, "big") / 2**64)) / weight if weight else math.inf
+        ), digest
+
+    return sorted(regions, key=distance)
+
+
+def _hash(key: bytes, name: str) -> bytes:
+    return hashlib.blake2b(key + name.encode(), digest_size=8).digest()
 
 
 def keep_together(

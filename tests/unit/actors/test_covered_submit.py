@@ -1,20 +1,26 @@
 """Where a client turns when regions are silent or refuse: how often, and to whom."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from actors import submitting
 from actors.region_calls import RegionCalls
+from actors.shares import Shares
 from actors.submitting import Submitting
 from engine.config.load import parse_fleet
 from engine.region.ports import RegionAway
-from engine.values.message import Message
+from engine.values.message import Message, Receipt
+from engine.values.submission import encode_receipt
 from tests.support.fleets import fleet_data
 
 REGIONS = ("eu", "us", "asia")
 MAIL = [Message("a@example.com", ("b@example.org",), b"Subject: x\r\n\r\nx\r\n")]
+
+
+RECEIPT = encode_receipt(Receipt("eu", ((1,),)))
 
 
 class Region:
@@ -39,7 +45,7 @@ class Region:
                 await asyncio.Event().wait()
             if answer == "away":
                 raise RegionAway("not now")
-            return b"receipt"
+            return RECEIPT
         finally:
             self.open -= 1
 
@@ -75,7 +81,7 @@ def test_a_region_that_has_the_batch_in_hand_is_not_asked_once_more() -> None:
             "asia": Region(*["away"] * 40, "accepts"),
         }
         client = client_of(**regions)
-        assert await client._submit_covered(bytes(16), b"header", b"blob", ()) == b"receipt"
+        assert await client._submit_covered(bytes(16), b"header", b"blob", ()) == RECEIPT
         assert [len(region.again) for region in regions.values()] == [1, 1, 41]
         assert all(region.open == 0 for region in regions.values())
 
@@ -131,7 +137,7 @@ def test_what_comes_next_is_not_given_to_a_region_that_answers_nobody(
         await regions[first].asked.wait()
         later = asyncio.create_task(client._submit_covered(bytes(16), b"header", b"blob", ()))
         if is_quiet:
-            assert await later == b"receipt"
+            assert await later == RECEIPT
         else:
             while len(regions[first].again) < 2:
                 await asyncio.sleep(0)
@@ -158,5 +164,69 @@ def test_a_region_that_answers_some_is_not_quiet() -> None:
         held.cancel()
         await asyncio.gather(held, return_exceptions=True)
         assert calls.silent_last(REGIONS, quiet_s=-1.0) == list(REGIONS)
+
+    asyncio.run(go())
+
+
+class FleetOf:
+    """Fleet, as a client asks it."""
+
+    def __init__(self, **shares: int) -> None:
+        self.shares = shares
+        self.asked = 0
+
+    async def ask(self, method: str, *, timeout_s: float) -> dict[str, int]:
+        assert method == "shares"
+        self.asked += 1
+        return self.shares
+
+
+def test_a_region_that_has_just_returned_is_given_its_share_of_new_mail() -> None:
+    async def go() -> None:
+        regions = {name: Region("accepts") for name in REGIONS}
+        client = client_of(**regions)
+        fleet = FleetOf(eu=0, us=10, asia=100)
+        client._shares = Shares(fleet)  # type: ignore[arg-type]
+        await client.submit(MAIL)  # nothing is known yet, and nothing is waited for
+        await asyncio.sleep(0)
+        counts = {name: len(region.again) for name, region in regions.items()}
+        for _ in range(400):
+            await client.submit(MAIL)
+        given = {name: len(region.again) - counts[name] for name, region in regions.items()}
+        assert given["eu"] == 0
+        assert 10 < given["us"] < 70
+        assert fleet.asked == 1
+        await client.end()
+
+    asyncio.run(go())
+
+
+def test_a_region_that_is_slower_than_another_gets_less() -> None:
+    async def go() -> None:
+        regions = {name: Region("accepts") for name in REGIONS}
+        calls = client_of(**regions)._regions
+        assert calls.idle_first(["eu", "us", "asia"]) == ["eu", "us", "asia"]
+        held = [
+            asyncio.create_task(
+                calls.watched("eu", Region("silent").call("accept", b"", b"", False, timeout_s=1))
+            )
+            for _ in range(3)
+        ]
+        await asyncio.sleep(0)
+        assert calls.idle_first(["eu", "us", "asia"]) == ["us", "eu", "asia"]
+        assert calls.idle_first(["us", "eu", "asia"]) == ["us", "eu", "asia"]
+        for call in held:
+            call.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("mail", [MAIL, [replace(MAIL[0], key="order 7")]], ids=["batch key", "own key"])
+def test_a_key_that_another_process_may_have_used_is_asked_for_at_once(mail: list[Message]) -> None:
+    async def go() -> None:
+        regions = {name: Region("accepts") for name in REGIONS}
+        await client_of(**regions).submit(mail, key=bytes(16))
+        assert [again for region in regions.values() for again in region.again] == [True]
 
     asyncio.run(go())

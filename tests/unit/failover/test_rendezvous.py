@@ -14,6 +14,17 @@ def test_a_region_that_goes_moves_only_its_own_keys() -> None:
     assert {before[key][0] for key in keys} == set("abcd")
 
 
+def test_each_region_is_preferred_in_proportion_to_its_weight() -> None:
+    keys = [b"%d" % n for n in range(6000)]
+    assert all(rank(key, "abcd", dict.fromkeys("abcd", 40)) == rank(key, "abcd") for key in keys[:300])
+    before = {key: rank(key, "abc")[0] for key in keys}
+    after = {key: rank(key, "abc", {"b": 10})[0] for key in keys}
+    share = Counter(after.values())
+    assert 1 / 21 * 0.8 < share["b"] / len(keys) < 1 / 21 * 1.25
+    assert {before[key] for key in keys if before[key] != after[key]} == {"b"}, "only its own keys move"
+    assert all(rank(key, "abc", {"a": 0, "c": 0})[0] == "b" for key in keys[:300])
+
+
 def test_shards_of_one_region_are_asked_behind_each_other() -> None:
     firsts: Counter[str] = Counter()
     for number in range(600):
