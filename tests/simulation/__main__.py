@@ -18,10 +18,12 @@ from typing import Any
 
 from tests.simulation.census import ORDERS
 from tests.simulation.mutations import MUTATIONS
+from tests.simulation.replay import OPTIONS, replay_command
 from tests.simulation.schedule import Result, run
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
+    """`words`: of the command, instead of those with which this process was started."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--schedules", type=int, default=2000, help="how many schedules")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
@@ -33,8 +35,8 @@ def main() -> int:
     parser.add_argument("--pages", action="store_true", help="all keys are exported in several entries")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here")
-    arguments = parser.parse_args()
-    options = {"shards": arguments.shards, "gone": arguments.gone, "pages": arguments.pages}
+    arguments = parser.parse_args(words)
+    options = {name: getattr(arguments, name) for name in OPTIONS}
     mutation = {**options, **MUTATIONS.get(arguments.mutation, {})}
     if arguments.seed is not None:
         result = run(arguments.seed, **mutation, trace=print if arguments.trace else None)
@@ -53,7 +55,7 @@ def main() -> int:
     print(json.dumps(report, indent=1))
     for result in failed[:10]:
         print(f"seed {result.seed} {result.kinds}: {result.violation}")
-        print(f"  replay: python -m tests.simulation --seed {result.seed} --trace")
+        print(f"  replay: {replay_command(result.seed, mutation=arguments.mutation, **options)}")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     return bool(failed)

@@ -1,14 +1,21 @@
 """The protocol keeps its promises in some hundred schedules, and the simulation would notice if it did not."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tests.simulation.__main__ as simulation
 from tests.simulation.census import ORDERS
 from tests.simulation.mutations import MUTATIONS
-from tests.simulation.schedule import run
+from tests.simulation.replay import replay_command
+from tests.simulation.schedule import Result, run
+
+RECORDED = Path(__file__).parents[2] / "bench" / "results" / "failover_simulation.json"
 
 SCHEDULES = 60
 SHARDED_SCHEDULES = 15
@@ -33,50 +40,98 @@ FOUND_LATE: dict[str, tuple[int, tuple[str, ...]]] = {
 }
 
 
-# Schedules that broke a promise once, each with what was wrong then as a mutation (None: that breaks nothing in it any
-# more, because a change of what is sent makes another schedule of the same seed). The rules themselves have tests in
-# tests/unit/failover.
-ONCE_BROKEN: dict[int, str | None] = {
-    411: None,
-    105722: None,
-    108243: None,
-    111942: None,
-    116925: None,
-    200897: None,
-    302120: None,
-    303453: None,
-    401395: None,
-    611459: None,
-    4000236: None,
-    4001403: None,
-    6000587: None,
-    7000344: "trusting-fleet",
-    7025144: None,
-    7029725: None,
-    8000019: None,
-    7028365: None,
-    8003087: None,
-    10022196: None,
-    12012711: None,
-    12071068: None,
-    12110724: None,
-    14003453: None,
-    14061173: None,
-    15053992: None,
-    17050638: None,
-    18031502: None,
-    40019098: None,
-    51005253: None,
-    70009457: None,
+# Schedules that broke a promise once, by seed, with the options under which they did. The rules themselves have tests
+# in tests/unit/failover.
+PLAIN: dict[str, bool] = {}
+PAGES = {"pages": True}
+SHARDS = {"shards": True}
+ONCE_BROKEN: dict[int, dict[str, bool]] = {
+    411: PLAIN,
+    105722: PLAIN,
+    108243: PLAIN,
+    111942: PLAIN,
+    116925: PLAIN,
+    200897: PLAIN,
+    302120: PLAIN,
+    303453: PLAIN,
+    401395: PLAIN,
+    611459: PLAIN,
+    4000236: PLAIN,
+    4001403: PLAIN,
+    5007396: PLAIN,
+    6000587: PLAIN,
+    7000344: PLAIN,
+    7025144: PLAIN,
+    7028365: PLAIN,
+    7029725: PLAIN,
+    8000019: PLAIN,
+    8003087: PLAIN,
+    10022196: PLAIN,
+    12012711: PLAIN,
+    12071068: PLAIN,
+    12110724: PLAIN,
+    14003453: PLAIN,
+    14061173: PLAIN,
+    14062776: PLAIN,
+    15053992: PLAIN,
+    17050638: PLAIN,
+    18031502: PLAIN,
+    23001644: SHARDS,
+    40019098: PLAIN,
+    41020080: PAGES,
+    51005253: PAGES,
+    70009457: PLAIN,
+    71004782: PAGES,
 }
+# Those of them that still break with what was wrong then, as a mutation. The others do not any more, because a change
+# of what is sent makes another schedule of the same seed.
+STILL_FOUND_BY = {7000344: "trusting-fleet"}
+
+
+def shown(failed: Result, **options: bool) -> str:
+    return f"replay: {replay_command(failed.seed, **options)}\n{failed}"
 
 
 @pytest.mark.parametrize("seed", ONCE_BROKEN)
 def test_a_schedule_that_broke_a_promise_once_breaks_none(seed: int) -> None:
-    assert run(seed).violation == ""
-    mutation = ONCE_BROKEN[seed]
-    if mutation is not None:
-        assert run(seed, **MUTATIONS[mutation]).violation
+    result = run(seed, **ONCE_BROKEN[seed])
+    assert result.violation == "", shown(result, **ONCE_BROKEN[seed])
+
+
+@pytest.mark.parametrize("seed", STILL_FOUND_BY)
+def test_it_still_breaks_with_what_was_wrong_then(seed: int) -> None:
+    assert run(seed, **{**ONCE_BROKEN[seed], **MUTATIONS[STILL_FOUND_BY[seed]]}).violation
+
+
+def test_every_schedule_that_is_recorded_as_broken_is_kept_with_its_options() -> None:
+    runs = json.loads(RECORDED.read_text())["runs"]
+    broken = {seed: {"pages": True} if r.get("pages") else {} for r in runs for seed in r["broken_seeds"]}
+    assert broken
+    assert {seed: ONCE_BROKEN.get(seed) for seed in broken} == broken
+
+
+@pytest.mark.parametrize("mutation", ["moves-with-mail", ""])
+def test_the_replay_that_is_printed_shows_the_same(
+    mutation: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names all options under which the schedule was found."""
+    if not mutation:
+        monkeypatch.setattr(simulation, "run", lambda seed, **options: found(seed, options))
+    wanted = ["--mutation", mutation] if mutation else ["--shards", "--pages", "--gone"]
+    assert simulation.main(["--first", "140", "--schedules", "1", *wanted]) == 1
+    line = next(line for line in capsys.readouterr().out.splitlines() if "replay: " in line)
+    words = line.partition("python -m tests.simulation ")[2].split()
+    assert set(wanted) <= set(words)
+    words.remove("--trace")
+    assert simulation.main(words) == 1
+    assert not mutation or repr(run(140, **MUTATIONS[mutation]).violation) in capsys.readouterr().out
+
+
+def found(seed: int, options: dict[str, Any]) -> Result:
+    """What breaks under all options together only."""
+    options.pop("trace", None)
+    violation = "broken" if options == {"shards": True, "pages": True, "gone": True} else ""
+    return Result(seed, violation, (), accepted=0, sent_twice=0, events=0, drained_ms=-1)
 
 
 def test_schedules_of_faults_keep_every_promise() -> None:
@@ -85,32 +140,26 @@ def test_schedules_of_faults_keep_every_promise() -> None:
     rare = {"fleet restarts amid adoption", "clock jumps amid adoption", "disk lost amid adoption"}
     assert set(ORDERS) - met <= rare
     failed = [result for result in results if result.violation]
-    assert not failed, f"replay: python -m tests.simulation --seed {failed[0].seed} --trace\n{failed[0]}"
+    assert not failed, shown(failed[0])
 
 
 def test_so_do_schedules_of_regions_of_several_nodes() -> None:
     results = [run(seed, shards=True) for seed in range(SHARDED_SCHEDULES)]
     failed = [result for result in results if result.violation]
-    assert not failed, (
-        f"replay: python -m tests.simulation --shards --seed {failed[0].seed} --trace\n{failed[0]}"
-    )
+    assert not failed, shown(failed[0], shards=True)
 
 
 def test_so_do_those_in_which_one_region_does_not_come_back() -> None:
     """The others accept and send: one of them that returns meanwhile becomes the standby of who has none."""
     results = [run(seed, gone=True) for seed in range(50_000, 50_000 + GONE_SCHEDULES)]
     failed = [result for result in results if result.violation]
-    assert not failed, (
-        f"replay: python -m tests.simulation --gone --seed {failed[0].seed} --trace\n{failed[0]}"
-    )
+    assert not failed, shown(failed[0], gone=True)
 
 
 def test_so_do_those_in_which_keys_are_exported_in_several_entries() -> None:
     results = [run(seed, pages=True) for seed in range(70_000, 70_000 + PAGED_SCHEDULES)]
     failed = [result for result in results if result.violation]
-    assert not failed, (
-        f"replay: python -m tests.simulation --pages --seed {failed[0].seed} --trace\n{failed[0]}"
-    )
+    assert not failed, shown(failed[0], pages=True)
 
 
 def test_a_shard_that_changes_its_standby_while_it_has_mail_is_found() -> None:
