@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from engine.cli.port import FleetPort, PortFactory
-from engine.cli.terminal import Failure, fleet_option, notes, output
+from engine.cli.terminal import Failure, fleet_option, notes, output, read_fleet
+from engine.config.schema import FleetConfig
 
 LOOK_S = 0.5
 SITES_NAMED = 3
@@ -21,10 +22,11 @@ SITES_NAMED = 3
 def build_drain(
     port_factory: PortFactory,
     *,
+    read: Callable[[Path], FleetConfig] = read_fleet,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     now_s: Callable[[], float] = time.monotonic,
 ) -> tuple[click.Command, click.Command]:
-    """Both commands."""
+    """Both commands. `read` gives the configuration, by which names are checked before the fleet is looked for."""
 
     @click.command("drain")
     @fleet_option
@@ -48,29 +50,37 @@ def build_drain(
             raise click.UsageError("--timeout is for --wait")
         if end and wait:
             raise click.UsageError("--end and --wait exclude each other")
-        port = port_factory(fleet_path)
+        config = read(fleet_path)
         if end:
-            asyncio.run(_end(port, region))
+            members = _named(config, region)
+            asyncio.run(_end(port_factory(fleet_path), region, members))
         else:
-            asyncio.run(_drain(port, _members(port, region), wait, timeout, sleep, now_s))
+            members = _drainable(config, region)
+            asyncio.run(_drain(port_factory(fleet_path), members, wait, timeout, sleep, now_s))
 
     @click.command("undrain")
     @fleet_option
     @click.argument("region")
     def undrain(fleet_path: Path, region: str) -> None:
         """Have REGION take mail again. What it has handed over stays where it is."""
-        asyncio.run(_end(port_factory(fleet_path), region))
+        members = _named(read(fleet_path), region)
+        asyncio.run(_end(port_factory(fleet_path), region, members))
 
     return drain, undrain
 
 
-def _members(port: FleetPort, region: str) -> tuple[str, ...]:
-    """What is to be drained. With copies a shard gives its mail to its standby alone, which is another shard."""
+def _named(config: FleetConfig, region: str) -> tuple[str, ...]:
+    """Those that are meant by the name."""
     try:
-        members = port.config.members(region)
+        return config.members(region)
     except ValueError as error:
         raise Failure(str(error)) from error
-    if len(members) > 1 and port.config.fleet.replicas:
+
+
+def _drainable(config: FleetConfig, region: str) -> tuple[str, ...]:
+    """What is to be drained. With copies a shard gives its mail to its standby alone, which is another shard."""
+    members = _named(config, region)
+    if len(members) > 1 and config.fleet.replicas:
         raise Failure(
             f"region {region} cannot be drained at once with replicas: 1, because its shards hold each other's copies: "
             f"drain one of {', '.join(members)}, stop its node when it is drained, and go on with the next"
@@ -102,11 +112,7 @@ async def _order_each(port: FleetPort, regions: Sequence[str], *, end: bool) -> 
     return changed
 
 
-async def _end(port: FleetPort, region: str) -> None:
-    try:
-        members = port.config.members(region)
-    except ValueError as error:
-        raise Failure(str(error)) from error
+async def _end(port: FleetPort, region: str, members: Sequence[str]) -> None:
     changed = await _order_each(port, members, end=True)
     if not any(changed.values()):
         raise Failure(f"region {region} is not being drained")

@@ -4,7 +4,9 @@ cli = build_cli(connect)       # connect: path of fleet.yaml -> FleetPort
 cli.add_command(up)            # what starts and stops a fleet is added by whoever can (actors/command.py)
 """
 
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import click
 
@@ -23,14 +25,16 @@ from engine.cli.sink import sink_command
 from engine.cli.status import build_status
 from engine.cli.suppression import build_suppression
 from engine.cli.tenants import build_tenants
-from engine.cli.terminal import CommandGroup
+from engine.cli.terminal import CommandGroup, read_fleet
 from engine.cli.top import build_top
 from engine.cli.trace import build_trace
 from engine.cli.warmup import build_warmup
+from engine.config.schema import FleetConfig
 
 
-def build_cli(port_factory: PortFactory) -> click.Group:
-    """The group with its commands; those that speak with a fleet get it from `port_factory` when they run."""
+def build_cli(port_factory: PortFactory, *, read: Callable[[Path], FleetConfig] = read_fleet) -> click.Group:
+    """The group with its commands; those that speak with a fleet get it from `port_factory` when they run.
+    `read` gives the configuration to those that check names by it before."""
 
     @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
     @click.version_option(_version(), prog_name="sendfleet")
@@ -58,7 +62,7 @@ def build_cli(port_factory: PortFactory) -> click.Group:
         build_shaping(port_factory),
         build_trace(port_factory),
         build_tenants(port_factory),
-        *build_drain(port_factory),
+        *build_drain(port_factory, read=read),
     ):
         sendfleet.add_command(command)
     return sendfleet

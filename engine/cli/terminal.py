@@ -19,6 +19,7 @@ from engine.campaign.spec import SpecError
 from engine.config.checks import find_gaps
 from engine.config.load import ConfigError, load_fleet
 from engine.config.schema import FleetConfig
+from engine.failover.tsig import TsigKeyError, read_tsig_key
 from engine.spool.errors import SpoolError
 
 # what a user can put right; any other exception is a bug and keeps its traceback
@@ -110,9 +111,16 @@ def check_report(bad_rows: Path, read: Path) -> None:
 
 
 def tell_gaps(path: Path, config: FleetConfig) -> None:
-    """What fleet.yaml allows but probably does not mean."""
-    for gap in find_gaps(config):
-        notes().print(Text(f"{path}: {gap}", style="yellow"))
+    """What fleet.yaml allows but probably does not mean, and a key for DNS updates that cannot be used here: it is
+    needed where the Fleet runs, which may be another machine."""
+    found = [str(gap) for gap in find_gaps(config)]
+    if config.dns_failover is not None:
+        try:
+            read_tsig_key(config.dns_failover.key_file)
+        except TsigKeyError as error:
+            found.append(f"dns_failover.key_file: {error}: without it no record is changed")
+    for text in found:
+        notes().print(Text(f"{path}: {text}", style="yellow"))
 
 
 def read_fleet(path: Path) -> FleetConfig:

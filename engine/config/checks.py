@@ -48,6 +48,7 @@ def cross_check(
     problems += _what_comes_back(data)
     problems += _metrics(data)
     problems += _hand_over(data)
+    problems += _copies(data)
     return problems
 
 
@@ -96,7 +97,21 @@ def find_gaps(config: FleetConfig) -> list[Problem]:
                 gaps.append(
                     Problem(f"regions[{index}]", region.name, f"only dedicated sources for the stream {name}")
                 )
-    return gaps
+    if config.fleet.replicas and len(config.regions) == 1:
+        gaps.append(
+            Problem("fleet.replicas", 1, "nobody can hold the copies: every receipt is marked as degraded")
+        )
+    return [*gaps, *_dns_gaps(config)]
+
+
+def _dns_gaps(config: FleetConfig) -> Iterator[Problem]:
+    section = config.dns_failover
+    if section is not None and section.min_regions == len(section.addresses):
+        yield Problem(
+            "dns_failover.min_regions",
+            section.min_regions,
+            f"no region ever leaves the records, there are {len(section.addresses)}: less is usual",
+        )
 
 
 def _entries(data: Mapping[str, Any], section: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -259,6 +274,19 @@ def _hand_over(data: Mapping[str, Any]) -> Iterator[Problem]:
             "fleet.hand_over_overloaded",
             overloaded,
             "takes effect only with `hand_over_after`, which is not given; allowed without it is null",
+        )
+
+
+def _copies(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """A copy needs another region, or another shard: a fleet of one that refuses without a peer accepts nothing."""
+    fleet = _section(data, "fleet")
+    degraded = fleet.get("degraded", FleetSection.model_fields["degraded"].default)
+    if fleet.get("replicas") == 1 and len(_region_names(data)) == 1 and degraded == "refuse":
+        yield Problem(
+            "fleet.replicas",
+            1,
+            "nobody can hold the copies, and all mail would be refused; allowed with one region is 0, or 1 with "
+            "`degraded: accept_local` for when another is added",
         )
 
 

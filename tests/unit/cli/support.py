@@ -116,5 +116,6 @@ class MemoryFleet:
 
 
 def invoke(*arguments: str | Path, fleet: MemoryFleet | None = None) -> Result:
-    cli = build_cli(lambda path: fleet or MemoryFleet())
+    running = fleet or MemoryFleet()
+    cli = build_cli(lambda path: running, read=lambda path: running.config)
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])

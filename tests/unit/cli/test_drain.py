@@ -1,16 +1,18 @@
 """drain, undrain, and what `status` says of it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from engine.cli.drain import build_drain, drain_line, need_line
+from engine.cli.main import build_cli
 from engine.cli.terminal import CommandGroup
 from engine.cli.top import _place
 from engine.config.load import parse_fleet
 from tests.support.fleets import shards_data
-from tests.unit.cli.support import MemoryFleet, invoke
+from tests.unit.cli.support import FLEET, MemoryFleet, invoke
 
 
 def snapshot(condition: str, left: int = 0, **status: Any) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def wait(fleet: MemoryFleet, states: list[dict[str, Any]], *options: str) -> Res
         fleet.state = states[min(int(now), len(states) - 1)]
 
     fleet.state = states[0]
-    drain, _ = build_drain(lambda path: fleet, sleep=sleep, now_s=lambda: now)
+    drain, _ = build_drain(lambda path: fleet, read=lambda path: fleet.config, sleep=sleep, now_s=lambda: now)
     group = CommandGroup(commands={"drain": drain})
     return CliRunner().invoke(group, ["drain", "eu", "--wait", *options])
 
@@ -52,6 +54,18 @@ def test_drain_and_undrain() -> None:
     assert (again.exit_code, again.stderr) == (1, "error: region eu is not being drained\n")
     wrong = invoke("drain", "mars", fleet=fleet)
     assert (wrong.exit_code, "allowed are eu, us" in wrong.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("command", [("drain",), ("drain", "--end"), ("undrain",)])
+def test_a_name_that_is_none_is_told_also_if_no_fleet_runs(command: tuple[str, ...]) -> None:
+    def nothing_runs(path: Path) -> MemoryFleet:
+        raise ConnectionError("no fleet runs here")
+
+    cli = build_cli(nothing_runs)
+    wrong = CliRunner().invoke(cli, [*command, "mars", "--fleet", str(FLEET)])
+    assert (wrong.exit_code, wrong.stderr) == (1, "error: region 'mars': allowed are eu, us\n")
+    right = CliRunner().invoke(cli, [*command, "eu", "--fleet", str(FLEET)])
+    assert (right.exit_code, right.stderr) == (1, "error: no fleet runs here\n")
 
 
 @pytest.mark.parametrize("options", [("--timeout", "5"), ("--end", "--wait"), ("--wait", "--timeout", "-1")])

@@ -180,6 +180,27 @@ def test_config_check(fleet_yaml: Path) -> None:
     assert invoke("config", "check", "--fleet", fleet_yaml.parent / "none.yaml").exit_code == 1
 
 
+def test_config_check_looks_for_the_key_of_dns_failover(fleet_yaml: Path) -> None:
+    content = yaml.safe_load(fleet_yaml.read_text())
+    key = fleet_yaml.parent / "tsig.key"
+    content["dns_failover"] = {
+        "zone": "example.com",
+        "name": "submit.example.com",
+        "servers": ["192.0.2.53"],
+        "key_file": str(key),
+        "addresses": {"eu": ["192.0.2.1"], "us": ["192.0.2.2"]},
+    }
+    fleet_yaml.write_text(yaml.safe_dump(content))
+    result = invoke("config", "check", "--fleet", fleet_yaml)
+    assert result.exit_code == 0  # it is needed on the Fleet's machine
+    assert f"dns_failover.key_file: {key}: cannot be read: No such file or directory" in result.stderr
+    key.touch(0o600)
+    key.write_text("hmac-sha256:fleet:c2VjcmV0LXNlY3JldC1zZWNyZXQ=\n")
+    assert invoke("config", "check", "--fleet", fleet_yaml).stderr == ""
+    key.chmod(0o644)
+    assert "others may read it" in invoke("config", "check", "--fleet", fleet_yaml).stderr
+
+
 def test_config_explain(fleet_yaml: Path) -> None:
     arguments = ("config", "explain", "--fleet", fleet_yaml, "--recipient", "a@gmail.test")
     result = invoke(*arguments, "--stream", "marketing", "--source", "127.0.0.12")

@@ -230,6 +230,33 @@ def test_gaps_are_found(tmp_path: Path) -> None:
     assert "only dedicated sources for the stream marketing" in gaps
 
 
+def test_copies_need_a_second_region() -> None:
+    copies = {"replicas": 1}
+    found = problems_of(fleet_data(fleet=copies))
+    assert list(found) == ["fleet.replicas"]
+    assert "allowed with one region is 0, or 1 with `degraded: accept_local`" in found["fleet.replicas"]
+    alone = fleet(fleet={**copies, "degraded": "accept_local"})
+    assert [gap.path for gap in find_gaps(alone)] == ["fleet.replicas"]
+    assert parse_fleet(shards_data(fleet=copies)).fleet.replicas == 1
+    shards = shards_data(fleet=copies)
+    two = {**shards, "regions": shards["regions"][:2], "sources": shards["sources"][:2]}
+    assert find_gaps(parse_fleet(two)) == []  # each shard holds the copies of the other
+
+
+def test_a_name_that_no_region_can_ever_leave_is_a_gap() -> None:
+    section = {
+        "zone": "example.com",
+        "name": "submit.example.com",
+        "servers": ["192.0.2.53"],
+        "key_file": "tsig.key",
+        "addresses": {"eu-1": ["192.0.2.1"], "eu-2": ["192.0.2.2"], "us": ["192.0.2.3"]},
+    }
+    assert find_gaps(parse_fleet(shards_data(dns_failover=section))) == []
+    gaps = find_gaps(parse_fleet(shards_data(dns_failover={**section, "min_regions": 3})))
+    assert [(gap.path, gap.value) for gap in gaps] == [("dns_failover.min_regions", 3)]
+    assert "no region ever leaves the records" in gaps[0].message
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
