@@ -306,11 +306,17 @@ class RayFleetServices:
 
         await ask_head(f"start {actor}", make)
 
+    def _actor(self, name: str) -> NamedActor:
+        actor = self._actors.get(name)
+        if actor is None:
+            actor = self._actors[name] = NamedActor(name)
+        return actor
+
     async def call(self, actor: str, method: str, *args: Any, timeout_s: float) -> Any:
-        named = self._actors.get(actor)
-        if named is None:
-            named = self._actors[actor] = NamedActor(actor)
-        return await named.call(method, *args, timeout_s=timeout_s)
+        return await self._actor(actor).call(method, *args, timeout_s=timeout_s)
+
+    async def end(self, actor: str) -> None:
+        await self._actor(actor).end()
 
 
 def actor_names() -> list[str]:

@@ -13,8 +13,10 @@ from collections.abc import Awaitable
 from typing import Any
 
 from actors.figures import ActorFigures
+from actors.head_calls import HeadSilent
 from actors.names import gateway_actor, region_actor, source_actor
 from actors.ports import FleetServices
+from actors.silence import Silence
 from engine.alerts.monitor import Monitor
 from engine.config.schema import FleetConfig
 from engine.failover.dns_keeper import DnsKeeper
@@ -57,6 +59,7 @@ class FleetActor:
         self._health: dict[str, str] = {}
         self._gateway_answers: dict[str, bool] = {}
         self._unmade: set[str] = set()  # missing, and not made again yet
+        self._silence = Silence()
         self._watch = asyncio.get_running_loop().create_task(self._run())
         self._failover: FleetMachine | None = None
         if self._config.fleet.replicas:
@@ -168,11 +171,11 @@ class FleetActor:
         await self._make_again(region_actor(region), self._services.ensure_region(region))
 
     async def _watch_source(self, source: str, region: str) -> None:
-        if not await self._answers(source_actor(source)):
+        if not await self._answers(source_actor(source), region):
             await self._make_again(source_actor(source), self._services.ensure_source(source, region))
 
     async def _watch_gateway(self, region: str) -> None:
-        self._gateway_answers[region] = await self._answers(gateway_actor(region))
+        self._gateway_answers[region] = await self._answers(gateway_actor(region), region)
         if not self._gateway_answers[region]:
             await self._make_again(gateway_actor(region), self._services.ensure_gateway(region))
 
@@ -187,8 +190,24 @@ class FleetActor:
                 log.warning("%s is not made again yet, Ray's head does not answer: %s", actor, error)
             self._unmade.add(actor)
 
-    async def _answers(self, actor: str) -> bool:
-        return await self._ask(actor, "ping") is not None
+    async def _answers(self, actor: str, region: str) -> bool:
+        """Whether it answers. If it hangs it is ended; not while its region is silent, too, which is on the same node:
+        then it may be the network."""
+        try:
+            await self._services.call(actor, "ping", timeout_s=PING_TIMEOUT_S)
+        except (OSError, RuntimeError, ValueError, SpoolError) as error:
+            log.info("%s: no answer to a ping: %s", actor, error)
+            if isinstance(error, TimeoutError) and not isinstance(error, HeadSilent):
+                self._silence.unanswered(actor)
+            else:
+                self._silence.away(actor)
+            if self._silence.hangs(actor) and await self._ask(region_actor(region), "condition") is not None:
+                log.error("%s lives and answers nothing: it is ended, and made again", actor)
+                self._silence.ended(actor)
+                await self._make_again(actor, self._services.end(actor))
+            return False
+        self._silence.answered(actor)
+        return True
 
     async def _ask(self, actor: str, method: str) -> Any:
         """None: no answer."""

@@ -14,6 +14,10 @@ from typing import Any
 MOST = 256  # names at a time; a fleet's actors are fewer
 
 
+class HeadSilent(TimeoutError):
+    """No answer of the head; an actor that was to be looked up has not been asked."""
+
+
 class HeadCalls:
     """See the module docstring. From any thread, for any loop."""
 
@@ -23,7 +27,7 @@ class HeadCalls:
         self._pending: dict[str, Future[Any]] = {}
 
     async def run(self, name: str, ask: Callable[[], Any], timeout_s: float) -> Any:
-        """What `ask` returns or raises. TimeoutError: no answer yet, it is still waited for; ask again.
+        """What `ask` returns or raises. HeadSilent: no answer yet, it is still waited for; ask again.
         ConnectionError: too many calls wait already."""
         future = self._begin(name, ask)
         try:
@@ -32,7 +36,7 @@ class HeadCalls:
         except TimeoutError:
             if future.done():
                 raise
-            raise TimeoutError(f"{name}: the head of Ray gave no answer within {timeout_s:g} s") from None
+            raise HeadSilent(f"{name}: the head of Ray gave no answer within {timeout_s:g} s") from None
 
     def waiting(self) -> int:
         """Calls without an answer."""

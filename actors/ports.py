@@ -102,12 +102,15 @@ class NodeServices(Protocol):
 
 
 class FleetServices(Protocol):
-    """What the Fleet actor needs: start an actor if it is not there, call it with a deadline."""
+    """What the Fleet actor needs: start an actor if it is not there, call it with a deadline, end one that hangs."""
 
     async def ensure_region(self, region: str) -> None: ...
 
     async def ensure_source(self, source: str, region: str) -> None: ...
 
     async def ensure_gateway(self, region: str) -> None: ...
+
+    async def end(self, actor: str) -> None:
+        """Have an actor that was called before killed and made again."""
 
     async def call(self, actor: str, method: str, *args: Any, timeout_s: float) -> Any: ...

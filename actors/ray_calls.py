@@ -42,7 +42,8 @@ async def call(handle: Any, method: str, *args: Any, timeout_s: float = CALL_DEA
 
 
 async def ask_head(name: str, ask: Callable[[], Any], *, timeout_s: float = HEAD_DEADLINE_S) -> Any:
-    """Have Ray's head answer a call that blocks until it does. TimeoutError, ConnectionError: it gives none (yet).
+    """Have Ray's head answer a call that blocks until it does. TimeoutError (HeadSilent), ConnectionError: it gives
+    none (yet).
 
     What Ray raises for that differs by call and by how long the head has been away.
     """
@@ -70,6 +71,15 @@ class NamedActor:
         except ActorDied:
             self._handle = None
             raise
+
+    async def end(self) -> None:
+        """Have its process killed, whatever it does, and made again under the same handle, as far as its restarts go.
+        Ray's node kills one that does not end by itself within 5 s. ConnectionError: it has not been called yet, or
+        Ray's head, which sees to that, does not answer."""
+        handle = self._handle
+        if handle is None:
+            raise ConnectionError(f"{self._name} has not been called yet")
+        await ask_head(f"end {self._name}", lambda: ray.kill(handle, no_restart=False))
 
     def _look_up(self) -> Any:
         return ray.get_actor(self._name, namespace=NAMESPACE)

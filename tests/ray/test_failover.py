@@ -1,5 +1,5 @@
-"""Ray's head dies and returns; a pool hangs; a shard of a region is cut off, its node frozen, and killed with its disk:
-it is covered by its sibling, not by the other region.
+"""Ray's head dies and returns; a pool and a source hang; a shard of a region is cut off, its node frozen, and killed
+with its disk: it is covered by its sibling, not by the other region.
 
 All under load. Every message that got a receipt arrives; what arrives twice is marked. Submissions go on meanwhile.
 SENDFLEET_FAILOVER_ROUNDS repeats the freezing; `make soak` sets it.
@@ -144,33 +144,48 @@ async def lose_the_head(fleet: ClusterFleet, load: Load, sink: SinkProcess) -> N
     source.kill()
 
     async def is_replaced() -> bool:
-        found = [p for p in processes_of(fleet.nodes[VICTIM]) if _title(p).startswith("ray::EgressIpActor")]
-        return len(found) == 2
+        return len(sources_of(fleet, VICTIM)) == 2
 
     await until(is_replaced, "a source that dies is not started again")
 
 
-async def stop_a_pool(region: str) -> int:
-    """SIGSTOP of the pool that sends; its process id."""
-    pid = (await pools_of(region))["default.0"]
-    os.kill(pid, signal.SIGSTOP)
-    return pid
+def sources_of(fleet: ClusterFleet, region: str) -> set[int]:
+    """Process ids of their owners."""
+    processes = processes_of(fleet.nodes[region])
+    return {p.pid for p in processes if _title(p).startswith("ray::EgressIpActor")}
 
 
-async def replaced(region: str, hung: int, load: Load, sink: SinkProcess) -> None:
-    """The pool that hangs is gone, and mail goes out through another."""
+async def stop_a_pool_and_a_source(fleet: ClusterFleet, region: str) -> tuple[int, int]:
+    """SIGSTOP of the pool that sends, and of one of the sources' owners; their process ids."""
+    hung = (await pools_of(region))["default.0"], min(sources_of(fleet, region))
+    for pid in hung:
+        os.kill(pid, signal.SIGSTOP)
+    return hung
+
+
+async def replaced(
+    fleet: ClusterFleet, region: str, hung: tuple[int, int], load: Load, sink: SinkProcess
+) -> None:
+    """Those that hang are gone, others are there, and what the pool held is sent."""
+    pool, source = hung
 
     async def another_is_fed() -> bool:
-        return (await pools_of(region)).get("default.0") not in (None, hung)
+        return (await pools_of(region)).get("default.0") not in (None, pool)
 
     await until(another_is_fed, "a pool that hangs is not replaced")
-    assert not psutil.pid_exists(hung)
+    assert not psutil.pid_exists(pool)
     known = set(load.acknowledged)
 
     async def everything_arrives() -> bool:
         return known <= set(await asyncio.to_thread(lambda: sink.log().recipients()))
 
     await until(everything_arrives, "what the pool that hung held was not sent")
+
+    async def both_sources() -> bool:
+        found = sources_of(fleet, region)
+        return len(found) == 2 and source not in found
+
+    await until(both_sources, "a source that hangs is not replaced")
 
 
 async def cut_off(fleet: ClusterFleet) -> None:
@@ -238,9 +253,8 @@ def test_the_head_dies_then_a_shard_is_cut_off_freezes_and_dies(tmp_path: Path, 
         load = Load(fleet.client)
         await lose_the_head(fleet, load, sink)
         await until(is_live, "the region did not return to Fleet's lease")
-        hung = await stop_a_pool(OTHER)
+        hung = await stop_a_pool_and_a_source(fleet, OTHER)
         await cut_off(fleet)
-        await replaced(OTHER, hung, load, sink)
         for _ in range(ROUNDS):
             await asyncio.sleep(1.0)
             victims = processes_of(fleet.nodes[VICTIM])
@@ -251,6 +265,7 @@ def test_the_head_dies_then_a_shard_is_cut_off_freezes_and_dies(tmp_path: Path, 
             finally:
                 send_signal(victims, signal.SIGCONT)
             await until(is_live, "the region did not return")
+        await replaced(fleet, OTHER, hung, load, sink)
         await load.stop()
         return load
 
