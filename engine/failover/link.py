@@ -74,6 +74,7 @@ class Link:
         self._theirs: Spans = ()
         self.held_nothing = False  # whether the standby held nothing when the session was opened
         self._queued: list[Span] = []  # listed so far
+        self._renewed: list[Span] = []  # of these, what is sent although the standby has it
         self._late: list[Span] = []  # owned since the listing began
         self._window: deque[Sent] = deque()
         self._base = 0  # number of the first entry of the window
@@ -112,6 +113,7 @@ class Link:
         while len(self._stale) > STALE_LIMIT:
             self._stale.pop()
         self._queued.clear()
+        self._renewed.clear()
         self._late.clear()
         self._window.clear()
         self._urgent.clear()
@@ -193,6 +195,7 @@ class Link:
         if operation.tag != self._session or self.state is not State.LISTING:
             return None, []
         self._queued.extend(part.spans)
+        self._renewed.extend(part.with_keys)
         if part.last >= 0:
             return None, [Write(replace(operation, after=part.last))]
         queued = union(self._queued)
@@ -218,7 +221,8 @@ class Link:
         self.state = State.OPEN
         self._heard_at = now
         self.held_nothing = not self._theirs
-        held = subtract(self._theirs, of_ids(self._stale))
+        held = subtract(self._theirs, union(of_ids(self._stale), self._renewed))
+        self._renewed.clear()
         extra = subtract(self._theirs, union(queued, unsafe))
         self._theirs, self._stale = (), set()
         if extra:

@@ -126,10 +126,12 @@ class TakeQueued:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """`last`: after which the next part begins, -1 if there is none."""
+    """`last`: after which the next part begins, -1 if there is none. `with_keys`: of batches whose keys were
+    adopted, and go with these messages only: the standby is to be sent them, whether it has them or not."""
 
     spans: Spans
     last: int = -1
+    with_keys: Spans = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from engine.failover.spans import Spans, ids_of, intersect
+from engine.failover.spans import Spans, ids_of, intersect, union
 from engine.spool.draft import Draft
 from engine.spool.environment import Environment
 from engine.spool.records import pack
@@ -136,6 +136,12 @@ class Hearsay:
             self._txn.delete(key, db=self._db["hearsay"])
         if sent:
             self._changed()
+
+    def adopted(self) -> Spans:
+        """The messages of batches whose keys were adopted."""
+        with self._txn.cursor(db=self._db["hearsay"]) as cursor:
+            rows = [msgpack.unpackb(stored) for stored in cursor.iternext(keys=False, values=True)]
+        return union(*(_spans(value) for value, _, is_adopted in rows if is_adopted))
 
     def _changed(self) -> None:
         """Rows that are adopted have, or may have."""

@@ -284,7 +284,8 @@ class Keeper:
             keys = islice(cursor.iternext(keys=True, values=False), LISTED_AT_ONCE)
             ids = [int.from_bytes(key, "big") for key in keys]
             last = ids[-1] if len(ids) == LISTED_AT_ONCE else -1
-        return Queued(of_sorted(id_ for id_ in ids if id_ not in unsafe), last)
+        listed = of_sorted(id_ for id_ in ids if id_ not in unsafe)
+        return Queued(listed, last, intersect(self._hearsay.adopted(), listed))
 
     def _message(self, id_: int) -> Record | None:
         stored = self._txn.get(id_.to_bytes(8, "big"), db=self._db["messages"])

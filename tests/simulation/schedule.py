@@ -112,6 +112,7 @@ def run(
             raise Violation(f"not drained: {world.why_not_done()}")
         if shards:
             _copies_come_home(world)
+        world.is_over = True
         _keys_are_on_two_disks(world)
         _all_accept(world)
         _keys_are_on_two_disks(world)
@@ -171,6 +172,7 @@ def _copies_come_home(world: World) -> None:
 
 def _all_accept(world: World) -> None:
     """Soon in peace every region accepts what is given to it alone, with a copy, and sends it."""
+    world.run(world.now + 1000 * MS)  # what beats have to say is known
     asked = {b"%016d" % number: node.name for number, node in enumerate(world.left(), 900)}
     for key, name in asked.items():
         world.submit(key, 1, only=name)
@@ -238,6 +240,8 @@ def _faults(world: World, plan: random.Random, kinds: tuple[str, ...]) -> None:
 
 
 def _fault(world: World, kind: str, name: str, other: str, length: int) -> None:
+    if world.is_over:
+        return
     node = world.nodes[name]
     network = world.network
     if kind == "disk":

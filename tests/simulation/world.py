@@ -296,6 +296,7 @@ class World:
         names = tuple("abcd"[:regions])
         self.names = names
         self.gone: set[str] = set()  # these do not come back
+        self.is_over = False  # nothing fails any more
         self.groups = groups
         self.numbers = {name: number + 1 for number, name in enumerate(names)}
         self.nodes = {name: Node(self, name, number) for name, number in self.numbers.items()}

@@ -212,7 +212,9 @@ class Disk:
         above = sorted(id_ for id_ in self.owned if id_ > op.after)
         part = above[:LISTED_AT_ONCE]
         listed = part if op.unsafe else set(part).intersection(self.safe())
-        return Queued(of_ids(listed), part[-1] if len(above) > len(part) else -1)
+        with_keys = {id_ for _, ids in self._adopted() if self._is_waiting(ids) for id_ in ids}
+        last = part[-1] if len(above) > len(part) else -1
+        return Queued(of_ids(listed), last, of_ids(with_keys.intersection(listed)))
 
     def _drop_copies(self, owner: str) -> bool:
         for key, of in list(self.hearsay):

@@ -1,6 +1,7 @@
 """A return with more messages than one slot is long enough for: each attempt goes on where the one before was."""
 
 from engine.failover.effects import Effect, Send, Write
+from engine.failover.link import Link
 from engine.failover.messages import Ask, Beat, Hello, RegionView, Standby, Standing, Told, Welcome
 from engine.failover.region import RegionMachine
 from engine.failover.spans import intersect, union
@@ -189,6 +190,22 @@ def test_a_session_compares_with_all_parts_of_the_listing() -> None:
     region.committed(part, Queued(((60, 4),)), 930 * MS)
     assert region.link.lag() == 4
     assert region.link._window[0].entry.spans == ((3, 1), (50, 1))
+
+
+def test_what_was_adopted_with_its_key_is_sent_in_each_session() -> None:
+    """The standby has the messages, perhaps from the one who died, and not the key, which goes with them only."""
+    link = Link(Timing(), life=1)
+    link.connect("b", 3, 0)
+    link.welcomed("b", Welcome(link.session, ((1, 4),)), 10 * MS)
+    listing = TakeQueued(False, link.session)
+    assert link.gathered(listing, Queued(((1, 1),), 1, ((1, 1),)))[0] is None
+    queued, _ = link.gathered(listing, Queued(((2, 2),), with_keys=((3, 1),)))
+    assert queued == ((1, 3),)
+    assert link.listed(listing, queued, [], 20 * MS)
+    assert link._window[0].entry.spans == ((4, 1),)
+    (export,) = link.pump(20 * MS)[-1:]
+    (export,) = link.exported(export, (), b"", b"", 20 * MS)
+    assert export.spans == ((1, 1), (3, 1))
 
 
 def test_the_store_of_the_simulation_lists_and_drops_in_parts() -> None:

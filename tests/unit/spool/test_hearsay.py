@@ -20,7 +20,9 @@ from engine.failover.store import (
     GiveUp,
     LookUp,
     OpenSession,
+    Queued,
     SaveEpoch,
+    TakeQueued,
 )
 from engine.spool.accepting import KEY_TTL_MS, key_digest
 from engine.spool.batches import AcceptBatch
@@ -233,6 +235,15 @@ def test_an_adopted_key_goes_on_with_its_messages_and_is_hearsay_there(pair: Pai
     assert pair.do("c", Adopt("b", 4, 0)).spans == spans
     assert known_at_c(pair) == Accepted(spans, known=True)
     pair.assert_clean()
+
+
+def test_the_listing_for_a_session_names_the_messages_of_adopted_keys(pair: Pair, spans: Spans) -> None:
+    pair.do("b", Adopt("a", 2, 3))
+    assert pair.do("b", TakeQueued(False, 1)) == Queued(spans, with_keys=spans)
+    pair.spools["b"].settle([settlement(key) for key in pair.spools["b"].exporter().due_keys(spans)]).result(
+        10
+    )
+    assert pair.do("b", TakeQueued(False, 1)) == Queued(())
 
 
 @pytest.mark.parametrize("to", ["a", "b"])
