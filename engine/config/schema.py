@@ -60,9 +60,9 @@ class FleetSection(Section):
     name: Name = Field("fleet", description="Name of the fleet: in metrics, and the name of its actors.")
     replicas: Literal[0, 1] = Field(
         0,
-        description="Copies of each message in another region, or on another node of its region if it has several "
-        "(docs/failover.md). With 1, a receipt waits for the "
-        "copy, and a region that dies is covered by its peers. On trial: see there what is not mended.",
+        description="Copies of each message in another region, or on another node of its region if it has several. "
+        "With 1, a receipt waits for the copy, and a region that dies is covered by its peers; on trial "
+        "(docs/failover.md).",
     )
     degraded: Literal["refuse", "accept_local"] = Field(
         "refuse",
