@@ -81,7 +81,7 @@ class AsyncClient:
         """Submit a batch that was encoded before (benches)."""
         return decode_receipt(await self._regions.persist(region, "accept", header, blob))
 
-    # the port of engine.campaign.sender
+    # the port of engine.campaign.giving
 
     async def put_campaign(self, region: str, template: CampaignTemplate, field_names: Sequence[str]) -> int:
         record = msgpack.packb(
@@ -94,15 +94,26 @@ class AsyncClient:
                 "template": parts_of(template),
             }
         )
-        return int(await self._regions.persist(region, "put_campaign", record))
+        return int(await self._of_campaign(region, "put_campaign", record))
 
     async def progress(self, region: str, tenant: str, campaign: str) -> dict[int, bytes]:
-        return dict(await self._regions.persist(region, "progress", tenant, campaign))
+        return dict(await self._of_campaign(region, "progress", tenant, campaign))
 
-    async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
+    async def accept_chunk(
+        self, region: str, campaign_no: int, chunk: CampaignChunk, *, again: bool = False
+    ) -> Receipt:
         content = (chunk.number, chunk.digest, chunk.field_names, chunk.recipients, chunk.fields)
-        data = msgpack.packb((campaign_no, *content, int(chunk.engagement)))
-        return decode_receipt(await self._regions.persist(region, "accept_chunk", data))
+        whose = (int(chunk.engagement), chunk.tenant, chunk.campaign)
+        data = msgpack.packb((campaign_no, *content, *whose))
+        return decode_receipt(
+            await self._of_campaign(region, "accept_chunk", data, *((again,) if again else ()))
+        )
+
+    async def _of_campaign(self, region: str, method: str, *args: Any) -> Any:
+        """With copies it is asked once: if it is silent, another region does it."""
+        if self.config.fleet.replicas:
+            return await self._regions.actors[region].call(method, *args, timeout_s=ANSWER_TIMEOUT_S)
+        return await self._regions.persist(region, method, *args)
 
     # looking in
 

@@ -197,8 +197,8 @@ class RegionActor:
     async def progress(self, tenant: str, campaign: str) -> dict[int, bytes]:
         return (await self._engine()).progress(tenant, campaign)
 
-    async def accept_chunk(self, data: bytes) -> bytes:
-        return await (await self._engine()).accept_chunk(data)
+    async def accept_chunk(self, data: bytes, again: bool = False) -> bytes:
+        return await (await self._engine()).accept_chunk(data, again=again)
 
     async def settle(self, report: bytes) -> int:
         return await (await self._engine()).settle(report)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from engine.campaign.sender import RegionPort
+from engine.campaign.giving import RegionPort
 from engine.config.schema import FleetConfig
 from engine.values.message import Message, Receipt
 from engine.values.suppression import Suppression

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from engine.campaign.attachments import RenderError
@@ -19,9 +20,10 @@ from engine.campaign.bad_rows import BadRowFile
 from engine.campaign.chunks import cut_chunks
 from engine.campaign.eml import EmlError, EmlOptions, find_eml, read_eml
 from engine.campaign.engagement import read_in_order
+from engine.campaign.giving import SendReport
 from engine.campaign.recipients import BadRow, Recipient, RecipientFile
 from engine.campaign.render import Renderer
-from engine.campaign.sender import CampaignSender, SendReport
+from engine.campaign.sender import CampaignSender
 from engine.campaign.spec import Campaign, load_campaign
 from engine.cli.port import FleetPort, PortFactory
 from engine.cli.terminal import Failure, Interrupted, check_report, fleet_option, notes, output
@@ -127,6 +129,9 @@ def _send_campaign(
         f"{bad_rows.count - report.refused} bad rows"
     )
     _report_engagement(campaign, report.classes)
+    _report_degraded(report.degraded)
+    for region, reason in report.waiting_for.items():
+        notes().print(f"[yellow]other regions took the parts of region {region}: {escape(reason)}[/yellow]")
     _report_bad_rows(bad_rows)
 
 
@@ -138,7 +143,13 @@ async def _transmit(
     bad_rows: BadRowFile,
 ) -> SendReport:
     template = campaign.template
-    sender = CampaignSender(port, regions_of(port.config, template.stream))
+    fleet = port.config
+    is_covered = bool(fleet.fleet.replicas)
+    sender = CampaignSender(
+        port,
+        regions_of(fleet, template.stream),
+        region_of={entry.name: entry.region for entry in fleet.regions} if is_covered else None,
+    )
     chunks = cut_chunks(
         rows,
         tenant=template.tenant,
@@ -220,6 +231,11 @@ def _report_engagement(campaign: Campaign, classes: Mapping[Engagement, int]) ->
         output().print(f"in this order: {counts}")
 
 
+def _report_degraded(count: int) -> None:
+    if count:
+        output().print(f"{count} without a copy in another region yet (fleet.degraded: accept_local)")
+
+
 def _report_bad_rows(bad_rows: BadRowFile) -> None:
     if bad_rows.count:
         duplicates = f", {bad_rows.duplicates} of them repeated addresses" if bad_rows.duplicates else ""
@@ -249,20 +265,21 @@ def _send_eml(
         if bad:
             raise Failure(f"{bad} files cannot be sent")
         return
-    accepted, repeated, refused = _run(_transmit_eml(paths, options, port_factory(fleet_path)))
+    counts = _run(_transmit_eml(paths, options, port_factory(fleet_path)))
+    accepted, repeated, refused = counts["accepted"], counts["repeated"], counts["refused"]
     output().print(f"{accepted} messages accepted, {repeated} accepted before, {refused} refused")
+    _report_degraded(counts["degraded"])
     if refused:
         raise Failure(f"{refused} messages were refused")
 
 
-async def _transmit_eml(
-    paths: tuple[Path, ...], options: EmlOptions, port: FleetPort
-) -> tuple[int, int, int]:
+async def _transmit_eml(paths: tuple[Path, ...], options: EmlOptions, port: FleetPort) -> dict[str, int]:
     """Submit each file for itself: its region depends on nothing but its content.
 
-    Returns how many were accepted, accepted before, and refused.
+    Returns how many messages were `accepted`, `repeated` (accepted before) and `refused`, and of how many a copy is
+    missing (`degraded`).
     """
-    counts = {"accepted": 0, "repeated": 0, "refused": 0}
+    counts = {"accepted": 0, "repeated": 0, "refused": 0, "degraded": 0}
     room = asyncio.Semaphore(EML_CONCURRENCY)
 
     async def submit(path: Path) -> None:
@@ -283,7 +300,7 @@ async def _transmit_eml(
                 tasks.create_task(submit(path))
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
-    return counts["accepted"], counts["repeated"], counts["refused"]
+    return counts
 
 
 def _count(path: Path, receipt: Receipt, counts: dict[str, int]) -> None:
@@ -293,6 +310,7 @@ def _count(path: Path, receipt: Receipt, counts: dict[str, int]) -> None:
         counts["refused"] += 1
         return
     counts["repeated" if receipt.repeated else "accepted"] += 1
+    counts["degraded"] += receipt.degraded
     ids = " ".join(
         f"{format_id(id_)} (suppressed)" if id_ in receipt.suppressed else format_id(id_)
         for id_ in receipt.ids[0]

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from engine.campaign.attachments import RenderError
 from engine.campaign.eml import EmlError
+from engine.campaign.giving import SendInterrupted
 from engine.campaign.recipients import RecipientFileError
-from engine.campaign.sender import SendInterrupted
 from engine.campaign.spec import SpecError
 from engine.config.checks import find_gaps
 from engine.config.load import ConfigError, load_fleet

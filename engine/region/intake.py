@@ -19,13 +19,14 @@ from engine.region.refills import TOGETHER_MS
 from engine.region.retry import RetrySchedule
 from engine.spool.accepting import recipients_digest
 from engine.spool.batches import AcceptBatch, AcceptItem, AcceptResult, CampaignRecord, ChunkBatch
+from engine.spool.errors import CampaignUnknown
 from engine.spool.store import Spool
 from engine.values.address import AddressError, parse_address
 from engine.values.clock import Clock
 from engine.values.engagement import Engagement
 from engine.values.message import KEY_OF_ANOTHER, ItemError, Receipt
 from engine.values.stream import Stream
-from engine.values.submission import MalformedBatch, batch_key_of, decode_submission, encode_receipt
+from engine.values.submission import MalformedBatch, chunk_key_of, decode_submission, encode_receipt
 
 # further apart than what the windows read together
 AHEAD_MS = {
@@ -182,9 +183,11 @@ class Intake:
         """Numbers and digests of the campaign's chunks that are safe in this region."""
         return self._spool.campaign_progress(tenant, campaign)
 
-    async def accept_chunk(self, data: bytes) -> bytes:
-        """Accept a campaign chunk: msgpack [campaign_no, number, digest, field_names, recipients, fields, engagement];
-        the last is left out by senders of the first release.
+    async def accept_chunk(self, data: bytes, *, again: bool = False) -> bytes:
+        """Accept a campaign chunk: msgpack [campaign_no, number, digest, field_names, recipients, fields, engagement,
+        tenant, campaign]; the last ones are left out by senders of earlier releases. `again`: as in `accept`.
+
+        CampaignUnknown: the number is not that campaign's.
 
         Mail is taken in the order of its due time (engine/region/windows.py), so what is engaged is due a little
         earlier than what came before it.
@@ -194,6 +197,8 @@ class Intake:
         if self._gate.is_closed:
             await self._gate.admit(chunk=campaign_no.to_bytes(4, "big") + number.to_bytes(4, "big"))
         campaign = self._spool.campaign(campaign_no)
+        if rest[1:] and rest[1:] != [campaign.tenant, campaign.campaign]:
+            raise CampaignUnknown(f"campaign number {campaign_no} of region {self._name} is another one")
         now_ms = self._clock.wall_ms()
         good: list[int] = []
         addresses: list[str] = []
@@ -222,8 +227,8 @@ class Intake:
         )
         degraded = False
         if self._cover is not None:
-            key = batch_key_of("chunk", campaign.tenant, campaign.campaign, str(number), digest)
-            result, degraded = await self._covered(key, chunk, again=False)
+            key = chunk_key_of(campaign.tenant, campaign.campaign, number, digest)
+            result, degraded = await self._covered(key, chunk, again=again)
         else:
             result = await self._stored(self._spool.accept_chunk(chunk))
         self._accepted(result.due_keys)

@@ -188,10 +188,10 @@ class Region:
         """Numbers and digests of the campaign's chunks that are safe in this region."""
         return self.parts.intake.progress(tenant, campaign)
 
-    async def accept_chunk(self, data: bytes) -> bytes:
-        """Accept a campaign chunk: msgpack [campaign_no, number, digest, field_names, recipients, fields]."""
+    async def accept_chunk(self, data: bytes, *, again: bool = False) -> bytes:
+        """Accept a campaign chunk (engine/region/intake.py)."""
         self.check()
-        return await self.parts.intake.accept_chunk(data)
+        return await self.parts.intake.accept_chunk(data, again=again)
 
     async def settle(self, report: bytes) -> int:
         """Settle a pool's report on disk; returns its sequence number, which the pool may then forget."""

@@ -36,6 +36,9 @@ from engine.values.ids import SEQ_BITS
 from engine.values.outcome import OutcomeKind
 
 KEY_TTL_MS = 7 * 86_400_000
+CHUNK_KEY_TTL_MS = (
+    90 * 86_400_000
+)  # a campaign may be sent again much later, when the region that had it is gone
 
 
 def key_digest(tenant: str, key: str) -> bytes:
@@ -46,8 +49,8 @@ def recipients_digest(recipients: Sequence[str]) -> bytes:
     return hashlib.blake2b(pack(recipients), digest_size=8).digest()
 
 
-def remember(draft: Draft, key: bytes, value: bytes, now_ms: int) -> None:
-    expires = u48(now_ms + KEY_TTL_MS)
+def remember(draft: Draft, key: bytes, value: bytes, now_ms: int, *, ttl_ms: int = KEY_TTL_MS) -> None:
+    expires = u48(now_ms + ttl_ms)
     draft.txn.put(key, expires + value, db=draft.env.db["keys"])
     draft.txn.put(expires + key, b"", db=draft.env.db["keys_expiry"])
     draft.remembered += 1

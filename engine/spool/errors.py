@@ -39,3 +39,7 @@ class SpoolFailed(SpoolError):
 
 class CampaignConflict(SpoolError):
     """A campaign or chunk of this name exists with other content."""
+
+
+class CampaignUnknown(SpoolError):
+    """There is no campaign of this number, or it is another one: this disk is not the one that gave the number."""

@@ -148,7 +148,8 @@ class Keeper:
         )
         if not result.repeated:
             spans = of_ids(item[0] for item in result.ids)
-            accepting.remember(self._draft, op.key, pack(spans), self._now_ms)
+            ttl_ms = accepting.CHUNK_KEY_TTL_MS
+            accepting.remember(self._draft, op.key, pack(spans), self._now_ms, ttl_ms=ttl_ms)
         return self._accepted(op, result)
 
     def _accepted(self, op: Accept, result: AcceptResult) -> tuple[Accepted, AcceptResult]:

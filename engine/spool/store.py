@@ -35,7 +35,7 @@ from engine.spool.bodies import SegmentWriter, make_directory, sync_directory
 from engine.spool.draft import LAST_WORDS, PAGE_BYTES, Draft, QueueNumbers, page_of, word_of
 from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, Error
-from engine.spool.errors import SpoolError
+from engine.spool.errors import CampaignUnknown
 from engine.spool.exporter import Exporter
 from engine.spool.forgetting import Forgetting
 from engine.spool.groups import Groups
@@ -62,6 +62,7 @@ from engine.values.clock import Clock
 from engine.values.ids import SEQ_MASK, format_id
 from engine.values.outcome import OutcomeKind
 from engine.values.reply import Reply
+from engine.values.submission import chunk_key_of
 from engine.values.suppression import Suppression
 
 log = logging.getLogger(__name__)
@@ -406,7 +407,7 @@ class Spool:
             with self._env.read() as txn:
                 stored = txn.get(number.to_bytes(4, "big"), db=self._env.db["campaigns"])
             if stored is None:
-                raise SpoolError(f"no campaign number {number} in spool {self.path}")
+                raise CampaignUnknown(f"no campaign number {number} in spool {self.path}")
             found = CampaignRecord(*msgpack.unpackb(stored)[1:])
             found.template.pop("attachments", None)  # megabytes, for those who render
             if len(self._campaigns) >= CACHED_CAMPAIGNS:
@@ -420,7 +421,8 @@ class Spool:
             return accepting.recipients_of(txn, self._env.db, accepting.key_digest(tenant, key))
 
     def campaign_progress(self, tenant: str, campaign: str) -> dict[int, bytes]:
-        """Numbers and digests of the chunks that were accepted."""
+        """Numbers and digests of the chunks that were accepted, without those that have no receipt yet: with copies in
+        other regions they may have to be given up."""
         db = self._env.db
         found: dict[int, bytes] = {}
         with self._env.read() as txn:
@@ -434,6 +436,11 @@ class Spool:
                         if key[:4] != prefix:
                             break
                         found[int.from_bytes(key[4:8], "big")] = msgpack.unpackb(value)[0]
+            if txn.stat(db["unsafe"])["entries"]:
+                for number, digest in list(found.items()):
+                    key = chunk_key_of(tenant, campaign, number, digest)
+                    if txn.get(key, db=db["unsafe"]) is not None:
+                        del found[number]
         return found
 
     def get_state(self, key: str) -> bytes | None:

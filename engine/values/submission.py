@@ -127,3 +127,8 @@ def batch_key_of(*parts: str | bytes) -> bytes:
         data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.digest()[:16]
+
+
+def chunk_key_of(tenant: str, campaign: str, number: int, digest: bytes) -> bytes:
+    """The batch key of a campaign's chunk, the same in all regions."""
+    return batch_key_of("chunk", tenant, campaign, str(number), digest)

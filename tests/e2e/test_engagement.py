@@ -5,23 +5,20 @@ file, and most recipients of the provider are of another domain of its.
 """
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
-import msgpack
 import pytest
 
 from engine.campaign.chunks import cut_chunks
 from engine.campaign.engagement import read_in_order
+from engine.campaign.giving import SendReport
 from engine.campaign.recipients import RecipientFile
-from engine.campaign.record import parts_of
-from engine.campaign.sender import CampaignSender, SendReport
+from engine.campaign.sender import CampaignSender
 from engine.campaign.spec import load_campaign
 from engine.region.region import Region
 from engine.region.sites import DAY_MS
 from engine.sink.process import SinkProcess
-from engine.values.message import CampaignChunk, CampaignTemplate, Receipt
-from engine.values.submission import decode_receipt
+from tests.support.campaign_port import InProcess
 from tests.support.days import Days, Run
 from tests.support.region import fleet, start_region, until
 from tests.support.sinks import accepting_sink
@@ -40,39 +37,13 @@ CAP = 6
 UNENGAGED, NORMAL, ENGAGED = "2025-12-24", "2026-06-01", "2026-10-05"
 
 
-class InProcess:
-    """A region as the sender of a campaign reaches it (actors/client.py)."""
-
-    def __init__(self, region: Region) -> None:
-        self._region = region
-
-    async def put_campaign(self, region: str, template: CampaignTemplate, field_names: Sequence[str]) -> int:
-        record = {
-            "campaign": template.campaign,
-            "tenant": template.tenant,
-            "stream": int(template.stream),
-            "sender": template.sender,
-            "field_names": list(field_names),
-            "template": parts_of(template),
-        }
-        return await self._region.put_campaign(msgpack.packb(record))
-
-    async def progress(self, region: str, tenant: str, campaign: str) -> dict[int, bytes]:
-        return self._region.progress(tenant, campaign)
-
-    async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
-        content = (chunk.number, chunk.digest, chunk.field_names, chunk.recipients, chunk.fields)
-        data = msgpack.packb((campaign_no, *content, int(chunk.engagement)))
-        return decode_receipt(await self._region.accept_chunk(data))
-
-
 async def send(path: Path, region: Region) -> SendReport:
     campaign = load_campaign(path)
     file = RecipientFile(campaign.recipients_path)
     rows = read_in_order(file, campaign.field_names, campaign.engagement)
     name = {"tenant": campaign.template.tenant, "campaign": campaign.template.campaign}
     chunks = cut_chunks(rows, **name, field_names=campaign.field_names, refuse=lambda row: None, size=5)
-    return await CampaignSender(InProcess(region), ["eu"]).send(
+    return await CampaignSender(InProcess({"eu": region}), ["eu"]).send(
         campaign.template, campaign.field_names, chunks
     )
 

@@ -11,8 +11,9 @@ from typing import TypeVar
 import pytest
 
 from engine.campaign.chunks import CutChunk, cut_chunks
+from engine.campaign.giving import SendInterrupted
 from engine.campaign.recipients import Recipient
-from engine.campaign.sender import CampaignSender, SendInterrupted
+from engine.campaign.sender import CampaignSender
 from engine.region.ports import RegionDraining
 from engine.spool.errors import CampaignConflict, SpoolFull
 from engine.values.engagement import Engagement

@@ -24,6 +24,8 @@ class MemoryFleet:
         self.batches: dict[bytes, list[Message]] = {}
         self.templates: list[CampaignTemplate] = []
         self.refused: set[str] = set()
+        self.away: set[str] = set()
+        self.degraded = False
         self.state: dict[str, Any] = {"fleet": "demo", "regions": {}}
         self.error: Exception | None = None
         self.now_ms = 20_000 * 86_400_000
@@ -42,20 +44,26 @@ class MemoryFleet:
     async def progress(self, region: str, tenant: str, campaign: str) -> dict[int, bytes]:
         return {number: chunk.digest for (name, number), chunk in self.chunks.items() if name == region}
 
-    async def accept_chunk(self, region: str, campaign_no: int, chunk: CampaignChunk) -> Receipt:
+    async def accept_chunk(
+        self, region: str, campaign_no: int, chunk: CampaignChunk, *, again: bool = False
+    ) -> Receipt:
+        assert again is bool(self.config.fleet.replicas)
+        if region in self.away:
+            raise ConnectionError("the actor is away")
         repeated = (region, chunk.number) in self.chunks
         self.chunks[region, chunk.number] = chunk
         errors = [
             ItemError(i, "recipient", r, "no") for i, r in enumerate(chunk.recipients) if r in self.refused
         ]
-        return Receipt(region, tuple((n,) for n in range(len(chunk.recipients))), tuple(errors), repeated)
+        ids = tuple((n,) for n in range(len(chunk.recipients)))
+        return Receipt(region, ids, tuple(errors), repeated, degraded=self.degraded)
 
     async def submit(self, batch: Sequence[Message], *, key: bytes | None = None) -> Receipt:
         assert key is not None
         repeated = key in self.batches
         self.batches.setdefault(key, list(batch))
         base = int.from_bytes(hashlib.sha256(key).digest()[:4], "big")
-        return Receipt("eu", tuple((base,) for _ in batch), (), repeated)
+        return Receipt("eu", tuple((base,) for _ in batch), (), repeated, degraded=self.degraded)
 
     async def status(self, message_id: int) -> dict[str, object] | None:
         return {"state": "delivered", "attempts": 1} if message_id == 0x0001000000000001 else None

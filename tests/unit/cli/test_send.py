@@ -45,6 +45,37 @@ def test_a_campaign_and_the_same_again(campaign: Path) -> None:
     assert len(fleet.recipients()) == 1200
 
 
+def covered_fleet() -> MemoryFleet:
+    fleet = MemoryFleet()
+    fleet.config = fleet.config.model_copy(
+        update={"fleet": fleet.config.fleet.model_copy(update={"replicas": 1})}
+    )
+    return fleet
+
+
+def test_what_has_no_copy_yet_is_told(campaign: Path, tmp_path: Path) -> None:
+    fleet = covered_fleet()
+    fleet.degraded = True
+    result = invoke("send", campaign, "--fleet", FLEET, fleet=fleet)
+    assert "1200 without a copy in another region yet" in result.stdout
+    mail(tmp_path / "1.eml", 1)
+    mail(tmp_path / "2.eml", 2)
+    result = invoke("send", tmp_path / "1.eml", tmp_path / "2.eml", "--fleet", FLEET, fleet=fleet)
+    assert "2 messages accepted, 0 accepted before, 0 refused\n2 without a copy" in result.stdout
+    fleet.degraded = False
+    assert "without" not in invoke("send", tmp_path / "1.eml", "--fleet", FLEET, fleet=fleet).stdout
+
+
+def test_with_copies_other_regions_take_the_parts_of_one_that_is_away(campaign: Path) -> None:
+    fleet = covered_fleet()
+    fleet.away = {"us"}
+    result = invoke("send", campaign, "--fleet", FLEET, fleet=fleet)
+    assert result.exit_code == 0, result.output
+    assert "1200 recipients accepted" in result.stdout
+    assert {region for region, _ in fleet.chunks} == {"eu"}
+    assert "took the parts of region us: the actor is away" in result.stderr
+
+
 def test_refused_recipients_stand_in_the_report(campaign: Path) -> None:
     fleet = MemoryFleet()
     fleet.refused = {"u7@example.com"}
