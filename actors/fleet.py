@@ -242,11 +242,17 @@ class FleetActor:
         return dict(self._health)
 
     def _standings(self) -> dict[str, dict[str, object]]:
-        """By region: its standing, epoch and share of new mail; empty in a fleet without copies."""
+        """By region: its standing, epoch and share of new mail; empty in a fleet without copies. A Fleet that has just
+        started does not know the standings yet."""
         if self._failover is None:
             return {}
+        is_ready = self._failover.ready
         return {
-            v.name: {"standing": v.standing.name.lower(), "epoch": v.epoch, "weight": v.weight}
+            v.name: {
+                "standing": v.standing.name.lower() if is_ready else "unknown",
+                "epoch": v.epoch,
+                "weight": v.weight,
+            }
             for v in self._failover.view(time.monotonic_ns())
         }
 

@@ -6,7 +6,7 @@ A fleet without copies has no standings, and nothing is said.
 from collections.abc import Iterator
 from typing import Any
 
-COLOURS = {"suspect": "yellow", "returning": "yellow", "dead": "red"}
+COLOURS = {"unknown": "yellow", "suspect": "yellow", "returning": "yellow", "dead": "red"}
 
 
 def has_standings(snapshot: dict[str, Any]) -> bool:
@@ -14,7 +14,7 @@ def has_standings(snapshot: dict[str, Any]) -> bool:
 
 
 def standing_of(snapshot: dict[str, Any], name: str) -> str:
-    """For the table: live, suspect, dead or returning."""
+    """For the table: live, suspect, dead or returning; unknown while a Fleet that has just started has not judged."""
     standing = str(snapshot["standing"].get(name, {}).get("standing", "unknown"))
     colour = COLOURS.get(standing)
     return f"[{colour}]{standing}[/{colour}]" if colour else standing
@@ -60,4 +60,4 @@ def _out_of_order(status: dict[str, Any]) -> Iterator[str]:
     if status["standby_lacks"]:
         yield f"{standby or 'a standby'} lacks copies of {status['standby_lacks']} messages"
     if status["degraded_receipts"]:
-        yield f"{status['degraded_receipts']} receipts since its start were degraded"
+        yield f"degraded receipts since its start: {status['degraded_receipts']}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.alerts.monitor import Monitor
+from engine.cli.standing import cover_lines, idle_regions
 from engine.failover.messages import Standing
 from engine.metrics import gather
 from engine.metrics.catalogue import Point
@@ -105,10 +106,16 @@ def test_a_region_and_its_disk_are_lost_and_its_mail_goes_out(tmp_path: Path, si
             assert fleet.regions["us"].condition == "refusing"
             monitor = Monitor(fleet.config, fleet)
             await fleet.until_alerts(monitor, ("region", "eu", ""), ("replication", "us", ""))
+            alone = "us: its standby, eu, is not in reach: new mail is refused"
+            assert [line.partition(";")[0] for line in cover_lines(fleet.snapshot())] == [alone]
+            assert idle_regions(fleet.snapshot()) == [
+                "us refuses new mail: no standby region is within reach"
+            ]
             await fleet.start("eu")  # on an empty disk
             await until(fleet.all_live)
             await fleet.until_alerts(monitor)
-            assert fleet.regions["us"].condition == "up"
+            await until(lambda: fleet.regions["us"].condition == "up")
+            await until(lambda: not cover_lines(fleet.snapshot()) and not idle_regions(fleet.snapshot()))
             await fleet.submit("eu", mail(100, first=400), b"n" * 16)
             await until(lambda: fleet.spools["eu"].counts()["delivered"] == 100)
 
@@ -130,6 +137,8 @@ def test_a_region_that_returns_gives_up_what_was_adopted(tmp_path: Path) -> None
             await fleet.until_alerts(
                 monitor, ("region", "eu", "lease"), ("replication", "eu", ""), ("replication", "us", "")
             )
+            assert cover_lines(fleet.snapshot())[0].startswith("eu: no lease: it sends nothing")
+            assert "eu is dead" in idle_regions(fleet.snapshot())
             with pytest.raises((RegionAway, TimeoutError)):
                 async with asyncio.timeout(0.5):
                     await fleet.submit("eu", mail(1, first=99), bytes(16))
@@ -156,7 +165,13 @@ def test_without_a_peer_it_may_accept_and_says_so_and_catches_up(tmp_path: Path)
                 await fleet.submit("eu", mail(20), KEY)
             ).degraded  # asked for again: it is still on one disk
             assert fleet.regions["eu"].snapshot()["failover"]["degraded_receipts"] == 1  # type: ignore[index]
-            assert fleet.regions["eu"].condition == "up"  # it takes mail
+            await until(lambda: fleet.regions["eu"].condition == "up")  # it takes mail
+            assert not idle_regions(fleet.snapshot())
+            said = "; ".join(cover_lines(fleet.snapshot()))
+            assert said.startswith(
+                "eu: its standby, us, is not in reach: new mail is accepted without a copy"
+            )
+            assert "degraded receipts since its start: 1" in said
             assert Point("sendfleet.failover.degraded", (), 1) in fleet.regions["eu"].figures()
             monitor = Monitor(fleet.config, fleet)
             await fleet.until_alerts(monitor, ("region", "us", ""), ("replication", "eu", ""))

@@ -76,6 +76,7 @@ def run(config: FleetConfig, test: Callable[[FleetActor, Services], Any]) -> Non
 def test_a_region_that_fleet_calls_dead_is_not_healthy_though_it_answers() -> None:
     async def test(actor: FleetActor, services: Services) -> None:
         assert actor.regions_health() is None
+        assert {row["standing"] for row in actor._standings().values()} == {"unknown"}
         await until(actor, eu=HEALTHY, us=HEALTHY)
         services.stalled = {region_actor("eu")}
         await until(actor, eu=GONE, us=HEALTHY)

@@ -109,6 +109,17 @@ class CoveredFleet:
             for name, region in self.regions.items()
         )
 
+    def snapshot(self) -> dict[str, Any]:
+        """What of Fleet's snapshot says how the regions cover for each other."""
+        view = self.fleet.view(time.monotonic_ns())
+        return {
+            "standing": {v.name: {"standing": v.standing.name.lower()} for v in view},
+            "regions": {
+                v.name: self.regions[v.name].snapshot() if v.name in self.regions else {"error": "it is away"}
+                for v in view
+            },
+        }
+
     # -- what Fleet's watch asks: engine.alerts.monitor.AlertPort
 
     async def region_figures(self, region: str) -> list[Point]:

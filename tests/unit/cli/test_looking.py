@@ -296,7 +296,7 @@ def test_status_says_what_is_not_in_order_and_fails_if_a_region_does_nothing() -
     assert "us: no lease: it sends nothing; no standby in reach: new mail is refused" in lines
     assert (
         "ap: its standby, sa, is not in reach: new mail is accepted without a copy; "
-        "sa lacks copies of 10 messages; 42 receipts since its start were degraded"
+        "sa lacks copies of 10 messages; degraded receipts since its start: 42"
     ) in lines
     assert "sa: no lease: it sends nothing" in lines
     assert ["af", "returning", "none"] in [line.split() for line in lines]

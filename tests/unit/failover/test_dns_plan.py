@@ -277,7 +277,8 @@ def test_whatever_happens_the_set_is_never_empty_and_the_rate_holds(seed: int) -
     now_s = 0.0
     for _ in range(1000):
         now_s += rng.random() * 3
-        plan.observe(now_s, [name for name in ALL if rng.random() < rng.choice([0.05, 0.5, 0.99])])
+        healthy = [name for name in ALL if rng.random() < rng.choice([0.05, 0.5, 0.99])]
+        plan.observe(now_s, healthy, [name for name in ALL if name not in healthy and rng.random() < 0.5])
         step = plan.step(now_s)
         if step is Step.LOOK:
             plan.looked(now_s, "time-out" if rng.random() < 0.2 else zone, {})
