@@ -1,18 +1,16 @@
 """One drill from beginning to end: load, fault, detection, healing, drain, figures, verdict."""
 
 import asyncio
-import os
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from actors.drill_faults import FAULTS, Fault
 from actors.drill_fleet import DOMAIN, LiveFleet, TemporaryFleet, wait_drained
 from engine.drill.figures import Watch, binned, figures_of
 from engine.drill.load import Load, until
-from engine.drill.record import DrillRecord, judge
-from engine.drill.scenarios import DrillRefused, Scenario, caveat
+from engine.drill.record import DrillRecord, judge, record_of
+from engine.drill.scenarios import DrillOptions, DrillRefused, Scenario, caveat
 
 DETECTION_S = 60.0
 DRAIN_S = 180.0
@@ -21,57 +19,54 @@ MIN_LIVE_ARRIVALS = 20  # in the time before the fault; less traffic measures no
 SETTLE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class DrillOptions:
-    """Messages per second, and seconds of load before and after the fault."""
-
-    rate: float = 100.0
-    before_s: float = 5.0
-    after_s: float = 15.0
-
-
 def run_temporary(
     scenario: Scenario, fleet: TemporaryFleet, options: DrillOptions, say: Callable[[str], None]
 ) -> DrillRecord:
     """On a fleet made for it; the fleet runs already, and is stopped here."""
-    record, fault, watch = asyncio.run(_measure(scenario, fleet, options, say))
+    fault: Fault = FAULTS[scenario.name](fleet, scenario, options.region)
+    record, watch = asyncio.run(_measure(fault, options, say))
     say("waiting until everything is sent")
     if not asyncio.run(wait_drained(fleet.running, DRAIN_S)):
         record.notes.append(f"not everything was sent within {DRAIN_S:.0f} s")
     fleet.stop_actors()  # the last events are in the log then
-    return _conclude(scenario, fleet, record, fault, watch)
+    return _conclude(record, fault, watch)
 
 
 def run_live(
-    scenario: Scenario, fleet: LiveFleet, options: DrillOptions, say: Callable[[str], None]
+    scenario: Scenario,
+    fleet: LiveFleet,
+    options: DrillOptions,
+    say: Callable[[str], None],
+    confirm: Callable[[str], None],
 ) -> DrillRecord:
-    """On the fleet that runs, with its own traffic."""
-    record, fault, watch = asyncio.run(_measure(scenario, fleet, options, say))
+    """On the fleet that runs, with its own traffic. `confirm` is told what will be hit, and raises if it may not be."""
+    fault: Fault = FAULTS[scenario.name](fleet, scenario, options.region)
+    asyncio.run(fault.find())
+    confirm(fault.target)
+    fleet.begin()
+    record, watch = asyncio.run(_measure(fault, options, say))
     time.sleep(SETTLE_S)  # the fleet goes on, and ships its events several times a second
-    return _conclude(scenario, fleet, record, fault, watch)
+    return _conclude(record, fault, watch)
 
 
 async def _measure(
-    scenario: Scenario,
-    fleet: TemporaryFleet | LiveFleet,
-    options: DrillOptions,
-    say: Callable[[str], None],
-) -> tuple[DrillRecord, Fault, Watch]:
+    fault: Fault, options: DrillOptions, say: Callable[[str], None]
+) -> tuple[DrillRecord, Watch]:
+    fleet, scenario = fault.fleet, fault.scenario
     began_s = time.monotonic()
     load = None
     if not fleet.is_live:
         regions = tuple(region.name for region in fleet.config.regions)
-        load = Load(fleet.running, regions, DOMAIN, options.rate, began_s=began_s)
+        load = fault.load = Load(fleet.running, regions, DOMAIN, options.rate, began_s=began_s)
         load.start()
         await _flows(fleet)
     say("load runs")
     await asyncio.sleep(options.before_s)
-    if fleet.is_live and len(fleet.arrivals()) < MIN_LIVE_ARRIVALS:
-        raise DrillRefused(
-            f"the live fleet delivered {len(fleet.arrivals())} messages in {options.before_s:g} s: too little to "
-            f"measure a gap by (at least {MIN_LIVE_ARRIVALS}); use a busier hour or a longer --before"
-        )
-    fault: Fault = FAULTS[scenario.name](fleet, load, scenario)
+    if fleet.is_live:
+        _check_traffic(len(fleet.arrivals()), options.before_s)
+        await _check_target(fault)
+    else:
+        await fault.find()
     try:
         await fault.make()
         fault.marks.append((fault.made_s, scenario.name))
@@ -94,28 +89,38 @@ async def _measure(
         await load.stop()
         if load.skipped:
             fault.notes.append(f"{load.skipped} batches were not sent: too many were without an answer")
-    record = DrillRecord(
-        scenario=scenario.name,
-        title=scenario.title,
-        expects=scenario.expects,
-        at=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
-        fleet=fleet.config.fleet.name,
-        is_live=fleet.is_live,
-        target=fault.target,
-        rate=0.0 if fleet.is_live else options.rate,
-        caveat=caveat(scenario, fleet.config),
-        machine=f"{platform.node()}, {os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}",
-    )
+    record = record_of(scenario, fleet=fleet.config.fleet.name, is_live=fleet.is_live, target=fault.target)
+    record.rate = 0.0 if fleet.is_live else options.rate
+    record.caveat = caveat(scenario, fleet.config)
     watch = Watch(
         arrivals=(),
-        submissions=load.submissions if load is not None else (),
+        submissions=None if load is None else load.submissions,
         fault_s=fault.made_s - began_s,
         end_s=end_s - began_s,
         detected_s=None if detected_s is None else detected_s - began_s,
         affected=fault.affected(),
     )
     record.marks = [(at_s - began_s, text) for at_s, text in sorted(fault.marks)]
-    return record, fault, watch
+    return record, watch
+
+
+def _check_traffic(delivered: int, seconds: float) -> None:
+    """DrillRefused: a live fleet delivers too little for a gap to mean anything."""
+    if delivered < MIN_LIVE_ARRIVALS:
+        raise DrillRefused(
+            f"the live fleet delivered {delivered} messages in {seconds:g} s: too little to "
+            f"measure a gap by (at least {MIN_LIVE_ARRIVALS}); use a busier hour or a longer --before"
+        )
+
+
+async def _check_target(fault: Fault) -> None:
+    """DrillRefused: it is not what was confirmed any more."""
+    confirmed = fault.target
+    await fault.find()
+    if fault.target != confirmed:
+        raise DrillRefused(
+            f"{confirmed} is now {fault.target}: nothing was done, the fleet has troubles of its own"
+        )
 
 
 async def _flows(fleet: TemporaryFleet | LiveFleet) -> None:
@@ -138,41 +143,26 @@ async def _quietly(fault: Fault) -> bool:
         return False
 
 
-def _conclude(
-    scenario: Scenario,
-    fleet: TemporaryFleet | LiveFleet,
-    record: DrillRecord,
-    fault: Fault,
-    watch: Watch,
-) -> DrillRecord:
+def _conclude(record: DrillRecord, fault: Fault, watch: Watch) -> DrillRecord:
+    fleet = fault.fleet
     began_s = fault.made_s - watch.fault_s
     arrivals = [
         type(arrival)(arrival.at_s - began_s, arrival.recipient, arrival.source)
         for arrival in fleet.arrivals()
     ]
-    figures = figures_of(
-        Watch(
-            arrivals=arrivals,
-            submissions=watch.submissions,
-            fault_s=watch.fault_s,
-            end_s=watch.end_s,
-            detected_s=watch.detected_s,
-            affected=watch.affected,
-            marked=fleet.marked(),
-        )
-    )
+    figures = figures_of(replace(watch, arrivals=arrivals, marked=fleet.marked()))
     audits = fleet.running.audits()
     problems = sum(report.problem_count for report in audits)
     extra = dict(fault.extra)
-    extra["the audit accounts for every message"] = problems == 0
+    extra["the audit accounts for every message"] = problems == 0 if audits else None
     bounced = sum(report.counts.get("bounced", 0) for report in audits)
     if not fleet.is_live:
         extra["no recipient bounced"] = bounced == 0
     end_s = max([watch.end_s, *(arrival.at_s for arrival in arrivals)])
     record.figures = figures
-    record.checks = judge(scenario, figures, extra=extra)
+    record.checks = judge(fault.scenario, figures, extra=extra)
     record.delivered = binned([arrival.at_s for arrival in arrivals], end_s)
     record.delivered_share = binned([a.at_s for a in arrivals if a.source in watch.affected], end_s)
-    record.accepted = binned([s.answered_s for s in watch.submissions for _ in s.recipients], end_s)
+    record.accepted = binned([s.answered_s for s in watch.submissions or () for _ in s.recipients], end_s)
     record.notes += fault.notes + [f"{count} batches: {text}" for text, count in figures.errors.items()]
     return record

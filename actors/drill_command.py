@@ -4,20 +4,19 @@ import importlib
 import shutil
 import subprocess
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from actors.drill import DrillOptions, run_live, run_temporary
+from actors.drill import run_live, run_temporary
 from actors.drill_fleet import LiveFleet, TemporaryFleet
 from actors.environment import prepare
 from actors.local_cluster import LocalCluster
 from actors.undertaker import Undertaker
 from engine.config.schema import FleetConfig
 from engine.drill.record import DrillRecord
-from engine.drill.scenarios import DrillRefused, Scenario
+from engine.drill.scenarios import DrillOptions, DrillRefused, Scenario
 from engine.ops.own_module import own_module
 
 console = Console(stderr=True, highlight=False)
@@ -26,10 +25,9 @@ console = Console(stderr=True, highlight=False)
 class Runner:
     """See the module docstring."""
 
-    def temporary(self, scenario: Scenario, *, rate: float, before_s: float, after_s: float) -> DrillRecord:
+    def temporary(self, scenario: Scenario, options: DrillOptions) -> DrillRecord:
         directory = Path(tempfile.mkdtemp(prefix="sf-drill-"))
-        options = DrillOptions(rate, before_s, after_s)
-        block_after = round(rate / 4 * before_s)  # one of four sources, at about its share
+        block_after = round(options.rate / 4 * options.before_s)  # one of four sources, at about its share
         try:
             console.print("starting a temporary fleet")
             with Undertaker() as undertaker:
@@ -46,7 +44,11 @@ class Runner:
         return record
 
     def live(
-        self, scenario: Scenario, config: FleetConfig, *, before_s: float, after_s: float
+        self,
+        scenario: Scenario,
+        config: FleetConfig,
+        options: DrillOptions,
+        confirm: Callable[[str], None],
     ) -> DrillRecord:
         prepare(config)
         deploy = importlib.import_module("actors.deploy")
@@ -54,9 +56,8 @@ class Runner:
             deploy.connect_ray(config.ray.address or LocalCluster(config).address())
         except FileNotFoundError:
             raise DrillRefused(f"no fleet {config.fleet.name} runs here") from None
-        options = DrillOptions(0.0, before_s, after_s)
-        with LiveFleet(config, round(time.time() * 1000)) as fleet:
-            return run_live(scenario, fleet, options, console.print)
+        with LiveFleet(config) as fleet:
+            return run_live(scenario, fleet, options, console.print, confirm)
 
     def again(self, arguments: Sequence[str]) -> int:
         command = [*own_module("actors"), "drill", *arguments]

@@ -27,27 +27,35 @@ ON_THE_WIRE_S = 1.0  # what was begun before the lease ended
 
 
 class Fault(ABC):
-    """What is common: the fleet, the load, and marks on the timeline."""
+    """What is common: the fleet, the load, and marks on the timeline. `region`: None is the last one."""
 
-    def __init__(self, fleet: TemporaryFleet | LiveFleet, load: Load | None, scenario: Scenario) -> None:
+    def __init__(
+        self, fleet: TemporaryFleet | LiveFleet, scenario: Scenario, region: str | None = None
+    ) -> None:
         self.fleet = fleet
         self.running = fleet.running
-        self.load = load
+        self.load: Load | None = None
         self.scenario = scenario
         self.made_s = 0.0
         self.marks: list[tuple[float, str]] = []
-        self.extra: dict[str, bool] = {}
+        self.extra: dict[str, bool | None] = {}
         self.notes: list[str] = []
-        self.region = fleet.config.regions[-1].name  # not on the head node, where there are several
+        self.region = region or fleet.config.regions[-1].name  # not on the head node, where there are several
         self.target = f"region {self.region}"
 
     def affected(self) -> list[str]:
         """Names of the sources whose deliveries are hit."""
         return [source.name for source in self.fleet.config.sources if source.region == self.region]
 
+    async def find(self) -> None:  # noqa: B027 - what is blocked or filled is known from the start
+        """Look up what will be hit, for `target`; breaks nothing. DrillRefused: it is not there.
+
+        ConnectionError, TimeoutError: the fleet does not say.
+        """
+
     @abstractmethod
     async def make(self) -> None:
-        """Do it now; sets `made_s`. DrillRefused if it cannot be done to this fleet."""
+        """Do it now, to what was found; sets `made_s`. DrillRefused if it cannot be done to this fleet."""
 
     @abstractmethod
     async def is_detected(self) -> bool:
@@ -63,6 +71,12 @@ class Fault(ABC):
     def mark(self, text: str) -> None:
         self.marks.append((time.monotonic(), text))
 
+    async def region_pid(self) -> int:
+        """The process of the region that is hit; sets `target`."""
+        pid = self.running.own_pid(int((await self.running.region(self.region))["pid"]))
+        self.target = f"region {self.region}, process {pid}"
+        return pid
+
     def kill(self, pid: int) -> None:
         os.kill(self.running.own_pid(pid), signal.SIGKILL)
 
@@ -70,18 +84,21 @@ class Fault(ABC):
 class PoolKill(Fault):
     """Noticed when another pool process of that name answers."""
 
-    async def make(self) -> None:
-        self._before = await self.running.pools(self.region)
-        if not self._before:
+    async def find(self) -> None:
+        pools = await self.running.pools(self.region)
+        if not pools:
             raise DrillRefused(f"pool-kill: region {self.region} has no pool: it sends nothing")
-        self._name, pid = next(iter(self._before.items()))
-        self.target = f"pool {self._name} of region {self.region}"
+        self._name = min(pools)
+        self._pid = pools[self._name]
+        self.target = f"pool {self._name} of region {self.region}, process {self._pid}"
+
+    async def make(self) -> None:
         self.made_s = time.monotonic()
-        self.kill(pid)
+        self.kill(self._pid)
 
     async def is_detected(self) -> bool:
         pid = (await self.running.pools(self.region)).get(self._name)
-        return pid is not None and pid != self._before[self._name]
+        return pid is not None and pid != self._pid
 
 
 class SourceBlock(Fault):
@@ -122,8 +139,10 @@ class SourceBlock(Fault):
 class RegionKill(Fault):
     """Noticed when the watch calls the region down, or a new process of it answers."""
 
+    async def find(self) -> None:
+        self._pid = await self.region_pid()
+
     async def make(self) -> None:
-        self._pid = int((await self.running.region(self.region))["pid"])
         self.made_s = time.monotonic()
         self.kill(self._pid)
 
@@ -138,9 +157,11 @@ class RegionFreeze(Fault):
 
     _freeze: Freeze | None = None
 
+    async def find(self) -> None:
+        self._pid = await self.region_pid()
+
     async def make(self) -> None:
-        pid = self.running.own_pid(int((await self.running.region(self.region))["pid"]))
-        self.target = f"region {self.region}, process {pid}"
+        pid = self.running.own_pid(self._pid)
         longest_s = max(self.scenario.hold_s, self.scenario.bounds.detection_s or 0.0) + LATE_S
         self._freeze = await asyncio.to_thread(Freeze, pid, longest_s)
         self.made_s = time.monotonic()
@@ -213,8 +234,10 @@ class Dns(RegionFreeze):
 class DiskFull(Fault):
     """Noticed when the region refuses a batch. Load is needed, and a disk of its own."""
 
-    def __init__(self, fleet: TemporaryFleet | LiveFleet, load: Load | None, scenario: Scenario) -> None:
-        super().__init__(fleet, load, scenario)
+    def __init__(
+        self, fleet: TemporaryFleet | LiveFleet, scenario: Scenario, region: str | None = None
+    ) -> None:
+        super().__init__(fleet, scenario, region)
         self.region = "eu"
         self.target = f"disk of region {self.region}"
 
@@ -263,6 +286,9 @@ class Cut(Fault):
 
     way = BOTH
 
+    async def find(self) -> None:
+        await self.region_pid()
+
     async def make(self) -> None:
         if await until(self._is_live, deadline_s=RETURN_S) is None:
             raise DrillRefused(f"{self.scenario.name}: region {self.region} is not covered to begin with")
@@ -296,17 +322,17 @@ class Cut(Fault):
         await asyncio.sleep(max(0.0, end_s - time.monotonic()))
         self.marks.append((end_s, "joined again"))
         dead_s = await self._dead_s()
-        sources = set(super().affected())
-        sent = [
-            arrival
-            for arrival in self.fleet.arrivals()
-            if dead_s is not None
-            and arrival.source in sources
-            and dead_s + ON_THE_WIRE_S < arrival.at_s < end_s
-        ]
-        self.extra["a region that is called dead sends nothing"] = dead_s is not None and not sent
+        self.extra["a region that is called dead sends nothing"] = self._is_silent(dead_s, end_s)
         self.extra["it returns"] = await until(self._is_live, deadline_s=RETURN_S) is not None
         self.mark("live again")
+
+    def _is_silent(self, dead_s: float | None, end_s: float) -> bool | None:
+        """Whether it sent nothing between; None if it had sent nothing before either."""
+        sources = {source.name for source in self.fleet.config.sources if source.region == self.region}
+        times = [arrival.at_s for arrival in self.fleet.arrivals() if arrival.source in sources]
+        if not any(at_s <= self.made_s for at_s in times):
+            return None
+        return dead_s is not None and not any(dead_s + ON_THE_WIRE_S < at_s < end_s for at_s in times)
 
 
 class CutIn(Cut):
@@ -320,13 +346,14 @@ class CutOut(Cut):
 class HeadKill(Fault):
     """Noticed when the head, as another process, answers."""
 
-    target = "the head of Ray"
+    async def find(self) -> None:
+        head = self.running.head()
+        if head is None:
+            raise DrillRefused("head-kill: the process of Ray's head is not on this machine")
+        self._head = head
+        self.target = f"the head of Ray, process {head}"
 
     async def make(self) -> None:
-        self.target = HeadKill.target
-        self._head = self.running.head()
-        if self._head is None:
-            raise DrillRefused("head-kill: the process of Ray's head is not on this machine")
         self._before = await self._pids()
         self.made_s = time.monotonic()
         self.kill(self._head)

@@ -25,13 +25,12 @@ from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
 from engine.drill.figures import Arrival
 from engine.drill.nameserver import Nameserver
-from engine.drill.scenarios import SCENARIOS, DrillRefused
+from engine.drill.scenarios import SCENARIOS, TEMPORARY_REGIONS, CannotRunHere, DrillRefused
 from engine.sink.process import SinkProcess
 from engine.spool.audit import AuditReport, audit
 from engine.values.message import Message, Receipt
 from engine.values.submission import encode_submission
 
-REGIONS = ("eu", "us")
 DOMAIN = "drill.invalid"
 BLOCK_REPLY = (
     "550 5.7.1 Unfortunately, messages from [127.0.1.11] weren't sent. Please contact your Internet service provider "
@@ -225,7 +224,7 @@ class TemporaryFleet:
         """A small disk of its own for one region's spool."""
         path.mkdir(parents=True, mode=0o700)
         if os.geteuid() != 0 or shutil.which("mount") is None:
-            raise DrillRefused("disk-full: only root can mount a small disk (tmpfs) to fill")
+            raise CannotRunHere("disk-full: only root can mount a small disk (tmpfs) to fill")
         command = [
             "mount",
             "-t",
@@ -237,7 +236,7 @@ class TemporaryFleet:
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise DrillRefused(f"disk-full: a small disk cannot be mounted here: {done.stderr.strip()}")
+            raise CannotRunHere(f"disk-full: a small disk cannot be mounted here: {done.stderr.strip()}")
         self._mounted = path
 
     def ballast(self) -> Path:
@@ -263,11 +262,15 @@ class LiveFleet:
 
     is_live = True
 
-    def __init__(self, config: FleetConfig, since_ms: int) -> None:
+    def __init__(self, config: FleetConfig, since_ms: int = 0) -> None:
         self.config = config
         self._since_ms = since_ms
         self._offset_s = time.monotonic() - time.time()
         self.running = RunningFleet(config)
+
+    def begin(self) -> None:
+        """Events from now on count."""
+        self._since_ms = round(time.time() * 1000)
 
     def __enter__(self) -> "LiveFleet":
         return self
@@ -335,7 +338,7 @@ def temporary_config(directory: Path, port: int, extra: Mapping[str, Any]) -> Fl
                 "segment_size": "8MiB",
             },
             "events": {"directory": str(directory / "events")},
-            "regions": [{"name": name, "number": number} for number, name in enumerate(REGIONS, 1)],
+            "regions": [{"name": name, "number": number} for number, name in enumerate(TEMPORARY_REGIONS, 1)],
             "sources": [
                 {
                     "name": f"{region}-{n}",
@@ -345,7 +348,7 @@ def temporary_config(directory: Path, port: int, extra: Mapping[str, Any]) -> Fl
                     "streams": ["transactional", "notification", "marketing"],
                     "netblock": f"127.0.{number}.{8 * n}/29",
                 }
-                for number, region in enumerate(REGIONS, 1)
+                for number, region in enumerate(TEMPORARY_REGIONS, 1)
                 for n in (1, 2)
             ],
             "routes": [{"domains": [DOMAIN], "hosts": [f"127.0.0.1:{port}"], "provider": "outlook"}],

@@ -129,6 +129,7 @@ def _figures(load: Load, fleet: Fleet, made_s: float, end_s: float, detected_s: 
         Arrival(row.at_ns / 1e9, row.recipient, homes.get(row.recipient, "")) for row in fleet.log.acceptances
     ]
     found = figures_of(Watch(arrivals, load.submissions, made_s, end_s, detected_s, {VICTIM}, fleet.marked()))
+    assert found.accepted is not None  # the load is its own
     first: dict[str, float] = {}
     for arrival in arrivals:
         first[arrival.recipient] = min(first.get(arrival.recipient, arrival.at_s), arrival.at_s)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from engine.cli.port import FleetPort, PortFactory
-from engine.cli.terminal import Failure, fleet_option, notes, output, read_fleet
+from engine.cli.terminal import Failure, NumberRange, fleet_option, notes, output, read_fleet
 from engine.config.schema import FleetConfig
 
 LOOK_S = 0.5
@@ -34,7 +34,7 @@ def build_drain(
     @click.option("--wait", is_flag=True, help="Return when nothing is left in the region.")
     @click.option(
         "--timeout",
-        type=click.FloatRange(min=0),
+        type=NumberRange(min=0),
         default=None,
         help="With --wait: fail after so many seconds.",
     )

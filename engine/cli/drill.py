@@ -3,34 +3,71 @@
 How a fleet is run is known to whoever builds the command (actors/command.py).
 """
 
+import tempfile
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Any, Protocol
 
 import click
-from rich.table import Table
+from click.core import ParameterSource
 from rich.text import Text
 
-from engine.cli.terminal import Failure, fleet_option, notes, output, read_fleet
+from engine.cli.drill_output import show_history, show_record, show_scenarios
+from engine.cli.terminal import Failure, NumberRange, fleet_option, notes, output, read_fleet
 from engine.config.schema import FleetConfig
-from engine.drill.record import DrillRecord, read_records, write_record
-from engine.drill.report import html, rows
-from engine.drill.scenarios import SCENARIOS, DrillRefused, Scenario, caveat, refusal
+from engine.drill.record import DrillRecord, record_of, write_record
+from engine.drill.report import html
+from engine.drill.scenarios import (
+    SCENARIOS,
+    TEMPORARY_REGIONS,
+    CannotRunHere,
+    DrillOptions,
+    DrillRefused,
+    Scenario,
+    caveat,
+    refusal,
+)
 
 HISTORY = Path("var/drills")
+NOT_RUN = 3
+_WITH_LIVE = "allowed only together with --on-live"
+_LIVE = {
+    "--scenario",
+    "--directory",
+    "--region",
+    "--before",
+    "--after",
+    "--on-live",
+    "--yes",
+    "--fleet",
+    "--open",
+}
+_TEMPORARY = {"--scenario", "--directory", "--region", "--before", "--after", "--rate", "--open"}
+
+
+class NotRun(Failure):
+    """Nothing failed, but something could not be run on this machine."""
+
+    exit_code = NOT_RUN
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        notes().print(Text(self.message, style="yellow"))
 
 
 class DrillRunner(Protocol):
     """Runs drills. Both raise DrillRefused."""
 
-    def temporary(
-        self, scenario: Scenario, *, rate: float, before_s: float, after_s: float
-    ) -> DrillRecord: ...
+    def temporary(self, scenario: Scenario, options: DrillOptions) -> DrillRecord: ...
 
     def live(
-        self, scenario: Scenario, config: FleetConfig, *, before_s: float, after_s: float
-    ) -> DrillRecord: ...
+        self,
+        scenario: Scenario,
+        config: FleetConfig,
+        options: DrillOptions,
+        confirm: Callable[[str], None],
+    ) -> DrillRecord:
+        """`confirm` is told what will be hit before anything is; what it raises ends the drill."""
 
     def again(self, arguments: Sequence[str]) -> int:
         """Run the command `sendfleet drill` with these arguments in a process of its own; its exit status."""
@@ -56,6 +93,9 @@ def build_drill(runner: DrillRunner) -> click.Command:
         show_default=True,
         help="Where the history and the reports are kept.",
     )
+    @click.option(
+        "--region", metavar="NAME", help="Which region is hit [default: the last one of the configuration]."
+    )
     @click.option("--on-live", is_flag=True, help="On the running fleet of --fleet, with its own traffic.")
     @click.option(
         "--yes", "confirmed", metavar="NAME", help="With --on-live: the fleet's name, instead of typing it."
@@ -63,7 +103,7 @@ def build_drill(runner: DrillRunner) -> click.Command:
     @fleet_option
     @click.option(
         "--rate",
-        type=click.FloatRange(1, 10_000),
+        type=NumberRange(1, 10_000),
         default=100.0,
         show_default=True,
         help="Messages per second of a temporary fleet's load.",
@@ -71,7 +111,7 @@ def build_drill(runner: DrillRunner) -> click.Command:
     @click.option(
         "--before",
         "before_s",
-        type=click.FloatRange(1, 3600),
+        type=NumberRange(1, 3600),
         default=5.0,
         show_default=True,
         help="Seconds of load before the fault.",
@@ -79,17 +119,20 @@ def build_drill(runner: DrillRunner) -> click.Command:
     @click.option(
         "--after",
         "after_s",
-        type=click.FloatRange(1, 3600),
+        type=NumberRange(1, 3600),
         default=15.0,
         show_default=True,
         help="Seconds of load after the fault.",
     )
     @click.option("--open", "is_open", is_flag=True, help="Show the report in a browser.")
+    @click.pass_context
     def drill(
+        context: click.Context,
         names: tuple[str, ...],
         is_list: bool,
         is_history: bool,
         directory: Path,
+        region: str | None,
         on_live: bool,
         confirmed: str | None,
         fleet_path: Path,
@@ -102,137 +145,178 @@ def build_drill(runner: DrillRunner) -> click.Command:
 
         Without --on-live a fleet of two regions is made for it below a temporary directory, sends to a sink on this
         machine, and is taken away again: nothing leaves the machine, and no running fleet is touched. Exit status: 0
-        passed, 1 not passed or refused, 2 wrong usage.
+        all passed, 1 one was not passed or refused, 2 wrong usage, 3 none failed, but one could not be run on this
+        machine (disk-full needs root, dns needs knot); the history has it as not run, with the reason.
         """
+        given = _given(context)
+        options = DrillOptions(rate, before_s, after_s, region)
         if is_list:
-            _list()
-            return
-        if is_history:
-            _show_history(directory, names)
-            return
-        if confirmed is not None and not on_live:
-            raise click.UsageError("--yes is allowed only together with --on-live")
-        if on_live:
+            _allow(given, {"--list"}, "not allowed together with --list")
+            show_scenarios()
+        elif is_history:
+            allowed = {"--history", "--scenario", "--directory"}
+            _allow(given, allowed, "not allowed together with --history")
+            show_history(directory, names)
+        elif on_live:
+            reasons = {"--rate": "not allowed with --on-live: the load is the fleet's own traffic"}
+            _allow(given, _LIVE, "not allowed with --on-live", reasons)
             if len(names) != 1:
                 raise click.UsageError("--on-live needs exactly one --scenario")
-            config = read_fleet(fleet_path)
-            scenario = SCENARIOS[names[0]]
-            reason = refusal(scenario, config, on_live=True)
-            if reason:
-                raise Failure(f"{scenario.name}: {reason}")
-            _confirm(scenario, config, confirmed)
-            record = _run(lambda: runner.live(scenario, config, before_s=before_s, after_s=after_s))
-        elif len(names) == 1:
-            scenario = SCENARIOS[names[0]]
-            record = _run(lambda: runner.temporary(scenario, rate=rate, before_s=before_s, after_s=after_s))
+            record = _live(runner, SCENARIOS[names[0]], fleet_path, directory, options, confirmed)
+            _keep(record, directory, is_open=is_open)
         else:
-            common = ["--directory", str(directory), "--rate", f"{rate:g}"]
-            common += ["--before", f"{before_s:g}", "--after", f"{after_s:g}"]
-            _run_all(runner, names or tuple(SCENARIOS), common)
-            return
-        path = write_record(record, directory)
-        report = path.with_suffix(".html")
-        report.write_text(html(record), encoding="utf-8")
-        _show(record)
-        output().print(f"report: {report}")
-        if is_open:
-            webbrowser.open(report.resolve().as_uri())
-        if not record.is_passed:
-            failed = [check.name for check in record.checks if not check.is_met]
-            raise Failure(f"drill {record.scenario} not passed: {', '.join(failed)}")
+            reasons = {
+                "--yes": _WITH_LIVE,
+                "--fleet": f"{_WITH_LIVE}: without it a temporary fleet is drilled, not that of {fleet_path}",
+            }
+            _allow(given, _TEMPORARY, "not allowed", reasons)
+            names = names or tuple(SCENARIOS)
+            if is_open and len(names) > 1:
+                raise click.UsageError("--open: allowed only with one --scenario")
+            _check_region(region, names)
+            _check_directory(directory)
+            if len(names) == 1:
+                _keep(_temporary(runner, SCENARIOS[names[0]], options), directory, is_open=is_open)
+            else:
+                _run_all(runner, names, options, directory)
 
     return drill
 
 
-def _run(run: Callable[[], DrillRecord]) -> DrillRecord:
+def _given(context: click.Context) -> set[str]:
+    """The options that were typed, by their first name."""
+    return {
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    }
+
+
+def _allow(
+    given: Collection[str], allowed: Collection[str], why: str, reasons: Mapping[str, str] | None = None
+) -> None:
+    """UsageError: an option that would be passed over."""
+    for option in sorted(set(given) - set(allowed)):
+        raise click.UsageError(f"{option}: {(reasons or {}).get(option, why)}")
+
+
+def _check_region(region: str | None, names: Sequence[str]) -> None:
+    """UsageError: a temporary fleet has no such region, or a scenario hits none of one's choice."""
+    fixed = [name for name in names if not SCENARIOS[name].picks_region]
+    if region is not None and fixed:
+        allowed = ", ".join(scenario.name for scenario in SCENARIOS.values() if scenario.picks_region)
+        raise click.UsageError(
+            f"--region: {', '.join(fixed)} does not hit a region of one's choice; allowed with {allowed}"
+        )
+    if region is not None and region not in TEMPORARY_REGIONS:
+        raise click.UsageError(
+            f"--region: {region!r}, allowed of a temporary fleet are {', '.join(TEMPORARY_REGIONS)}"
+        )
+
+
+def _check_directory(directory: Path) -> None:
+    """UsageError: the result could not be kept. Looked at before anything is broken."""
     try:
-        return run()
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".drill-"):
+            pass
+    except OSError as error:
+        raise click.UsageError(
+            f"--directory: {directory}: {error.strerror}; allowed is one that can be made or written to"
+        ) from None
+
+
+def _temporary(runner: DrillRunner, scenario: Scenario, options: DrillOptions) -> DrillRecord:
+    try:
+        return runner.temporary(scenario, options)
     except DrillRefused as error:
-        raise Failure(str(error)) from None
+        return _refused(scenario, "drill", error, is_live=False)
 
 
-def _run_all(runner: DrillRunner, names: Sequence[str], common: Sequence[str]) -> None:
-    """Each in a process of its own, because a process can join one cluster only."""
-    failed = []
-    for name in names:
-        output().print(f"\n[b]drill {name}[/b]")
-        if runner.again(["--scenario", name, *common]) != 0:
-            failed.append(name)
-    if failed:
-        raise Failure(f"not passed or refused: {', '.join(failed)}")
-
-
-def _confirm(scenario: Scenario, config: FleetConfig, confirmed: str | None) -> None:
-    """The fleet's name, typed or given; nothing else will do."""
+def _live(
+    runner: DrillRunner,
+    scenario: Scenario,
+    fleet_path: Path,
+    directory: Path,
+    options: DrillOptions,
+    confirmed: str | None,
+) -> DrillRecord:
+    if options.region is not None and not scenario.picks_region:
+        _check_region(options.region, [scenario.name])
+    config = read_fleet(fleet_path)
     name = config.fleet.name
-    notes().print(
-        f"[red]This does to the live fleet [b]{name}[/b]: {scenario.title}.[/red] {caveat(scenario, config)}"
-    )
-    answer = click.prompt("Type the fleet's name to go on", err=True) if confirmed is None else confirmed
+    reason = refusal(scenario, config, options.region)
+    if reason:
+        raise Failure(f"{scenario.name}: {reason}")
+    if confirmed is not None:
+        _check_name(confirmed, name)
+    _check_directory(directory)
+    is_confirmed = False
+
+    def confirm(target: str) -> None:
+        """The fleet's name, typed or given; nothing else will do."""
+        nonlocal is_confirmed
+        notes().print(
+            f"[red]This does to the live fleet [b]{name}[/b]: {scenario.title}. It hits [b]{target}[/b].[/red] "
+            f"{caveat(scenario, config)}"
+        )
+        if confirmed is None:
+            _check_name(click.prompt("Type the fleet's name to go on", err=True), name)
+        is_confirmed = True
+
+    try:
+        return runner.live(scenario, config, options, confirm)
+    except DrillRefused as error:
+        if not is_confirmed:
+            raise Failure(f"{scenario.name}: {error}") from None
+        return _refused(scenario, name, error, is_live=True)
+
+
+def _check_name(answer: str, name: str) -> None:
     if answer != name:
         raise Failure(f"{answer!r} is not the name of the fleet: nothing was done")
 
 
-def _list() -> None:
-    for scenario in SCENARIOS.values():
-        live = f"not on a live fleet: {scenario.needs_temporary}" if scenario.needs_temporary else ""
-        output().print(f"[b]{scenario.name}[/b]: {scenario.title}")
-        for line in filter(None, (f"expected: {scenario.expects}", live)):
-            output().print(Text(f"    {line}"))
+def _refused(scenario: Scenario, fleet: str, error: DrillRefused, *, is_live: bool) -> DrillRecord:
+    record = record_of(scenario, fleet=fleet, is_live=is_live, target="", not_run=str(error))
+    record.is_lacking = isinstance(error, CannotRunHere)
+    return record
 
 
-def _show(record: DrillRecord) -> None:
-    table = Table(title=f"drill {record.scenario}: {record.target}", title_justify="left", box=None)
-    table.add_column("")
-    table.add_column("", justify="right")
-    for name, value in rows(record):
-        table.add_row(name, value)
-    console = output()
-    console.print(table)
-    for check in record.checks:
-        state = "[green]met[/green]" if check.is_met else "[red]not met[/red]"
-        console.print(f"{state}: {check.name} ({check.text})")
-    for note in record.notes:
-        console.print(Text(f"note: {note}"))
-    if record.caveat:
-        console.print(Text(f"not rehearsed: {record.caveat}"))
+def _keep(record: DrillRecord, directory: Path, *, is_open: bool) -> None:
+    """Show it, keep it in the history, and end the command with its verdict."""
+    if not record.not_run:
+        show_record(record)
+    path = write_record(record, directory)
+    report = path.with_suffix(".html")
+    report.write_text(html(record), encoding="utf-8")
+    output().print(f"report: {report}")
+    if is_open:
+        webbrowser.open(report.resolve().as_uri())
+    if record.is_lacking:
+        raise NotRun(f"drill {record.scenario} not run: {record.not_run}")
+    if record.not_run:
+        raise Failure(f"drill {record.scenario} refused: {record.not_run}")
+    if not record.is_passed:
+        failed = [check.name for check in record.checks if check.is_met is False] or ["nothing was measured"]
+        raise Failure(f"drill {record.scenario} not passed: {', '.join(failed)}")
 
 
-def _show_history(directory: Path, names: Sequence[str]) -> None:
-    records, problems = read_records(directory)
-    for problem in problems:
-        notes().print(Text(problem, style="yellow"))
-    shown = [record for record in records if not names or record.scenario in names]
-    if not shown:
-        raise Failure(f"no drill is in {directory}")
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for heading in ("day", "scenario", "verdict"):
-        table.add_column(heading)
-    for heading in ("detection", "reroute", "drain", "lost", "twice"):
-        table.add_column(heading, justify="right")
-    before: dict[tuple[str, str], DrillRecord] = {}
-    for record in shown:
-        key = record.scenario, record.fleet
-        last = before.get(key)
-        found, old = record.figures, last.figures if last is not None else None
-        table.add_row(
-            f"{record.at[:4]}-{record.at[4:6]}-{record.at[6:8]}",
-            f"{record.scenario}, {record.fleet}" if record.is_live else record.scenario,
-            Text("passed", style="green") if record.is_passed else Text("failed", style="red"),
-            _trend(found.detection_s, old.detection_s if old else None),
-            _trend(found.gap_s, old.gap_s if old else None),
-            _trend(found.drain_s, old.drain_s if old else None),
-            str(found.lost),
-            str(found.duplicated),
-        )
-        before[key] = record
-    output().print(table)
-
-
-def _trend(value: float | None, before: float | None) -> str:
-    """Seconds, and whether they grew since the drill before of the same kind on the same fleet."""
-    if value is None:
-        return "-"
-    if before is None:
-        return f"{value:.2f} s  "
-    return f"{value:.2f} s {'↑' if value > before else '↓' if value < before else '='}"
+def _run_all(runner: DrillRunner, names: Sequence[str], options: DrillOptions, directory: Path) -> None:
+    """Each in a process of its own, because a process can join one cluster only."""
+    common = ["--directory", str(directory), "--rate", f"{options.rate:g}"]
+    common += ["--before", f"{options.before_s:g}", "--after", f"{options.after_s:g}"]
+    if options.region is not None:
+        common += ["--region", options.region]
+    statuses = {}
+    for name in names:
+        output().print(f"\n[b]drill {name}[/b]")
+        statuses[name] = runner.again(["--scenario", name, *common])
+    not_run = [name for name, status in statuses.items() if status == NOT_RUN]
+    failed = [name for name, status in statuses.items() if status not in (0, NOT_RUN)]
+    if failed and not_run:
+        notes().print(Text(f"not run on this machine: {', '.join(not_run)}", style="yellow"))
+    if failed:
+        raise Failure(f"not passed or refused: {', '.join(failed)}")
+    if not_run:
+        raise NotRun(f"not run on this machine: {', '.join(not_run)}; all others passed")

@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 failed or something was refused, 2 wrong usage, 130 interrupted.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +48,16 @@ fleet_option = click.option(
     envvar="SENDFLEET_FLEET",
     help="The fleet's configuration.",
 )
+
+
+class NumberRange(click.FloatRange):
+    """As click's, without nan: that is neither below a range nor above it, and would be let through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if isinstance(number, float) and math.isnan(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 def output() -> Console:

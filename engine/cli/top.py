@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.cli.port import FleetPort, PortFactory
-from engine.cli.terminal import fleet_option, output
+from engine.cli.terminal import NumberRange, fleet_option, output
 from engine.metrics.look import History, Look
 
 FIRST_LOOK_S = 1.0
@@ -25,9 +25,7 @@ STATES = ("ready", "held", "scheduled", "in_flight")
 def build_top(port_factory: PortFactory) -> click.Command:
     @click.command("top")
     @fleet_option
-    @click.option(
-        "--interval", default=2.0, show_default=True, type=click.FloatRange(min=0.5), help="Seconds."
-    )
+    @click.option("--interval", default=2.0, show_default=True, type=NumberRange(min=0.5), help="Seconds.")
     @click.option("--once", is_flag=True, help="Print one page and end: rates are those of one second.")
     def top(fleet_path: Path, interval: float, once: bool) -> None:
         """Show rates, waiting mail, sessions and alerts by region and provider, until interrupted."""

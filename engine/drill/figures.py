@@ -6,7 +6,7 @@ that never ends counts to the end of the watch.
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 BIN_S = 0.1
@@ -35,10 +35,14 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What was seen. `fault_s`: when it was made; `end_s`: the last moment at which there was load."""
+    """What was seen. `fault_s`: when it was made; `end_s`: the last moment at which there was load.
+
+    `submissions`: None if the load is not the drill's own, as on a live fleet: what was accepted is not known then, and
+    an arrival is an event, of which there is one for each message, however often it was sent.
+    """
 
     arrivals: Sequence[Arrival]
-    submissions: Sequence[Submission]
+    submissions: Sequence[Submission] | None
     fault_s: float
     end_s: float
     detected_s: float | None
@@ -49,50 +53,75 @@ class Watch:
 
 @dataclass(slots=True)
 class Figures:
-    """Seconds and counts. None: not measured, or did not happen."""
+    """Seconds and counts. None: not measured; of the detection also: did not happen."""
 
     detection_s: float | None = None
     gap_s: float = 0.0
     share_gap_s: float | None = None
-    gap_before_s: float = 0.0
-    drain_s: float = 0.0
-    accepted: int = 0
-    refused: int = 0
+    gap_before_s: float | None = None
+    drain_s: float | None = None
+    accepted: int | None = None
+    refused: int | None = None
     delivered: int = 0
-    lost: int = 0
-    duplicated: int = 0
-    unmarked: int = 0
-    receipt_p50_ms: float = 0.0
-    receipt_p99_ms: float = 0.0
-    receipt_p99_before_ms: float = 0.0
+    lost: int | None = None
+    duplicated: int | None = None
+    unmarked: int | None = None
+    receipt_p50_ms: float | None = None
+    receipt_p99_ms: float | None = None
+    receipt_p99_before_ms: float | None = None
     errors: dict[str, int] = field(default_factory=dict)
+
+
+OF_THE_LOAD = (
+    "drain_s",
+    "accepted",
+    "refused",
+    "lost",
+    "duplicated",
+    "unmarked",
+    "receipt_p50_ms",
+    "receipt_p99_ms",
+    "receipt_p99_before_ms",
+)
+"""Figures that only a load of the drill's own gives."""
 
 
 def figures_of(watch: Watch) -> Figures:
     arrivals = sorted(watch.arrivals, key=lambda arrival: arrival.at_s)
     times = [arrival.at_s for arrival in arrivals]
+    before = [time for time in times if time <= watch.fault_s]
     share = [arrival.at_s for arrival in arrivals if arrival.source in watch.affected]
-    accepted = [recipient for submission in watch.submissions for recipient in submission.recipients]
     counts = Counter(arrival.recipient for arrival in arrivals)
-    twice = {recipient for recipient, count in counts.items() if count > 1}
-    waits = [(s.sent_s, s.answered_s - s.sent_s) for s in watch.submissions if s.recipients]
-    return Figures(
+    found = Figures(
         detection_s=None if watch.detected_s is None else watch.detected_s - watch.fault_s,
         gap_s=longest_gap(times, watch.fault_s, watch.end_s),
-        share_gap_s=longest_gap(share, watch.fault_s, watch.end_s) if watch.affected else None,
-        gap_before_s=longest_gap([t for t in times if t <= watch.fault_s], 0.0, watch.fault_s, leading=False),
-        drain_s=max(0.0, max(times, default=watch.end_s) - watch.end_s),
-        accepted=len(accepted),
-        refused=sum(submission.refused for submission in watch.submissions),
+        gap_before_s=longest_gap(before, 0.0, watch.fault_s, leading=False) if before else None,
         delivered=len(counts),
-        lost=len(set(accepted) - counts.keys() - set(watch.settled_otherwise)),
-        duplicated=len(twice),
-        unmarked=len(twice - set(watch.marked)),
-        receipt_p50_ms=_share([wait for _, wait in waits], 0.5) * 1e3,
-        receipt_p99_ms=_share([wait for sent, wait in waits if sent >= watch.fault_s], 0.99) * 1e3,
-        receipt_p99_before_ms=_share([wait for sent, wait in waits if sent < watch.fault_s], 0.99) * 1e3,
-        errors=dict(Counter(s.error for s in watch.submissions if s.error)),
     )
+    if share and share[0] <= watch.fault_s:  # what sent nothing before the fault is not missed after it
+        found.share_gap_s = longest_gap(share, watch.fault_s, watch.end_s)
+    if watch.submissions is not None:
+        _add_load(found, watch, watch.submissions, counts)
+        found.drain_s = max(0.0, max(times, default=watch.end_s) - watch.end_s)
+    return found
+
+
+def _add_load(
+    found: Figures, watch: Watch, submissions: Sequence[Submission], counts: Mapping[str, int]
+) -> None:
+    """What is known because the load is the drill's own."""
+    accepted = [recipient for submission in submissions for recipient in submission.recipients]
+    twice = {recipient for recipient, count in counts.items() if count > 1}
+    waits = [(s.sent_s, (s.answered_s - s.sent_s) * 1e3) for s in submissions if s.recipients]
+    found.accepted = len(accepted)
+    found.refused = sum(submission.refused for submission in submissions)
+    found.lost = len(set(accepted) - counts.keys() - set(watch.settled_otherwise))
+    found.duplicated = len(twice)
+    found.unmarked = len(twice - set(watch.marked))
+    found.receipt_p50_ms = _share([wait for _, wait in waits], 0.5)
+    found.receipt_p99_ms = _share([wait for sent, wait in waits if sent >= watch.fault_s], 0.99)
+    found.receipt_p99_before_ms = _share([wait for sent, wait in waits if sent < watch.fault_s], 0.99)
+    found.errors = dict(Counter(s.error for s in submissions if s.error))
 
 
 def longest_gap(times: Sequence[float], from_s: float, to_s: float, *, leading: bool = True) -> float:
@@ -112,9 +141,9 @@ def longest_gap(times: Sequence[float], from_s: float, to_s: float, *, leading: 
     return max((later - earlier for earlier, later in itertools.pairwise(marks)), default=0.0)
 
 
-def _share(values: Sequence[float], share: float) -> float:
+def _share(values: Sequence[float], share: float) -> float | None:
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
 
 
 def binned(times: Sequence[float], end_s: float) -> list[int]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.drill.scenarios import DrillRefused
+from engine.drill.scenarios import CannotRunHere, DrillRefused
 from engine.ops.free_port import free_port
 
 ZONE = "drill.test"
@@ -31,7 +31,7 @@ class Nameserver:
         """Returns when it listens. DrillRefused if knot is not installed or does not start."""
         program = shutil.which("knotd") or shutil.which("knotd", path="/usr/sbin:/usr/local/sbin")
         if program is None:
-            raise DrillRefused("dns: the name server knotd is not installed (Debian package knot)")
+            raise CannotRunHere("dns: the name server knotd is not installed (Debian package knot)")
         self._directory.mkdir(parents=True, mode=0o700)
         port = free_port()
         secret = b64encode(secrets.token_bytes(32)).decode()

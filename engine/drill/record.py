@@ -2,30 +2,40 @@
 
 import json
 import os
+import platform
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from engine.drill.figures import Figures
+from engine.drill.figures import OF_THE_LOAD, Figures
 from engine.drill.scenarios import Scenario
 
-VERSION = 1
+VERSION = 2
+NOT_MEASURED = "not measured"
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[a-z-]+(?:-[0-9]+)?\.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One assertion: `is_met`, and in words what was wanted and found."""
+    """One assertion: `is_met` (None: not measured), and in words what was wanted and found."""
 
     name: str
-    is_met: bool
+    is_met: bool | None
     text: str
+
+    @property
+    def state(self) -> str:
+        return "not measured" if self.is_met is None else "met" if self.is_met else "not met"
 
 
 @dataclass(slots=True)
 class DrillRecord:
-    """`at` is UTC as 20260131T120000Z. `marks` are (seconds, text); series count deliveries per tenth of a second."""
+    """`at` is UTC as 20260131T120000Z. `marks` are (seconds, text); series count deliveries per tenth of a second.
+
+    `not_run`: why the scenario was not run, "" if it was; `is_lacking`: this machine lacks what it needs.
+    """
 
     scenario: str
     title: str
@@ -44,46 +54,77 @@ class DrillRecord:
     accepted: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     machine: str = ""
+    not_run: str = ""
+    is_lacking: bool = False
 
     @property
     def is_passed(self) -> bool:
-        return bool(self.checks) and all(check.is_met for check in self.checks)
+        states = [check.is_met for check in self.checks]
+        return not self.not_run and True in states and False not in states
+
+    @property
+    def verdict(self) -> str:
+        if self.not_run:
+            return "not run" if self.is_lacking else "refused"
+        return "passed" if self.is_passed else "not passed"
 
 
-def judge(scenario: Scenario, figures: Figures, *, extra: Mapping[str, bool]) -> list[Check]:
+def record_of(
+    scenario: Scenario, *, fleet: str, is_live: bool, target: str, not_run: str = ""
+) -> DrillRecord:
+    """Of now, without figures."""
+    return DrillRecord(
+        scenario=scenario.name,
+        title=scenario.title,
+        expects=scenario.expects,
+        at=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
+        fleet=fleet,
+        is_live=is_live,
+        target=target,
+        rate=0.0,
+        machine=f"{platform.node()}, {os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}",
+        not_run=not_run,
+    )
+
+
+def judge(scenario: Scenario, figures: Figures, *, extra: Mapping[str, bool | None]) -> list[Check]:
     """The assertions of a drill. `extra`: what the scenario looks at besides the figures, in words."""
     bounds = scenario.bounds
+    lost = unmarked = NOT_MEASURED
+    if figures.accepted:
+        lost = f"{figures.lost} of {figures.accepted} accepted messages lost"
+    if figures.unmarked is not None:
+        unmarked = f"{figures.duplicated} sent twice, {figures.unmarked} of them without the mark"
+    is_loaded = figures.delivered > 0 and figures.accepted != 0
     checks = [
-        Check(
-            "nothing lost",
-            figures.lost == 0,
-            f"{figures.lost} of {figures.accepted} accepted messages lost"
-            if figures.accepted
-            else "the drill submitted nothing: see the audit",
-        ),
-        Check(
-            "duplicates are marked",
-            figures.unmarked == 0,
-            f"{figures.duplicated} sent twice, {figures.unmarked} of them without the mark",
-        ),
-        Check("there was load", figures.delivered > 0, f"{figures.delivered} messages delivered"),
+        Check("nothing lost", figures.lost == 0 if figures.accepted else None, lost),
+        Check("duplicates are marked", None if figures.unmarked is None else figures.unmarked == 0, unmarked),
+        Check("there was load", is_loaded, f"{figures.delivered} messages delivered"),
     ]
+    if bounds.detection_s is not None:
+        found_s = figures.detection_s
+        text = "did not happen" if found_s is None else f"{found_s:.2f} s"
+        is_met = found_s is not None and found_s <= bounds.detection_s
+        checks.append(Check("detected in time", is_met, f"{text}, at most {bounds.detection_s:g} s"))
     for name, found, bound in (
-        ("detected in time", figures.detection_s, bounds.detection_s),
         ("deliveries go on", figures.gap_s, bounds.gap_s),
         ("what was hit is rerouted", figures.share_gap_s, bounds.share_gap_s),
     ):
         if bound is not None:
-            text = "did not happen" if found is None else f"{found:.2f} s"
-            checks.append(Check(name, found is not None and found <= bound, f"{text}, at most {bound:g} s"))
-    checks += [Check(text, is_met, "yes" if is_met else "no") for text, is_met in extra.items()]
+            text = NOT_MEASURED if found is None else f"{found:.2f} s"
+            checks.append(
+                Check(name, None if found is None else found <= bound, f"{text}, at most {bound:g} s")
+            )
+    words = {None: NOT_MEASURED, True: "yes", False: "no"}
+    checks += [Check(text, is_met, words[is_met]) for text, is_met in extra.items()]
     return checks
 
 
 def write_record(record: DrillRecord, directory: Path) -> Path:
     """Write it as JSON into the history, under a name of its own; returns the path."""
     directory.mkdir(parents=True, exist_ok=True)
-    data = json.dumps({"version": VERSION, "passed": record.is_passed, **asdict(record)}, indent=1) + "\n"
+    head = {"version": VERSION, "passed": record.is_passed, "verdict": record.verdict}
+    data = json.dumps({**head, **asdict(record)}, indent=1) + "\n"
     for number in range(1, 1000):
         suffix = "" if number == 1 else f"-{number}"
         path = directory / f"{record.at}-{record.scenario}{suffix}.json"
@@ -117,8 +158,10 @@ def _order(path: Path) -> tuple[str, int, str]:
 
 def _parse(text: str) -> DrillRecord:
     data = json.loads(text)
-    if data["version"] != VERSION:
-        raise ValueError(f"version {data['version']}: allowed is {VERSION}")
+    if data["version"] not in (1, VERSION):
+        raise ValueError(f"version {data['version']}: allowed are 1 and {VERSION}")
+    if data["version"] == 1 and data["is_live"]:  # it has zeros for what was not measured
+        data["figures"] |= dict.fromkeys(OF_THE_LOAD)
     known = {f.name for f in fields(DrillRecord)}
     values = {key: value for key, value in data.items() if key in known}
     values["figures"] = Figures(**data["figures"])

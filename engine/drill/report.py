@@ -14,58 +14,73 @@ _STYLE = (
     "vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}"
     ".met{color:#166534}.not{color:#b91c1c;font-weight:600}.note{color:#555}"
 )
+_CLASSES = {True: "met", False: "not", None: "note"}
 ACCEPTED, DELIVERED, SHARE = "#9ca3af", "#2563eb", "#d97706"
 
 
 def html(record: DrillRecord) -> str:
-    verdict = "passed" if record.is_passed else "not passed"
     figures = "".join(
         f'<tr><th>{escape(name)}</th><td class="n">{escape(value)}</td></tr>' for name, value in rows(record)
     )
     checks = "".join(
-        f'<tr><td class="{"met" if check.is_met else "not"}">{"met" if check.is_met else "not met"}</td>'
+        f'<tr><td class="{_CLASSES[check.is_met]}">{check.state}</td>'
         f"<td>{escape(check.name)}</td><td>{escape(check.text)}</td></tr>"
         for check in record.checks
     )
+    measured = f"{timeline(record)}<h2>Assertions</h2><table>{checks}</table><h2>Figures</h2><table>{figures}</table>"
     notes = "".join(f"<li>{escape(note)}</li>" for note in record.notes)
     caveat = f'<p class="note">Not rehearsed: {escape(record.caveat)}.</p>' if record.caveat else ""
+    not_run = (
+        f'<p class="not">{record.verdict.capitalize()}: {escape(record.not_run)}.</p>'
+        if record.not_run
+        else ""
+    )
     kind = "live" if record.is_live else "temporary"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>drill {escape(record.scenario)}, {escape(record.at)}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>Drill {escape(record.scenario)}: {verdict}</h1>"
+        f"<h1>Drill {escape(record.scenario)}: {record.verdict}</h1>"
         f"<p>{escape(record.title)} ({escape(record.target)}), {kind} fleet <b>{escape(record.fleet)}</b>, "
-        f"{escape(record.at)}. Expected: {escape(record.expects)}.</p>{caveat}"
-        f"{timeline(record)}<h2>Assertions</h2><table>{checks}</table><h2>Figures</h2><table>{figures}</table>"
+        f"{escape(record.at)}. Expected: {escape(record.expects)}.</p>{caveat}{not_run}"
+        f"{'' if record.not_run else measured}"
         f"{f'<h2>Notes</h2><ul>{notes}</ul>' if notes else ''}"
         f'<p class="note">{escape(record.machine)}</p></body></html>\n'
     )
 
 
 def rows(record: DrillRecord) -> list[tuple[str, str]]:
-    """The figures in words, for the report and the terminal."""
+    """The figures in words, for the report and the terminal; "-": not measured. None of a drill that was not run."""
     found = record.figures
+    if record.not_run:
+        return []
+    twice = _count(found.duplicated)
     return [
         ("detection", _seconds(found.detection_s)),
         ("reroute: longest gap at the sink", _seconds(found.gap_s)),
         ("the same for what was hit", _seconds(found.share_gap_s)),
         ("longest gap before the fault", _seconds(found.gap_before_s)),
         ("drain after the load", _seconds(found.drain_s)),
-        ("accepted", f"{found.accepted:,}"),
-        ("refused", f"{found.refused:,}"),
+        ("accepted", _count(found.accepted)),
+        ("refused", _count(found.refused)),
         ("delivered", f"{found.delivered:,}"),
-        ("lost", f"{found.lost:,}"),
-        ("sent twice", f"{found.duplicated:,}, {found.unmarked:,} without the mark"),
-        ("receipts p50", f"{found.receipt_p50_ms:.0f} ms"),
-        (
-            "receipts p99, before and after",
-            f"{found.receipt_p99_before_ms:.0f}, {found.receipt_p99_ms:.0f} ms",
-        ),
+        ("lost", _count(found.lost)),
+        ("sent twice", twice if found.unmarked is None else f"{twice}, {found.unmarked:,} without the mark"),
+        ("receipts p50", _milliseconds(found.receipt_p50_ms)),
+        ("receipts p99 before the fault", _milliseconds(found.receipt_p99_before_ms)),
+        ("receipts p99 after it", _milliseconds(found.receipt_p99_ms)),
     ]
 
 
 def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} s"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} ms"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
 
 
 def timeline(record: DrillRecord) -> str:

@@ -21,7 +21,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`title` says what is done, `expects` what has to go on. `hold_s`: so long the fault lasts, then it is healed."""
+    """`title` says what is done, `expects` what has to go on. `hold_s`: so long the fault lasts, then it is healed.
+
+    `picks_region`: it can be made in any region that one names.
+    """
 
     name: str
     title: str
@@ -30,10 +33,28 @@ class Scenario:
     hold_s: float = 0.0
     needs_temporary: str = ""
     needs_copies: bool = False
+    picks_region: bool = True
 
 
 class DrillRefused(ValueError):
     """The scenario cannot be run, or not passed, with this fleet; the message says why."""
+
+
+class CannotRunHere(DrillRefused):
+    """This machine lacks what the scenario needs: a right, a program."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrillOptions:
+    """Messages per second, seconds of load before and after the fault, the region that is hit (None: the last one)."""
+
+    rate: float = 100.0
+    before_s: float = 5.0
+    after_s: float = 15.0
+    region: str | None = None
+
+
+TEMPORARY_REGIONS = ("eu", "us")
 
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -51,6 +72,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "the source leaves the rotation at that provider, its mail goes out over the others, no recipient bounces",
             Bounds(5.0, 2.0, None),
             needs_temporary="no real provider can be made to block a source",
+            picks_region=False,
         ),
         Scenario(
             "region-kill",
@@ -85,6 +107,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "SIGKILL of the process of Ray's head (GCS)",
             "it is started again with what it knew; nothing else is, and mail does not notice",
             Bounds(30.0, 2.0, None),
+            picks_region=False,
         ),
         Scenario(
             "disk-full",
@@ -93,6 +116,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             Bounds(5.0, 2.0, None),
             hold_s=5.0,
             needs_temporary="a live disk is not filled on purpose",
+            picks_region=False,
         ),
         Scenario(
             "dns",
@@ -105,16 +129,26 @@ SCENARIOS: Mapping[str, Scenario] = {
 }
 
 
-def refusal(scenario: Scenario, config: FleetConfig, *, on_live: bool) -> str:
-    """Why this fleet cannot be put to the scenario, "" if it can."""
-    if on_live and scenario.needs_temporary:
+def refusal(scenario: Scenario, config: FleetConfig, region: str | None = None) -> str:
+    """Why this live fleet cannot be put to the scenario, "" if it can. `region`: None is the last one."""
+    names = [one.name for one in config.regions]
+    if scenario.needs_temporary:
         return f"only on a temporary fleet: {scenario.needs_temporary}"
-    if on_live and config.ray.address is not None:
+    if config.ray.address is not None:
         return "only where the fleet's processes are on this machine: this one runs on the cluster at ray.address"
-    if on_live and scenario.needs_copies and not config.fleet.replicas:
+    if region is not None and region not in names:
+        return f"--region: {region!r}, allowed are {', '.join(names)}"
+    if scenario.needs_copies and not config.fleet.replicas:
         return "the fleet has replicas: 0, its regions have no leases and do not send each other's mail"
-    if on_live and scenario.name == "dns" and config.dns_failover is None:
+    if scenario.name == "dns" and config.dns_failover is None:
         return "the fleet has no dns_failover"
+    if scenario.name == "dns" and config.dns_failover is not None:
+        allowed = [name for name in names if name in config.dns_failover.addresses]
+        if (region or names[-1]) not in allowed:
+            return (
+                f"region {region or names[-1]} has no addresses in dns_failover: --region, allowed are "
+                f"{', '.join(allowed)}"
+            )
     return ""
 
 

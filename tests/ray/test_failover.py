@@ -194,8 +194,8 @@ async def cut_off(fleet: ClusterFleet) -> None:
     from actors.drill_fleet import LiveFleet
     from engine.drill.scenarios import SCENARIOS
 
-    live = LiveFleet(fleet.config, since_ms=0)
-    fault = Cut(live, None, SCENARIOS["partition"])
+    live = LiveFleet(fleet.config)
+    fault = Cut(live, SCENARIOS["partition"])
     assert fault.region == VICTIM
     await fault.make()
     await until(fault.is_detected, "the region that is cut off was not called dead")

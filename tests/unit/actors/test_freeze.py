@@ -18,9 +18,9 @@ PATIENCE_S = 60
 DRILL = """
 import sys
 from types import SimpleNamespace as Some
-from actors.drill import DrillOptions, run_live
+from actors.drill import run_live
 from engine.drill.figures import Arrival
-from engine.drill.scenarios import SCENARIOS
+from engine.drill.scenarios import SCENARIOS, DrillOptions
 
 class Running:
     async def region(self, name):
@@ -34,7 +34,8 @@ region = Some(name="us")
 config = Some(regions=[region], sources=[Some(name="us-1", region="us")], fleet=Some(name="acme", replicas=0))
 arrivals = [Arrival(0.0, str(number), "us-1") for number in range(50)]
 fleet = Some(is_live=True, config=config, running=Running(), arrivals=lambda: arrivals)
-run_live(SCENARIOS["region-freeze"], fleet, DrillOptions(0.0, 0.0, 600.0), print)
+fleet.begin = lambda: None
+run_live(SCENARIOS["region-freeze"], fleet, DrillOptions(0.0, 0.0, 600.0), print, print)
 """
 
 

@@ -1,6 +1,6 @@
 """`sendfleet drill`: what it asks before it touches a live fleet, its history, its exit status."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from engine.cli.drill import build_drill
 from engine.config.schema import FleetConfig
 from engine.drill.figures import Figures
-from engine.drill.record import Check, DrillRecord
-from engine.drill.scenarios import DrillRefused, Scenario
+from engine.drill.record import Check, DrillRecord, read_records
+from engine.drill.scenarios import CannotRunHere, DrillOptions, DrillRefused, Scenario
 from tests.unit.cli.support import FLEET
 
 
@@ -23,11 +23,12 @@ class FakeRunner:
         self.done: list[Any] = []
         self.detection_s = 1.0
         self.is_met = True
-        self.refuses = ""
+        self.refuses: DrillRefused | None = None
+        self.unable: set[str] = set()
 
     def _record(self, scenario: Scenario, name: str) -> DrillRecord:
-        if self.refuses:
-            raise DrillRefused(self.refuses)
+        if self.refuses is not None:
+            raise self.refuses
         return DrillRecord(
             scenario=scenario.name,
             title=scenario.title,
@@ -41,19 +42,27 @@ class FakeRunner:
             checks=[Check("nothing lost", self.is_met, "0 lost")],
         )
 
-    def temporary(self, scenario: Scenario, *, rate: float, before_s: float, after_s: float) -> DrillRecord:
-        self.done.append(("temporary", scenario.name, rate, before_s, after_s))
+    def temporary(self, scenario: Scenario, options: DrillOptions) -> DrillRecord:
+        self.done.append(
+            ("temporary", scenario.name, options.rate, options.before_s, options.after_s, options.region)
+        )
         return self._record(scenario, "drill")
 
     def live(
-        self, scenario: Scenario, config: FleetConfig, *, before_s: float, after_s: float
+        self,
+        scenario: Scenario,
+        config: FleetConfig,
+        options: DrillOptions,
+        confirm: Callable[[str], None],
     ) -> DrillRecord:
+        confirm(f"region {options.region}, process 4711")
         self.done.append(("live", scenario.name, config.fleet.name))
         return replace(self._record(scenario, config.fleet.name), is_live=True)
 
     def again(self, arguments: Sequence[str]) -> int:
         self.done.append(list(arguments))
-        return 1 if "dns" in arguments else 0
+        name = arguments[1]
+        return 3 if name in self.unable else 1 if name == "dns" else 0
 
 
 @pytest.fixture
@@ -89,7 +98,7 @@ def test_a_live_fleet_is_touched_only_after_its_name_was_given(runner: FakeRunne
 def test_a_temporary_drill_writes_its_reports(runner: FakeRunner, tmp_path: Path) -> None:
     result = run(runner, "--scenario", "pool-kill", "--directory", tmp_path, "--rate", "20")
     assert result.exit_code == 0, result.output
-    assert runner.done == [("temporary", "pool-kill", 20.0, 5.0, 15.0)]
+    assert runner.done == [("temporary", "pool-kill", 20.0, 5.0, 15.0, None)]
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".html", ".json"]
     assert "met: nothing lost (0 lost)" in result.output
 
@@ -99,9 +108,117 @@ def test_not_passed_and_refused_are_status_1(runner: FakeRunner, tmp_path: Path)
     result = run(runner, "--scenario", "pool-kill", "--directory", tmp_path)
     assert (result.exit_code, "not passed: nothing lost" in result.output) == (1, True)
     assert len(list(tmp_path.glob("*.json"))) == 1, "also kept"
-    runner.refuses = "no root"
+    runner.refuses = DrillRefused("no load")
+    result = run(runner, "--scenario", "pool-kill", "--directory", tmp_path)
+    assert (result.exit_code, "refused: no load" in result.output) == (1, True)
+
+
+def test_what_this_machine_cannot_run_is_status_3_and_in_the_history(
+    runner: FakeRunner, tmp_path: Path
+) -> None:
+    runner.refuses = CannotRunHere("disk-full: only root can")
     result = run(runner, "--scenario", "disk-full", "--directory", tmp_path)
-    assert (result.exit_code, "no root" in result.output) == (1, True)
+    assert (result.exit_code, "not run: disk-full: only root can" in result.output) == (3, True)
+    history = run(runner, "--history", "--directory", tmp_path)
+    assert "disk-full not run: disk-full: only root can" in history.output
+    (record,), problems = read_records(tmp_path)
+    assert (record.verdict, problems) == ("not run", [])
+
+
+def test_status_3_if_none_failed_and_some_could_not_be_run(runner: FakeRunner, tmp_path: Path) -> None:
+    runner.unable = {"disk-full"}
+    result = run(runner, "--directory", tmp_path)
+    assert result.exit_code == 1
+    assert "not run on this machine: disk-full" in result.output
+    runner.unable = {"disk-full", "dns"}
+    result = run(runner, "--directory", tmp_path)
+    assert result.exit_code == 3
+    assert "not run on this machine: disk-full, dns; all others passed" in result.output
+
+
+def test_what_is_hit_is_named_before_the_name_is_typed(runner: FakeRunner, tmp_path: Path) -> None:
+    freeze = ("--scenario", "region-freeze", "--region", "eu")
+    result = live(runner, tmp_path, *freeze, typed="no\n")
+    assert (result.exit_code, runner.done) == (1, [])
+    assert "It hits region eu, process 4711." in result.output
+    assert list(tmp_path.iterdir()) == [], "nothing was done, nothing is kept"
+
+
+def test_a_live_drill_that_is_refused_after_it_was_confirmed_is_kept(
+    runner: FakeRunner, tmp_path: Path
+) -> None:
+    runner.refuses = DrillRefused("too little traffic")
+    result = live(runner, tmp_path, "--scenario", "pool-kill", "--yes", "demo")
+    assert (result.exit_code, "refused: too little traffic" in result.output) == (1, True)
+    (record,), _ = read_records(tmp_path)
+    assert (record.verdict, record.fleet, record.is_live) == ("refused", "demo", True)
+
+
+def test_a_region_is_chosen(runner: FakeRunner, tmp_path: Path) -> None:
+    where = ("--directory", tmp_path)
+    for arguments, said in (
+        (("--scenario", "pool-kill", "--region", "asia"), "'asia', allowed of a temporary fleet are eu, us"),
+        (("--scenario", "head-kill", "--region", "eu"), "head-kill does not hit a region"),
+        (("--region", "eu"), "allowed with pool-kill, region-kill"),
+    ):
+        result = run(runner, *arguments, *where)
+        assert (result.exit_code, said in result.output) == (2, True), result.output
+    result = live(runner, tmp_path, "--scenario", "pool-kill", "--region", "asia", "--yes", "demo")
+    assert (result.exit_code, "--region: 'asia', allowed are " in result.output) == (1, True)
+    result = live(runner, tmp_path, "--scenario", "head-kill", "--region", "eu", "--yes", "demo")
+    assert result.exit_code == 2
+    assert runner.done == []
+    assert run(runner, "--scenario", "pool-kill", "--region", "eu", *where).exit_code == 0
+    pools = ("--scenario", "pool-kill", "--scenario", "region-kill")
+    assert run(runner, *pools, "--region", "eu", *where).exit_code == 0
+    assert runner.done[0][-1] == "eu"
+    assert [arguments[-2:] for arguments in runner.done[1:]] == [["--region", "eu"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--fleet", FLEET], "--fleet: allowed only together with --on-live"),
+        (["--yes", "demo"], "--yes: allowed only together with --on-live"),
+        (
+            ["--on-live", "--scenario", "dns", "--rate", "100"],
+            "--rate: not allowed with --on-live: the load is the fleet's own",
+        ),
+        (["--open"], "--open: allowed only with one --scenario"),
+        (["--scenario", "dns", "--scenario", "pool-kill", "--open"], "--open: allowed only with one"),
+        (["--list", "--history"], "--history: not allowed together with --list"),
+        (["--list", "--on-live", "--yes", "x"], "--on-live: not allowed together with --list"),
+        (["--history", "--on-live"], "--on-live: not allowed together with --history"),
+        (["--history", "--before", "9"], "--before: not allowed together with --history"),
+        (["--rate", "nan"], "nan is not in the range"),
+        (["--before", "nan"], "nan is not in the range"),
+        (["--after", "inf"], "inf is not in the range"),
+    ],
+)
+def test_an_option_that_would_be_passed_over_is_an_error(
+    runner: FakeRunner, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    where = [] if "--list" in arguments else ["--directory", str(tmp_path)]
+    result = run(runner, *arguments, *where)
+    assert (result.exit_code, said in result.output) == (2, True), result.output
+    assert runner.done == []
+
+
+def test_the_fleet_of_the_environment_is_not_in_the_way(runner: FakeRunner, tmp_path: Path) -> None:
+    arguments = ["--scenario", "pool-kill", "--directory", str(tmp_path)]
+    environment = {"SENDFLEET_FLEET": str(FLEET)}
+    assert CliRunner().invoke(build_drill(runner), arguments, env=environment).exit_code == 0
+
+
+@pytest.mark.parametrize("kind", [["--yes", "demo", "--fleet", str(FLEET), "--on-live"], []])
+def test_a_directory_that_cannot_be_written_is_told_before_anything_is_done(
+    runner: FakeRunner, tmp_path: Path, kind: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for directory in (tmp_path / "file" / "drills", Path("/proc/self")):
+        result = run(runner, "--scenario", "pool-kill", *kind, "--directory", directory)
+        assert (result.exit_code, f"--directory: {directory}: " in result.output) == (2, True), result.output
+    assert runner.done == []
 
 
 def test_all_scenarios_each_in_a_process_of_its_own(runner: FakeRunner, tmp_path: Path) -> None:

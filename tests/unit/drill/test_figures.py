@@ -1,14 +1,18 @@
 """Gaps, losses, duplicates and verdicts, from arrivals that the test writes."""
 
+import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from engine.config.schema import FleetConfig
 from engine.drill.figures import Arrival, Submission, Watch, binned, figures_of, longest_gap
-from engine.drill.record import DrillRecord, judge, read_records, write_record
-from engine.drill.report import html, timeline
+from engine.drill.record import Check, DrillRecord, judge, read_records, write_record
+from engine.drill.report import html, rows, timeline
 from engine.drill.scenarios import SCENARIOS, caveat, refusal
 from tests.support.fleets import fleet
 
@@ -61,7 +65,7 @@ def test_lost_and_sent_twice() -> None:
         "there was load": True,
         "detected in time": True,
         "deliveries go on": False,
-        "what was hit is rerouted": False,
+        "what was hit is rerouted": None,
     }
 
 
@@ -71,6 +75,59 @@ def test_the_share_of_what_was_hit() -> None:
     assert found.gap_s == pytest.approx(0.1)
     assert found.share_gap_s == pytest.approx(4.5)
     assert found.detection_s is None
+
+
+def test_what_a_live_fleet_does_not_show_is_not_measured(tmp_path: Path) -> None:
+    seen = arrivals(*(n / 10 for n in range(100)))
+    found = figures_of(Watch(seen, None, 3.0, 8.0, 3.5, affected={"us-1"}, marked={"eu-1-1.0"}))
+    assert (found.accepted, found.refused, found.lost) == (None, None, None)
+    assert (found.duplicated, found.unmarked) == (None, None)
+    assert (found.drain_s, found.receipt_p50_ms, found.receipt_p99_ms) == (None, None, None)
+    assert found.share_gap_s is None, "what was hit had sent nothing before either"
+    assert found.delivered == 100
+    audit = "the audit accounts for every message"
+    ours = record(figures=found, is_live=True)
+    ours.checks = judge(SCENARIOS["pool-kill"], found, extra={audit: None})
+    assert {check.name: check.state for check in ours.checks} == {
+        "nothing lost": "not measured",
+        "duplicates are marked": "not measured",
+        "there was load": "met",
+        "detected in time": "met",
+        "deliveries go on": "met",
+        "what was hit is rerouted": "not measured",
+        audit: "not measured",
+    }
+    assert ours.is_passed
+    shown = dict(rows(ours))
+    for name in ("drain after the load", "accepted", "refused", "lost", "sent twice", "receipts p50"):
+        assert shown[name] == "-", name
+    assert html(ours).count("not measured</td>") >= 4
+    data = json.loads(write_record(ours, tmp_path).read_text())
+    assert data["figures"]["lost"] is None
+    assert data["checks"][0]["is_met"] is None
+    assert read_records(tmp_path) == ([ours], [])
+
+
+def test_zeros_that_older_records_have_of_live_drills_are_read_as_not_measured(tmp_path: Path) -> None:
+    for hour, is_live in (("12", True), ("13", False)):
+        figures = {"drain_s": 0.97, "lost": 0, "accepted": 0, "gap_s": 0.5, "delivered": 9}
+        old = {"version": 1, "passed": True, **asdict(record(is_live=is_live)), "figures": figures}
+        (tmp_path / f"20260131T{hour}0000Z-pool-kill.json").write_text(json.dumps(old))
+    (live, temporary), problems = read_records(tmp_path)
+    assert problems == []
+    assert (live.figures.lost, live.figures.drain_s, live.figures.gap_s) == (None, None, 0.5)
+    assert (temporary.figures.lost, temporary.figures.drain_s) == (0, 0.97)
+
+
+def test_nothing_measured_is_not_passed_and_not_run_is_neither() -> None:
+    assert record(checks=[Check("x", None, "not measured")]).verdict == "not passed"
+    refused = record(checks=[Check("x", True, "yes")], not_run="no load")
+    assert (refused.verdict, refused.is_passed) == ("refused", False)
+    lacking = replace(refused, is_lacking=True, not_run="only <root>")
+    assert (lacking.verdict, lacking.is_passed) == ("not run", False)
+    page = html(lacking)
+    assert "Not run: only &lt;root&gt;" in page
+    assert "<svg" not in page
 
 
 def test_what_was_not_detected_and_what_had_no_load_is_not_passed() -> None:
@@ -136,19 +193,18 @@ def test_the_report_stands_alone_and_quotes_what_it_shows() -> None:
 
 def test_what_a_fleet_cannot_be_put_to() -> None:
     plain = fleet()
-    assert refusal(SCENARIOS["pool-kill"], plain, on_live=True) == ""
-    assert "temporary fleet" in refusal(SCENARIOS["source-block"], plain, on_live=True)
+    assert refusal(SCENARIOS["pool-kill"], plain) == ""
+    assert "temporary fleet" in refusal(SCENARIOS["source-block"], plain)
+    assert "temporary fleet" in refusal(SCENARIOS["disk-full"], plain)
     for name in ("partition", "partition-in", "partition-out"):
-        assert refusal(SCENARIOS[name], plain, on_live=False) == ""
-        assert "replicas: 0" in refusal(SCENARIOS[name], plain, on_live=True)
-    assert refusal(SCENARIOS["head-kill"], plain, on_live=True) == ""
-    assert "dns_failover" in refusal(SCENARIOS["dns"], plain, on_live=True)
+        assert "replicas: 0" in refusal(SCENARIOS[name], plain)
+    assert refusal(SCENARIOS["head-kill"], plain) == ""
+    assert "no dns_failover" in refusal(SCENARIOS["dns"], plain)
     elsewhere = fleet(ray={"address": "192.0.2.1:6379"})
-    assert "this machine" in refusal(SCENARIOS["pool-kill"], elsewhere, on_live=True)
-    assert refusal(SCENARIOS["disk-full"], plain, on_live=False) == ""
+    assert "this machine" in refusal(SCENARIOS["pool-kill"], elsewhere)
 
 
-def test_what_a_drill_does_not_show_depends_on_whether_the_fleet_keeps_copies() -> None:
+def two_regions(**sections: Any) -> FleetConfig:
     regions = [{"name": "eu", "number": 1}, {"name": "us", "number": 2}]
     sources = [
         {
@@ -160,8 +216,25 @@ def test_what_a_drill_does_not_show_depends_on_whether_the_fleet_keeps_copies() 
         }
         for n, name in enumerate(("eu", "us"), 1)
     ]
-    alone = fleet(regions=regions, sources=sources)
-    covered = fleet(regions=regions, sources=sources, fleet={"replicas": 1})
+    return fleet(regions=regions, sources=sources, **sections)
+
+
+def test_a_region_that_cannot_be_hit_is_refused_with_those_that_can() -> None:
+    both = two_regions()
+    assert refusal(SCENARIOS["region-freeze"], both, "eu") == ""
+    assert refusal(SCENARIOS["region-freeze"], both, "asia") == "--region: 'asia', allowed are eu, us"
+    section = both.model_copy(
+        update={"dns_failover": SimpleNamespace(addresses={"eu": ["192.0.2.1"]})}  # only eu has any
+    )
+    assert refusal(SCENARIOS["dns"], section, "eu") == ""
+    for region in (None, "us"):
+        assert "region us has no addresses" in refusal(SCENARIOS["dns"], section, region)
+        assert "allowed are eu" in refusal(SCENARIOS["dns"], section, region)
+
+
+def test_what_a_drill_does_not_show_depends_on_whether_the_fleet_keeps_copies() -> None:
+    alone = two_regions()
+    covered = two_regions(fleet={"replicas": 1})
     assert "keep no copies" in caveat(SCENARIOS["region-kill"], alone)
     assert "disk is gone" in caveat(SCENARIOS["region-kill"], covered)
     assert "keep no copies" not in caveat(SCENARIOS["region-kill"], covered)

@@ -1,0 +1,191 @@
+"""What a drill does to a fleet and what it concludes, with a fleet that the test writes. No process is hit here."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from actors.drill import MIN_LIVE_ARRIVALS, _check_traffic, run_live
+from actors.drill_faults import FAULTS, Cut
+from actors.drill_fleet import RunningFleet
+from actors.environment import TOKEN_FILE, run_directory
+from engine.drill.figures import Arrival
+from engine.drill.scenarios import SCENARIOS, DrillOptions, DrillRefused
+from tests.support.fleets import fleet as configured
+
+
+class Running:
+    """A fleet whose regions and pools have these process ids; `killed` is what would have been."""
+
+    def __init__(self) -> None:
+        self.pids = {"eu": 11, "us": 12}
+        self.killed: list[int] = []
+
+    async def region(self, name: str) -> dict[str, int]:
+        return {"pid": self.pids[name]}
+
+    async def pools(self, region: str) -> dict[str, int]:
+        return {"default.1": self.pids[region] + 200, "default.0": self.pids[region] + 100}
+
+    def head(self) -> int:
+        return 7
+
+    def own_pid(self, pid: int) -> int:
+        self.killed.append(pid)
+        return pid
+
+
+def some_fleet(**changes: Any) -> Any:
+    regions = [SimpleNamespace(name="eu"), SimpleNamespace(name="us")]
+    sources = [SimpleNamespace(name=f"{region.name}-1", region=region.name) for region in regions]
+    config = SimpleNamespace(regions=regions, sources=sources, fleet=SimpleNamespace(name="acme", replicas=1))
+    arrivals = [Arrival(time.monotonic(), str(number), "us-1") for number in range(MIN_LIVE_ARRIVALS)]
+    plain = {"is_live": True, "config": config, "running": Running(), "arrivals": lambda: arrivals}
+    return SimpleNamespace(**{**plain, "begin": lambda: None, **changes})
+
+
+@pytest.mark.parametrize(
+    ("scenario", "region", "target"),
+    [
+        ("pool-kill", None, "pool default.0 of region us, process 112"),
+        ("pool-kill", "eu", "pool default.0 of region eu, process 111"),
+        ("region-kill", "eu", "region eu, process 11"),
+        ("region-freeze", None, "region us, process 12"),
+        ("dns", "eu", "region eu, process 11"),
+        ("partition", "eu", "region eu, process 11"),
+        ("partition-in", None, "region us, process 12"),
+        ("partition-out", "eu", "region eu, process 11"),
+        ("head-kill", None, "the head of Ray, process 7"),
+    ],
+)
+def test_it_says_what_it_will_hit_before_it_is_allowed_to(
+    scenario: str, region: str | None, target: str
+) -> None:
+    said = []
+
+    def confirm(what: str) -> None:
+        said.append(what)
+        raise PermissionError("no")
+
+    options = DrillOptions(0.0, 0.0, 0.0, region)
+    with pytest.raises(PermissionError):
+        run_live(SCENARIOS[scenario], some_fleet(), options, print, confirm)
+    assert said == [target]
+
+
+def test_what_is_not_what_was_confirmed_any_more_is_left_alone() -> None:
+    fleet = some_fleet()
+
+    def confirm(_: str) -> None:
+        fleet.running.pids["us"] = 99
+
+    with pytest.raises(DrillRefused, match="region us, process 12 is now region us, process 99"):
+        run_live(SCENARIOS["region-kill"], fleet, DrillOptions(0.0, 0.0, 0.0), print, confirm)
+
+
+def test_a_live_fleet_with_too_little_traffic_is_refused_untouched() -> None:
+    _check_traffic(MIN_LIVE_ARRIVALS, 5.0)
+    few = [Arrival(0.0, str(number), "us-1") for number in range(MIN_LIVE_ARRIVALS - 1)]
+    fleet = some_fleet(arrivals=lambda: few)
+    with pytest.raises(DrillRefused, match=f"delivered {MIN_LIVE_ARRIVALS - 1} messages in 0 s"):
+        run_live(SCENARIOS["region-kill"], fleet, DrillOptions(0.0, 0.0, 0.0), print, lambda _: None)
+    assert fleet.running.killed == [12], "looked up once, to be named"
+
+
+DEAD_S, END_S = 110.0, 115.0
+
+
+@pytest.mark.parametrize(
+    ("times", "dead_s", "is_silent"),
+    [
+        ((100.0, 109.0, 110.5, 116.0), DEAD_S, True),
+        ((100.0, 112.0), DEAD_S, False),
+        ((100.0, 114.9), DEAD_S, False),
+        ((100.0,), None, False),
+        ((112.0,), DEAD_S, None),
+        ((), DEAD_S, None),
+    ],
+)
+def test_a_region_that_is_called_dead_sends_nothing(
+    times: tuple[float, ...], dead_s: float | None, is_silent: bool | None
+) -> None:
+    """It was cut off at 105, called dead at 110 or never, and joined again at 115."""
+    seen = [Arrival(at_s, str(at_s), "us-1") for at_s in times]
+    others = [Arrival(at_s, "x", "eu-1") for at_s in (100.0, 112.0)]
+    fault: Cut = FAULTS["partition"](some_fleet(arrivals=lambda: seen + others), SCENARIOS["partition"])
+    fault.made_s = 105.0
+    assert fault._is_silent(dead_s, END_S) is is_silent
+
+
+def test_what_sends_nothing_is_part_of_the_verdict() -> None:
+    """The region went on sending while it was called dead; it is back at once."""
+    now_s = time.monotonic()
+    seen = [Arrival(now_s + after_s, "x", "us-1") for after_s in (-20.0, -6.0)]
+    fault: Any = FAULTS["partition"](some_fleet(arrivals=lambda: seen), SCENARIOS["partition"])
+    fault.made_s = now_s - 10.0
+    row = (now_s - 8.0, "us", "dead")
+
+    async def transitions() -> list[tuple[float, str, str]]:
+        return [row]
+
+    async def snapshot() -> dict[str, Any]:
+        cover = {"failover": {"standby_complete": True}}
+        return {"regions": {"us": cover}, "standing": {"us": {"standing": "live"}}}
+
+    fault.running.transitions, fault.running.snapshot = transitions, snapshot
+    asyncio.run(fault.heal())
+    assert fault.extra == {"a region that is called dead sends nothing": False, "it returns": True}
+
+
+def test_a_process_that_is_none_of_the_fleets_is_not_hit(tmp_path: Path) -> None:
+    running = RunningFleet.__new__(RunningFleet)  # without its client, which needs Ray
+    running.config = configured(spool={"directory": str(tmp_path / "spool")})
+    token = str(run_directory(running.config) / TOKEN_FILE)
+    program = "import time; print(flush=True); time.sleep(600)"
+    started = []
+    try:
+        for extra in ({"RAY_AUTH_TOKEN_PATH": token}, {"RAY_AUTH_TOKEN_PATH": f"{token}-of-another"}, {}):
+            environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_TOKEN_PATH"} | extra
+            process = subprocess.Popen(
+                [sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment
+            )
+            started.append(process)
+            assert process.stdout is not None
+            process.stdout.readline()  # it runs, so its environment can be read
+        ours, *others = (process.pid for process in started)
+        assert running.own_pid(ours) == ours
+        for pid in (*others, os.getpid(), psutil.Process().ppid()):
+            with pytest.raises(DrillRefused, match=f"process {pid} is none of this fleet's"):
+                running.own_pid(pid)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize("scenario", ["pool-kill", "region-kill", "region-freeze", "head-kill"])
+def test_every_signal_goes_through_that_check(scenario: str) -> None:
+    fleet = some_fleet()
+
+    def refuse(pid: int) -> int:
+        raise DrillRefused(f"{pid} is none of this fleet's")
+
+    async def make() -> None:
+        fault: Any = FAULTS[scenario](fleet, SCENARIOS[scenario])
+        await fault.find()
+        fleet.running.own_pid = refuse
+        await fault.make()
+
+    async def snapshot() -> dict[str, Any]:
+        return {"pid": 1, "regions": {}}
+
+    fleet.running.snapshot = snapshot
+    with pytest.raises(DrillRefused, match="none of this fleet's"):
+        asyncio.run(make())
