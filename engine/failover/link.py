@@ -72,6 +72,7 @@ class Link:
         self.state = State.DOWN
         self._epoch = 0
         self._theirs: Spans = ()
+        self.form = 1  # in which payloads are (Welcome)
         self.held_nothing = False  # whether the standby held nothing when the session was opened
         self._queued: list[Span] = []  # listed so far
         self._renewed: list[Span] = []  # of these, what is sent although the standby has it
@@ -185,6 +186,7 @@ class Link:
         self.state = State.LISTING
         self._heard_at = now
         self._theirs = message.copies
+        self.form = getattr(message, "form", 1)
         return [Write(TakeQueued(unsafe=False, tag=self._session))]
 
     def gathered(self, operation: TakeQueued, part: Queued) -> tuple[Spans | None, list[Effect]]:

@@ -17,6 +17,8 @@ class Standing(IntEnum):
     RETURNING = 4  # it has `epoch` on disk and must find out what others own of its messages
 
 
+FORM = 2  # of payloads, as Welcome says
+
 AWAY = (Standing.DEAD, Standing.RETURNING)
 
 
@@ -144,10 +146,12 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """`copies`: what the standby holds already."""
+    """`copies`: what the standby holds already. `form`: up to which form it understands payloads; 2: a template that
+    this session has brought before stands as its digest. Earlier releases do not say it, and have no such field."""
 
     session: int
     copies: Spans
+    form: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 
 from engine.failover.effects import Effect, Send, Write
 from engine.failover.link import WINDOW
-from engine.failover.messages import Ack, Ask, Closed, Copy, Data, Entry, Hello, RegionView, Standing, Welcome
+from engine.failover.messages import (
+    FORM,
+    Ack,
+    Ask,
+    Closed,
+    Copy,
+    Data,
+    Entry,
+    Hello,
+    RegionView,
+    Standing,
+    Welcome,
+)
 from engine.failover.spans import Spans
 from engine.failover.store import Adopt, Adopted, Apply, Inspect, OpenSession
 
@@ -86,7 +98,7 @@ class StandbyRole:
             return [Send(operation.owner, Closed(operation.session, FENCED))]
         session.is_open = True
         self.held[operation.owner] = max(self.held.get(operation.owner, 0), operation.epoch)
-        return [Send(operation.owner, Welcome(operation.session, copies))]
+        return [Send(operation.owner, Welcome(operation.session, copies, FORM))]
 
     def data(self, owner: str, message: Data) -> list[Effect]:
         session = self._sessions.get(owner)

@@ -14,6 +14,7 @@ from typing import Any
 from engine.config.schema import FleetConfig
 from engine.failover.acceptance import AWAY_REFUSAL, NO_STANDBY
 from engine.failover.effects import Answer, Effect, Export, Forget, Ready, Send, Write
+from engine.failover.link import State
 from engine.failover.messages import Beat, BeatReply, Message
 from engine.failover.region import FLEET, RegionMachine
 from engine.failover.spans import Spans, ids_of, of_ids
@@ -88,6 +89,7 @@ class Cover:
         self._callers: dict[bytes, int] = {}  # how many calls wait for a key
         self._results: dict[bytes, AcceptResult] = {}
         self._digests: dict[bytes, list[bytes]] = {}
+        self._told: tuple[int, dict[int, bytes]] = 0, {}  # session; templates by number
         self._due_keys: Sequence[bytes] | None = None
         self._reply: BeatReply | None = None
         self._flush = False
@@ -261,8 +263,17 @@ class Cover:
             (spans, payload), cursor = self._exporter.updates(export.spans), b""
         else:
             keys = [export.key, *self._digests.get(export.key, ())] if export.key else []
-            (spans, payload), cursor = self._exporter.messages(export.spans, keys), b""
+            (spans, payload), cursor = self._exporter.messages(export.spans, keys, self._templates()), b""
         self._do(self.machine.exported(export, spans, payload, cursor, self._clock.monotonic_ns()))
+
+    def _templates(self) -> dict[int, bytes] | None:
+        """Those that the standby has been sent in this session."""
+        link = self.machine.link
+        if link.form < 2 or link.state is not State.OPEN:
+            return None
+        if self._told[0] != link.session:
+            self._told = link.session, {}
+        return self._told[1]
 
     def _write(self, operation: Operation) -> None:
         future = self._spool.failover(operation, self._by_name)

@@ -4,9 +4,12 @@ copies    owner's number (2, big endian) id (8) -> record as in messages; queue 
 
 A copy's body stands in the body segments like any other and counts as live there, so an adoption moves rows only.
 What travels between regions (the payload of a Copy) is msgpack [keys, campaigns, rows, blob], and where there are such,
-as a fifth, the keys of batches that are adopted hearsay (hearsay.py): [key, value, [[message's key, value]]].
+as a fifth, the keys of batches that are adopted hearsay (hearsay.py): [key, value, [[message's key, value]]]. A
+campaign's template that came before in the same session is its digest (16), which stands in campaign_names for its
+number here.
 """
 
+import hashlib
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +24,7 @@ from engine.spool import accepting
 from engine.spool.batches import CampaignRecord
 from engine.spool.draft import Draft
 from engine.spool.environment import Environment
-from engine.spool.errors import CampaignConflict
+from engine.spool.errors import CampaignConflict, CampaignUnknown
 from engine.spool.hearsay import Hearsay
 from engine.spool.records import DamagedRecord, Record, decode_record, pack
 from engine.values.ids import region_of
@@ -30,6 +33,11 @@ from engine.values.options import unpack_options
 log = logging.getLogger(__name__)
 
 Append = Callable[[Draft, bytes], tuple[int, int]]
+
+
+def template_digest(fields: list[Any]) -> bytes:
+    """Of what a template travels as. It stands among the digests of names, none of which begins like its content."""
+    return hashlib.blake2b(pack(("template", fields)), digest_size=16).digest()
 
 
 def has_copies(env: Environment, txn: Any, number: int) -> bool:
@@ -78,10 +86,13 @@ class Copies:
 
     def store(self, owner: str, payload: bytes, batch: bytes = b"") -> int:
         keys, campaigns, rows, blob, *adopted = msgpack.unpackb(payload)
+        for fields in campaigns:
+            if isinstance(fields, bytes):
+                self._number_of(fields)
         self._learn(owner, batch, keys)
         for key, value, others in adopted[0] if adopted else ():
             self._hearsay.put(key, self._numbers[owner], value, others)
-        numbers = [self._campaign(CampaignRecord(*fields)) for fields in campaigns]
+        numbers = [self._campaign(fields) for fields in campaigns]
         segment, base = self._append(self._draft, blob) if blob else (0, 0)
         highest = 0
         for id_, domain, stream, tenant, campaign, *fields in rows:
@@ -128,13 +139,25 @@ class Copies:
         for key, value in keys:
             self._hearsay.told(key, value, number)
 
-    def _campaign(self, record: CampaignRecord) -> int:
+    def _campaign(self, fields: list[Any] | bytes) -> int:
         """The number of a campaign here; if the name stands for another template, one of its own."""
+        if isinstance(fields, bytes):
+            return self._number_of(fields)
+        record = CampaignRecord(*fields)
         try:
-            return accepting.put_campaign(self._draft, record)
+            number = accepting.put_campaign(self._draft, record)
         except CampaignConflict:
             digest = zlib.crc32(pack((record.sender, list(record.field_names), record.template)))
-            return accepting.put_campaign(self._draft, record, alias=f"{record.campaign}\0{digest:08x}")
+            number = accepting.put_campaign(self._draft, record, alias=f"{record.campaign}\0{digest:08x}")
+        self._txn.put(template_digest(fields), number.to_bytes(4, "big"), db=self._db["campaign_names"])
+        return number
+
+    def _number_of(self, digest: bytes) -> int:
+        """The number of a campaign whose template came before. CampaignUnknown: it did not, and has to come again."""
+        stored = self._txn.get(digest, db=self._db["campaign_names"])
+        if stored is None:
+            raise CampaignUnknown(f"no template of digest {digest.hex()} has come")
+        return int.from_bytes(stored, "big")
 
     def body_gone(self, record: Record) -> None:
         if len(record.content) == 4:

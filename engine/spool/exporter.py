@@ -9,6 +9,7 @@ from typing import Any
 from engine.failover.spans import Spans, ids_of, of_ids
 from engine.spool.batches import CampaignRecord
 from engine.spool.bodies import DamagedBody
+from engine.spool.copies import template_digest
 from engine.spool.environment import Environment
 from engine.spool.hearsay import AdoptedKeys, is_waiting
 from engine.spool.queue_names import QueueName
@@ -16,6 +17,7 @@ from engine.spool.reader import SpoolReader
 from engine.spool.records import DamagedRecord, Record, due_key, pack
 
 KEYS_AT_ONCE = 2000
+TOLD_CAMPAIGNS = 4096
 
 Row = list[Any]
 
@@ -31,9 +33,15 @@ class Exporter:
         self._queue_row = queue_row
         self._adopted = AdoptedKeys(env)
 
-    def messages(self, spans: Spans, keys: list[bytes]) -> tuple[Spans, bytes]:
+    def messages(
+        self, spans: Spans, keys: list[bytes], told: dict[int, bytes] | None = None
+    ) -> tuple[Spans, bytes]:
         """What is queued of these, with bodies, templates, and these idempotency keys; and keys that were adopted with
-        them (hearsay.py), with or without anything queued."""
+        them (hearsay.py), with or without anything queued.
+
+        `told`: campaigns whose templates have gone the same way before, with their digests; they go as that now, and
+        the others are put in.
+        """
         records = self._records(spans)
         blob = bytearray()
         places: dict[tuple[int, int], list[int]] = {}
@@ -74,9 +82,19 @@ class Exporter:
         if not rows and not found:
             return (), b""
         copied = of_ids(row[0] for row in rows)
-        templates = [_fields_of(self._reader.campaign(number)) for number in campaigns]
+        templates = [self._template(number, told) for number in campaigns]
         payload = (found, templates, rows, bytes(blob))
         return copied, bytes(pack((*payload, adopted) if adopted else payload))
+
+    def _template(self, number: int, told: dict[int, bytes] | None) -> list[Any] | bytes:
+        if told is not None and number in told:
+            return told[number]
+        fields = _fields_of(self._reader.campaign(number))
+        if told is not None:
+            if len(told) >= TOLD_CAMPAIGNS:
+                told.clear()
+            told[number] = template_digest(fields)
+        return fields
 
     def _values(self, txn: Any, keys: list[bytes]) -> list[tuple[bytes, bytes]]:
         """Those that are known."""

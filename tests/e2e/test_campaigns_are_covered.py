@@ -6,17 +6,19 @@ import asyncio
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from engine.campaign.chunks import CutChunk, cut_chunks
 from engine.campaign.giving import SendReport
 from engine.campaign.recipients import Recipient
 from engine.campaign.sender import CampaignSender
-from engine.failover.messages import Standing
+from engine.failover.messages import Copy, Data, Message, Standing
 from engine.region.ports import RegionAway
 from engine.region.region import Region
 from engine.sink.process import SinkProcess
@@ -144,6 +146,24 @@ async def assert_all_know_it(port: InProcess, chunk: CampaignChunk) -> None:
             await port.accept_chunk("us", number, replace(chunk, campaign=name), again=True)
 
 
+class Wire:
+    """Counts how often copies bring the template, and how often only its digest."""
+
+    def __init__(self, fleet: CoveredFleet) -> None:
+        self.templates = 0
+        self.digests = 0
+        self._tell = fleet.tell
+        fleet.tell = self.tell  # type: ignore[method-assign]
+
+    async def tell(self, region: str, sender: str, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if isinstance(message, Data) and isinstance(message.entry, Copy):
+                for template in msgpack.unpackb(message.entry.payload)[1]:
+                    self.digests += isinstance(template, bytes)
+                    self.templates += not isinstance(template, bytes)
+        await self._tell(region, sender, messages)
+
+
 async def nothing_queued(fleet: CoveredFleet) -> None:
     await until(lambda: not any(spool.counts()["queued"] for spool in fleet.spools.values()))
 
@@ -169,8 +189,10 @@ def test_a_region_that_is_gone_for_good(tmp_path: Path, sink: SinkProcess) -> No
 
     fleet = covered(tmp_path, sink.addresses["accept"][1])
     twice: set[str] = set()
+    wire = Wire(fleet)
     asyncio.run(run(fleet))
     assert_once(fleet, sink, twice)
+    assert wire.digests > COUNT // SIZE // 2 > wire.templates
 
 
 @pytest.mark.parametrize("is_disk_new", [False, True])
