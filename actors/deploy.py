@@ -36,6 +36,7 @@ from actors.pool_processes import PoolProcesses
 from actors.ports import ActorDied, RunningPool
 from actors.ray_calls import CALL_DEADLINE_S, NamedActor, ask_head, call
 from actors.region import RegionActor
+from actors.witness import Witness
 from engine.config.schema import FleetConfig
 from engine.config.types import split_host
 from engine.failover.handover import Reply, Request
@@ -365,7 +366,7 @@ def start_fleet(config: FleetConfig, address: str, check: Callable[[], None] = l
     fleet: Any = (
         ray.remote(FleetActor)
         .options(**_options(FLEET, (HEAD,), restarts=-1))
-        .remote(config_json, RayFleetServices(config))
+        .remote(config_json, RayFleetServices(config), Witness())
     )
     try:
         ray.get(fleet.start.remote(), timeout=START_DEADLINE_S)

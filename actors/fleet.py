@@ -17,6 +17,7 @@ from actors.head_calls import HeadSilent
 from actors.names import gateway_actor, region_actor, source_actor
 from actors.ports import FleetServices
 from actors.silence import Silence
+from actors.witness import Witness
 from engine.alerts.monitor import Monitor
 from engine.config.schema import FleetConfig
 from engine.failover.dns_keeper import DnsKeeper
@@ -48,7 +49,8 @@ DOWN = ("down", DRAINED_DOWN)
 class FleetActor:
     """See the module docstring."""
 
-    def __init__(self, config_json: str, services: FleetServices) -> None:
+    def __init__(self, config_json: str, services: FleetServices, witness: Witness | None = None) -> None:
+        """`witness`: ends this process if it hangs."""
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._config = FleetConfig.model_validate_json(config_json)
         self._config_json = config_json
@@ -76,6 +78,9 @@ class FleetActor:
         self._monitor = Monitor(self._config, ActorFigures(services.call))
         if self._config.alerts.enabled:
             self._monitoring = asyncio.get_running_loop().create_task(self._monitor.run())
+        if witness is not None:
+            self._witnessed = asyncio.get_running_loop().create_task(witness.run())
+            self._witnessed.add_done_callback(_unwitnessed)
         self._dns: DnsKeeper | None = None
         if self._config.dns_failover is not None:
             zone = DnsZone(self._config.dns_failover, build_resolver(self._config.resolver))
@@ -316,3 +321,8 @@ class FleetActor:
             "gateways": gateways,
             "pid": os.getpid(),
         }
+
+
+def _unwitnessed(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        log.critical("if Fleet hangs, nobody ends it any more", exc_info=task.exception())

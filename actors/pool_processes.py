@@ -110,6 +110,7 @@ class PoolProcesses:
         self._wanted: deque[asyncio.Future[_Process]] = deque()
         self._starting: set[asyncio.Task[None]] = set()
         self._registering = 0
+        self._late: set[int] = set()  # were asked once who they are, and did not answer in time
         self._failures = 0
         self._pause: asyncio.TimerHandle | None = None  # nothing is started meanwhile
         self._is_closed = False
@@ -299,7 +300,7 @@ class PoolProcesses:
                 port = await self._starter.start(number)
             finally:
                 self._registering -= 1
-            pid, name = await port.introduce(self._incarnation)
+            pid, name = await self._introduced(number, port)
             process = self._met(number, port, pid)
         except (ConnectionError, TimeoutError, ProcessLookupError) as error:
             # the first may be one that has just died, whose name is not free yet
@@ -317,6 +318,22 @@ class PoolProcesses:
             self._rest()
             return
         self._offer(process)
+
+    async def _introduced(self, number: int, port: PoolProcess) -> tuple[int, PoolName | None]:
+        """One that says nothing for the second time hangs since before it could, and is ended."""
+        try:
+            answer = await port.introduce(self._incarnation)
+        except TimeoutError:
+            if number in self._late:
+                log.error("process %d of pools does not say who it is, and is ended", number)
+                await self._starter.end(number)
+            self._late ^= {number}
+            raise
+        except ConnectionError:  # who has that number next has the full time again
+            self._late.discard(number)
+            raise
+        self._late.discard(number)
+        return answer
 
     async def _warm(self, process: _Process) -> None:
         try:

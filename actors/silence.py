@@ -6,7 +6,7 @@ not import Ray.
 """
 
 HUNG_PINGS = 4  # each waited for during Fleet's PING_TIMEOUT_S (2 s), a second apart: some eleven seconds
-STARTING_PINGS = 20  # a minute
+STARTING_PINGS = 100  # five minutes: on a machine that does too much a start takes one
 
 
 class Silence:

@@ -81,7 +81,8 @@ def net_of(config: FleetConfig, region: str) -> str:
 
 
 async def lose_the_head(fleet: ClusterFleet, load: Load, sink: SinkProcess) -> None:
-    """Ray's head (GCS) dies and Fleet with it, so nobody leases; a pool dies, and its spare takes over."""
+    """Ray's head (GCS) dies and Fleet hangs, so nobody leases, until its witness kills it and the head is back; a pool
+    dies, and its spare takes over."""
     from actors.names import region_actor
     from actors.ray_calls import NamedActor
 
@@ -104,7 +105,7 @@ async def lose_the_head(fleet: ClusterFleet, load: Load, sink: SinkProcess) -> N
 
     await until(has_spare, "no pool with a spare")
     fleet.kill_head()
-    os.kill(int(before["pid"]), signal.SIGKILL)
+    os.kill(int(before["pid"]), signal.SIGSTOP)
     os.kill(pools["default.0"], signal.SIGKILL)
     old, degraded = set(load.acknowledged), load.degraded
     began = time.monotonic()

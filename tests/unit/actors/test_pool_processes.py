@@ -516,6 +516,30 @@ def test_a_process_that_cannot_be_prepared_is_used_all_the_same(monkeypatch: pyt
     go(scenario)
 
 
+def test_one_that_hangs_while_it_is_started_is_ended_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    introduce = Actor.introduce
+
+    async def hangs(self: Actor, incarnation: str) -> tuple[int, PoolName | None]:
+        asked.append(self.process.pid)
+        if self.process.pid == asked[0]:
+            self.check()
+            raise TimeoutError("no answer")
+        return await introduce(self, incarnation)
+
+    monkeypatch.setattr(Actor, "introduce", hangs)
+
+    async def scenario(node: Node) -> None:
+        pools = await with_spare(node)
+        first, second, third = asked
+        assert first == second != third
+        assert node.begun == [0, 0, 0]
+        assert [pool.pid for pool in pools.running()] == [third]
+        assert node.made[0].process.poll() == -signal.SIGKILL
+
+    go(scenario)
+
+
 async def look(pools: PoolProcesses, times: int) -> None:
     """So many looks, and to each the answers of those that give any."""
     for _ in range(times):
