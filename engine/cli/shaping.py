@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,16 @@ from typing import Any
 import click
 
 from engine.cli.port import FleetPort, PortFactory
-from engine.cli.terminal import CommandGroup, Failure, fleet_option, output, read_fleet, say
+from engine.cli.terminal import (
+    CommandGroup,
+    Failure,
+    check_source,
+    fleet_option,
+    output,
+    read_fleet,
+    say,
+)
+from engine.config.schema import FleetConfig
 from engine.providers.profiles import load_profiles
 from engine.shaping.linter import lint
 
@@ -22,8 +32,10 @@ EFFECTS = {
 }
 
 
-def build_shaping(port_factory: PortFactory) -> click.Group:
-    """The group; its commands speak with the owners of the sources."""
+def build_shaping(
+    port_factory: PortFactory, *, read: Callable[[Path], FleetConfig] = read_fleet
+) -> click.Group:
+    """The group; its commands speak with the owners of the sources, whose names are checked by what `read` gives."""
 
     @click.group("shaping", cls=CommandGroup)
     def shaping() -> None:
@@ -36,6 +48,7 @@ def build_shaping(port_factory: PortFactory) -> click.Group:
     @click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
     def list_(fleet_path: Path, source: str | None, site: str | None, as_json: bool) -> None:
         """Show what is in force: the rule, what it does, until when, and the reply that set it off."""
+        check_source(read(fleet_path), source)
         rows = [
             row
             for row in asyncio.run(_orders(port_factory(fleet_path), source))
@@ -56,6 +69,7 @@ def build_shaping(port_factory: PortFactory) -> click.Group:
     @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
     def explain(fleet_path: Path, source: str, site: str, as_json: bool) -> None:
         """Say why SOURCE may send to SITE what it may: standing, orders with their rules, what the region enforces."""
+        check_source(read(fleet_path), source)
         found = asyncio.run(_explained(port_factory(fleet_path), source, site))
         if as_json:
             click.echo(json.dumps(found, indent=2))
@@ -71,6 +85,7 @@ def build_shaping(port_factory: PortFactory) -> click.Group:
     @click.option("--yes", is_flag=True, help="Do not ask.")
     def cancel(fleet_path: Path, source: str, site: str, rule: str, yes: bool) -> None:
         """End the order that RULE has given for SOURCE at SITE. Shows what changes, and asks."""
+        check_source(read(fleet_path), source)
         port = port_factory(fleet_path)
         rows = [row for row in asyncio.run(_orders(port, source)) if row["site"] == site and row["rule"]]
         order = next((row for row in rows if row["rule"] == rule), None)
@@ -115,9 +130,6 @@ def check(fleet_path: Path) -> None:
 
 async def _orders(port: FleetPort, source: str | None) -> list[dict[str, Any]]:
     names = [s.name for s in port.config.sources if source in (None, s.name)]
-    if not names:
-        allowed = ", ".join(s.name for s in port.config.sources)
-        raise Failure(f"source {source!r}: allowed are {allowed}")
     owners = await asyncio.gather(*(port.source(name) for name in names))
     rows = [{"source": owner["source"], **row} for owner in owners for row in owner["shaping"]]
     return sorted(rows, key=lambda row: (row["source"], row["site"], row["since_ms"]))

@@ -137,3 +137,10 @@ def tell_gaps(path: Path, config: FleetConfig) -> None:
 def read_fleet(path: Path) -> FleetConfig:
     """The fleet's configuration; raises ConfigError."""
     return load_fleet(path)
+
+
+def check_source(config: FleetConfig, source: str | None) -> None:
+    """Refuse a name that is no source's; None is every source."""
+    names = [entry.name for entry in config.sources]
+    if source is not None and source not in names:
+        raise Failure(f"source {source!r}: allowed are {', '.join(names)}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ import click
 from rich.table import Table
 
 from engine.cli.port import FleetPort, PortFactory
-from engine.cli.terminal import CommandGroup, Failure, fleet_option, output
+from engine.cli.terminal import CommandGroup, Failure, check_source, fleet_option, output, read_fleet
+from engine.config.schema import FleetConfig
 
 COLUMNS = ("source", "site", "phase", "stage", "cap", "granted", "delivered", "left", "hour", "end")
 
 
-def build_warmup(port_factory: PortFactory) -> click.Group:
-    """The group; its commands speak with the owners of the sources."""
+def build_warmup(
+    port_factory: PortFactory, *, read: Callable[[Path], FleetConfig] = read_fleet
+) -> click.Group:
+    """The group; its commands speak with the owners of the sources, whose names are checked by what `read` gives."""
 
     @click.group("warmup", cls=CommandGroup)
     def warmup() -> None:
@@ -32,6 +36,7 @@ def build_warmup(port_factory: PortFactory) -> click.Group:
 
         `granted` counts what was handed out today, `delivered` what the provider took of it.
         """
+        check_source(read(fleet_path), source)
         port = port_factory(fleet_path)
         rows = asyncio.run(_rows(port, source))
         rows = [row for row in rows if site in (None, row["site"])]
@@ -48,6 +53,7 @@ def build_warmup(port_factory: PortFactory) -> click.Group:
     @click.argument("site")
     def pause(fleet_path: Path, source: str, site: str) -> None:
         """Hold SOURCE at its present stage at SITE; its caps stay in force."""
+        check_source(read(fleet_path), source)
         _order(port_factory(fleet_path), source, "pause", site, None, "is not running")
 
     @warmup.command("resume")
@@ -56,6 +62,7 @@ def build_warmup(port_factory: PortFactory) -> click.Group:
     @click.argument("site")
     def resume(fleet_path: Path, source: str, site: str) -> None:
         """Let a paused warm-up go on."""
+        check_source(read(fleet_path), source)
         _order(port_factory(fleet_path), source, "resume", site, None, "is not paused")
 
     @warmup.command("skip")
@@ -65,6 +72,7 @@ def build_warmup(port_factory: PortFactory) -> click.Group:
     @click.argument("stage", type=int)
     def skip(fleet_path: Path, source: str, site: str, stage: int) -> None:
         """Go to STAGE at once, up or down. Stages count from 0; the one behind the last ends the warm-up."""
+        check_source(read(fleet_path), source)
         _order(port_factory(fleet_path), source, "skip", site, stage, "is there already")
 
     return warmup
@@ -87,9 +95,6 @@ def _order(port: FleetPort, source: str, name: str, site: str, argument: int | N
 async def _rows(port: FleetPort, source: str | None) -> list[dict[str, Any]]:
     """One row per plan, with what the regions have handed out today."""
     names = [s.name for s in port.config.sources if source in (None, s.name)]
-    if not names:
-        allowed = ", ".join(s.name for s in port.config.sources)
-        raise Failure(f"source {source!r}: allowed are {allowed}")
     owners, snapshot = await asyncio.gather(
         asyncio.gather(*(port.source(name) for name in names)), port.snapshot()
     )

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from engine.cli.main import build_cli
 from engine.config.load import load_fleet
 from engine.reputation.allowance import SiteCounts, Summary
 from tests.unit.cli.support import FLEET, MemoryFleet, invoke
@@ -446,3 +448,24 @@ def test_shaping_shows_how_many_connections_a_site_bears(fleet: MemoryFleet) -> 
     assert "connections 7, daily cap none" in explained
     result = invoke("shaping", "cancel", "eu-2", "yahoo", "adapt", "--yes", fleet=fleet)
     assert result.exit_code == 1, "what the site does not bear is no order"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("shaping", "list", "--source", "eu-9"),
+        ("shaping", "explain", "eu-9", "google"),
+        ("shaping", "cancel", "eu-9", "google", "rule"),
+        ("warmup", "show", "--source", "eu-9"),
+        ("warmup", "pause", "eu-9", "google"),
+        ("warmup", "resume", "eu-9", "google"),
+        ("warmup", "skip", "eu-9", "google", "3"),
+    ],
+)
+def test_a_source_that_is_none_is_told_also_if_no_fleet_runs(command: tuple[str, ...]) -> None:
+    def nothing_runs(path: Path) -> MemoryFleet:
+        raise ConnectionError("no fleet runs here")
+
+    result = CliRunner().invoke(build_cli(nothing_runs), [*command, "--fleet", str(FLEET)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: source 'eu-9': allowed are eu-1, eu-2")
