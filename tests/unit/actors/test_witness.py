@@ -1,5 +1,6 @@
 """A process that hangs is killed by its witness, one that goes on is not. Real processes, no Ray."""
 
+import asyncio
 import os
 import select
 import signal
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from actors import witness
-from actors.witness import SILENT_LOOKS, watch
+from actors.witness import SILENT_LOOKS, Witness, watch
 
 # answers a line as long as its loop goes on; at "loop" that ends
 PROGRAM = """
@@ -99,7 +100,7 @@ def test_a_process_whose_loop_does_not_go_on_is_killed(start: Start) -> None:
 
 
 def test_a_witness_that_dies_is_replaced_and_ends_with_its_process(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start,
 ) -> None:
     process = start(1.0)
     first = witness_of(process)
@@ -110,6 +111,15 @@ def test_a_witness_that_dies_is_replaced_and_ends_with_its_process(
     assert goes_on(process)
     process.kill()
     second.wait(PATIENCE_S)
+
+
+def test_a_witness_that_does_not_read_is_replaced() -> None:
+    process = subprocess.Popen(["sleep", "600"], stdin=subprocess.PIPE, bufsize=0)
+    try:
+        asyncio.run(asyncio.wait_for(Witness(look_s=0.0)._sign(process), PATIENCE_S))
+    finally:
+        witness._end(process)
+    assert process.returncode == -signal.SIGKILL
 
 
 class Looks:
