@@ -60,6 +60,7 @@ class FleetActor:
         ]
         self._health: dict[str, str] = {}
         self._gateway_answers: dict[str, bool] = {}
+        self._is_starting = self._has_started = False
         self._unmade: set[str] = set()  # missing, and not made again yet
         self._silence = Silence()
         self._watch = asyncio.get_running_loop().create_task(self._run())
@@ -88,7 +89,19 @@ class FleetActor:
             self._dns_task = asyncio.get_running_loop().create_task(self._dns.run(self))
 
     async def start(self) -> None:
-        """Return when every region has recovered from its spool and answers, and every source does."""
+        """Return when every region has recovered from its spool and answers, and every source does.
+
+        The first time, nothing is known of anybody's health until then: what is not there yet is not down.
+        """
+        self._is_starting, self._has_started = not self._has_started, True
+        try:
+            await self._start()
+            await asyncio.gather(*(self._watch_region(r.name) for r in self._config.regions))
+            self._gateway_answers = dict.fromkeys(self._gateways, True)
+        finally:
+            self._is_starting = False
+
+    async def _start(self) -> None:
         await asyncio.gather(
             *(self._services.ensure_region(r.name) for r in self._config.regions),
             *(self._services.ensure_source(s.name, s.region) for s in self._config.sources),
@@ -224,8 +237,12 @@ class FleetActor:
 
     def regions_health(self) -> dict[str, RegionHealth] | None:
         """For the submission host name (engine/failover/dns_keeper.py); None until each was asked once, and the leases
-        of a Fleet before this one have run out."""
-        if len(self._health) < len(self._config.regions) or len(self._gateway_answers) < len(self._gateways):
+        of a Fleet before this one have run out, and while the fleet is started."""
+        if (
+            self._is_starting
+            or len(self._health) < len(self._config.regions)
+            or len(self._gateway_answers) < len(self._gateways)
+        ):
             return None
         standings: dict[str, Standing] = {}
         if self._failover is not None:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from actors.fleet import FleetActor
 from actors.names import gateway_actor, region_actor
 from engine.config.load import parse_fleet
@@ -24,6 +26,8 @@ class Services:
         self.down: set[str] = set()  # actors that do not answer
         self.stalled: set[str] = set()  # regions that answer no beat
         self.conditions: dict[str, str] = {}
+        self.may_start = asyncio.Event()  # before, no ping is answered
+        self.may_start.set()
 
     async def ensure_region(self, region: str) -> None: ...
 
@@ -32,6 +36,8 @@ class Services:
     async def ensure_gateway(self, region: str) -> None: ...
 
     async def call(self, actor: str, method: str, *args: Any, timeout_s: float) -> Any:
+        if method == "ping":
+            await self.may_start.wait()
         if actor in self.down:
             raise ConnectionError(f"{actor} is away")
         if method == "condition":
@@ -104,3 +110,38 @@ def test_a_region_whose_gateway_for_mail_is_dead_is_not_healthy() -> None:
         await until(actor, eu=HEALTHY, us=HEALTHY)
 
     run(fleet_of(**WITH_GATEWAYS), test)
+
+
+def test_what_is_being_started_is_not_down() -> None:
+    """The records of before stay as they are while the regions come up, one after the other."""
+
+    async def test(actor: FleetActor, services: Services) -> None:
+        services.may_start.clear()
+        services.down = {region_actor("us"), gateway_actor("eu")}
+        starting = asyncio.create_task(actor.start())
+        async with asyncio.timeout(PATIENCE_S):
+            while (await actor.health()).get("us") != "down":
+                await asyncio.sleep(0.02)
+        assert actor.regions_health() is None
+        services.down = set()
+        services.may_start.set()
+        await starting
+        assert actor.regions_health() == {"eu": HEALTHY, "us": HEALTHY}
+        services.may_start.clear()
+        services.down = {region_actor("us")}
+        again = asyncio.create_task(actor.start())  # an `up` because something is wrong
+        await until(actor, eu=HEALTHY, us=GONE)
+        again.cancel()
+        await asyncio.gather(again, return_exceptions=True)
+
+    run(fleet_of(**WITH_GATEWAYS), test)
+
+
+def test_a_start_that_fails_hides_nothing() -> None:
+    async def test(actor: FleetActor, services: Services) -> None:
+        services.down = {region_actor("us")}
+        with pytest.raises(ConnectionError):
+            await actor.start()
+        await until(actor, eu=HEALTHY, us=GONE)
+
+    run(fleet_of(), test)
