@@ -22,7 +22,7 @@ help:
 	@echo "make check   what CI runs and more: format, lint, types, cython-lint, tests"
 	@echo "make bench   every benchmark; results go to bench/results (BENCH=name for one)"
 	@echo "make soak    the crash tests, over and over (ROUNDS=10), 20,000 messages in flight (MESSAGES=20000), simulated days (DAYS=2000),"
-	@echo "             the simulation of failover (SCHEDULES=100000), and half an hour of random faults (MINUTES=30)"
+	@echo "             the simulation of failover (SCHEDULES=100000), every drill, and half an hour of random faults (MINUTES=30)"
 	@echo "make lint | format | type | build | debug | sanitised | clean"
 
 demo: build
@@ -69,6 +69,7 @@ soak: build .venv/complete-dev test-servers
 	nice -n 19 $(PYTHON) -m tests.simulation.overload 1-$(SCHEDULES)
 	SENDFLEET_CRASH_MESSAGES=$(MESSAGES) SENDFLEET_CRASH_ROUNDS=$(ROUNDS) SENDFLEET_FAILOVER_ROUNDS=$(ROUNDS) \
 		$(PYTHON) -m pytest -q -rP -m "crash and ray" $(PYTEST_FLAGS)
+	$(PYTHON) -m bench.drills
 	$(PYTHON) -m bench.soak --minutes $(MINUTES)
 
 build: .venv/complete
