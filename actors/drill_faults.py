@@ -321,8 +321,12 @@ class Cut(Fault):
         end_s = self.made_s + self.scenario.hold_s
         await asyncio.sleep(max(0.0, end_s - time.monotonic()))
         self.marks.append((end_s, "joined again"))
-        dead_s = await self._dead_s()
-        self.extra["a region that is called dead sends nothing"] = self._is_silent(dead_s, end_s)
+        silent = "a region that is called dead sends nothing"
+        try:
+            self.extra[silent] = self._is_silent(await self._dead_s(), end_s)
+        except (ConnectionError, TimeoutError) as error:
+            self.extra[silent] = None
+            self.notes.append(f"Fleet did not say when it called the region dead: {error}")
         self.extra["it returns"] = await until(self._is_live, deadline_s=RETURN_S) is not None
         self.mark("live again")
 
