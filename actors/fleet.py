@@ -135,6 +135,8 @@ class FleetActor:
     async def _beat(self) -> None:
         assert self._failover is not None
         while True:
+            if self._failover.is_superseded:
+                raise RuntimeError("the regions obey another Fleet, which was started later")
             for region, beat in self._failover.tick(time.monotonic_ns()):
                 task = asyncio.get_running_loop().create_task(self._beat_one(region, beat))
                 self._calls.add(task)

@@ -21,7 +21,7 @@ from actors.ports import NodeServices, RunningPool
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
 from engine.failover.handover import Reply, Request
-from engine.failover.messages import Beat, BeatReply
+from engine.failover.messages import Beat, BeatReply, Behind
 from engine.metrics.catalogue import Point
 from engine.metrics.process import ProcessFigures, machine_points
 from engine.ops.garbage import collect_seldom
@@ -156,7 +156,7 @@ class RegionActor:
     async def accept(self, header: bytes, blob: bytes, again: bool = False) -> bytes:
         return await (await self._engine()).accept(header, blob, again=again)
 
-    async def beat(self, beat: Beat) -> BeatReply | None:
+    async def beat(self, beat: Beat) -> BeatReply | Behind | None:
         engine = await self._engine()
         self._partition.check(IN)
         reply = engine.beat(beat)

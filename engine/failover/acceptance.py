@@ -61,6 +61,10 @@ class Acceptance:
         # an earlier process, not to accept it without asking
         self._wary_until = now + situation.timing.late
 
+    def renumber(self, life: int) -> None:
+        """This process has another number."""
+        self._enquiries.renumber(life << 24)
+
     # -- clients
 
     def submit(self, token: int, key: bytes, payload: object, now: int, *, again: bool) -> list[Effect]:

@@ -50,6 +50,10 @@ class Enquiries(Generic[T]):
         self._number = number
         self._open: dict[bytes, Enquiry[T]] = {}
 
+    def renumber(self, number: int) -> None:
+        """Those to come have greater numbers than this one."""
+        self._number = max(self._number, number)
+
     def __contains__(self, key: bytes) -> bool:
         return key in self._open
 

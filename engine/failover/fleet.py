@@ -9,11 +9,17 @@ A Fleet that starts knows nothing. It gives no lease until each region has answe
 any more), or the leases of an earlier Fleet have run out. Regions that it has not heard by then are dead to it. One of
 them, or one that has lost its disk, may be the only one to know that the Fleet before had called another dead, and may
 have adopted and sent what that one still has. So who cannot rule that out, because its own lease had ended, returns.
+
+Its clock may have been set back since the one before began. Regions obey the Fleet with the greatest number, and tell
+any other which that is, and the greatest epoch that they have heard of. A Fleet that is not ready then takes a greater
+number, and begins anew. One that was ready, or that the region had obeyed, has been superseded and ends: so of two that
+run the earlier one ends, and they do not outbid each other. One that was frozen for as long as a lease begins anew as
+well: another may have given leases meanwhile, even one that has a smaller number.
 """
 
 from dataclasses import dataclass
 
-from engine.failover.messages import Beat, BeatReply, RegionView, Standing
+from engine.failover.messages import NO_ORDERS, Beat, BeatReply, Behind, RegionView, Standing
 from engine.failover.timing import Timing
 
 
@@ -48,6 +54,7 @@ class Transition:
 
 TRANSITIONS_KEPT = 1000
 EPOCHS_BITS = 18
+OWN_BITS = 32  # 4 s, in nanoseconds
 
 
 def first_epoch_at(wall_ns: int) -> int:
@@ -55,32 +62,52 @@ def first_epoch_at(wall_ns: int) -> int:
     return (wall_ns // 100_000_000) << EPOCHS_BITS
 
 
-class FleetMachine:
-    """See the module docstring. `incarnation` must grow with every start of Fleet.
+def first_epoch_above(epoch: int) -> int:
+    """For a Fleet that hears of an epoch of another one: room for 262,144 deaths that it has not heard of."""
+    return ((epoch >> EPOCHS_BITS) + 2) << EPOCHS_BITS
 
-    Its epochs are greater than `first_epoch`, which must be greater than any that a Fleet before it may have given: who
-    could tell which those were may be away (`first_epoch_at`).
+
+def number_above(number: int, own: int) -> int:
+    """For a Fleet that began with the number `own`, when another has a greater one. No two Fleets take the same: they
+    began at different nanoseconds."""
+    return ((number >> OWN_BITS) + 1) << OWN_BITS | own & (1 << OWN_BITS) - 1
+
+
+class FleetMachine:
+    """See the module docstring. `incarnation` should grow with every start of Fleet, and no two may have the same.
+
+    Its epochs are greater than `first_epoch`, which should be greater than any that a Fleet before it may have given:
+    who could tell which those were may be away (`first_epoch_at`).
     """
 
     def __init__(
         self, regions: tuple[str, ...], *, incarnation: int, now: int, timing: Timing, first_epoch: int
     ) -> None:
-        self.incarnation = incarnation
+        self._own = incarnation
+        self._regions = regions
         self._timing = timing
-        self._books = {name: Book(name) for name in regions}
+        self._top = self._first_epoch = first_epoch
+        self.is_superseded = False  # another Fleet is obeyed: this one says nothing any more
+        self._was_obeyed = False  # before it was frozen
+        self._ticked_at = now
+        self.transitions: list[Transition] = []
+        self._changes: list[Transition] = []
+        self._begin(incarnation, now)
+
+    def _begin(self, incarnation: int, now: int) -> None:
+        """It knows nothing."""
+        self.incarnation = incarnation
+        self._books = {name: Book(name) for name in self._regions}
         self._started = now
         self._first_heard_at = -1
         self._ready = False
         self._next_beat = now
         self._number = 0
         self._fences: dict[str, int] = {}
-        self._top = self._first_epoch = first_epoch
         self._slot = ""
         self._slot_since = 0
         # whom a slot's lease was given last: name, epoch, life, and its own clock from which that counts
         self._slot_lease: tuple[str, int, int, int] | None = None
-        self.transitions: list[Transition] = []
-        self._changes: list[Transition] = []
 
     @property
     def ready(self) -> bool:
@@ -121,6 +148,14 @@ class FleetMachine:
 
     def tick(self, now: int) -> list[tuple[str, Beat]]:
         """Judge, and beat if it is time; returns what to send to whom."""
+        if self.is_superseded:
+            return []
+        if now - self._ticked_at >= self._timing.expiry:
+            self._was_obeyed |= self._is_obeyed()
+            self._begin(
+                self.incarnation + 1, now
+            )  # what it is told from now on is no answer to what it said before
+        self._ticked_at = now
         if not self._ready:
             self._try_ready(now)
         if self._ready:
@@ -151,7 +186,7 @@ class FleetMachine:
             book.stamp if granted else -1,
             has_slot,
             view,
-            self._first_epoch,
+            self._first_epoch if self._ready else NO_ORDERS,
         )
 
     def _judge(self, book: Book, now: int) -> None:
@@ -191,6 +226,9 @@ class FleetMachine:
         if book.epoch != epoch or book.standing is not Standing.RETURNING or book.life != life:
             return True
         return book.stamp >= stamp + self._timing.lease
+
+    def _is_obeyed(self) -> bool:
+        return any(book.heard_at >= 0 for book in self._books.values())
 
     def _try_ready(self, now: int) -> None:
         heard = [book for book in self._books.values() if book.heard_at >= 0]
@@ -239,12 +277,29 @@ class FleetMachine:
 
     # -- answers
 
-    def receive(self, region: str, reply: BeatReply, now: int) -> None:
+    def _learn(self, epoch: int) -> None:
+        """An epoch that this Fleet has not given is of another: it gives greater ones from now on, and those up to
+        there are not its orders."""
+        if epoch > self._top:
+            self._top = self._first_epoch = first_epoch_above(epoch)
+
+    def _refused(self, book: Book, refusal: Behind, now: int) -> None:
+        """A region has obeyed a Fleet with a greater number."""
+        if self._was_obeyed or self._ready or book.heard_at >= 0:
+            self.is_superseded = True
+            return
+        self._begin(number_above(refusal.newest, self._own), now)
+
+    def receive(self, region: str, reply: BeatReply | Behind, now: int) -> None:
         """Take a region's answer to one of this Fleet's own beats."""
         book = self._books.get(region)
         if book is None or reply.fleet != self.incarnation:
             return
-        self._top = max(self._top, reply.epoch, *(epoch for _, epoch in reply.fences))
+        if isinstance(reply, Behind):
+            self._learn(reply.known)
+            self._refused(book, reply, now)
+            return
+        self._learn(max(reply.known, reply.epoch, *(epoch for _, epoch in reply.fences)))
         for name, epoch in reply.fences:
             self._fences[name] = max(self._fences.get(name, 0), epoch)
         if (reply.life, reply.clock) < (book.life, book.stamp):

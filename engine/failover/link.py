@@ -67,7 +67,7 @@ class Link:
 
     def __init__(self, timing: Timing, *, life: int) -> None:
         self._timing = timing
-        self._session = life << 24
+        self._session = self._sessions_from = life << 24
         self.peer = ""
         self.state = State.DOWN
         self._epoch = 0
@@ -101,7 +101,7 @@ class Link:
         self.peer, self._epoch = peer, epoch
         if not peer:
             return []
-        self._session += 1
+        self._session = max(self._session, self._sessions_from) + 1
         self.state = State.GREETING
         self._greeted_at = now
         return [Send(peer, Hello(epoch, self._session))]
@@ -131,6 +131,13 @@ class Link:
         """The standby may know nothing of the session, with the next tick there is another one."""
         self._end()
         self._greeted_at = 0
+
+    def renumber(self, life: int) -> None:
+        """This process has a greater number: so have its sessions from the next one on. Who was greeted under a smaller
+        one may not listen."""
+        self._sessions_from = life << 24
+        if self.state is State.GREETING:
+            self.greet_again()
 
     def is_usable(self, now: int) -> bool:
         """Whether a batch that is given to it now may expect its acknowledgement soon."""

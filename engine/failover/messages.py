@@ -36,6 +36,8 @@ class RegionView:
 
 # -- between Fleet and regions
 
+NO_ORDERS = 1 << 62  # more than any epoch
+
 
 @dataclass(frozen=True, slots=True)
 class Beat:
@@ -43,7 +45,7 @@ class Beat:
 
     `number` orders the beats of one Fleet. `stamp`: the region's own clock in its latest answer, -1 for no lease; the
     lease lasts from then on, for the process `life` alone. `slot`: the region may return now; while one does, no other.
-    `first`: this Fleet's epochs are greater, those of the ones before are not.
+    `first`: this Fleet's epochs are greater, those of the ones before are not. NO_ORDERS as long as it gives none.
     """
 
     fleet: int
@@ -63,7 +65,7 @@ class BeatReply:
     `fences`: (region, epoch) of every epoch that a peer was given, as far as this region acts on it. `unbroken`: it had
     the lease of another Fleet when this one's first beat came, so that no Fleet before has called it dead. `fresh`: it
     has never been live on this disk. `covered`: its standby has all that it knows, keys and messages, except for
-    batches that have no receipt yet.
+    batches that have no receipt yet. `known`: the greatest epoch that it has heard of, of any region and any Fleet.
     """
 
     fleet: int
@@ -75,6 +77,17 @@ class BeatReply:
     unbroken: bool
     fresh: bool
     covered: bool = True
+    known: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A region's answer to a beat of `fleet`, which it does not obey: it has obeyed one with a greater number,
+    `newest`. `known`: see BeatReply."""
+
+    fleet: int
+    newest: int
+    known: int
 
 
 # -- between regions
@@ -241,6 +254,7 @@ class ClaimReply:
 Message = (
     Beat
     | BeatReply
+    | Behind
     | PromiseAsk
     | Promise
     | Ask

@@ -18,10 +18,12 @@ from engine.failover.lease import Lease
 from engine.failover.link import Link
 from engine.failover.messages import (
     AWAY,
+    NO_ORDERS,
     Ack,
     Ask,
     Beat,
     BeatReply,
+    Behind,
     Claim,
     ClaimReply,
     Closed,
@@ -59,6 +61,7 @@ from engine.failover.store import (
     Release,
     SaveClean,
     SaveEpoch,
+    SaveLife,
     SaveStandby,
     TakeQueued,
 )
@@ -68,7 +71,8 @@ FLEET = ""
 
 
 class RegionMachine:
-    """See the module docstring. `incarnation` grows with each start of the process; `now` is its monotonic clock."""
+    """See the module docstring. `incarnation` is the number of this process, greater than those of the ones before it
+    on this disk; `now` is its monotonic clock."""
 
     def __init__(
         self,
@@ -98,6 +102,7 @@ class RegionMachine:
         self.returning = Return(self.own, incarnation=incarnation)
         self._beat_seen = (-1, -1)
         self._unbroken = False  # see BeatReply
+        self._known_before = 0  # the greatest epoch that was known before this Fleet was obeyed
         self._fleet_at = now
         self._promise_asked_at = now
 
@@ -219,22 +224,29 @@ class RegionMachine:
 
     def _beat(self, beat: Beat, now: int) -> list[Effect]:
         own = self.own
-        is_stalled = own.writes.is_stalled(own.timing.stall, now)
-        if (beat.fleet, beat.number) <= self._beat_seen or is_stalled:
+        if own.writes.is_stalled(own.timing.stall, now):
+            return []
+        if beat.fleet < self._beat_seen[0]:
+            return [Send(FLEET, Behind(beat.fleet, self._beat_seen[0], own.known_epoch()))]
+        if (beat.fleet, beat.number) <= self._beat_seen:
             return []
         if own.writes.is_returning():
             return []  # what is answered now must still be true when it is on disk
         if beat.fleet != self._beat_seen[0]:
             self.returning.slot_until = -1  # it may give the slot to another as soon as it has our answer
             self._unbroken = own.is_live() and own.lease.is_granted(now)
+            self._known_before = own.known_epoch() if self._beat_seen[0] >= 0 else 0
         self._beat_seen = (beat.fleet, beat.number)
         self._fleet_at = now
         effects: list[Effect] = []
-        own.fleet, own.orders_from = beat.fleet, beat.first
+        own.fleet, own.orders_from = beat.fleet, max(beat.first, self._known_before)
+        if beat.first < NO_ORDERS:
+            own.heard(beat.first, beat.epoch)
         if beat.view:
+            own.heard(*(view.epoch for view in beat.view))
             effects += own.see(beat.view, beat.fleet)
-        if beat.life != own.life:
-            pass  # what it says of leases and epochs is for an earlier process
+        if beat.life != own.life:  # what it says of leases and epochs is for an earlier process
+            effects += self._outnumber(beat.life)
         elif beat.epoch > max(own.epoch, own.new_epoch):
             effects += self._superseded(beat.epoch)
         elif beat.stamp >= 0 and beat.epoch == own.epoch and not own.new_epoch:
@@ -257,8 +269,24 @@ class RegionMachine:
             self._unbroken,
             fresh=not own.first,
             covered=own.has_told_all(),
+            known=own.known_epoch(),
         )
         return [*effects, Send(FLEET, reply)]
+
+    def _outnumber(self, life: int) -> list[Effect]:
+        """Fleet has heard an earlier process. If that had a greater number, before its disk was lost and the clock was
+        set back, this one is not heard until it has a greater one still, on disk."""
+        own = self.own
+        if life < max(own.life, own.new_life):
+            return []
+        own.new_life = life + 1
+        return [Write(SaveLife(own.new_life))]
+
+    def _life_saved(self, operation: SaveLife) -> list[Effect]:
+        life = self.own.life = operation.life
+        for part in (self.acceptance, self.returning, self.own.link):
+            part.renumber(life)
+        return []
 
     def _superseded(self, epoch: int) -> list[Effect]:
         """This region was called dead."""
@@ -337,6 +365,8 @@ class RegionMachine:
         match operation:
             case SaveEpoch():
                 return self._epoch_saved(operation)
+            case SaveLife():
+                return self._life_saved(operation)
             case SaveClean():
                 if not self.returning.returned(operation):
                     return []

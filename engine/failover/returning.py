@@ -112,6 +112,11 @@ class Return:
         self.slot_until = -1
         self._round = None
 
+    def renumber(self, life: int) -> None:
+        """This process has another number: who hears of it takes it for another process, which has no slot."""
+        self._nonce = max(self._nonce, life << 24)
+        self.abort()
+
     def told(self, sender: str, message: Told, now: int) -> list[Effect]:
         """A live region's answer."""
         if self._round is None or self._round.nonce != message.nonce:

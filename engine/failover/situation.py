@@ -88,6 +88,7 @@ class Situation:
         self.peers = peers
         self.siblings = siblings  # those of the peers that are shards of the same region
         self.life = incarnation
+        self.new_life = 0  # on its way to the disk
         self.timing = timing
         self.accept_local = accept_local
         self.epoch = durable.epoch
@@ -99,6 +100,7 @@ class Situation:
         self.view_of = -1  # the Fleet that said so
         self.fleet = -1  # the Fleet that was answered last: it knows what was fenced here until then
         self.orders_from = 0  # its epochs are greater
+        self._heard_epoch = 0  # the greatest that a Fleet has spoken of
         self.asked = dict(durable.asked)  # peers that have asked us on their return, by their epoch
         # by name, their epoch: what they have of ours from an earlier disk is not known here
         self.unasked = {peer: epoch for peer, epoch in durable.unasked if peer in peers}
@@ -121,6 +123,15 @@ class Situation:
         if not told:
             return []
         return [Write(SaveUnasked(tuple(self.unasked.items())))]  # it would be believed again after a restart
+
+    def heard(self, *epochs: int) -> None:
+        """A Fleet has spoken of these."""
+        self._heard_epoch = max(self._heard_epoch, *epochs)
+
+    def known_epoch(self) -> int:
+        """The greatest that this region has heard of. A Fleet that begins must give greater ones, whatever its clock
+        says, and who could tell which there have been may be away."""
+        return max(self._heard_epoch, self.epoch, self.new_epoch, *self.standby.fences.values(), 0)
 
     def _is_back(self, name: str) -> bool:
         """Whether one of `unasked` has returned since."""

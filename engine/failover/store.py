@@ -66,6 +66,13 @@ class SaveUnasked:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveLife:
+    """The number of this process, greater than the one that it has begun with; the next process takes a greater one."""
+
+    life: int
+
+
+@dataclass(frozen=True, slots=True)
 class SaveStandby:
     """`only_if_empty`: unless something is owned. Result: whether it is saved."""
 
@@ -243,6 +250,7 @@ Operation = (
     SaveEpoch
     | SaveClean
     | SaveUnasked
+    | SaveLife
     | SaveStandby
     | IsEmpty
     | Accept

@@ -15,7 +15,7 @@ from engine.config.schema import FleetConfig
 from engine.failover.acceptance import AWAY_REFUSAL, NO_STANDBY
 from engine.failover.effects import Answer, Effect, Export, Forget, Ready, Send, Write
 from engine.failover.link import State
-from engine.failover.messages import Beat, BeatReply, Message
+from engine.failover.messages import Beat, BeatReply, Behind, Message
 from engine.failover.region import FLEET, RegionMachine
 from engine.failover.spans import Spans, ids_of, of_ids
 from engine.failover.store import Accept, Accepted, Apply, LookUp, Operation, Release
@@ -75,7 +75,7 @@ class Cover:
             name,
             tuple(region.name for region in config.regions if region.name != name),
             durable=spool.durable(self._by_name),
-            incarnation=clock.wall_ms(),
+            incarnation=spool.life,
             now=clock.monotonic_ns(),
             timing=Timing(),
             accept_local=config.fleet.degraded == "accept_local",
@@ -91,7 +91,7 @@ class Cover:
         self._digests: dict[bytes, list[bytes]] = {}
         self._told: tuple[int, dict[int, bytes]] = 0, {}  # session; templates by number
         self._due_keys: Sequence[bytes] | None = None
-        self._reply: BeatReply | None = None
+        self._reply: BeatReply | Behind | None = None
         self._flush = False
         self._is_closed = False
         self._accept_local = config.fleet.degraded == "accept_local"
@@ -206,7 +206,7 @@ class Cover:
 
     # -- messages
 
-    def beat(self, beat: Beat) -> BeatReply | None:
+    def beat(self, beat: Beat) -> BeatReply | Behind | None:
         """Fleet's beat, and the answer to it; None if there is nothing true to say now."""
         self._reply = None
         self._do(self.machine.receive(FLEET, beat, self._clock.monotonic_ns()))
@@ -232,7 +232,7 @@ class Cover:
             return
         for effect in effects:
             match effect:
-                case Send(to="", message=BeatReply() as reply):
+                case Send(to="", message=BeatReply() | Behind() as reply):
                     self._reply = reply
                 case Send():
                     self._outgoing.say(effect.to, effect.message)

@@ -19,7 +19,7 @@ from engine.config.schema import FleetConfig
 from engine.delivery.wire import decode_resume
 from engine.failover.handover import Reply as HandoverReply
 from engine.failover.handover import Request as HandoverRequest
-from engine.failover.messages import Beat, BeatReply
+from engine.failover.messages import Beat, BeatReply, Behind
 from engine.failover.messages import Message as PeerMessage
 from engine.metrics.catalogue import Point
 from engine.region.awaiting import awaited
@@ -218,7 +218,7 @@ class Region:
         cover = self.parts.cover
         return "refusing" if condition == "up" and cover is not None and cover.refusal() else condition
 
-    def beat(self, beat: Beat) -> BeatReply | None:
+    def beat(self, beat: Beat) -> BeatReply | Behind | None:
         self.check()
         return None if self.parts.cover is None else self.parts.cover.beat(beat)
 

@@ -1,4 +1,4 @@
-"""The opening of a spool: one process at a time, a new epoch, and the marks on what was in flight.
+"""The opening of a spool: one process at a time, a new epoch, a new life, and the marks on what was in flight.
 
 No queued message is read: only the numbers of the index, the latest changes of the due index, what was in flight, and
 the names of the body files.
@@ -14,6 +14,7 @@ from engine.spool.draft import META, Draft, QueueNumbers, Totals, UnknownFormat
 from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, MapFull
 from engine.spool.errors import SpoolError, SpoolInUse
+from engine.spool.standby import begin_life
 
 
 def lock(path: Path) -> int:
@@ -39,8 +40,12 @@ def recover(
     region_number: int,
     queues: QueueNumbers,
     due_index: DueIndex,
-) -> Totals:
-    """Take the spool over; returns its numbers. SpoolError: it is another region's, or its index is gone."""
+    now_ms: int,
+) -> tuple[Totals, int]:
+    """Take the spool over; returns its numbers, and that of this process (engine/spool/standby.py).
+
+    SpoolError: it is another region's, or its index is gone.
+    """
     with env.read() as txn:
         stored = txn.get(META, db=env.db["meta"])
         due_index.load(txn)
@@ -58,7 +63,7 @@ def recover(
     totals.epoch += 1
     while True:
         try:
-            totals, live = _take_over(env, totals, queues, due_index)
+            totals, life, live = _take_over(env, totals, queues, due_index, now_ms)
             break
         except MapFull:
             if not (env.grow() or env.grow(beyond=True)):
@@ -67,16 +72,17 @@ def recover(
         if number not in live:
             path.unlink()
         totals.segment = max(totals.segment, number)
-    return totals
+    return totals, life
 
 
 def _take_over(
-    env: Environment, totals: Totals, queues: QueueNumbers, due_index: DueIndex
-) -> tuple[Totals, set[int]]:
-    """Commit the new epoch and the marks; the numbers and the segments in use."""
+    env: Environment, totals: Totals, queues: QueueNumbers, due_index: DueIndex, now_ms: int
+) -> tuple[Totals, int, set[int]]:
+    """Commit the new epoch, the life and the marks; the numbers and the segments in use."""
     with env.write() as txn:
         draft = Draft(env, txn, totals, queues, due_index)
         settling.mark_in_flight(draft)
+        life = begin_life(env, txn, now_ms)
         draft.write_out(open_segment=-1)
         live = set()
         with txn.cursor(db=env.db["segments"]) as cursor:
@@ -85,7 +91,7 @@ def _take_over(
                     live.add(int.from_bytes(key, "big"))
                 else:
                     cursor.delete()
-    return draft.totals, live
+    return draft.totals, life, live
 
 
 def _segments(bodies: Path) -> Iterator[tuple[int, Path]]:

@@ -3,6 +3,7 @@
 unsafe    batch key -> spans of ids that are queued and not due: their copy is not on the standby's disk yet
 failover  `self` -> [epoch, first, clean, standby]; `o` number (2) -> [fence, by adoption, held, highest id]
           `unasked` -> [[region, epoch]]: see SaveClean in engine/failover/store.py; `lived` -> epoch: see Durable there
+          `life` -> number of the process that has the spool: see SaveLife there
 """
 
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ from engine.failover.store import (
     Release,
     SaveClean,
     SaveEpoch,
+    SaveLife,
     SaveStandby,
     SaveUnasked,
     TakeQueued,
@@ -50,6 +52,7 @@ from engine.values.outcome import OutcomeKind
 SELF = b"self"
 UNASKED = b"unasked"
 LIVED = b"lived"
+LIFE = b"life"
 FENCED = "superseded"
 ADOPTED_AT_ONCE = 2000
 LISTED_AT_ONCE = 20_000  # some 20 ms
@@ -97,6 +100,19 @@ def read_durable(env: Environment, txn: Any, numbers: Mapping[str, int]) -> Dura
         lived=lived,
         unfinished=tuple(unfinished),
     )
+
+
+def begin_life(env: Environment, txn: Any, now_ms: int) -> int:
+    """Another process has the spool: its number, which is greater than those before, also when the clock was set back.
+    A disk that knows of none begins at the time."""
+    life = max(_life(env, txn) + 1, now_ms)
+    txn.put(LIFE, pack(life), db=env.db["failover"])
+    return life
+
+
+def _life(env: Environment, txn: Any) -> int:
+    stored = txn.get(LIFE, db=env.db["failover"])
+    return int(msgpack.unpackb(stored)) if stored else 0
 
 
 def _owner_key(number: int) -> bytes:
@@ -194,6 +210,9 @@ class Keeper:
                 self._clean(op)
             case SaveUnasked():
                 self._txn.put(UNASKED, pack(op.unasked), db=self._db["failover"])
+            case SaveLife():
+                life = max(_life(self._draft.env, self._txn), op.life)
+                self._txn.put(LIFE, pack(life), db=self._db["failover"])
             case SaveStandby():
                 if op.only_if_empty and not self._is_empty():
                     return False

@@ -91,7 +91,9 @@ class Spool:
                 sync_directory(path)
                 self._due = DueIndex(self._env, options.journal)
                 self._names = QueueNames(self._env, self._due)
-                totals = recover(path, self._bodies, self._env, region_number, queues, self._due)
+                totals, self.life = recover(
+                    path, self._bodies, self._env, region_number, queues, self._due, clock.wall_ms()
+                )
             except (Error, OSError) as error:
                 raise room.refusal(error, env) from error
             self._segment = SegmentWriter(self._bodies, options.segment_size)

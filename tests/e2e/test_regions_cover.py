@@ -193,6 +193,31 @@ def test_without_a_peer_it_may_accept_and_says_so_and_catches_up(tmp_path: Path)
     assert_clean(fleet)
 
 
+def test_who_starts_with_a_clock_that_was_set_back_is_heard_and_obeyed(tmp_path: Path) -> None:
+    """First the region, on its disk, then Fleet, then the region on an empty disk, and then both."""
+
+    async def run(fleet: CoveredFleet) -> None:
+        async with fleet:
+            ids = set((await fleet.submit("eu", mail(10), KEY)).ids)
+            for turn, who in enumerate(("region", "fleet", "disk", "all"), 1):
+                fleet.behind_s += 3600
+                if who != "fleet":
+                    await fleet.kill("eu")
+                    if who == "disk":
+                        await until(lambda: fleet.spools["us"].counts()["queued"] == 20)
+                        shutil.move(Path(fleet.config.spool.directory) / "eu", tmp_path / "gone")
+                    await fleet.start("eu")
+                if who in ("fleet", "all"):
+                    fleet.restart_fleet()
+                await until(fleet.all_live)
+                ids.update((await fleet.submit("eu", mail(5, first=5 * turn + 5), bytes([turn]) * 16)).ids)
+            assert len(ids) == 30
+
+    fleet = covered(tmp_path, NOWHERE)
+    asyncio.run(run(fleet))
+    assert_clean(fleet)
+
+
 def test_a_fleet_that_starts_again_in_the_middle_stops_nothing(tmp_path: Path, sink: SinkProcess) -> None:
     async def run(fleet: CoveredFleet) -> None:
         async with fleet:

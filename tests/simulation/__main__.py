@@ -33,6 +33,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--shards", action="store_true", help="some of the nodes are shards of one region")
     parser.add_argument("--gone", action="store_true", help="one of three or four regions does not come back")
     parser.add_argument("--pages", action="store_true", help="all keys are exported in several entries")
+    parser.add_argument(
+        "--clocks", action="store_true", help="clocks are set back between two starts of a process"
+    )
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(words)

@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from engine.failover.effects import Answer, Effect, Write
-from engine.failover.fleet import FleetMachine
-from engine.failover.messages import Ask, Beat, BeatReply, Copy, Data, Message, Standby, Told
+from engine.failover.fleet import FleetMachine, number_above
+from engine.failover.messages import Ask, Beat, BeatReply, Behind, Copy, Data, Message, Standby, Told
 from engine.failover.region import RegionMachine
 from engine.failover.returning import Round
 from engine.failover.spans import Spans
@@ -235,6 +235,27 @@ class MovesWithMail(RegionMachine):
         self.choice.looked = lambda is_empty, fleet_at: looked(True, fleet_at)  # type: ignore[method-assign]
 
 
+class CountsByItsClock(RegionMachine):
+    """Has the number of the time at which it started, whatever number Fleet has heard."""
+
+    def _outnumber(self, life: int) -> list[Effect]:
+        return []
+
+
+class TimedFleet(FleetMachine):
+    """Has the number of the time at which it started, whatever Fleet its regions have obeyed."""
+
+    def _refused(self, book: Any, refusal: Behind, now: int) -> None:
+        pass
+
+
+class OutbiddingFleet(FleetMachine):
+    """Takes a greater number whenever it hears of one, also when another has taken its place."""
+
+    def _refused(self, book: Any, refusal: Behind, now: int) -> None:
+        self._begin(number_above(refusal.newest, self._own), now)
+
+
 class HasteFleet(FleetMachine):
     """Calls a region dead as soon as it is suspect: its lease may still run."""
 
@@ -272,6 +293,9 @@ class RepeatingFleet(FleetMachine):
     def __init__(self, *args: Any, first_epoch: int, **options: Any) -> None:
         super().__init__(*args, first_epoch=0, **options)
 
+    def _learn(self, epoch: int) -> None:
+        self._top = max(self._top, epoch)
+
 
 class CrowdedFleet(FleetMachine):
     """Lets all regions return at once."""
@@ -302,10 +326,13 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "trusts-a-new-disk": {"machine": TrustsANewDisk},
     "keeps-an-old-slot": {"machine": KeepsAnOldSlot},
     "moves-with-mail": {"machine": MovesWithMail, "shards": True},
+    "counts-by-its-clock": {"machine": CountsByItsClock, "clocks": True},
     "haste-fleet": {"fleet": HasteFleet},
     "forgetful-fleet": {"fleet": ForgetfulFleet},
     "trusting-fleet": {"fleet": TrustingFleet},
     "hasty-slot-fleet": {"fleet": HastySlotFleet},
     "repeating-fleet": {"fleet": RepeatingFleet},
     "crowded-fleet": {"fleet": CrowdedFleet},
+    "timed-fleet": {"fleet": TimedFleet, "clocks": True},
+    "outbidding-fleet": {"fleet": OutbiddingFleet, "clocks": True},
 }

@@ -1,10 +1,7 @@
 """The command that runs one schedule again as it was run: a seed alone is another schedule under other options."""
 
-OPTIONS = (
-    "shards",
-    "gone",
-    "pages",
-)  # keywords of `run` (tests/simulation/schedule.py), options of the command
+# keywords of `run` (tests/simulation/schedule.py), options of the command
+OPTIONS = ("shards", "gone", "pages", "clocks")
 
 
 def replay_command(seed: int, *, mutation: str | None = None, **options: bool) -> str:

@@ -22,6 +22,7 @@ FAULTS_UNTIL = 4000
 PEACE = 12_000
 SETTLING = 5_000
 PLOTS = 0x94A1
+CLOCKS = 0xC10C
 KINDS = ("crash", "freeze", "fleet", "cut", "loss", "slow", "stall", "clock", "disk")
 
 
@@ -49,10 +50,12 @@ def run(
     shards: bool = False,
     gone: bool = False,
     pages: bool = False,
+    clocks: bool = False,
 ) -> Result:
     """Run the schedule of a seed; `only` these kinds of faults instead of those that it draws. `shards`: some of the
     nodes are shards of one region. `gone`: one of three or four does not come back, and no disk is lost but its.
-    `pages`: a new standby hears of all keys in several entries, not in one."""
+    `pages`: a new standby hears of all keys in several entries, not in one. `clocks`: they are set back between two
+    starts of a region, or of Fleet."""
     plan = random.Random(seed ^ 0x5EED)
     kinds = tuple(kind for kind in KINDS[:-1] if plan.random() < 0.45)
     if plan.random() < 0.1:  # one disk is lost for good; every other survives, whatever befalls its region
@@ -81,6 +84,7 @@ def run(
         regions=regions,
         groups=groups,
         keys_at_once=random.Random(seed ^ 0x9A6E).choice((1, 2, 5)) if pages else 0,
+        clocks=seed ^ CLOCKS if clocks else None,
         accept_local=not may_lose and plan.random() < 0.3,
         machine=machine,
         fleet=fleet,
@@ -196,7 +200,8 @@ def _keys_are_on_two_disks(world: World) -> None:
 
 
 def _not_on_two_disks(world: World) -> str:
-    assert world.fleet is not None
+    if world.fleet is None:
+        return "Fleet is away"  # a plot may go on in peace
     left = world.left()
     for view in world.fleet.view(world.fleet_now()):
         if view.name not in world.gone and view.standing is not Standing.LIVE:
@@ -266,7 +271,7 @@ def _fault(world: World, kind: str, name: str, other: str, length: int) -> None:
                 node.thaw()
         case "fleet":
             if world.fleet is not None:
-                world.stop_fleet()
+                world.stop_fleet(sleep_ms=world.draw_sleep())
                 world.at(length, lambda: world.start_fleet() if world.fleet is None else None)
         case "cut":
             pairs = {(name, other)} if world.rng.random() < 0.5 else {(name, other), (other, name)}

@@ -21,6 +21,7 @@ SCHEDULES = 60
 SHARDED_SCHEDULES = 15
 GONE_SCHEDULES = 30
 PAGED_SCHEDULES = 30
+CLOCK_SCHEDULES = 30
 # how many schedules may be needed to notice that a rule is missing, and of what faults (figures: docs/failover.md)
 FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
     "no-fence": (30, ()),
@@ -32,6 +33,9 @@ FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
     "forgets-promises": (120, ()),
     "keeps-keys-to-itself": (45, ()),
     "crowded-fleet": (100, ("freeze", "fleet")),
+    "counts-by-its-clock": (45, ()),
+    "timed-fleet": (10, ()),
+    "outbidding-fleet": (20, ()),
 }
 # these take a minute or more until they are found: `make soak` sets SENDFLEET_SOAK
 FOUND_LATE: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -161,6 +165,12 @@ def test_so_do_those_in_which_keys_are_exported_in_several_entries() -> None:
     results = [run(seed, pages=True) for seed in range(70_000, 70_000 + PAGED_SCHEDULES)]
     failed = [result for result in results if result.violation]
     assert not failed, shown(failed[0], pages=True)
+
+
+def test_so_do_those_in_which_clocks_are_set_back_and_a_fleet_goes_on_beside_the_next() -> None:
+    results = [run(seed, clocks=True) for seed in range(CLOCK_SCHEDULES)]
+    failed = [result for result in results if result.violation]
+    assert not failed, shown(failed[0], clocks=True)
 
 
 def test_a_shard_that_changes_its_standby_while_it_has_mail_is_found() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.failover.effects import Answer, Effect, Export, Forget, Ready, Send, Write
 from engine.failover.fleet import FleetMachine
-from engine.failover.messages import Beat, BeatReply, Message, Standing
+from engine.failover.messages import Beat, BeatReply, Behind, Message, Standing
 from engine.failover.region import RegionMachine
 from engine.failover.rendezvous import rank
 from engine.failover.spans import Spans, ids_of
@@ -252,6 +252,33 @@ class Node:
         )
 
 
+class LateFleet:
+    """One that was frozen when another took its place, and goes on now, until it hears of that one."""
+
+    def __init__(self, world: "World", machine: FleetMachine, clock: int) -> None:
+        self._world = world
+        self._machine = machine
+        self._clock = clock
+
+    def wake(self) -> None:
+        self._world.late_fleets.append(self)
+        self._world.log("a late fleet goes on")
+        self._tick()
+
+    def receive(self, region: str, message: Message) -> None:
+        assert isinstance(message, BeatReply | Behind)
+        self._machine.receive(region, message, self._clock + self._world.now)
+
+    def _tick(self) -> None:
+        for region, beat in self._machine.tick(self._clock + self._world.now):
+            self._world.send(FLEET, region, beat)
+        if self._machine.is_superseded:
+            self._world.log("the late fleet ends")
+            self._world.late_fleets.remove(self)
+        else:
+            self._world.at(TICK, self._tick)
+
+
 @dataclass(slots=True)
 class Request:
     """A client's batch, until it has its receipt."""
@@ -266,8 +293,27 @@ class Request:
     repeat: bool = False
 
 
+class WallClocks:
+    """What processes take for the time when they start: more than any before, or, if the clock of the machine has been
+    set back meanwhile, less. Never the same twice. `rng`: for what else happens with the clocks."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self._taken = {0}
+
+    def read(self) -> int:
+        is_back = self.rng.random() < 0.5
+        latest = max(self._taken)
+        while True:
+            now = self.rng.randrange(1, latest + 1000) if is_back else latest + self.rng.randrange(1, 1000)
+            if now not in self._taken:
+                self._taken.add(now)
+                return now
+
+
 class World:
-    """See the module docstring. `groups`: names of nodes that are shards of one region, as in ("ab", "cd")."""
+    """See the module docstring. `groups`: names of nodes that are shards of one region, as in ("ab", "cd"). `clocks`: a
+    seed; clocks are set back between two starts of a process."""
 
     def __init__(
         self,
@@ -277,11 +323,13 @@ class World:
         groups: tuple[str, ...] = (),
         accept_local: bool = False,
         keys_at_once: int = 0,
+        clocks: int | None = None,
         machine: type[RegionMachine] = RegionMachine,
         fleet: type[FleetMachine] = FleetMachine,
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self.rng = Dice(seed)
+        self._clocks = None if clocks is None else WallClocks(clocks)
         self.now = 0
         self.timing = Timing(gather=300 * MS)
         self.network = Network()
@@ -303,6 +351,7 @@ class World:
         self.fleet: FleetMachine | None = None
         self.fleet_life = 0
         self.fleet_clock = 0
+        self.late_fleets: list[LateFleet] = []
         self.requests: dict[bytes, Request] = {}
         self.tokens: dict[int, Request] = {}
         self.sent: dict[int, int] = {}  # id: dispatches
@@ -355,12 +404,16 @@ class World:
             node.name,
             node.peers,
             durable=node.disk.load(),
-            incarnation=node.life,
+            incarnation=node.disk.begin(self._started_at(node.life)),
             now=node.local(),
             timing=self.timing,
             accept_local=self.accept_local,
             siblings=self.siblings(node.name),
         )
+
+    def _started_at(self, life: int) -> int:
+        """The time at which a process starts, as its machine's clock has it: `life` if that is never set back."""
+        return life if self._clocks is None else self._clocks.read()
 
     def siblings(self, name: str) -> tuple[str, ...]:
         return tuple(other for group in self.groups if name in group for other in group if other != name)
@@ -368,16 +421,31 @@ class World:
     def start_fleet(self) -> None:
         self.fleet_life += 1
         self.fleet_clock = self.rng.randrange(1, 10**12)
+        started_at = self._started_at(self.fleet_life)
         self.fleet = self._fleet_type(
             self.names,
-            incarnation=self.fleet_life,
+            incarnation=started_at,
             now=self.fleet_now(),
             timing=self.timing,
-            first_epoch=self.fleet_life << 16,
+            first_epoch=started_at << 16,
         )
         self._fleet_tick(self.fleet_life)
 
-    def stop_fleet(self) -> None:
+    def _start_fleet_again(self) -> None:
+        """Its process has ended itself."""
+        self.log("fleet is superseded")
+        self.stop_fleet()
+        self.at(500 * MS, lambda: self.start_fleet() if self.fleet is None else None)
+
+    def draw_sleep(self) -> int:
+        """For how many ms a Fleet is frozen that another takes the place of, 0 if it ends."""
+        if self._clocks is None or self._clocks.rng.random() < 0.7:
+            return 0
+        return self._clocks.rng.randrange(800, 3000)
+
+    def stop_fleet(self, *, sleep_ms: int = 0) -> None:
+        if sleep_ms and self.fleet is not None:
+            self.at(sleep_ms * MS, LateFleet(self, self.fleet, self.fleet_clock).wake)
         self.fleet = None
         self.fleet_life += 1
 
@@ -393,12 +461,16 @@ class World:
             self.log(f"fleet: {change.region} is {change.standing.name}, epoch {change.epoch}")
         for region, beat in self.fleet.tick(self.fleet_now()):
             self.send(FLEET, region, beat)
+        if self.fleet.is_superseded:
+            self._start_fleet_again()
         self.at(TICK, lambda: self._fleet_tick(life))
 
     # -- the network
 
     def send(self, source: str, target: str, message: Message) -> None:
         network = self.network
+        if isinstance(message, Behind) and self._clocks is None:
+            return  # to a Fleet that is no more
         if (source, target) in network.cuts or self.rng.random() < network.loss:
             return
         delay = MS + self.rng.below(7 * MS)
@@ -411,8 +483,10 @@ class World:
 
             def arrive() -> None:
                 if self.fleet is not None and self.fleet_life == life:
-                    assert isinstance(message, BeatReply)
+                    assert isinstance(message, BeatReply | Behind)
                     self.fleet.receive(source, message, self.fleet_now())
+                for late in self.late_fleets:
+                    late.receive(source, message)
 
         else:
             node = self.nodes[target]

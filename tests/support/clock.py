@@ -40,3 +40,17 @@ class ShiftedClock:
 
     def shift(self, seconds: float) -> None:
         self._shift_s += seconds
+
+
+class BehindClock:
+    """A machine's clock whose wall time has been set back."""
+
+    def __init__(self, base: Clock, seconds: float) -> None:
+        self._base = base
+        self._behind_ms = round(seconds * 1e3)
+
+    def wall_ms(self) -> int:
+        return self._base.wall_ms() - self._behind_ms
+
+    def monotonic_ns(self) -> int:
+        return self._base.monotonic_ns()

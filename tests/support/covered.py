@@ -16,9 +16,11 @@ from engine.metrics.catalogue import Point
 from engine.region.ports import RegionAway
 from engine.region.region import Region
 from engine.spool.store import Spool
+from engine.values.clock import SteadyClock
 from engine.values.message import Message as Mail
 from engine.values.message import Receipt
 from engine.values.submission import decode_receipt, encode_submission
+from tests.support.clock import BehindClock
 from tests.support.draining import HandoverWay
 from tests.support.region import LocalNode, start_region, until
 
@@ -37,16 +39,18 @@ class CoveredFleet:
         self.fault: Callable[[str, str, Request, bool], None] = lambda *_: (
             None
         )  # as in tests/support/draining.py
+        self.behind_s = 0.0  # by so much the clock of whoever starts has been set back
         self.fleet = self._new_fleet()
 
     def _new_fleet(self) -> FleetMachine:
         names = tuple(region.name for region in self.config.regions)
+        wall_ns = time.time_ns() - round(self.behind_s * 1e9)
         return FleetMachine(
             names,
-            incarnation=time.time_ns(),
+            incarnation=wall_ns,
             now=time.monotonic_ns(),
             timing=Timing(),
-            first_epoch=first_epoch_at(time.time_ns()),
+            first_epoch=first_epoch_at(wall_ns),
         )
 
     def restart_fleet(self) -> None:
@@ -66,7 +70,11 @@ class CoveredFleet:
 
     async def start(self, name: str) -> None:
         self.regions[name], self.spools[name], self.nodes[name] = await start_region(
-            self.config, name, link=self, handover=HandoverWay(self, name)
+            self.config,
+            name,
+            link=self,
+            clock=BehindClock(SteadyClock(), self.behind_s),
+            handover=HandoverWay(self, name),
         )
 
     async def kill(self, name: str) -> None:
@@ -85,6 +93,8 @@ class CoveredFleet:
 
     async def _beat(self) -> None:
         while True:
+            if self.fleet.is_superseded:
+                self.restart_fleet()
             for name, beat in self.fleet.tick(time.monotonic_ns()):
                 region = self.regions.get(name)
                 if region is not None and ("", name) not in self.cut:

@@ -29,6 +29,7 @@ from engine.failover.store import (
     Release,
     SaveClean,
     SaveEpoch,
+    SaveLife,
     SaveStandby,
     SaveUnasked,
     TakeQueued,
@@ -62,6 +63,7 @@ class Disk:
     lived: int = 0
     standby: str = ""
     unasked: tuple[tuple[str, int], ...] = ()
+    life: int = 0  # of the process that has begun last
     next_seq: int = 1
     fences: dict[str, tuple[int, bool]] = field(default_factory=dict)  # owner: epoch, by adoption
     held: dict[str, int] = field(default_factory=dict)
@@ -89,6 +91,11 @@ class Disk:
             self.lived,
             tuple(owner for owner, (_, adopted) in self.fences.items() if adopted and self.copies.get(owner)),
         )
+
+    def begin(self, now: int) -> int:
+        """A process starts at this time of its clock: its number."""
+        self.life = max(self.life + 1, now)
+        return self.life
 
     def safe(self) -> list[int]:
         """Ids that are owned and due, or will be."""
@@ -156,6 +163,8 @@ class Disk:
                 self.lived = op.epoch if self.clean else self.lived
             case SaveUnasked():
                 self.unasked = op.unasked
+            case SaveLife():
+                self.life = max(self.life, op.life)
             case SaveStandby():
                 if op.only_if_empty and self.owned:
                     return False

@@ -8,6 +8,7 @@ from engine.failover.messages import (
     Ask,
     Beat,
     BeatReply,
+    Behind,
     Claim,
     ClaimReply,
     Closed,
@@ -32,6 +33,7 @@ SESSION = 1_900_000_000_000 << 24  # more than 64 bits
 SAID: list[Message] = [
     Beat(SESSION, 2, 3, 4, -1, True, (RegionView("eu", Standing.SUSPECT, 4, 10),)),
     BeatReply(1, 2, 3, 4, True, (("eu", 7),), False, True),
+    Behind(SESSION, SESSION + 1, 1 << 62),
     PromiseAsk(4, 10**18),
     Promise(10**18),
     Ask(4, SESSION, SPANS, True, 3, (("us", 9),)),

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from engine.failover.store import SaveLife
 from engine.spool.audit import audit
 from engine.spool.bodies import segment_path
 from engine.spool.draft import META, Totals
 from engine.spool.environment import Environment
 from engine.spool.errors import SpoolError
+from engine.spool.standby import LIFE
 from engine.spool.store import Spool, SpoolOptions
 from engine.values.ids import make_id
 from engine.values.outcome import OutcomeKind
@@ -44,6 +46,43 @@ def test_each_opening_is_a_new_epoch(tmp_path: Path) -> None:
         epochs.append(spool.epoch)
         spool.close()
     assert epochs == [1, 2, 3]
+
+
+def test_each_opening_is_a_life_with_a_greater_number_whatever_the_clock_says(tmp_path: Path) -> None:
+    clock = ManualClock()
+    lives = []
+    for step_s in (0, -86_400, 2 * 86_400, -86_400):
+        clock.step_wall(step_s)
+        spool = open_spool(tmp_path, clock)
+        lives.append(spool.life)
+        spool.close()
+    begun, day = ManualClock().wall_ms(), 86_400_000
+    assert lives == [begun, begun + 1, begun + day, begun + day + 1]
+
+
+def test_a_number_that_was_taken_since_is_kept(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    for life in (spool.life + 1000, spool.life + 500):
+        spool.failover(SaveLife(life), {}).result(PATIENCE_S)
+    began = spool.life
+    spool.close()
+    spool = open_spool(tmp_path)
+    assert spool.life == began + 1001
+    spool.close()
+
+
+def test_a_spool_of_a_release_that_kept_no_number_begins_at_the_time(tmp_path: Path) -> None:
+    open_spool(tmp_path).close()
+    env = Environment(tmp_path, map_size=64 << 20)
+    with env.write() as txn:
+        assert txn.delete(LIFE, db=env.db["failover"])
+    env.close()
+    clock = ManualClock()
+    clock.step_wall(-86_400)
+    spool = open_spool(tmp_path, clock)
+    assert spool.life == clock.wall_ms()
+    spool.close()
+    assert_conserved(tmp_path)
 
 
 def test_one_process_has_it_open(tmp_path: Path) -> None:
