@@ -12,7 +12,7 @@ import pytest
 import tests.simulation.__main__ as simulation
 from tests.simulation.census import ORDERS
 from tests.simulation.mutations import MUTATIONS
-from tests.simulation.replay import replay_command
+from tests.simulation.replay import OPTIONS, replay_command
 from tests.simulation.schedule import Result, run
 
 RECORDED = Path(__file__).parents[2] / "bench" / "results" / "failover_simulation.json"
@@ -122,7 +122,7 @@ def test_the_replay_that_is_printed_shows_the_same(
     """It names all options under which the schedule was found."""
     if not mutation:
         monkeypatch.setattr(simulation, "run", lambda seed, **options: found(seed, options))
-    wanted = ["--mutation", mutation] if mutation else ["--shards", "--pages", "--gone"]
+    wanted = ["--mutation", mutation] if mutation else ["--shards", "--pages", "--gone", "--clocks"]
     assert simulation.main(["--first", "140", "--schedules", "1", *wanted]) == 1
     line = next(line for line in capsys.readouterr().out.splitlines() if "replay: " in line)
     words = line.partition("python -m tests.simulation ")[2].split()
@@ -135,7 +135,7 @@ def test_the_replay_that_is_printed_shows_the_same(
 def found(seed: int, options: dict[str, Any]) -> Result:
     """What breaks under all options together only."""
     options.pop("trace", None)
-    violation = "broken" if options == {"shards": True, "pages": True, "gone": True} else ""
+    violation = "broken" if options == dict.fromkeys(OPTIONS, True) else ""
     return Result(seed, violation, (), accepted=0, sent_twice=0, events=0, drained_ms=-1)
 
 
