@@ -105,9 +105,9 @@ class AsyncClient:
         content = (chunk.number, chunk.digest, chunk.field_names, chunk.recipients, chunk.fields)
         whose = (int(chunk.engagement), chunk.tenant, chunk.campaign)
         data = msgpack.packb((campaign_no, *content, *whose))
-        return decode_receipt(
-            await self._of_campaign(region, "accept_chunk", data, *((again,) if again else ()))
-        )
+        if not again:
+            return decode_receipt(await self._regions.persist(region, "accept_chunk", data))
+        return decode_receipt(await self._of_campaign(region, "accept_chunk", data, again))
 
     async def _of_campaign(self, region: str, method: str, *args: Any) -> Any:
         """With copies it is asked once: if it is silent, another region does it."""

@@ -129,7 +129,8 @@ class CoveringRegions:
 
     def _failed(self, region: str, error: Exception) -> None:
         self._report.retries += 1
-        self._report.waiting_for[region] = str(error) or f"no answer within {self._answer_s:g} s"
+        first_line = next(iter(str(error).splitlines()), "")  # Ray's errors are long
+        self._report.waiting_for[region] = first_line or f"no answer within {self._answer_s:g} s"
         if not isinstance(error, RegionAway | CampaignUnknown):
             self._silent_until[region] = self._patience.now_s() + AVOID_S
 

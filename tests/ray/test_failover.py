@@ -1,5 +1,5 @@
 """Ray's head dies and returns; a pool and a source hang; a shard of a region is cut off, its node frozen, and killed
-with its disk: it is covered by its sibling, not by the other region.
+with its disk: it is covered by its sibling, not by the other region, and a campaign that is being sent goes on.
 
 All under load. Every message that got a receipt arrives; what arrives twice is marked. Submissions go on meanwhile.
 SENDFLEET_FAILOVER_ROUNDS repeats the freezing; `make soak` sets it.
@@ -19,9 +19,14 @@ from typing import Any
 import psutil
 import pytest
 
+from engine.campaign.chunks import cut_chunks
+from engine.campaign.recipients import Recipient
+from engine.campaign.sender import CampaignSender
 from engine.config.schema import FleetConfig
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit
+from engine.values.message import CampaignTemplate
+from engine.values.stream import Stream
 from tests.support.ray_fleet import ClusterFleet, messages, pools_of, two_shards_and_a_region, until
 from tests.support.sinks import accepting_sink
 
@@ -32,6 +37,18 @@ BATCH = 20
 PAUSE_S = 0.05
 FROZEN_S = 2.0
 VICTIM, PEER, OTHER = "eu-2", "eu-1", "us"
+CAMPAIGN = 1500
+TEMPLATE = CampaignTemplate("c", "default", Stream.MARKETING, "b@example.com", "f@example.com", "s", "text")
+CHUNKS = list(
+    cut_chunks(
+        [Recipient(n + 2, f"c{n}@example.org", ()) for n in range(CAMPAIGN)],
+        tenant=TEMPLATE.tenant,
+        campaign=TEMPLATE.campaign,
+        field_names=(),
+        refuse=lambda row: None,
+        size=10,
+    )
+)
 
 
 @pytest.fixture
@@ -213,6 +230,11 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
+def sender_to(fleet: ClusterFleet) -> CampaignSender:
+    region_of = {entry.name: entry.region for entry in fleet.config.regions}
+    return CampaignSender(fleet.client, list(region_of), region_of=region_of)
+
+
 def send_signal(processes: list[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
         try:
@@ -287,11 +309,23 @@ def test_the_head_dies_then_a_shard_is_cut_off_freezes_and_dies(tmp_path: Path, 
             return len(of_victim) >= 200
 
         await until(the_victim_has_many, "a shard that is asked for does not take it")
+        campaign = sender_to(fleet)
+        sending = asyncio.ensure_future(campaign.send(TEMPLATE, (), CHUNKS))
+
+        async def is_on_its_way() -> bool:
+            return campaign.report.chunks_accepted > 5
+
+        await until(is_on_its_way, "no part of the campaign is accepted")
         send_signal(processes_of(fleet.nodes[VICTIM]), signal.SIGKILL)
         shutil.move(Path(config.spool.directory) / VICTIM, tmp_path / "gone")
         more = messages(100, first=2_000_000)
         await fleet.client.submit(more)
-        return {message.recipients[0] for message in (*batch, *more)}
+        report = await sending
+        assert report.total == CAMPAIGN
+        again = await sender_to(fleet).send(TEMPLATE, (), CHUNKS)
+        assert (again.accepted, again.skipped) == (0, CAMPAIGN)
+        to = [recipient for cut in CHUNKS for recipient in cut.chunk.recipients]
+        return {*to, *(message.recipients[0] for message in (*batch, *more))}
 
     async def drained(fleet: ClusterFleet, wanted: set[str]) -> None:
         async def all_arrived() -> bool:

@@ -15,7 +15,8 @@ from engine.config.schema import FleetConfig
 from engine.failover.handover import Reply, Request
 from engine.region.region import Region
 from engine.spool.store import Spool
-from engine.values.message import Message, Receipt
+from engine.values.message import CampaignChunk, CampaignTemplate, Message, Receipt
+from engine.values.stream import Stream
 from engine.values.submission import MalformedBatch
 from tests.support.fleets import fleet_data
 from tests.support.region import LocalNode, start_region
@@ -121,6 +122,36 @@ def test_a_message_with_a_key_is_accepted_once_by_the_whole_fleet(tmp_path: Path
             other._regions.actors = fleet.client._regions.actors
             assert (await other.submit([message(), message("invoice 7")])).ids[1] == receipts[0].ids[0]
             assert fleet.accepted() == 2
+
+    asyncio.run(go())
+
+
+def test_with_copies_a_region_is_asked_once_for_a_part_of_a_campaign() -> None:
+    """If it is silent, the sender asks another one."""
+
+    class Silent:
+        def __init__(self) -> None:
+            self.calls: list[tuple[str, int]] = []
+
+        async def call(self, method: str, *args: Any, timeout_s: float = 0.0) -> Any:
+            self.calls.append((method, len(args)))
+            raise ConnectionError("the actor is away")
+
+    async def go() -> None:
+        config = parse_fleet(fleet_data())
+        covered = config.model_copy(update={"fleet": config.fleet.model_copy(update={"replicas": 1})})
+        client, silent = AsyncClient(covered), Silent()
+        client._regions.actors = {"eu": silent}  # type: ignore[dict-item]
+        template = CampaignTemplate("c", "t", Stream.MARKETING, "b@example.com", "f@example.com", "s", "x")
+        chunk = CampaignChunk("c", "t", 0, bytes(16), (), ("a@example.org",), ((),))
+        for call in (
+            client.put_campaign("eu", template, ()),
+            client.progress("eu", "t", "c"),
+            client.accept_chunk("eu", 1, chunk, again=True),
+        ):
+            with pytest.raises(ConnectionError, match="the actor is away"):
+                await call
+        assert silent.calls == [("put_campaign", 1), ("progress", 2), ("accept_chunk", 2)]
 
     asyncio.run(go())
 
