@@ -129,7 +129,7 @@ class Acceptance:
             return self._repeat(pending.tokens, result.spans)
         pending.spans = result.spans
         if pending.alone and not own.is_covered(now) and own.link.state is not State.LISTING:
-            own.link.owns(result.spans)
+            own.link.copy(result.spans, operation.key)
             return [*self._release(operation.key, alone=True), *own.link.pump(now)]
         own.link.copy(result.spans, operation.key)
         return own.link.pump(now)
@@ -146,6 +146,7 @@ class Acceptance:
         """A batch is due, on disk."""
         pending = self._releasing.pop(operation.key, None)
         if pending is not None:
+            self._own.link.released(operation.key)
             if pending.alone:
                 self._own.link.owe_keys()  # the copy comes without its keys
             degraded = pending.alone or pending.uncertain
@@ -167,7 +168,11 @@ class Acceptance:
 
     def safe(self, key: bytes) -> list[Effect]:
         """The copy of a batch is safe."""
-        return self._release(key, alone=False) if key in self._pending else []
+        if key in self._pending:
+            return self._release(key, alone=False)
+        if key not in self._releasing and key not in self._unsafe:
+            self._own.link.released(key)
+        return []
 
     def waiting(self) -> list[tuple[Spans, bytes]]:
         """Batches on this disk that wait for their copy."""

@@ -87,6 +87,8 @@ class Link:
         self._keys_owed = False  # all keys are to be told once more, when the standby answers
         self._reading = 0  # exports that are handed out
         self._told_upto = -1  # the entry with which the backlog was first empty, -1: it has not been since
+        self._keys_upto = -1
+        self._unreleased: dict[bytes, int] = {}  # batches whose copy is safe and whose release is not on disk
         self._greeted_at = 0
         self._heard_at = 0
         self._resent_at = 0
@@ -124,6 +126,8 @@ class Link:
         self._keys_owed = False
         self._reading = 0
         self._told_upto = -1
+        self._keys_upto = -1
+        self._unreleased.clear()
         self._base = 0
         self.state = State.DOWN
 
@@ -162,7 +166,7 @@ class Link:
         """Whether the standby has all messages; some keys may be on their way."""
         is_read = not self._backlog.spans and not self._urgent and not self._reading
         is_safe = not any(isinstance(sent.entry, Copy) and sent.entry.spans for sent in self._window)
-        return self.state is State.OPEN and is_read and is_safe
+        return self.state is State.OPEN and is_read and is_safe and 0 <= self._keys_upto <= self._base
 
     def is_idle(self) -> bool:
         """Whether it has everything, and nothing is on its way or to be told."""
@@ -296,6 +300,8 @@ class Link:
         effects: list[Effect] = []
         if self.state is not State.OPEN:
             return effects
+        if not self._window:
+            self._pay()  # the standby has answered all already
         if self._told_upto < 0 and not self._backlog and not self._keys_owed and not self._reading:
             self._told_upto = self._base + len(self._window)
         for index, sent in enumerate(self._window):
@@ -339,6 +345,8 @@ class Link:
                 self._send(Update(spans, payload), b"", now, effects)
         elif spans or payload:
             self._send(Copy(spans, payload, export.key), export.key, now, effects)
+        if export.keys and not self._backlog.keys and self._keys_upto < 0:
+            self._keys_upto = self._base + len(self._window)
         return [*effects, *self.pump(now)]
 
     def _send(self, entry: Entry, key: bytes, now: int, effects: list[Effect]) -> None:
@@ -349,7 +357,12 @@ class Link:
 
     def _data(self, index: int) -> Send:
         entry = self._window[index].entry
-        return Send(self.peer, Data(self._session, self._base + index, entry, self._base))
+        base = min(self._base, *self._unreleased.values()) if self._unreleased else self._base
+        return Send(self.peer, Data(self._session, self._base + index, entry, base))
+
+    def released(self, key: bytes) -> None:
+        """Its release is on disk: the standby may vouch for it."""
+        self._unreleased.pop(key, None)
 
     def acknowledged(self, peer: str, message: Ack, now: int) -> list[bytes]:
         """Returns the keys of batches whose copies are safe now."""
@@ -362,11 +375,15 @@ class Link:
             self._heard_at = now
             if sent.key:
                 safe.append(sent.key)
+                self._unreleased[sent.key] = self._base - 1
+        self._pay()
+        return safe
+
+    def _pay(self) -> None:
         if self._keys_owed and not self._backlog and not self._reading:
             self._keys_owed = False
             self.repeat_keys()
             self._backlog.is_patient = True
-        return safe
 
     def tick(self, now: int) -> list[Effect]:
         """Send again what was not answered: only the first entry, the standby may have the others."""

@@ -116,9 +116,10 @@ class Postmaster:
     async def _is_passed_on(self, batch: dict[str, tuple[bytes, bytes]]) -> bool:
         """Whether a region has taken it; the first that answers decides. Errors as of the port: none answers."""
         failure: Exception = ConnectionError("no region")
-        for count, (region, (header, blob)) in enumerate(batch.items()):
+        for region, (header, blob) in batch.items():
             try:
-                answer = await self._port.accept(region, header, blob, count > 0)
+                # whoever tries to deliver it again after a restart here may come when other regions live
+                answer = await self._port.accept(region, header, blob, True)
             except (ConnectionError, TimeoutError, SpoolError) as error:
                 failure = error
                 continue

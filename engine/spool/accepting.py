@@ -71,9 +71,11 @@ def recipients_of(txn: Any, db: Mapping[str, Any], digest: bytes) -> bytes | Non
 def accept(
     draft: Draft, batch: AcceptBatch, segment: int, base: int, now_ms: int, *, hold: bool = False
 ) -> AcceptResult:
-    """Accept a batch whose blob stands in `segment` from `base` on. `hold`: it is not due yet.
+    """Accept a batch whose blob stands in `segment` from `base` on. `hold`: in a fleet with copies; it is not due yet.
 
-    An item without ids is refused: its key stands for a message to other recipients.
+    An item without ids is refused: its key stands for a message to other recipients. With copies a message that has a
+    key of its own comes in a batch under that key, and the protocol knows the keys of batches: a row that came with
+    a copy does not say that anybody has the message.
     """
     earlier = recall(draft, batch.batch_key)
     if earlier is not None:
@@ -97,7 +99,7 @@ def accept(
         if item.key:
             digest = key_digest(item.tenant, item.key)
             to = recipients_digest(item.recipients)
-            span = known.get(digest) or recall(draft, digest)
+            span = known.get(digest) or (None if hold else recall(draft, digest))
             if span is not None and len(span) > 2 and span[2] != to:  # earlier releases did not keep it
                 spans.append((0, 0))
                 ids.append(())

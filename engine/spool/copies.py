@@ -89,11 +89,12 @@ class Copies:
         for fields in campaigns:
             if isinstance(fields, bytes):
                 self._number_of(fields)
+        segment, base = self._append(self._draft, blob) if blob else (0, 0)
+        # nothing was written yet: so nothing is left here of a copy that was refused
         self._learn(owner, batch, keys)
         for key, value, others in adopted[0] if adopted else ():
             self._hearsay.put(key, self._numbers[owner], value, others)
         numbers = [self._campaign(fields) for fields in campaigns]
-        segment, base = self._append(self._draft, blob) if blob else (0, 0)
         highest = 0
         for id_, domain, stream, tenant, campaign, *fields in rows:
             due_ms, attempts, flags, accepted_ms, expires_ms, sender, recipient, content, last, options = (

@@ -279,7 +279,7 @@ class Keeper:
         if epoch == op.epoch:
             self._txn.put(LIVED, pack(epoch), db=self._db["failover"])
         self._txn.put(UNASKED, pack(op.unasked), db=self._db["failover"])
-        if op.unasked and not first:
+        if not first:  # a new disk: where the ids of one before it ended, nobody may know any more
             wanted = max(wanted, (self._now_ms // 1000 - TIME_BEGINS_S) << IDS_PER_SECOND_BITS)
         if wanted > totals.next_seq:
             skipped = skipped_sequences(self._txn.get(SKIPPED, db=self._db["failover"]))

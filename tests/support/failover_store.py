@@ -156,7 +156,7 @@ class Disk:
             case SaveClean():
                 self.clean = self.epoch == op.epoch
                 self.next_seq = max(self.next_seq, (op.highest & (1 << 48) - 1) + 1)
-                if op.unasked and not self.first:
+                if not self.first:
                     self.next_seq = max(self.next_seq, self.born << 16)
                 self.unasked = op.unasked
                 self.first = self.first or op.epoch

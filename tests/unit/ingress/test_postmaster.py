@@ -57,7 +57,7 @@ def test_the_next_region_is_asked_when_one_is_away_or_full(tmp_path: Path) -> No
         it, _ = desk(tmp_path, regions, forward="ops@example.com")
         assert take(it) == 250
         (first, second) = regions.asked
-        assert (first[0], first[3], second[0], second[3]) == ("eu", False, "us", True)
+        assert (first[0], first[3], second[0], second[3]) == ("eu", True, "us", True)
         item = decode_submission(second[1], len(second[2])).items[0]
         assert item[:3] == ["", ["ops@example.com"], int(Stream.MARKETING)]
         assert item[8] == [], "no notification is asked for"

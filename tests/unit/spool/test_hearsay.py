@@ -1,5 +1,6 @@
 """The keys that come with a copy: whose word counts, and when."""
 
+import errno
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from engine.failover.store import (
 )
 from engine.spool.accepting import KEY_TTL_MS, key_digest
 from engine.spool.batches import AcceptBatch
+from engine.spool.errors import SpoolError
 from engine.spool.handover import KeepKeys
 from engine.spool.records import pack
 from engine.spool.store import Spool
@@ -166,6 +168,39 @@ def test_a_copy_that_comes_twice_is_forgotten_whole(pair: Pair, spans: Spans) ->
     pair.do("b", Apply("a", 1, 2, 0, Copy(found, payload, KEY)))
     pair.do("b", DropCopies("a"))
     assert not is_item_known(pair)
+
+
+def test_a_copy_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    found, payload = pair.spools["a"].exporter().messages(pair.accept(), [KEY])
+    pair.do("b", OpenSession("a", 1, 1))
+    segment = pair.spools["b"]._segment
+
+    def refuse(blob: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    append, segment.append = segment.append, refuse
+    with pytest.raises(SpoolError):
+        pair.do("b", Apply("a", 1, 1, 0, Copy(found, payload, KEY)))
+    segment.append = append
+    assert pair.do("b", LookUp(KEY, "a", 1)) is None
+    assert pair.do("b", Adopt("a", 9, 3)).spans == ()
+    assert look_up(pair) is None
+    pair.close()
+
+
+def test_the_key_of_a_message_vouches_for_nothing_without_its_batch(tmp_path: Path) -> None:
+    """It came among all keys, and its owner's disk was lost before there was a copy."""
+    pair = Pair(tmp_path)
+    pair.do("a", Accept(KEY, keyed()))
+    payload, _ = pair.spools["a"].exporter().keys(b"")
+    pair.do("b", OpenSession("a", 1, 1))
+    pair.do("b", Apply("a", 1, 1, 0, Copy((), payload)))
+    pair.do("b", Adopt("a", 9, 3))
+    accepted, result = pair.do("b", Accept(KEY, keyed()))
+    assert not accepted.known
+    assert len(result.due_keys) == 1
+    pair.close()
 
 
 def test_it_outlives_a_restart(pair: Pair, spans: Spans) -> None:

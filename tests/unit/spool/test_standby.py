@@ -282,15 +282,18 @@ def test_who_asked_on_its_return_is_remembered_until_it_is_called_dead_again(pai
     assert pair.spools["b"].durable(NUMBERS).asked == ()
 
 
-def test_a_region_on_an_empty_disk_does_not_give_old_ids_again(pair: Pair) -> None:
-    pair.do("a", SaveClean(1, (5 << 48) + 5000))
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_region_on_an_empty_disk_does_not_give_old_ids_again(pair: Pair, ahead: int) -> None:
+    """Those that others know of may be above those that the time stands for."""
+    at_the_time = pair.clock.wall_ms() // 1000 - TIME_BEGINS_S << 17
+    pair.do("a", SaveClean(1, (5 << 48) + at_the_time + 5000 * (1 if ahead else -1)))
     spans = pair.accept()
-    assert spans[0][0] == (5 << 48) + 5001
+    assert spans[0][0] == (5 << 48) + at_the_time + 5001 * ahead
     pair.assert_clean()
 
 
-def test_a_new_disk_whose_region_could_not_ask_everybody_begins_its_ids_at_the_time(pair: Pair) -> None:
-    """Somebody that is away may have higher ids of it than those it was told of."""
+def test_a_new_disk_begins_its_ids_at_the_time(pair: Pair) -> None:
+    """Somebody may have had higher ids of it than those that are known now."""
     pair.do("a", SaveClean(1, (5 << 48) + 5000, (("b", 3),)))
     spans = pair.accept()
     seconds = pair.clock.wall_ms() // 1000 - TIME_BEGINS_S
