@@ -14,6 +14,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
+from engine.campaign import covering
 from engine.campaign.chunks import CutChunk, cut_chunks
 from engine.campaign.giving import SendReport
 from engine.campaign.recipients import Recipient
@@ -168,7 +169,11 @@ async def nothing_queued(fleet: CoveredFleet) -> None:
     await until(lambda: not any(spool.counts()["queued"] for spool in fleet.spools.values()))
 
 
-def test_a_region_that_is_gone_for_good(tmp_path: Path, sink: SinkProcess) -> None:
+def test_a_region_that_is_gone_for_good(
+    tmp_path: Path, sink: SinkProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(covering, "BEGIN_S", 0.1)  # it will not answer
+
     async def run(fleet: CoveredFleet) -> None:
         async with fleet:
             await until(lambda: all(map(is_trusting, fleet.regions.values())))

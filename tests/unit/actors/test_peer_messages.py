@@ -1,9 +1,11 @@
 """What regions say to each other arrives as it was said."""
 
-from typing import get_args
+from typing import Any, get_args
 
 from actors.peer_messages import packed, unpacked
+from engine.failover.link import Link
 from engine.failover.messages import (
+    FORM,
     Ack,
     Ask,
     Beat,
@@ -27,6 +29,7 @@ from engine.failover.messages import (
     Update,
     Welcome,
 )
+from engine.failover.timing import Timing
 
 SPANS = ((1 << 48 | 7, 2), (2 << 48 | 1, 1000))
 SESSION = 1_900_000_000_000 << 24  # more than 64 bits
@@ -39,7 +42,7 @@ SAID: list[Message] = [
     Ask(4, SESSION, SPANS, True, 3, (("us", 9),)),
     Told(SESSION, SPANS, SPANS[0][0], Standby.ADOPT, 2),
     Hello(4, SESSION),
-    Welcome(SESSION, SPANS),
+    Welcome(SESSION, SPANS, FORM),
     Data(SESSION, 5, Copy(SPANS, b"\0payload", b"k" * 16), 3),
     Data(SESSION, 6, Drop(SPANS)),
     Data(SESSION, 7, Update(SPANS, b"payload")),
@@ -59,3 +62,20 @@ def test_every_kind_of_message_arrives_as_it_was_said() -> None:
 
 def test_nothing_is_nothing() -> None:
     assert unpacked(packed([])) == ()
+
+
+class Earlier(Welcome):
+    """As a standby of an earlier release packs it: it has two fields."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Welcome.__new__, (Welcome,), [self.session, self.copies]
+
+
+def test_a_standby_of_an_earlier_release_does_not_say_which_form_it_understands() -> None:
+    link = Link(Timing(), life=1)
+    for kind, form in ((Welcome, FORM), (Earlier, 1), (Welcome, FORM)):
+        link.connect("b", 1, 0)
+        (welcome,) = unpacked(packed([kind(link.session, SPANS, FORM)]))
+        assert isinstance(welcome, Welcome)
+        assert link.welcomed("b", welcome, 0)
+        assert link.form == form
