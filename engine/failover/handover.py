@@ -90,12 +90,14 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`taken` is on the taker's disk; `is_safe`: on its standby's too, if it should have one."""
+    """`taken` is on the taker's disk; `is_safe`: on its standby's too, if it should have one. `closed`: nothing more is
+    taken from this giver under numbers up to there."""
 
     number: int
     disk: bytes
     taken: Spans
     is_safe: bool = True
+    closed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,6 +463,8 @@ class Giver:
         return [] if terms.refusal else self.tick(now)
 
     def _decided(self, name: str, verdict: Verdict, now: int) -> list[Effect]:
+        # greater than this giver's, if it has begun on a new disk with its clock set back
+        self._number = max(self._number, verdict.closed)
         offer = self._offers.get(verdict.number)
         if offer is None or name not in offer.asking:
             return []

@@ -227,7 +227,8 @@ class HandoverKeeper(Keeper):
         if book != before:
             value = pack((book.closed, book.number, book.taken))
             self._txn.put(self._book_key(request.giver), value, db=self._db["failover"])
-        return Decided(Verdict(request.number, disk, book.verdict(request.number, request.spans)), due_keys)
+        taken = book.verdict(request.number, request.spans)
+        return Decided(Verdict(request.number, disk, taken, closed=book.closed), due_keys)
 
     def _take(self, offer: Offer) -> list[bytes]:
         """Own what has come with the offer, except what was here already; due keys of the rest."""

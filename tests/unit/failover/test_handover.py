@@ -121,6 +121,16 @@ def test_when_the_draining_ends_what_is_on_its_way_is_called_back() -> None:
     assert settle == [Write(SettleOffer(8, ()))]
 
 
+def test_the_next_offer_has_a_number_that_the_taker_has_not_closed() -> None:
+    """The giver has begun on a new disk, with its clock set back: the taker knows greater ones, from before."""
+    driven = Driven()
+    driven.offered()
+    settle = driven.giver.answered("b", Verdict(8, b"disk", (), closed=900), 4)
+    assert settle == [Write(SettleOffer(8, ()))]
+    driven.giver.written(SettleOffer(8, ()), True, 5)
+    assert driven.giver.picked("b", SPANS, LOOK_AGAIN) == [Write(MakeOffer(901, "b", b"disk", SPANS))]
+
+
 def test_a_taker_on_another_disk_sends_the_giver_to_all_the_others() -> None:
     driven = Driven()
     driven.offered()

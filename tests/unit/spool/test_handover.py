@@ -188,6 +188,17 @@ def test_what_was_asked_about_or_refused_is_not_taken_any_more(trio: Trio) -> No
     assert sorted(due(trio.spools["a"])) == sorted(keys)
 
 
+def test_a_giver_that_counts_from_below_is_told_what_is_closed(trio: Trio) -> None:
+    keys = accept(trio.spools["a"], batch(letters=[letter(n) for n in range(2)]))
+    assert trio.take(trio.offer(spans_of(keys[:1]), 900)).verdict.closed == 900
+    below = trio.offer(spans_of(keys[1:]), 8)
+    verdict = trio.take(below).verdict
+    assert (verdict.taken, verdict.closed) == ((), 900)
+    trio.do("a", SettleOffer(8, ()))
+    again = trio.offer(spans_of(keys[1:]), verdict.closed + 1)
+    assert trio.take(again).verdict.taken == again.spans
+
+
 def test_an_offer_to_another_disk_is_not_taken(trio: Trio) -> None:
     keys = accept(trio.spools["a"], batch())
     offer = trio.offer(spans_of(keys))
