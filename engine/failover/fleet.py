@@ -95,8 +95,9 @@ class FleetMachine:
         self._begin(incarnation, now)
 
     def _begin(self, incarnation: int, now: int) -> None:
-        """It knows nothing."""
+        """It knows nothing, and has given no order: epochs that it gave before it was frozen are none of its own."""
         self.incarnation = incarnation
+        self._first_epoch = self._top
         self._books = {name: Book(name) for name in self._regions}
         self._started = now
         self._first_heard_at = -1

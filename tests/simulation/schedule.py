@@ -271,7 +271,11 @@ def _fault(world: World, kind: str, name: str, other: str, length: int) -> None:
                 node.thaw()
         case "fleet":
             if world.fleet is not None:
-                world.stop_fleet(sleep_ms=world.draw_sleep())
+                sleep_ms = world.draw_sleep()
+                if sleep_ms % 2:
+                    world.freeze_fleet(sleep_ms)
+                    return
+                world.stop_fleet(sleep_ms=sleep_ms)
                 world.at(length, lambda: world.start_fleet() if world.fleet is None else None)
         case "cut":
             pairs = {(name, other)} if world.rng.random() < 0.5 else {(name, other), (other, name)}

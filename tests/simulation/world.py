@@ -352,6 +352,7 @@ class World:
         self.fleet_life = 0
         self.fleet_clock = 0
         self.late_fleets: list[LateFleet] = []
+        self.fleet_frozen_until = 0
         self.requests: dict[bytes, Request] = {}
         self.tokens: dict[int, Request] = {}
         self.sent: dict[int, int] = {}  # id: dispatches
@@ -421,6 +422,7 @@ class World:
     def start_fleet(self) -> None:
         self.fleet_life += 1
         self.fleet_clock = self.rng.randrange(1, 10**12)
+        self.fleet_frozen_until = 0
         started_at = self._started_at(self.fleet_life)
         self.fleet = self._fleet_type(
             self.names,
@@ -443,6 +445,10 @@ class World:
             return 0
         return self._clocks.rng.randrange(800, 3000)
 
+    def freeze_fleet(self, ms: int) -> None:
+        """It goes on later, and nobody has taken its place."""
+        self.fleet_frozen_until = self.now + ms * MS
+
     def stop_fleet(self, *, sleep_ms: int = 0) -> None:
         if sleep_ms and self.fleet is not None:
             self.at(sleep_ms * MS, LateFleet(self, self.fleet, self.fleet_clock).wake)
@@ -454,6 +460,9 @@ class World:
 
     def _fleet_tick(self, life: int) -> None:
         if self.fleet is None or life != self.fleet_life:
+            return
+        if self.now < self.fleet_frozen_until:
+            self.at(self.fleet_frozen_until - self.now, lambda: self._fleet_tick(life))
             return
         for change in self.fleet.take_changes():
             self.census.changed(change.region, change.standing)
@@ -482,6 +491,9 @@ class World:
             life = self.fleet_life
 
             def arrive() -> None:
+                if self.now < self.fleet_frozen_until:
+                    self.at(self.fleet_frozen_until - self.now, arrive)
+                    return
                 if self.fleet is not None and self.fleet_life == life:
                     assert isinstance(message, BeatReply | Behind)
                     self.fleet.receive(source, message, self.fleet_now())

@@ -132,6 +132,22 @@ def test_a_fleet_that_was_frozen_begins_anew_and_gives_no_lease_for_what_it_knew
     assert beats(fleet, 1000)["a"].stamp == -1
 
 
+def test_what_it_ordered_before_is_no_order_any_more() -> None:
+    """It may find the region live: nobody had heard of it."""
+    fleet = fleet_at(NOW)
+    first = beats(fleet, 0)
+    for name in "ab":
+        fleet.receive(name, reply(first[name], 1, 5), 10 * MS)
+    for ms in range(100, 900, 50):
+        fleet.receive("a", reply(beats(fleet, ms).get("a", first["a"]), ms * MS, 5), ms * MS)
+    dead = next(view.epoch for view in fleet.view(900 * MS) if view.name == "b")
+    assert dead > 5
+    again = beats(fleet, 1800)
+    for name in "ab":
+        fleet.receive(name, reply(again[name], 2000 * MS, 5), 1810 * MS)
+    assert beats(fleet, 1900)["a"].first == dead
+
+
 def test_nor_does_it_outbid_the_one_that_has_taken_its_place() -> None:
     fleet = fleet_at(NOW)
     first = beats(fleet, 0)
