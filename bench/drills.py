@@ -1,6 +1,6 @@
 """Every drill once, each on a temporary fleet of its own: does each mechanism work on this machine, and how fast?
 
-    python -m bench.drills [--scenario NAME]... [--rate 100] [--result FILE]
+    python -m bench.drills [--scenario NAME]... [--rate 100] [--note TEXT] [--result FILE]
 
 What `sendfleet drill` finds and its exit status, scenario by scenario, in bench/results/drills.json; with `--scenario`
 these alone are taken anew. `dns` is run with the name server that tools/install_test_servers.sh has unpacked. Exit
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--rate", type=float, default=100.0, help="messages per second")
     parser.add_argument("--result", type=Path, help="another file than bench/results/drills.json")
+    parser.add_argument("--note", default="", help="kept with the result, as that the machine was not idle")
     options = parser.parse_args(arguments)
     path = options.result or RESULTS / "drills.json"
     results = json.loads(path.read_text())["results"] if options.scenario and path.exists() else {}
@@ -63,13 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{scenario}: {results[scenario]['verdict']}, {results[scenario]['seconds']:.0f} s",
                 flush=True,
             )
-    document = {
-        "bench": "drills",
-        "machine": machine(),
-        "settings": {"rate": options.rate},
-        "results": results,
-    }
-    path.write_text(json.dumps(document, indent=1) + "\n")
+            document = {
+                "bench": "drills",
+                "machine": machine(),
+                "settings": {"rate": options.rate, "note": options.note},
+                "results": results,
+            }
+            path.write_text(
+                json.dumps(document, indent=1) + "\n"
+            )  # each, in case that the next is interrupted
     return int(any(result["status"] not in (0, NOT_RUN) for result in results.values()))
 
 
