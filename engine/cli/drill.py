@@ -308,15 +308,15 @@ def _run_all(runner: DrillRunner, names: Sequence[str], options: DrillOptions, d
     common += ["--before", f"{options.before_s:g}", "--after", f"{options.after_s:g}"]
     if options.region is not None:
         common += ["--region", options.region]
-    statuses = {}
+    statuses = []
     for name in names:
         output().print(f"\n[b]drill {name}[/b]")
-        statuses[name] = runner.again(["--scenario", name, *common])
-    not_run = [name for name, status in statuses.items() if status == NOT_RUN]
-    failed = [name for name, status in statuses.items() if status not in (0, NOT_RUN)]
+        statuses.append((name, runner.again(["--scenario", name, *common])))
+    not_run = [name for name, status in statuses if status == NOT_RUN]
+    failed = [name for name, status in statuses if status not in (0, NOT_RUN)]
     if failed and not_run:
         notes().print(Text(f"not run on this machine: {', '.join(not_run)}", style="yellow"))
     if failed:
         raise Failure(f"not passed or refused: {', '.join(failed)}")
     if not_run:
-        raise NotRun(f"not run on this machine: {', '.join(not_run)}; all others passed")
+        raise NotRun(f"not run on this machine: {', '.join(not_run)}; none of the others failed")

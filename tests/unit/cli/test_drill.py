@@ -25,6 +25,7 @@ class FakeRunner:
         self.is_met = True
         self.refuses: DrillRefused | None = None
         self.unable: set[str] = set()
+        self.statuses: list[int] = []
 
     def _record(self, scenario: Scenario, name: str) -> DrillRecord:
         if self.refuses is not None:
@@ -62,6 +63,8 @@ class FakeRunner:
     def again(self, arguments: Sequence[str]) -> int:
         self.done.append(list(arguments))
         name = arguments[1]
+        if self.statuses:
+            return self.statuses.pop(0)
         return 3 if name in self.unable else 1 if name == "dns" else 0
 
 
@@ -133,7 +136,15 @@ def test_status_3_if_none_failed_and_some_could_not_be_run(runner: FakeRunner, t
     runner.unable = {"disk-full", "dns"}
     result = run(runner, "--directory", tmp_path)
     assert result.exit_code == 3
-    assert "not run on this machine: disk-full, dns; all others passed" in result.output
+    assert "not run on this machine: disk-full, dns; none of the others failed" in result.output
+
+
+def test_a_failure_is_not_forgotten_when_the_same_scenario_passes_afterwards(
+    runner: FakeRunner, tmp_path: Path
+) -> None:
+    runner.statuses = [1, 0]
+    twice = ("--scenario", "pool-kill", "--scenario", "pool-kill")
+    assert run(runner, *twice, "--directory", tmp_path).exit_code == 1
 
 
 def test_what_is_hit_is_named_before_the_name_is_typed(runner: FakeRunner, tmp_path: Path) -> None:
