@@ -1,12 +1,13 @@
 """The standby of a region's messages: which peer that is, and what a returning peer does with the copies it has.
 
-Of a shard it is the next live one of its region, in a ring: so each holds the copies of one. If it has no sibling that
-lives, as of a region without shards, rendezvous hashing spreads the copies over all that live.
+It is the next live one in a ring: so each holds the copies of one, and when it dies the receipts of one wait until that
+is certain. Shards of a region are a ring of their own, by name. All regions are one by the hashes of their names, and
+with them is a shard without a sibling that lives.
 
 A live region's copies are adoptable at one place. So the standby changes only when Fleet has called it dead, and one
 that returns is told what has become of the copies on its disk before it may adopt from them.
 
-Or when there is nothing to adopt: a shard whose copies went elsewhere while no sibling lived chooses again as soon as
+Or when there is nothing to adopt: a region whose copies went elsewhere while another was away chooses again as soon as
 it owns nothing, is told by its standby in a new session that it holds nothing, and still owns nothing when the change
 is written. The session ends with that, so nothing can come to the standby that is left.
 """
@@ -20,6 +21,7 @@ from engine.failover.situation import Situation
 from engine.failover.spans import Spans
 from engine.failover.store import IsEmpty, SaveStandby
 
+RING = b"ring"
 MOVE_EVERY = 1_000_000_000  # ns between two looks whether nothing is owned
 
 
@@ -28,7 +30,8 @@ def preferred(name: str, siblings: Sequence[str], live: Sequence[str]) -> str:
     near = sorted(set(siblings).intersection(live))
     if near:
         return next((sibling for sibling in near if sibling > name), near[0])
-    return rank(name.encode(), live)[0]
+    ring = rank(RING, {name, *live})
+    return ring[(ring.index(name) + 1) % len(ring)]
 
 
 class StandbyChoice:
@@ -71,22 +74,22 @@ class StandbyChoice:
     # -- a better one, while nothing is owned
 
     def _better(self) -> str:
-        """A sibling that should have the copies instead of who has them; "" if there is none, or it is not sure that
-        the one who has them has returned with them."""
+        """Who should have the copies instead of who has them; "" if that is nobody, or it is not sure that the one who
+        has them has returned with them."""
         own = self._own
         standings = own.standings()
         live = [n for n, v in standings.items() if v.standing is Standing.LIVE]
         current = standings.get(own.standby_name)
         if current is None or current.name not in live or self._kept.get(current.name, -1) > current.epoch:
             return ""
-        if not set(own.siblings).intersection(live):
+        if own.siblings and not set(own.siblings).intersection(live):
             return ""
         best = preferred(own.name, own.siblings, live)
         return "" if best == current.name else best
 
     def _look(self, now: int) -> list[Effect]:
         own = self._own
-        if not own.siblings or now < self._look_at or not own.link.is_idle() or not self._better():
+        if now < self._look_at or not own.link.is_idle() or not self._better():
             return []
         self._look_at = now + MOVE_EVERY
         return [Write(IsEmpty())]

@@ -75,9 +75,8 @@ class Scene:
 
     def accepted(self, *, later: int = FAR) -> Request:
         """A batch that the owner has given a receipt for; the client does not ask again by itself."""
-        self.world.submit(KEY, 1, later=later, to=self.owner)
+        self.world.submit(KEY, 1, later=later, only=self.owner)
         request = self.world.requests[KEY]
-        request.order = [self.owner]
         while KEY not in self.world.acked:
             self.after(1)
         request.receipt, request.repeat = self.world.acked[KEY], False
@@ -114,6 +113,9 @@ class Scene:
         assert node.machine is not None
         self.world.tokens[10**9] = request
         node.do(node.machine.submit(10**9, request.key, 1, node.local(), again=again))
+
+    def is_known_on(self, disk: Disk) -> bool:
+        return KEY in disk.keys or any(key == KEY for key, _ in disk.hearsay)
 
     def is_there(self, request: Request) -> bool:
         """Whether what has a receipt is on some disk."""

@@ -67,7 +67,19 @@ def test_a_shards_copies_stay_in_its_region_while_a_sibling_lives_and_each_holds
         assert sorted(chosen[name] for name in shards) == shards
 
 
-def test_without_siblings_copies_are_spread_over_all_that_live() -> None:
-    found = Counter(preferred(f"region-{n}", (), ["a", "b", "c", "d"]) for n in range(400))
-    assert min(found.values()) > 60
+def test_regions_are_a_ring_and_whoever_dies_is_the_standby_of_one() -> None:
+    for count in range(2, 9):
+        names = [f"region-{n}" for n in range(count)]
+        next_of = {name: preferred(name, (), [other for other in names if other != name]) for name in names}
+        assert sorted(next_of.values()) == names
+        for dead in names:
+            left = {name: to for name, to in next_of.items() if to != dead and name != dead}
+            (alone,) = (name for name, to in next_of.items() if to == dead)
+            live = [name for name in names if name not in (alone, dead)]
+            if live:
+                assert preferred(alone, (), live) == next_of[dead], "the ring closes"
+                assert all(
+                    preferred(name, (), [n for n in names if n not in (name, dead)]) == to
+                    for name, to in left.items()
+                )
     assert preferred("a", ("b",), ["c"]) == "c"
