@@ -57,6 +57,7 @@ class Acceptance:
             situation.timing, number=incarnation << 24
         )  # None: about an own batch, after a restart
         self._recover_at = 0
+        self._covered_at = now
         # until then, a batch may have been accepted elsewhere while this region was away, or since it has promised, in
         # an earlier process, not to accept it without asking
         self._wary_until = now + situation.timing.late
@@ -110,7 +111,9 @@ class Acceptance:
         if len(self._pending) >= MAX_PENDING:
             return [Answer(token, (), FULL) for token in tokens]
         uncertain = max(unheard, len(own.away())) > 1 or (own.accept_local and own.is_unsure())
-        self._pending[key] = Pending(tokens, now, alone=not usable, uncertain=uncertain)
+        # a session that begins anew is no reason to do without a copy
+        alone = not usable and now - self._covered_at >= own.timing.patience
+        self._pending[key] = Pending(tokens, now, alone=alone, uncertain=uncertain)
         return [Write(Accept(key, payload))]
 
     def accepted(self, operation: Accept, result: Accepted, now: int) -> list[Effect]:
@@ -333,6 +336,8 @@ class Acceptance:
     # -- time
 
     def tick(self, now: int) -> list[Effect]:
+        if self._own.is_covered(now):
+            self._covered_at = now
         effects = self._recover(now) if now >= self._recover_at else []
         return [*effects, *self._enquire(now)]
 

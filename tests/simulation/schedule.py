@@ -117,6 +117,7 @@ def run(
         if shards:
             _copies_come_home(world)
         world.is_over = True
+        world.run(max(world.now, world.trouble_until))
         _keys_are_on_two_disks(world)
         _all_accept(world)
         _keys_are_on_two_disks(world)
@@ -247,6 +248,7 @@ def _faults(world: World, plan: random.Random, kinds: tuple[str, ...]) -> None:
 def _fault(world: World, kind: str, name: str, other: str, length: int) -> None:
     if world.is_over:
         return
+    world.trouble_until = max(world.trouble_until, world.now + length)
     node = world.nodes[name]
     network = world.network
     if kind == "disk":

@@ -182,12 +182,6 @@ def test_a_shard_that_changes_its_standby_while_it_has_mail_is_found() -> None:
     assert run(140, **MUTATIONS["moves-with-mail"]).violation
 
 
-def test_a_key_whose_receipt_was_given_while_the_standby_was_silent_and_that_it_never_hears_of_is_found() -> (
-    None
-):
-    assert run(1081, **MUTATIONS["owes-no-keys"]).violation
-
-
 @pytest.mark.parametrize("name", FOUND_WITHIN)
 def test_a_broken_protocol_is_found(name: str) -> None:
     schedules, faults = FOUND_WITHIN[name]

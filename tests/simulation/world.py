@@ -345,6 +345,7 @@ class World:
         self.names = names
         self.gone: set[str] = set()  # these do not come back
         self.is_over = False  # nothing fails any more
+        self.trouble_until = 0  # the last fault lasts until then
         self.groups = groups
         self.numbers = {name: number + 1 for number, name in enumerate(names)}
         self.nodes = {name: Node(self, name, number) for name, number in self.numbers.items()}
