@@ -463,17 +463,20 @@ def test_a_killed_gateway_comes_back_and_takes_requests(fleet: ClusterFleet, run
 
 
 def test_a_region_is_drained_by_the_command_and_takes_mail_again(
-    fleet: ClusterFleet, sink: SinkProcess, run: Callable[..., Any]
+    fleet: ClusterFleet, sink: SinkProcess, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """2,000 messages wait; the other region takes them all, and sends those that fall due."""
     client, later = fleet.client, 1900
+    path = tmp_path / "fleet.yaml"
+    path.write_text(fleet.config.model_dump_json(exclude_unset=True))
     batch = [
         replace(message, send_at_ms=int(time.time() * 1000) + (HOUR_MS if n < later else 4000))
         for n, message in enumerate(messages(2000, domain="drained.example.org"))
     ]
 
     def sendfleet(*arguments: str) -> str:
-        result = CliRunner().invoke(build_cli(lambda path: client), [*arguments])
+        environment = {"SENDFLEET_FLEET": str(path)}
+        result = CliRunner().invoke(build_cli(lambda path: client), [*arguments], env=environment)
         assert result.exit_code == 0, result.output
         return result.output
 

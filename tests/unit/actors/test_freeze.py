@@ -16,7 +16,9 @@ from actors.undertaker import MARK
 
 PATIENCE_S = 60
 DRILL = """
+import signal
 import sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a parent may have had it ignored (nohup)
 from types import SimpleNamespace as Some
 from actors.drill import run_live
 from engine.drill.figures import Arrival
