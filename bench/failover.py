@@ -16,7 +16,8 @@ killed when their spares are ready, as they are some seconds after the first use
 until Fleet calls the region dead, by Fleet's own clock; else until another process has the place of the one that died
 (head-kill: until a new Fleet answers, five seconds included). `share_gap_s`: the longest time in which nothing arrives
 of the batches whose first choice is that region; `share_gap_before_s` the same before the fault. `drain_s`: until all
-that had a receipt when the fault was made has arrived. A message with a receipt that does not arrive, or that arrives
+that had a receipt when the fault was made has arrived. `receipts_late` of `receipts_after`: calls after the fault that
+waited for more than half a second. A message with a receipt that does not arrive, or that arrives
 twice without the mark, fails the bench; so does a round that does not get to its end.
 
 Machines with few cores may not carry the rate beside three Ray nodes and a sink: what was accepted is in the result.
@@ -66,7 +67,7 @@ def plan(options: argparse.Namespace) -> list[tuple[str, dict[str, object], int]
     for kind in KINDS:
         if kind in options.kinds:
             rounds = options.kill_rounds if kind == "region-kill" else options.rounds
-            found.append((kind, {**common, "rate": options.rate}, rounds))
+            found.append((kind, {**common, "rate": options.rate, "after": options.after}, rounds))
     return found
 
 
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each fault")
     parser.add_argument("--kill-rounds", type=int, default=20, help="rounds of region-kill")
     parser.add_argument("--rate", type=float, default=3000.0, help="messages/s while faults are made")
+    parser.add_argument("--after", type=float, default=5.0, help="seconds of load after the fault")
     parser.add_argument("--only", choices=(PRICE, *KINDS), action="append", help="not all of it")
     parser.add_argument("--quick", action="store_true", help="one short round of each, in a file of its own")
     parser.add_argument("--fresh", action="store_true", help="forget the rounds that are in the result")

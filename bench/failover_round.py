@@ -30,6 +30,7 @@ BATCHES_PER_S = 30.0  # at least, so that the share of one region has no gaps of
 PRICE_BATCH = 200
 PRICE_IN_FLIGHT = 6
 BEFORE_S, AFTER_S = 3.0, 5.0  # the load goes on until the share of the region flows again
+LATE_S = 0.5  # for a receipt
 EVENTS_S = 1.0  # events are shipped several times a second
 
 
@@ -89,8 +90,9 @@ class Load:
         }
 
 
-async def round_of(kind: str, fleet: Fleet, *, rate: float) -> dict[str, Any]:
-    """The figures of one fault. Whatever got a receipt is waited for; what has not arrived then is lost."""
+async def round_of(kind: str, fleet: Fleet, *, rate: float, after_s: float) -> dict[str, Any]:
+    """The figures of one fault. Whatever got a receipt is waited for; what has not arrived then is lost. `after_s`: so
+    long, at least, the load goes on after the fault."""
     await fleet.until_covered()
     load = Load(fleet.cluster.client, rate)
     await fleet.until_flowing()
@@ -98,7 +100,7 @@ async def round_of(kind: str, fleet: Fleet, *, rate: float) -> dict[str, Any]:
     await asyncio.sleep(BEFORE_S)
     in_flight = await fleet.in_flight()
     made_s, detected_s = await FAULTS[kind](fleet)
-    await asyncio.sleep(max(0.0, made_s + AFTER_S - time.monotonic()))
+    await asyncio.sleep(max(0.0, made_s + after_s - time.monotonic()))
     flows = await fleet.until_arrived(
         lambda: load.accepted(since_s=max(made_s, time.monotonic() - AFTER_S), home=VICTIM), all_of_them=False
     )
@@ -114,8 +116,12 @@ async def round_of(kind: str, fleet: Fleet, *, rate: float) -> dict[str, Any]:
     fleet.refresh()
     if kind == "region-kill":
         await fleet.until_covered(tuple(region for region in REGIONS if region != VICTIM))
+    waits = [s.answered_s - s.sent_s for s in load.submissions if s.sent_s >= made_s and s.recipients]
     return {
         **_figures(load, fleet, made_s, end_s, detected_s),
+        "after_s": end_s - made_s,
+        "receipts_after": len(waits),
+        "receipts_late": sum(wait > LATE_S for wait in waits),
         "in_flight": in_flight,
         "skipped": load.skipped,
         "errors": sorted({s.error for s in load.submissions if s.error}),
@@ -216,7 +222,8 @@ def _run(kind: str, options: dict[str, Any], config: FleetConfig, sink: SinkProc
         if kind == "price":
             return asyncio.run(price(cluster, sink.log(), count=int(options["messages"])))
         fleet = Fleet(cluster, sink.log(), Path(config.spool.directory).parent)
-        return asyncio.run(round_of(kind, fleet, rate=float(options["rate"])))
+        after_s = float(options.get("after", AFTER_S))
+        return asyncio.run(round_of(kind, fleet, rate=float(options["rate"]), after_s=after_s))
 
 
 if __name__ == "__main__":
