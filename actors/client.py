@@ -77,6 +77,10 @@ class AsyncClient:
         """To be called when nothing is submitted any more."""
         await self._submitting.end()
 
+    async def submit_new(self, batch: Sequence[Message], key: bytes) -> Receipt:
+        """As `submit` in a fleet with copies, of a batch whose key has been made for this call (benches)."""
+        return await self._submitting.submit_new(batch, key)
+
     async def submit_encoded(self, region: str, header: bytes, blob: bytes) -> Receipt:
         """Submit a batch that was encoded before (benches)."""
         return decode_receipt(await self._regions.persist(region, "accept", header, blob))

@@ -21,7 +21,7 @@ from actors.region_calls import ANSWER_TIMEOUT_S, GIVE_UP_S, MAX_DELAY_S, Region
 from actors.shares import Shares
 from engine.config.schema import FleetConfig
 from engine.region.ports import RegionDraining
-from engine.values.message import KEY_OF_ANOTHER, ItemError, Message, Receipt
+from engine.values.message import Message, Receipt
 from engine.values.submission import batch_key_of, check_messages, decode_receipt, encode_submission
 
 SILENCE_S = 0.3  # then another region is asked, too
@@ -112,31 +112,39 @@ class Submitting:
         self, batch: Sequence[Message], key: bytes | None, first: Sequence[str]
     ) -> Receipt:
         """In a fleet with copies."""
-        without, keyed, errors = by_key(batch)
+        without, keyed = by_key(batch)
         room = asyncio.Semaphore(KEYED_AT_ONCE)
 
-        async def submit_one(position: int) -> Receipt:
-            message = batch[position]
-            async with room:
-                own = batch_key_of("key", message.tenant, message.key)
-                return await self._submit_batch([message], own, first, is_lasting=True)
+        async def submit_keyed(positions: list[int]) -> list[tuple[Receipt, list[int]]]:
+            """One after the other: the first that is accepted is what the key stands for."""
+            found = []
+            for position in positions:
+                message = batch[position]
+                async with room:
+                    own = batch_key_of("key", message.tenant, message.key)
+                    receipt = await self._submit_batch([message], own, first, is_lasting=True)
+                found.append((receipt, [position]))
+            return found
 
-        calls = [submit_one(same[0]) for same in keyed]
-        if without or not batch:
+        async def submit_others() -> list[tuple[Receipt, list[int]]]:
             whole = key or os.urandom(16)
-            part = batch_key_of("part", whole, "", "0") if keyed or errors else whole
+            part = batch_key_of("part", whole, "", "0") if keyed else whole
             messages = [batch[position] for position in without]
-            calls.append(self._submit_batch(messages, part, first, is_lasting=key is not None))
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        receipts = []
-        for answer in answers:
+            return [(await self._submit_batch(messages, part, first, is_lasting=key is not None), without)]
+
+        calls = [submit_keyed(positions) for positions in keyed]
+        if without or not batch:
+            calls.append(submit_others())
+        found: list[tuple[Receipt, list[int]]] = []
+        for answer in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(answer, BaseException):
                 raise answer
-            receipts.append(answer)
-        places = list(keyed)
-        if len(receipts) > len(keyed):
-            places.append(without)
-        return joined(receipts, places, errors)
+            found += answer
+        return joined([receipt for receipt, _ in found], [places for _, places in found])
+
+    async def submit_new(self, batch: Sequence[Message], key: bytes) -> Receipt:
+        """As `submit` without a key, in a fleet with copies; `key` has been made for this call (benches)."""
+        return await self._submit_batch(batch, key, (), is_lasting=False)
 
     async def _submit_batch(
         self, batch: Sequence[Message], key: bytes, first: Sequence[str], *, is_lasting: bool
@@ -153,7 +161,8 @@ class Submitting:
         key was not made for this call.
         """
         began = time.monotonic()
-        quiet_s = max(QUIET_S, self._usual_s * QUIET_TIMES)
+        # who asks for a region gets it unless it is silent, and not only slow
+        quiet_s = self._silence_s() if first else max(QUIET_S, self._usual_s * QUIET_TIMES)
         names = self._regions.ranked(key, first, self._shares.now())
         if not first and not is_lasting:  # any region will do
             names = self._regions.idle_first(names)
@@ -219,40 +228,26 @@ class Submitting:
         return None, not done
 
 
-def by_key(batch: Sequence[Message]) -> tuple[list[int], list[list[int]], list[ItemError]]:
-    """Positions of the messages without a key, those of the others by key, and what is refused: a key that stands for
-    a message to other recipients earlier in the batch."""
+def by_key(batch: Sequence[Message]) -> tuple[list[int], list[list[int]]]:
+    """Positions of the messages without a key, and those of the others, by key."""
     without: list[int] = []
     keyed: dict[tuple[str, str], list[int]] = {}
-    errors = []
     for position, message in enumerate(batch):
-        if not message.key:
-            without.append(position)
-            continue
-        same = keyed.setdefault((message.tenant, message.key), [])
-        if same and message.recipients != batch[same[0]].recipients:
-            errors.append(ItemError(position, "key", message.key[:80], KEY_OF_ANOTHER))
+        if message.key:
+            keyed.setdefault((message.tenant, message.key), []).append(position)
         else:
-            same.append(position)
-    return without, list(keyed.values()), errors
+            without.append(position)
+    return without, list(keyed.values())
 
 
-def joined(
-    receipts: Sequence[Receipt], positions: Sequence[Sequence[int]], refused: Sequence[ItemError] = ()
-) -> Receipt:
-    """One receipt for a batch that went to several regions; `positions[i]` are those of receipt i's items, or of its
-    only one. `refused`: items that went to none."""
-    ids: list[tuple[int, ...]] = [()] * (sum(map(len, positions)) + len(refused))
-    errors = list(refused)
+def joined(receipts: Sequence[Receipt], positions: Sequence[Sequence[int]]) -> Receipt:
+    """One receipt for a batch that went to several regions; `positions[i]` are those of receipt i's items."""
+    ids: list[tuple[int, ...]] = [()] * sum(map(len, positions))
+    errors = []
     for receipt, places in zip(receipts, positions, strict=True):
-        times = len(places) if len(receipt.ids) == 1 else 1
-        for place, item in zip(places, receipt.ids * times, strict=True):
+        for place, item in zip(places, receipt.ids, strict=True):
             ids[place] = item
-        errors += [
-            replace(error, index=place)
-            for error in receipt.errors
-            for place in (places if times > 1 else (places[error.index],))
-        ]
+        errors += [replace(error, index=places[error.index]) for error in receipt.errors]
     return Receipt(
         region=",".join(sorted({receipt.region for receipt in receipts})),
         ids=tuple(ids),

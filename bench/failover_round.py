@@ -8,7 +8,6 @@ import asyncio
 import itertools
 import json
 import os
-import random
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from bench.failover_faults import FAULTS, PATIENCE_S, REGIONS, VICTIM, Fleet
 from engine.config.schema import FleetConfig
 from engine.drill.figures import Arrival, Submission, Watch, figures_of
 from engine.drill.pacing import Pace
+from engine.failover.rendezvous import rank
 from engine.sink.log import SinkLog
 from engine.sink.process import SinkProcess
 from tests.support.ray_fleet import ClusterFleet, fleet_of, messages
@@ -47,7 +47,7 @@ def three_regions(directory: Path, port: int, replicas: int) -> FleetConfig:
 
 
 class Load:
-    """Batches at a steady rate, each with a region that is asked first."""
+    """Batches at a steady rate. The key that each is given says which region is its first, while all live."""
 
     def __init__(self, client: Any, rate: float) -> None:
         self._client = client
@@ -65,12 +65,13 @@ class Load:
 
     async def _submit(self, number: int) -> None:
         batch = messages(self._batch, first=number * self._batch)
-        home = random.choice(REGIONS)
+        key = os.urandom(16)
+        home = rank(key, REGIONS)[0]
         sent_s = time.monotonic()
         taken: tuple[str, ...] = ()
         error = ""
         try:
-            receipt = await self._client.submit(batch, region=home)
+            receipt = await self._client.submit_new(batch, key)
             if receipt.errors:
                 error = str(receipt.errors[0])
             else:

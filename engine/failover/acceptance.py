@@ -51,7 +51,9 @@ class Acceptance:
         self._unsafe = dict(unsafe)
         self._pending: dict[bytes, Pending] = {}
         self._releasing: dict[bytes, Pending] = {}  # a receipt as soon as it is due on disk
-        self._lookups: dict[bytes, list[int]] = {}  # who asks for a key that cannot be accepted now
+        self._lookups: dict[
+            bytes, list[tuple[int, str]]
+        ] = {}  # who asks for a key that cannot be accepted now
         self._promises: dict[bytes, None] = {}
         self._enquiries: Enquiries[Tokens | None] = Enquiries(
             situation.timing, number=incarnation << 24
@@ -90,7 +92,7 @@ class Acceptance:
             return self._accept([token], key, payload, now)
         away = own.away()
         if own.is_unsure() and not own.accept_local:
-            return [Answer(token, (), UNCERTAIN)]
+            return self._look_up([token], key, UNCERTAIN)
         if self._enquiries.is_full():
             return [Answer(token, (), FULL)]
         effects = own.close(dict(away), now)
@@ -105,9 +107,7 @@ class Acceptance:
         own = self._own
         usable = own.is_covered(now)
         if not usable and not own.accept_local:  # but what was accepted before has its receipt
-            is_asked = key in self._lookups
-            self._lookups.setdefault(key, []).extend(tokens)
-            return [] if is_asked else [Write(LookUp(key, "", 0))]
+            return self._look_up(tokens, key, NO_STANDBY)
         if len(self._pending) >= MAX_PENDING:
             return [Answer(token, (), FULL) for token in tokens]
         uncertain = max(unheard, len(own.away())) > 1 or (own.accept_local and own.is_unsure())
@@ -115,6 +115,12 @@ class Acceptance:
         alone = not usable and now - self._covered_at >= own.timing.patience
         self._pending[key] = Pending(tokens, now, alone=alone, uncertain=uncertain)
         return [Write(Accept(key, payload))]
+
+    def _look_up(self, tokens: list[int], key: bytes, refusal: str) -> list[Effect]:
+        """It cannot be accepted now; but what was accepted before has its receipt."""
+        is_asked = key in self._lookups
+        self._lookups.setdefault(key, []).extend((token, refusal) for token in tokens)
+        return [] if is_asked else [Write(LookUp(key, "", 0))]
 
     def accepted(self, operation: Accept, result: Accepted, now: int) -> list[Effect]:
         """The batch is on this disk."""
@@ -218,6 +224,7 @@ class Acceptance:
 
     def returned(self, now: int) -> list[Effect]:
         self._wary_until = now + self._own.timing.late
+        self._covered_at = now
         return self._recover(now)
 
     def _recover(self, now: int) -> list[Effect]:
@@ -322,10 +329,10 @@ class Acceptance:
 
     def looked_up(self, operation: LookUp, result: Accepted | None) -> list[Effect]:
         if not operation.asker:
-            tokens = self._lookups.pop(operation.key, [])
+            waiting = self._lookups.pop(operation.key, [])
             if result is None:
-                return [Answer(token, (), NO_STANDBY) for token in tokens]
-            return self._repeat(tokens, result.spans)
+                return [Answer(token, (), refusal) for token, refusal in waiting]
+            return self._repeat([token for token, _ in waiting], result.spans)
         may_be_elsewhere = any(name != operation.asker for name in self._own.unheard())
         unknown = Known.PENDING if may_be_elsewhere and not self._own.accept_local else Known.NO
         known = unknown if result is None else Known.YES

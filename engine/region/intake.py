@@ -15,6 +15,7 @@ from engine.config.schema import FleetConfig
 from engine.region.admission import Admission
 from engine.region.awaiting import awaited
 from engine.region.cover import Cover
+from engine.region.ports import RegionAway
 from engine.region.refills import TOGETHER_MS
 from engine.region.retry import RetrySchedule
 from engine.spool.accepting import recipients_digest
@@ -108,7 +109,7 @@ class Intake:
             if len(result.ids) != len(admitted.items):
                 raise MalformedBatch(f"batch key: it stands for another batch, of {len(result.ids)} messages")
             for position, item, item_ids in zip(admitted.positions, admitted.items, result.ids, strict=True):
-                if repeated and item.key and self._is_of_another(item, len(item_ids)):
+                if repeated and item.key and self._is_of_another(item):
                     item_ids = ()
                 ids[position] = item_ids
                 if not len(item_ids):
@@ -125,12 +126,12 @@ class Intake:
             )
         )
 
-    def _is_of_another(self, item: AcceptItem, count: int) -> bool:
-        """Whether a key that was used before stands for a message to other recipients. Where it is not known whose,
-        because another region has accepted it, their number tells."""
+    def _is_of_another(self, item: AcceptItem) -> bool:
+        """Whether a key that was used before stands for a message to other recipients. RegionAway: ask another region,
+        this one does not know."""
         stands_for = self._spool.recipients_of(item.tenant, item.key)
         if stands_for is None:
-            return count != len(item.recipients)
+            raise RegionAway(f"region {self._name}: another knows for whom the key {item.key[:80]!r} stands")
         return stands_for != recipients_digest(item.recipients)
 
     async def accept_own(self, batch: AcceptBatch) -> None:
@@ -164,7 +165,12 @@ class Intake:
         runs = [range(first, first + count) for first, count in spans]
         if isinstance(batch, ChunkBatch):
             return AcceptResult([(id_,) for run in runs for id_ in run], [], repeated=True), done.degraded
-        return AcceptResult(runs, [], repeated=True), done.degraded
+        return AcceptResult(runs, [], repeated=True, suppressed=self._suppressed(runs)), done.degraded
+
+    def _suppressed(self, runs: Sequence[range]) -> list[int]:
+        """Those of the ids that were never sent to, as far as they are known here."""
+        words = {id_: self._spool.status(id_) for run in runs for id_ in run}
+        return [id_ for id_, word in words.items() if word is not None and word["state"] == "suppressed"]
 
     async def put_campaign(self, record: bytes) -> int:
         """Store a campaign's template (msgpack of CampaignRecord's fields); returns its number here."""

@@ -12,6 +12,7 @@ from actors import submitting
 from actors.region_calls import RegionCalls
 from actors.submitting import Submitting
 from engine.failover.messages import Standing
+from engine.region.ports import RegionAway
 from engine.values.message import Message, Receipt
 from engine.values.submission import batch_key_of
 from tests.support.covered import CoveredFleet
@@ -144,6 +145,11 @@ def test_what_has_the_same_key_in_one_batch_is_one_message(tmp_path: Path) -> No
             assert [len(ids) for ids in receipt.ids] == [1, 1, 1, 0, 1]
             assert receipt.ids[0] == receipt.ids[2]
             assert [(error.index, error.field, error.value) for error in receipt.errors] == [(3, "key", "k")]
+            key = batch_key_of("key", message("").tenant, "k")
+            (owner,) = (n for n in REGIONS if fleet.spools[n].status(receipt.ids[0][0]) is not None)
+            third = next(n for n in REGIONS if n not in (owner, fleet.standby(owner)))
+            with pytest.raises(RegionAway, match="another knows"):
+                await fleet.submit(third, [message("k", "other@example.org")], key, again=True)
             other = await client.submit([message("k", "other@example.org")])
             assert [(error.index, error.field) for error in other.errors] == [(0, "key")]
             assert other.ids == ((),)

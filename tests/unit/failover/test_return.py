@@ -177,7 +177,8 @@ def test_a_region_on_a_new_disk_that_could_not_ask_all_takes_no_batch_that_may_b
     (adopt,) = writes(beat(c, 1000 * MS, RegionView("a", LIVE, 1), RegionView("b", DEAD, 4)))
     c.committed(adopt, Adopted(()), 1005 * MS)
     key = b"k" * 16
-    assert c.submit(1, key, "batch", 1010 * MS, again=True) == [Answer(1, (), UNCERTAIN)]
+    (lookup,) = writes(c.submit(1, key, "batch", 1010 * MS, again=True))
+    assert c.committed(lookup, None, 1012 * MS) == [Answer(1, (), UNCERTAIN)]
     (lookup,) = writes(c.receive("a", Claim(1, key, dead=(("b", 4),)), 1010 * MS))
     (reply,) = sent(c.committed(lookup, None, 1020 * MS), ClaimReply)
     assert reply == ClaimReply(1, key, Known.PENDING)
@@ -189,7 +190,7 @@ def test_a_region_on_a_new_disk_that_could_not_ask_all_takes_no_batch_that_may_b
     (lookup,) = writes(c.receive("a", Claim(2, key, dead=()), 1110 * MS))[-1:]
     (reply,) = sent(c.committed(lookup, None, 1120 * MS), ClaimReply)
     assert reply == ClaimReply(2, key, Known.NO)
-    assert c.submit(2, key, "batch", 1130 * MS, again=True) != [Answer(2, (), UNCERTAIN)]
+    assert c.submit(2, key, "batch", 1130 * MS, again=True) != [Write(LookUp(key, "", 0))]
 
 
 def test_nor_if_that_one_dies_again_before_its_standby_knows_what_it_knows() -> None:
@@ -204,12 +205,16 @@ def test_nor_if_that_one_dies_again_before_its_standby_knows_what_it_knows() -> 
     assert reply == ClaimReply(2, key, Known.NO)
     (adopt,) = writes(beat(c, 1100 * MS, RegionView("a", LIVE, 1), RegionView("b", DEAD, 5)))
     c.committed(adopt, Adopted(()), 1105 * MS)
-    assert c.submit(1, key, "batch", 1110 * MS, again=True) == [Answer(1, (), UNCERTAIN)]
+    (lookup,) = writes(c.submit(1, key, "batch", 1110 * MS, again=True))
+    assert c.committed(lookup, None, 1112 * MS) == [Answer(1, (), UNCERTAIN)]
+    (lookup,) = writes(c.submit(1, key, "batch", 1115 * MS, again=True))
+    (answer,) = c.committed(lookup, Accepted(((1, 1),), known=True), 1117 * MS)
+    assert (answer.spans, answer.repeated) == (((1, 1),), True), "what it knows itself is sure"
     beat(c, 3000 * MS, RegionView("a", LIVE, 1), RegionView("b", LIVE, 5, covered=False))
     assert writes(beat(c, 3100 * MS, RegionView("a", LIVE, 1), RegionView("b", LIVE, 5))) == [SaveUnasked(())]
     (adopt,) = writes(beat(c, 3200 * MS, RegionView("a", LIVE, 1), RegionView("b", DEAD, 6)))
     c.committed(adopt, Adopted(()), 3205 * MS)
-    assert c.submit(2, key, "batch", 3210 * MS, again=True) != [Answer(2, (), UNCERTAIN)]
+    assert c.submit(2, key, "batch", 3210 * MS, again=True) != [Write(LookUp(key, "", 0))]
 
 
 def test_a_new_batch_with_a_safe_copy_is_not_degraded_because_an_older_one_may_be_elsewhere() -> None:
