@@ -288,5 +288,7 @@ def sweep_keys(draft: Draft, now_ms: int, limit: int) -> int:
             old.append(bytes(key))
     for key in old:
         draft.txn.delete(key, db=db["keys_expiry"])
-        draft.txn.delete(key[6:], db=db["keys"])
+        stored = draft.txn.get(key[6:], db=db["keys"])
+        if stored is not None and bytes(stored[:6]) == key[:6]:  # else it has been used anew since
+            draft.txn.delete(key[6:], db=db["keys"])
     return len(old)

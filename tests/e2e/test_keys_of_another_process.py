@@ -15,6 +15,7 @@ from engine.failover.messages import Standing
 from engine.region.ports import RegionAway
 from engine.values.message import Message, Receipt
 from engine.values.submission import batch_key_of
+from engine.values.suppression import Reason, Suppression, encode_rows
 from tests.support.covered import CoveredFleet
 from tests.support.ray_fleet import fleet_of
 from tests.support.region import until
@@ -154,6 +155,44 @@ def test_what_has_the_same_key_in_one_batch_is_one_message(tmp_path: Path) -> No
             assert [(error.index, error.field) for error in other.errors] == [(0, "key")]
             assert other.ids == ((),)
             assert sum(spool.counts()["accepted"] for spool in fleet.spools.values()) == 3
+
+    fleet = CoveredFleet(fleet_of(REGIONS, tmp_path, NOWHERE, fleet={"replicas": 1}))
+    asyncio.run(go())
+
+
+def test_what_a_key_stands_for_is_said_by_the_region(tmp_path: Path) -> None:
+    """Not by the client, which knows neither what is one address nor whether the first message is accepted."""
+
+    async def go() -> None:
+        async with fleet:
+            client = process_of(fleet)
+            batch = [
+                message("one", "c@example.org"),
+                message("one", "c@EXAMPLE.org"),
+                message("two", "no address"),
+                message("two"),
+            ]
+            receipt = await client.submit(batch)
+            assert receipt.ids[0] == receipt.ids[1] != ()
+            assert [(error.index, error.value) for error in receipt.errors] == [(2, "no address")]
+            assert len(receipt.ids[3]) == 1
+
+    fleet = CoveredFleet(fleet_of(REGIONS, tmp_path, NOWHERE, fleet={"replicas": 1}))
+    asyncio.run(go())
+
+
+def test_a_receipt_that_is_asked_for_again_names_what_is_suppressed(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with fleet:
+            row = Suppression("b@example.org", "", -1, Reason.MANUAL, 1)
+            for region in fleet.regions.values():
+                await region.suppress(encode_rows([row]), spread=False)
+            client = process_of(fleet)
+            batch = [message(""), message("", "free@example.org")]
+            first = await client.submit(batch, key=b"k" * 16)
+            assert first.suppressed == first.ids[0]
+            again = await client.submit(batch, key=b"k" * 16)
+            assert (again.repeated, again.ids, again.suppressed) == (True, first.ids, first.suppressed)
 
     fleet = CoveredFleet(fleet_of(REGIONS, tmp_path, NOWHERE, fleet={"replicas": 1}))
     asyncio.run(go())

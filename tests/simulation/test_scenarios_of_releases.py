@@ -3,7 +3,7 @@ new standby hears of the keys, and after the disks of a region were lost one aft
 
 import pytest
 
-from engine.failover.messages import Ack, Data
+from engine.failover.messages import Ack, Data, Hello
 from engine.failover.region import RegionMachine
 from engine.failover.spans import ids_of
 from engine.failover.timing import MS
@@ -203,4 +203,32 @@ def test_a_standby_vouches_for_nothing_that_its_owner_has_not_released(is_disk_l
         scene.after(6000)
         assert scene.is_there(request) or not is_disk_lost
         scene.asks_again(request, first, third)
+    assert tried
+
+
+def test_after_a_return_the_session_is_waited_for() -> None:
+    """With `accept_local`: the standby is there, the greeting comes a little late."""
+    tried = 0
+    for seed in SEEDS:
+        scene = Scene(seed, accept_local=True)
+        if not scene.cast(chain=True):
+            continue
+        world, owner = scene.world, scene.owner
+        scene.after(3000)
+        scene.stop(owner)
+        scene.after(2500)
+        scene.rules.append(no(Hello, owner))
+        scene.start(owner)
+        machine = world.nodes[owner].machine
+        assert machine is not None
+        for _ in range(5000):
+            if not machine.counters.returns:
+                scene.after(1)
+        world.at(200 * MS, scene.rules.clear)
+        request = world.requests[NEXT_KEY] = Request(NEXT_KEY, 1, [owner], due=world.now + FAR)
+        scene.asks(request, owner, again=False)
+        scene.after(3000)
+        if NEXT_KEY in world.acked:
+            tried += 1
+            assert NEXT_KEY not in world.degraded
     assert tried

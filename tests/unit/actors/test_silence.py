@@ -78,3 +78,25 @@ def test_what_comes_next_goes_elsewhere_sooner(
         assert second.asked_at[0] == pytest.approx(after_s if is_quiet else 0.3)
 
     run_in_virtual_time(go(), monkeypatch)
+
+
+def test_who_asks_for_a_region_gets_it_although_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is passed over when it is silent, as others are asked then."""
+
+    async def go() -> None:
+        client, (first, second, third) = fleet_with("silent", "silent")
+        name = client._regions.ranked(KEY, ())[0]
+        for at_s in (0.0, 0.2, 0.35):
+            calls = asyncio.create_task(client._submit_covered(KEY, b"header", b"blob", (name,)))
+            await asyncio.sleep({0.0: 0.2, 0.2: 0.15, 0.35: 0.0}[at_s])
+            tasks.append(calls)
+        await asyncio.sleep(0.0)
+        assert first.asked_at == [0.0, 0.2]
+        assert second.asked_at + third.asked_at == [pytest.approx(0.3), pytest.approx(0.35)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client.end()
+
+    tasks: list[asyncio.Task[bytes]] = []
+    run_in_virtual_time(go(), monkeypatch)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.failover.store import Accept
 from engine.spool.accepting import KEY_TTL_MS
 from engine.spool.errors import CampaignConflict, SpoolError
 from engine.values.ids import format_id, make_id
@@ -105,6 +106,26 @@ def test_keys_are_forgotten_after_their_time(tmp_path: Path) -> None:
     assert not spool.accept(batch((0).to_bytes(16, "big"), keys=["k0"])).result(PATIENCE_S).repeated
     spool.close()
     assert_conserved(tmp_path, queued=201)
+
+
+def test_a_key_that_is_used_anew_is_forgotten_after_its_own_time(tmp_path: Path) -> None:
+    """With copies a message's key comes in a batch under that key, and what stood for it before is overwritten."""
+    clock = ManualClock()
+    spool = open_spool(tmp_path, clock)
+    accept(spool, batch(bytes(16), keys=["k"]))
+    clock.advance(KEY_TTL_MS / 1000 / 2)
+    again = batch(b"again" + bytes(11), keys=["k"])
+    spool.failover(Accept(again.batch_key, again), {"eu": 1}).result(PATIENCE_S)
+    clock.advance(KEY_TTL_MS / 1000 / 2 + 1)
+    for number in range(100, 200):
+        accept(spool, batch(number.to_bytes(16, "big"), keys=[f"k{number}"]))
+    tenant = again.items[0].tenant
+    assert spool.recipients_of(tenant, "k") is not None
+    clock.advance(KEY_TTL_MS / 1000 / 2)
+    for number in range(200, 300):
+        accept(spool, batch(number.to_bytes(16, "big"), keys=[f"k{number}"]))
+    assert spool.recipients_of(tenant, "k") is None
+    spool.close()
 
 
 def test_scheduled_messages_are_found_by_their_due_time(tmp_path: Path) -> None:
