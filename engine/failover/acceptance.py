@@ -51,15 +51,14 @@ class Acceptance:
         self._unsafe = dict(unsafe)
         self._pending: dict[bytes, Pending] = {}
         self._releasing: dict[bytes, Pending] = {}  # a receipt as soon as it is due on disk
-        self._lookups: dict[
-            bytes, list[tuple[int, str]]
-        ] = {}  # who asks for a key that cannot be accepted now
+        # who asks for a key that cannot be accepted now, and why it cannot
+        self._lookups: dict[bytes, list[tuple[int, str]]] = {}
         self._promises: dict[bytes, None] = {}
         self._enquiries: Enquiries[Tokens | None] = Enquiries(
             situation.timing, number=incarnation << 24
         )  # None: about an own batch, after a restart
         self._recover_at = 0
-        self._covered_at = now
+        self._covered_at = now  # when a standby was last within reach, or this region began
         # until then, a batch may have been accepted elsewhere while this region was away, or since it has promised, in
         # an earlier process, not to accept it without asking
         self._wary_until = now + situation.timing.late

@@ -87,8 +87,9 @@ class Link:
         self._keys_owed = False  # all keys are to be told once more, when the standby answers
         self._reading = 0  # exports that are handed out
         self._told_upto = -1  # the entry with which the backlog was first empty, -1: it has not been since
-        self._keys_upto = -1
-        self._unreleased: dict[bytes, int] = {}  # batches whose copy is safe and whose release is not on disk
+        self._keys_upto = -1  # the entry before which all keys had gone out first, -1: they have not
+        # batches whose copy is safe and whose release is not on disk, with the number of their entry, the lowest first
+        self._unreleased: dict[bytes, int] = {}
         self._greeted_at = 0
         self._heard_at = 0
         self._resent_at = 0
@@ -357,7 +358,7 @@ class Link:
 
     def _data(self, index: int) -> Send:
         entry = self._window[index].entry
-        base = min(self._base, *self._unreleased.values()) if self._unreleased else self._base
+        base = next(iter(self._unreleased.values()), self._base)
         return Send(self.peer, Data(self._session, self._base + index, entry, base))
 
     def released(self, key: bytes) -> None:
@@ -375,7 +376,7 @@ class Link:
             self._heard_at = now
             if sent.key:
                 safe.append(sent.key)
-                self._unreleased[sent.key] = self._base - 1
+                self._unreleased.setdefault(sent.key, self._base - 1)
         self._pay()
         return safe
 
