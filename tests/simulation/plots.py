@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from engine.failover.messages import Standing
 from engine.failover.timing import MS
-from tests.simulation.world import FLEET, World
+from tests.simulation.network import FLEET
+from tests.simulation.world import World
 
 FIRST_KEY = 40
 Fault = Callable[[World, str, str, str, int], None]  # world, kind, region, the other end of a cut, length

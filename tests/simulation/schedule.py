@@ -9,18 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.failover.fleet import FleetMachine
-from engine.failover.messages import Standing
 from engine.failover.region import RegionMachine
-from engine.failover.standby_choice import preferred
 from engine.failover.timing import MS
 from tests.simulation.census import ORDERS
+from tests.simulation.network import FLEET
+from tests.simulation.peace import all_accept, copies_come_home, end_faults, keys_are_on_two_disks
 from tests.simulation.plots import draw_plot, play
-from tests.simulation.world import FLEET, Violation, World
+from tests.simulation.world import Violation, World
 
 LOAD_FROM = 400
 FAULTS_UNTIL = 4000
 PEACE = 12_000
-SETTLING = 5_000
 PLOTS = 0x94A1
 CLOCKS = 0xC10C
 KINDS = ("crash", "freeze", "fleet", "cut", "loss", "slow", "stall", "clock", "disk")
@@ -106,7 +105,7 @@ def run(
         if plot is not None:
             play(world, plot, plotter, _fault)
         world.run(FAULTS_UNTIL * MS)
-        _peace(world)
+        end_faults(world)
         while world.now < (FAULTS_UNTIL + PEACE) * MS:
             world.run(world.now + 100 * MS)
             if world.done():
@@ -115,12 +114,12 @@ def run(
         else:
             raise Violation(f"not drained: {world.why_not_done()}")
         if shards:
-            _copies_come_home(world)
+            copies_come_home(world)
         world.is_over = True
         world.run(max(world.now, world.trouble_until))
-        _keys_are_on_two_disks(world)
-        _all_accept(world)
-        _keys_are_on_two_disks(world)
+        keys_are_on_two_disks(world)
+        all_accept(world)
+        keys_are_on_two_disks(world)
     except Violation as error:
         violation = str(error)
     return Result(
@@ -160,61 +159,6 @@ def _meet_moves(world: World, rng: random.Random, *, may_lose_disk: bool) -> Non
         world.at(delay, lambda: _fault(world, kind, name, other, length))
 
     world.on_move = moving
-
-
-def _copies_come_home(world: World) -> None:
-    """In peace, with nothing queued, each shard's copies are at its sibling."""
-    world.run(world.now + 5000 * MS)
-    for name, node in world.nodes.items():
-        siblings = world.siblings(name)
-        wanted = preferred(name, siblings, [n for n in world.names if n != name]) if siblings else ""
-        if wanted and node.disk.standby != wanted:
-            raise Violation(f"the copies of {name} are at {node.disk.standby}, not at {wanted}")
-        machine = node.machine
-        if machine is None or not machine.link.is_complete():
-            raise Violation(f"the copies of {name} at {node.disk.standby} are not complete")
-
-
-def _all_accept(world: World) -> None:
-    """Soon in peace every region accepts what is given to it alone, with a copy, and sends it."""
-    world.run(world.now + 1000 * MS)  # what beats have to say is known
-    asked = {b"%016d" % number: node.name for number, node in enumerate(world.left(), 900)}
-    for key, name in asked.items():
-        world.submit(key, 1, only=name)
-    end = world.now + SETTLING * MS
-    while not world.done():
-        if world.now > end:
-            raise Violation(f"in peace {world.why_not_done()}")
-        world.run(world.now + 100 * MS)
-    for key, name in asked.items():
-        if key in world.degraded:
-            raise Violation(f"in peace {name} accepts without a copy")
-
-
-def _keys_are_on_two_disks(world: World) -> None:
-    """Soon in peace all are live, every standby has everything, and a receipt survives the loss of any one disk."""
-    end = world.now + SETTLING * MS
-    while lacking := _not_on_two_disks(world):
-        if world.now > end:
-            raise Violation(f"in peace {lacking}")
-        world.run(world.now + 100 * MS)
-
-
-def _not_on_two_disks(world: World) -> str:
-    if world.fleet is None:
-        return "Fleet is away"  # a plot may go on in peace
-    left = world.left()
-    for view in world.fleet.view(world.fleet_now()):
-        if view.name not in world.gone and view.standing is not Standing.LIVE:
-            return f"{view.name} has not returned"
-    for node in left:
-        if node.machine is None or not node.machine.link.is_complete():
-            return f"the copies of {node.name} are not complete"
-    for key in world.acked:
-        knowing = [n.name for n in left if key in n.disk.keys or any(key == k for k, _ in n.disk.hearsay)]
-        if len(knowing) < 2:
-            return f"key {key!r} is known in {knowing} alone"
-    return ""
 
 
 def _load(world: World, plan: random.Random) -> None:
@@ -311,19 +255,3 @@ def _lose_disk(world: World, name: str, away: int) -> None:
     node.handed.clear()
     away = away or world.rng.choice((50, 500, 3000)) * MS
     world.at(away, lambda: node.start() if node.machine is None else None)
-
-
-def _peace(world: World) -> None:
-    """All faults end: whoever is down comes back."""
-    world.log("peace")
-    world.network.loss = world.network.slow = world.network.repeat = 0.0
-    world.network.cuts.clear()
-    if world.fleet is None:
-        world.start_fleet()
-    for node in world.nodes.values():
-        node.stall_until = 0
-        node.wall_error = 0
-        if node.machine is None:
-            node.start()
-        elif node.frozen:
-            node.thaw()
