@@ -17,8 +17,11 @@ until Fleet calls the region dead, by Fleet's own clock; else until another proc
 (head-kill: until a new Fleet answers, five seconds included). `share_gap_s`: the longest time in which nothing arrives
 of the batches whose first choice is that region; `share_gap_before_s` the same before the fault. `drain_s`: until all
 that had a receipt when the fault was made has arrived. `receipts_late` of `receipts_after`: calls after the fault that
-waited for more than half a second. A message with a receipt that does not arrive, or that arrives
-twice without the mark, fails the bench; so does a round that does not get to its end.
+waited for more than half a second. `in_flight`: at the pools of the region when it was hit; for region-kill batches
+of which, by its lost disk, not all was settled. `oldest_twice_s`: how long before the fault what came twice had
+arrived. A message with a receipt that does not arrive fails the bench, and so does one that arrives twice without the
+mark, or a second after it had arrived, or of which the disk of a killed region does not say that it was in flight; so
+does a round that does not get to its end.
 
 Machines with few cores may not carry the rate beside three Ray nodes and a sink: what was accepted is in the result.
 """

@@ -18,6 +18,7 @@ import psutil
 
 from actors.names import FLEET, region_actor
 from engine.sink.log import SinkLog
+from engine.spool.environment import Environment
 from tests.support.ray_fleet import ClusterFleet
 
 REGIONS = ("eu", "us", "ap")
@@ -26,6 +27,7 @@ FREEZE_S = 2.0  # after the region was called dead
 HEAD_AWAY_S = 5.0
 PATIENCE_S = 120.0
 LOOK_S = 0.1
+TIME_BYTES, ID_BYTES = 6, 8  # of a row of `inflight`
 
 
 class Fleet:
@@ -35,6 +37,7 @@ class Fleet:
         self.cluster = cluster
         self.log = log
         self.arrived: set[str] = set()
+        self.in_flight: int | None = None  # at the pools of the region that is hit, as the fault found them
         self._directory = directory
         self._rows = 0
         from actors.ray_calls import NamedActor  # imports Ray, whose environment ClusterFleet has made by now
@@ -47,7 +50,9 @@ class Fleet:
     async def region_kill(self) -> tuple[float, float]:
         """The node with all its processes; its disk is moved away."""
         made_s = send(self.node_processes(VICTIM), signal.SIGKILL)
-        shutil.move(Path(self.cluster.config.spool.directory) / VICTIM, self._directory / "gone")
+        lost = self._directory / "gone"
+        shutil.move(Path(self.cluster.config.spool.directory) / VICTIM, lost)
+        self.in_flight = at_pools(lost)
         return made_s, await self._called_dead(made_s)
 
     async def region_freeze(self) -> tuple[float, float]:
@@ -161,8 +166,8 @@ class Fleet:
         except (ConnectionError, TimeoutError):
             return None
 
-    async def in_flight(self) -> int:
-        """Messages at the pools of the victim: at most so many may be sent twice if it dies now."""
+    async def at_pools(self) -> int:
+        """Messages at the pools of the victim, as it says."""
 
         async def pools() -> dict[str, int] | None:
             snapshot = await self._answers()
@@ -257,6 +262,18 @@ class Fleet:
                 raise TimeoutError(f"{otherwise} within {PATIENCE_S:.0f} s")
             await asyncio.sleep(LOOK_S)
         return found
+
+
+def at_pools(spool: Path) -> int:
+    """How many messages a region that is dead had given to its pools and not settled, by its disk: the table `inflight`
+    (engine/spool/settling.py)."""
+    environment = Environment(spool, map_size=0, readonly=True)
+    try:
+        with environment.read() as txn:
+            rows = [bytes(value) for _, value in txn.cursor(db=environment.db["inflight"])]
+    finally:
+        environment.close()
+    return sum((len(value) - TIME_BYTES) // ID_BYTES for value in rows)
 
 
 def send(processes: list[psutil.Process], number: signal.Signals) -> float:

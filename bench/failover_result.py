@@ -22,6 +22,8 @@ HEADINGS = (
     "lost",
     "twice, unmarked",
 )
+EXACT = "region-kill"  # what was in flight is read from the dead region's disk
+TWICE_WITHIN_S = 1.0
 SECONDS = ("detection_s", "share_gap_s", "share_gap_before_s", "drain_s")
 
 
@@ -88,6 +90,19 @@ def failures(document: Mapping[str, Any]) -> list[str]:
         for key, text in (("lost", "messages lost"), ("unmarked", "sent twice without the mark"))
         if figures[key]
     ]
+    for name, rounds in faults_of(document):
+        for number, figures in enumerate(rounds, 1):
+            if "oldest_twice_s" not in figures:
+                continue  # a round from before this was measured
+            if figures["oldest_twice_s"] > TWICE_WITHIN_S:
+                found.append(
+                    f"{name}, round {number}: what came {figures['oldest_twice_s']:.1f} s before the fault came again"
+                )
+            if name == EXACT and figures["duplicated"] > figures["in_flight"]:
+                found.append(
+                    f"{name}, round {number}: {figures['duplicated']} messages came twice, and "
+                    f"{figures['in_flight']} were in flight"
+                )
     for name, rounds in document["rounds"].items():
         if name.startswith("replicas"):
             found += [

@@ -99,7 +99,7 @@ async def round_of(kind: str, fleet: Fleet, *, rate: float, after_s: float) -> d
     await fleet.until_flowing()
     await fleet.until_spared()
     await asyncio.sleep(BEFORE_S)
-    in_flight = await fleet.in_flight()
+    fleet.in_flight = await fleet.at_pools()
     made_s, detected_s = await FAULTS[kind](fleet)
     await asyncio.sleep(max(0.0, made_s + after_s - time.monotonic()))
     flows = await fleet.until_arrived(
@@ -123,14 +123,15 @@ async def round_of(kind: str, fleet: Fleet, *, rate: float, after_s: float) -> d
         "after_s": end_s - made_s,
         "receipts_after": len(waits),
         "receipts_late": sum(wait > LATE_S for wait in waits),
-        "in_flight": in_flight,
+        "in_flight": fleet.in_flight,
         "skipped": load.skipped,
         "errors": sorted({s.error for s in load.submissions if s.error}),
     }
 
 
 def _figures(load: Load, fleet: Fleet, made_s: float, end_s: float, detected_s: float) -> dict[str, Any]:
-    """`drain_s`: from the fault until all that had a receipt by then had arrived."""
+    """`drain_s`: from the fault until all that had a receipt by then had arrived. `oldest_twice_s`: so long before the
+    fault had arrived what came twice, at most (0: nothing, or all after it)."""
     homes = {r: s.region for s in load.submissions for r in s.recipients}
     arrivals = [
         Arrival(row.at_ns / 1e9, row.recipient, homes.get(row.recipient, "")) for row in fleet.log.acceptances
@@ -138,7 +139,10 @@ def _figures(load: Load, fleet: Fleet, made_s: float, end_s: float, detected_s: 
     found = figures_of(Watch(arrivals, load.submissions, made_s, end_s, detected_s, {VICTIM}, fleet.marked()))
     assert found.accepted is not None  # the load is its own
     first: dict[str, float] = {}
+    twice: set[str] = set()
     for arrival in arrivals:
+        if arrival.recipient in first:
+            twice.add(arrival.recipient)
         first[arrival.recipient] = min(first.get(arrival.recipient, arrival.at_s), arrival.at_s)
     before = load.accepted(until_s=made_s)
     began_s = min(s.sent_s for s in load.submissions)
@@ -156,6 +160,7 @@ def _figures(load: Load, fleet: Fleet, made_s: float, end_s: float, detected_s: 
         "lost": found.lost,
         "duplicated": found.duplicated,
         "unmarked": found.unmarked,
+        "oldest_twice_s": max((made_s - first[r] for r in twice if first[r] < made_s), default=0.0),
     }
 
 
