@@ -9,11 +9,13 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from actors.drill_fleet import MIN_FREE_BYTES, LiveFleet, TemporaryFleet, left_rotation
+from actors.drill_fleet import MIN_FREE_BYTES, LiveFleet, TemporaryFleet
 from actors.freeze import Freeze
 from actors.partition import BOTH, IN, OUT
+from engine.drill.events import EventLogs
 from engine.drill.load import Load, until
 from engine.drill.scenarios import DrillRefused, Scenario
 from engine.failover.dns_plan import Records
@@ -122,10 +124,16 @@ class SourceBlock(Fault):
         return []
 
     async def is_detected(self) -> bool:
-        return left_rotation(self.fleet.config, self._source) is not None
+        return self._left_s() is not None
+
+    def _left_s(self) -> float | None:
+        """When an event says that it left the rotation somewhere."""
+        logs = EventLogs(Path(self.fleet.config.events.directory))
+        at_ms = logs.left_rotation_ms(self._source)
+        return None if at_ms is None else at_ms / 1e3 + time.monotonic() - time.time()
 
     def noticed_s(self, seen_s: float) -> float:
-        at_s = left_rotation(self.fleet.config, self._source)
+        at_s = self._left_s()
         return seen_s if at_s is None else max(self.made_s, min(at_s, seen_s))
 
     async def heal(self) -> None:

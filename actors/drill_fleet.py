@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor
 from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
+from engine.drill.events import EventLogs
 from engine.drill.figures import Arrival
 from engine.drill.nameserver import Nameserver
 from engine.drill.scenarios import SCENARIOS, TEMPORARY_REGIONS, CannotRunHere, DrillRefused
@@ -251,7 +252,8 @@ class TemporaryFleet:
         ]
 
     def marked(self) -> set[str]:
-        return {str(e["recipient"]) for e in message_events(self.config) if e["possible_duplicate"]}
+        events = EventLogs(Path(self.config.events.directory)).of_messages()
+        return {str(event["recipient"]) for event in events if event["possible_duplicate"]}
 
     def refusals_of(self, ip: str) -> list[float]:
         return [row.at_ns / 1e9 for row in self._sink.log().refusals if row.client == ip]
@@ -262,15 +264,15 @@ class LiveFleet:
 
     is_live = True
 
-    def __init__(self, config: FleetConfig, since_ms: int = 0) -> None:
+    def __init__(self, config: FleetConfig) -> None:
         self.config = config
-        self._since_ms = since_ms
+        self._events = EventLogs(Path(config.events.directory))
         self._offset_s = time.monotonic() - time.time()
         self.running = RunningFleet(config)
 
     def begin(self) -> None:
-        """Events from now on count."""
-        self._since_ms = round(time.time() * 1000)
+        """Events from now on count; those of before are not even read."""
+        self._events.begin(round(time.time() * 1000))
 
     def __enter__(self) -> "LiveFleet":
         return self
@@ -284,45 +286,15 @@ class LiveFleet:
         ]  # events of messages have the place in this list
         return [
             Arrival(event["at_ms"] / 1e3 + self._offset_s, event["id"], names[event["source"]])
-            for event in self._events()
+            for event in self._events.of_messages()
             if event["event"] == "delivered"
         ]
 
     def marked(self) -> set[str]:
-        return {str(event["id"]) for event in self._events() if event["possible_duplicate"]}
+        return {str(event["id"]) for event in self._events.of_messages() if event["possible_duplicate"]}
 
     def refusals_of(self, ip: str) -> list[float]:
         return []
-
-    def _events(self) -> list[Mapping[str, Any]]:
-        return [event for event in message_events(self.config) if event["at_ms"] >= self._since_ms]
-
-
-def message_events(config: FleetConfig) -> list[Mapping[str, Any]]:
-    """The events about messages in the logs on this machine, each once."""
-    found: dict[tuple[str, object, object], Mapping[str, Any]] = {}
-    for region, event in _events(config):
-        if "recipient" in event:
-            found[region, event["seq"], event["id"]] = event
-    return list(found.values())
-
-
-def left_rotation(config: FleetConfig, source: str) -> float | None:
-    """When (monotonic seconds) an event says that the source was taken out somewhere; None if there is none."""
-    offset_s = time.monotonic() - time.time()
-    times = [
-        event["at_ms"] / 1e3 + offset_s
-        for _, event in _events(config)
-        if event["event"] == "reputation" and event["source"] == source and event["state"] == "removed"
-    ]
-    return min(times, default=None)
-
-
-def _events(config: FleetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Whole lines of the events logs, with the region's name."""
-    for path in sorted(Path(config.events.directory).glob("*/events-*.jsonl")):
-        for line in path.read_bytes().split(b"\n")[:-1]:
-            yield path.parent.name, json.loads(line)
 
 
 def temporary_config(directory: Path, port: int, extra: Mapping[str, Any]) -> FleetConfig:
