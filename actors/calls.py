@@ -18,6 +18,7 @@ class Calls:
         return any(region == called for called, _ in self._tasks.values())
 
     def begin(self, region: str, call: Coroutine[Any, Any, bytes]) -> None:
+        self.refused.discard(region)  # it is asked again, and may have it from now on
         self._tasks[asyncio.get_running_loop().create_task(call)] = region, time.monotonic()
 
     async def wait(self, wait_s: float) -> list[tuple[str, float, asyncio.Task[bytes]]]:

@@ -11,7 +11,7 @@ from actors.region_calls import RegionCalls
 from actors.shares import Shares
 from actors.submitting import Submitting
 from engine.config.load import parse_fleet
-from engine.region.ports import RegionAway
+from engine.region.ports import RegionAway, RegionDraining
 from engine.values.message import Message, Receipt
 from engine.values.submission import encode_receipt
 from tests.support.fleets import fleet_data
@@ -21,10 +21,14 @@ MAIL = [Message("a@example.com", ("b@example.org",), b"Subject: x\r\n\r\nx\r\n")
 
 
 RECEIPT = encode_receipt(Receipt("eu", ((1,),)))
+REFUSALS = {
+    "away": RegionAway("not now"),
+    "draining": RegionDraining("it is being drained"),
+}
 
 
 class Region:
-    """Its answers, in order; the last one goes on. "silent": none comes."""
+    """Its answers, in order; the last one goes on. "silent": none comes. One of REFUSALS; or a receipt."""
 
     def __init__(self, *answers: str) -> None:
         self.asked = asyncio.Event()
@@ -43,8 +47,8 @@ class Region:
         try:
             if answer == "silent":
                 await asyncio.Event().wait()
-            if answer == "away":
-                raise RegionAway("not now")
+            if answer in REFUSALS:
+                raise REFUSALS[answer]
             return RECEIPT
         finally:
             self.open -= 1
@@ -96,6 +100,24 @@ def test_only_the_first_region_is_told_that_nobody_else_may_have_it() -> None:
         assert first.again[0] is False
         assert all(first.again[1:])
         assert all(all(region.again) for region in others)
+
+    asyncio.run(go())
+
+
+def test_a_region_that_refused_and_is_asked_once_more_may_have_it() -> None:
+    """All are being drained, and then none is any more: the first takes the batch and is slow, so the next must ask."""
+
+    async def go() -> None:
+        probe = client_of(**{name: Region("accepts") for name in REGIONS})
+        first, second, third = probe._regions.ranked(bytes(16), ())
+        regions = {
+            first: Region("draining", "silent"),
+            second: Region("draining", "accepts"),
+            third: Region("draining"),
+        }
+        assert await client_of(**regions)._submit_covered(bytes(16), b"header", b"blob", ()) == RECEIPT
+        assert regions[first].again == [False, False]
+        assert regions[second].again == [False, True]
 
     asyncio.run(go())
 
