@@ -21,6 +21,7 @@ from actors.region_calls import ANSWER_TIMEOUT_S, GIVE_UP_S, MAX_DELAY_S, Region
 from actors.shares import Shares
 from engine.config.schema import FleetConfig
 from engine.region.ports import RegionDraining
+from engine.spool.errors import SpoolError
 from engine.values.message import Message, Receipt
 from engine.values.submission import batch_key_of, check_messages, decode_receipt, encode_submission
 
@@ -32,6 +33,10 @@ USUAL_OF = 16  # answers, about
 KEYED_AT_ONCE = 64  # messages with keys of their own, of one call
 AGAIN_S = 0.15  # when all were asked: until one is asked again
 SLOWER = 1.5  # and each time so much longer
+
+# It is about the region, not about the batch: another one may take it. ConnectionError and TimeoutError are OSErrors; a
+# region that does not start gives its callers the reason, which may be any of these.
+NO_RECEIPT = (OSError, RuntimeError, SpoolError)
 
 
 class Submitting:
@@ -66,11 +71,8 @@ class Submitting:
             for home, positions in homes.items()
         ]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        receipts: list[Receipt] = []
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-            receipts.append(answer)
+        receipts = [answer for answer in answers if isinstance(answer, Receipt)]
+        raise_failure(answers, receipts)
         return joined(receipts, list(homes.values()))
 
     async def _submit_whole(
@@ -114,33 +116,32 @@ class Submitting:
         """In a fleet with copies."""
         without, keyed = by_key(batch)
         room = asyncio.Semaphore(KEYED_AT_ONCE)
+        found: list[tuple[list[int], Receipt]] = []
 
-        async def submit_keyed(positions: list[int]) -> list[tuple[Receipt, list[int]]]:
+        async def submit_keyed(positions: list[int]) -> None:
             """One after the other: the first that is accepted is what the key stands for."""
-            found = []
             for position in positions:
                 message = batch[position]
                 async with room:
                     own = batch_key_of("key", message.tenant, message.key)
                     receipt = await self._submit_batch([message], own, first, is_lasting=True)
-                found.append((receipt, [position]))
-            return found
+                found.append(([position], receipt))
 
-        async def submit_others() -> list[tuple[Receipt, list[int]]]:
+        async def submit_others() -> None:
             whole = key or os.urandom(16)
             part = batch_key_of("part", whole, "", "0") if keyed else whole
             messages = [batch[position] for position in without]
-            return [(await self._submit_batch(messages, part, first, is_lasting=key is not None), without)]
+            receipt = await self._submit_batch(messages, part, first, is_lasting=key is not None)
+            found.append((without, receipt))
 
         calls = [submit_keyed(positions) for positions in keyed]
         if without or not batch:
             calls.append(submit_others())
-        found: list[tuple[Receipt, list[int]]] = []
-        for answer in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(answer, BaseException):
-                raise answer
-            found += answer
-        return joined([receipt for receipt, _ in found], [places for _, places in found])
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        found.sort(key=lambda part: part[0])
+        receipts = [receipt for _, receipt in found]
+        raise_failure(answers, receipts)
+        return joined(receipts, [positions for positions, _ in found])
 
     async def submit_new(self, batch: Sequence[Message], key: bytes) -> Receipt:
         """As `submit` without a key, in a fleet with copies; `key` has been made for this call (benches)."""
@@ -195,6 +196,8 @@ class Submitting:
                     return answer
                 if is_silent:
                     self._regions.avoid(name)
+                if (full := calls.full(names)) is not None:
+                    raise full
                 if time.monotonic() - began > GIVE_UP_S:
                     raise ConnectionError(
                         f"no region gave a receipt for {GIVE_UP_S:.0f} s; the outcome is unknown: {calls.error}"
@@ -212,20 +215,41 @@ class Submitting:
         return min(max(SILENCE_S, self._usual_s * SILENT_TIMES), MAX_DELAY_S)
 
     async def _hear(self, calls: Calls, wait_s: float) -> tuple[bytes | None, bool]:
-        """The receipt, if one comes in that time; and whether nothing came at all. A refusal ends the wait."""
+        """The receipt, if one comes in that time; and whether nothing came at all. A refusal ends the wait.
+
+        Raises what is wrong with the batch itself.
+        """
         done = await calls.wait(wait_s)
+        receipt: bytes | None = None
+        wrong: BaseException | None = None
         for region, since, task in done:
             failure = task.exception()
             if failure is None:
                 self._usual_s += (time.monotonic() - since - self._usual_s) / USUAL_OF
-                return task.result(), False
-            if not isinstance(failure, ConnectionError | TimeoutError):
-                raise failure
-            self._regions.avoid(region)
-            if isinstance(failure, RegionDraining):
-                calls.refused.add(region)
-            calls.error = failure
-        return None, not done
+                receipt = task.result()
+            elif isinstance(failure, NO_RECEIPT):
+                self._regions.avoid(region)
+                calls.failed(region, failure)
+            else:
+                wrong = failure
+        if receipt is None and wrong is not None:
+            raise wrong
+        return receipt, not done
+
+
+def raise_failure(answers: Sequence[object], receipts: Sequence[Receipt]) -> None:
+    """Raise the first exception among the answers to the parts of a batch. SpoolError says that nothing was changed: if
+    a part has been accepted, or may have been, it is a ConnectionError."""
+    failures = [answer for answer in answers if isinstance(answer, BaseException)]
+    if not failures:
+        return
+    failure = next((error for error in failures if not isinstance(error, SpoolError)), failures[0])
+    accepted = sum(bool(ids) for receipt in receipts for ids in receipt.ids)
+    if isinstance(failure, SpoolError) and accepted:
+        raise ConnectionError(
+            f"{accepted} messages of the batch are accepted, others are not: {failure}"
+        ) from failure
+    raise failure
 
 
 def by_key(batch: Sequence[Message]) -> tuple[list[int], list[list[int]]]:

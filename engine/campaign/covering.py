@@ -1,9 +1,10 @@
 """Chunks for regions that cover for each other: any region that lives takes any chunk, once.
 
-A chunk goes to its region first, which spreads them, and to the next one when that is silent, full or refuses. Each is
-given as one that another region may have: the regions ask each other for its key (engine/failover/enquiry.py), whose
-copy stands with the chunk's in another region, so the one that is asked answers with the receipt of before, also for a
-region that is dead. That holds for a first sending, too: nobody knows here whether an earlier one was interrupted.
+A chunk goes to its region first, which spreads them, and to the next one when that is silent, full, cannot write, or
+refuses. Each is given as one that another region may have: the regions ask each other for its key
+(engine/failover/enquiry.py), whose copy stands with the chunk's in another region, so the one that is asked answers
+with the receipt of before, also for a region that is dead. That holds for a first sending, too: nobody knows here
+whether an earlier one was interrupted.
 
 What the regions say that they have saves asking for it; correctness does not depend on it. So a region that is silent
 is not waited for. Not until it answers does it get the campaign's template.
@@ -16,14 +17,14 @@ from engine.campaign.chunks import rank_regions
 from engine.campaign.giving import FIRST_DELAY_S, Patience, RegionPort, SendInterrupted, SendReport
 from engine.failover.rendezvous import keep_together
 from engine.region.ports import RegionAway
-from engine.spool.errors import CampaignUnknown, SpoolFull
+from engine.spool.errors import CampaignConflict, CampaignUnknown, SpoolError
 from engine.values.message import CampaignChunk, CampaignTemplate, Receipt
 
 ANSWER_S = 5.0  # then another region is asked; what this one does meanwhile, it tells that one
 BEGIN_S = 3.0  # so long a region that is silent is asked what it has
 AVOID_S = 5.0  # so long a region that was silent is asked last
 
-NO_ANSWER = (ConnectionError, TimeoutError, SpoolFull, CampaignUnknown)
+NO_ANSWER = (ConnectionError, TimeoutError, SpoolError)  # but CampaignConflict: that is about the campaign
 
 
 class CoveringRegions:
@@ -75,6 +76,8 @@ class CoveringRegions:
             async with asyncio.timeout(self._answer_s):
                 await self._number_in(region)
                 known = await self._port.progress(region, template.tenant, template.campaign)
+        except CampaignConflict:
+            raise
         except NO_ANSWER as error:
             self._failed(region, error)
             return None
@@ -101,6 +104,8 @@ class CoveringRegions:
             async with asyncio.timeout(self._answer_s):
                 number = await self._number_in(region)
                 receipt = await self._port.accept_chunk(region, number, chunk, again=True)
+        except CampaignConflict:
+            raise
         except NO_ANSWER as error:
             if isinstance(error, CampaignUnknown):  # it has another disk than when it was told
                 self._numbers.pop(region, None)

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from actors import submitting
+from actors.calls import Calls
 from actors.region_calls import RegionCalls
 from actors.shares import Shares
 from actors.submitting import Submitting
 from engine.config.load import parse_fleet
 from engine.region.ports import RegionAway, RegionDraining
+from engine.spool.errors import SpoolError, SpoolFailed, SpoolFull
 from engine.values.message import Message, Receipt
-from engine.values.submission import encode_receipt
+from engine.values.submission import MalformedBatch, batch_key_of, encode_receipt
 from tests.support.fleets import fleet_data
 
 REGIONS = ("eu", "us", "asia")
@@ -24,6 +26,11 @@ RECEIPT = encode_receipt(Receipt("eu", ((1,),)))
 REFUSALS = {
     "away": RegionAway("not now"),
     "draining": RegionDraining("it is being drained"),
+    "full": SpoolFull("disk", 1, 2),
+    "unwritten": SpoolError("spool /x: not written: Input/output error"),
+    "failed": SpoolFailed("the outcome is unknown"),
+    "unopened": PermissionError("spool /x: permission denied"),
+    "wrong": MalformedBatch("it stands for another batch"),
 }
 
 
@@ -118,6 +125,109 @@ def test_a_region_that_refused_and_is_asked_once_more_may_have_it() -> None:
         assert await client_of(**regions)._submit_covered(bytes(16), b"header", b"blob", ()) == RECEIPT
         assert regions[first].again == [False, False]
         assert regions[second].again == [False, True]
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("trouble", ["full", "unwritten", "failed", "unopened"])
+def test_a_region_whose_disk_is_in_trouble_is_passed_over(trouble: str) -> None:
+    async def go() -> None:
+        probe = client_of(**{name: Region("accepts") for name in REGIONS})
+        first, second, _ = probe._regions.ranked(bytes(16), ())
+        regions = {name: Region("accepts") for name in REGIONS} | {first: Region(trouble)}
+        client = client_of(**regions)
+        for _ in range(3):
+            assert await client._submit_covered(bytes(16), b"header", b"blob", ()) == RECEIPT
+        assert len(regions[first].again) == 1
+        assert regions[second].again == [True, False, False]
+
+    asyncio.run(go())
+
+
+def test_a_region_that_is_full_does_not_speak_for_the_one_that_has_it_in_hand() -> None:
+    """SpoolFull says that nothing was accepted; the first region may accept it yet."""
+
+    async def go() -> None:
+        probe = client_of(**{name: Region("accepts") for name in REGIONS})
+        first, second, third = probe._regions.ranked(bytes(16), ())
+        regions = {
+            first: Region("silent"),
+            second: Region("full"),
+            third: Region("full", "full", "accepts"),
+        }
+        assert await client_of(**regions)._submit_covered(bytes(16), b"header", b"blob", ()) == RECEIPT
+        assert len(regions[third].again) == 3
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("others", ["full", "draining"])
+def test_when_no_region_has_room_the_client_says_so_at_once(others: str) -> None:
+    async def go() -> None:
+        regions = {"eu": Region("full"), "us": Region(others), "asia": Region(others)}
+        with pytest.raises(SpoolFull):
+            await client_of(**regions).submit(MAIL)
+        assert all(len(region.again) == 1 for region in regions.values())
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("doubt", ["away", "failed", "unwritten"])
+def test_one_that_may_have_it_is_asked_until_the_client_gives_up(
+    doubt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what it has been asked before it may have accepted something, also if it is full in the end."""
+    monkeypatch.setattr(submitting, "GIVE_UP_S", 0.05)
+
+    async def go() -> None:
+        regions = {"eu": Region("full"), "us": Region("full"), "asia": Region(doubt, "full")}
+        with pytest.raises(ConnectionError, match="the outcome is unknown: spool full"):
+            await client_of(**regions).submit(MAIL)
+
+    asyncio.run(go())
+
+
+def test_a_receipt_counts_more_than_what_another_region_says_in_the_same_moment() -> None:
+    async def go() -> None:
+        for name in REGIONS:
+            client = client_of()
+            calls = Calls()
+            for other in REGIONS:
+                region = Region("accepts" if other == name else "wrong")
+                calls.begin(other, region.call("accept", b"", b"", False, timeout_s=1))
+            for _ in range(3):  # all are done when the client looks
+                await asyncio.sleep(0)
+            assert await client._hear(calls, 60.0) == (RECEIPT, False)
+
+    asyncio.run(go())
+
+
+def test_what_is_wrong_with_the_batch_is_said_at_once() -> None:
+    async def go() -> None:
+        regions = {name: Region("wrong") for name in REGIONS}
+        with pytest.raises(MalformedBatch):
+            await client_of(**regions).submit(MAIL)
+        assert sum(len(region.again) for region in regions.values()) == 1
+
+    asyncio.run(go())
+
+
+def test_when_a_part_of_a_batch_is_accepted_the_others_do_not_say_that_nothing_was_changed() -> None:
+    """The disks are full in the moment between its parts."""
+
+    class Filling(Region):
+        async def call(self, method: str, header: bytes, *args: Any, timeout_s: float) -> bytes:
+            self._answers = ["full" if own in header else "accepts"]
+            return await super().call(method, header, *args, timeout_s=timeout_s)
+
+    own = batch_key_of("key", MAIL[0].tenant, "order 7")
+
+    async def go() -> None:
+        client = client_of(**{name: Filling() for name in REGIONS})
+        with pytest.raises(ConnectionError, match="1 messages of the batch are accepted, others are not"):
+            await client.submit([MAIL[0], replace(MAIL[0], key="order 7")])
+        with pytest.raises(SpoolFull):
+            await client.submit([replace(MAIL[0], key="order 7")] * 2)
 
     asyncio.run(go())
 

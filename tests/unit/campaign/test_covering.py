@@ -15,7 +15,7 @@ from engine.campaign.giving import SendInterrupted, SendReport
 from engine.campaign.recipients import Recipient
 from engine.campaign.sender import CampaignSender
 from engine.region.ports import RegionAway, RegionDraining
-from engine.spool.errors import CampaignConflict, CampaignUnknown, SpoolFull
+from engine.spool.errors import CampaignConflict, CampaignUnknown, SpoolError, SpoolFailed, SpoolFull
 from engine.values.message import CampaignChunk, CampaignTemplate, Receipt
 from engine.values.stream import Stream
 
@@ -66,6 +66,10 @@ class FakeFleet:
             raise TimeoutError
         if fault == "full":
             raise SpoolFull("disk", 9, 10)
+        if fault == "unwritten":
+            raise SpoolError("spool /x: not written: Input/output error")
+        if fault == "failed":
+            raise SpoolFailed("the outcome is unknown")
         if fault == "away":
             raise RegionAway("a region has this batch in hand: ask again")
         result = act()
@@ -170,7 +174,7 @@ def test_the_others_take_what_is_for_regions_that_are_dead(dead: set[str]) -> No
 
 @pytest.mark.parametrize("seed", range(30))
 def test_one_dies_in_the_middle_and_may_come_back(seed: int) -> None:
-    fleet = FakeFleet(seed, faults=("call", "answer", "full", "away"))
+    fleet = FakeFleet(seed, faults=("call", "answer", "full", "unwritten", "failed", "away"))
     at, back = sorted(fleet.rng.sample(range(1, 80), 2))
 
     def before(number: int, region: str) -> None:
