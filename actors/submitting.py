@@ -23,7 +23,14 @@ from engine.config.schema import FleetConfig
 from engine.region.ports import RegionDraining
 from engine.spool.errors import SpoolError
 from engine.values.message import Message, Receipt
-from engine.values.submission import batch_key_of, check_messages, decode_receipt, encode_submission
+from engine.values.submission import (
+    KEY_BYTES,
+    batch_key_of,
+    check_key,
+    check_messages,
+    decode_receipt,
+    encode_checked,
+)
 
 SILENCE_S = 0.3  # then another region is asked, too
 SILENT_TIMES = 4  # or so many times as long as an answer usually takes
@@ -53,7 +60,8 @@ class Submitting:
     ) -> Receipt:
         """As `AsyncClient.submit` (actors/client.py) says."""
         batch = tuple(batch)
-        check_messages(batch)
+        check_key(key)
+        check_messages(batch)  # of all parts, before one is on its way
         first = self._config.members(region) if region else ()
         if self._config.fleet.replicas:
             return await self._submit_to_all(batch, key, first)
@@ -63,7 +71,7 @@ class Submitting:
                 homes.setdefault(self._home_of(message, first), []).append(position)
         if not homes:
             return await self._submit_whole(batch, key, first)
-        whole = key or os.urandom(16)
+        whole = os.urandom(KEY_BYTES) if key is None else key
         calls = [
             self._submit_whole(
                 [batch[position] for position in positions], self._key_towards(whole, home, first), first
@@ -78,8 +86,7 @@ class Submitting:
     async def _submit_whole(
         self, batch: Sequence[Message], key: bytes | None, first: Sequence[str]
     ) -> Receipt:
-        batch_key = key or os.urandom(16)
-        header, blob = encode_submission(batch, batch_key)
+        header, blob = encode_checked(batch, os.urandom(KEY_BYTES) if key is None else key)
         return decode_receipt(await self._accepted_by_one(self._regions.order(key, first), header, blob))
 
     async def _accepted_by_one(self, names: Sequence[str], header: bytes, blob: bytes) -> bytes:
@@ -128,7 +135,7 @@ class Submitting:
                 found.append(([position], receipt))
 
         async def submit_others() -> None:
-            whole = key or os.urandom(16)
+            whole = os.urandom(KEY_BYTES) if key is None else key
             part = batch_key_of("part", whole, "", "0") if keyed else whole
             messages = [batch[position] for position in without]
             receipt = await self._submit_batch(messages, part, first, is_lasting=key is not None)
@@ -145,12 +152,13 @@ class Submitting:
 
     async def submit_new(self, batch: Sequence[Message], key: bytes) -> Receipt:
         """As `submit` without a key, in a fleet with copies; `key` has been made for this call (benches)."""
+        check_messages(batch)
         return await self._submit_batch(batch, key, (), is_lasting=False)
 
     async def _submit_batch(
         self, batch: Sequence[Message], key: bytes, first: Sequence[str], *, is_lasting: bool
     ) -> Receipt:
-        header, blob = encode_submission(batch, key)
+        header, blob = encode_checked(batch, key)
         return decode_receipt(await self._submit_covered(key, header, blob, first, is_lasting=is_lasting))
 
     async def _submit_covered(

@@ -15,11 +15,16 @@ from dataclasses import dataclass
 import msgpack
 
 from engine.values.message import ItemError, Message, Receipt
+from engine.values.options import OptionError, Options
 from engine.values.stream import Stream
 
 STREAMS = frozenset(Stream)
 VERSION = 2
 READABLE = (1, 2)
+KEY_BYTES = 16
+MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
+SEND_AT = "allowed are unix milliseconds (int), 0 for now"
+SHOWN = 80  # characters of a value in an error
 
 
 class MalformedBatch(ValueError):
@@ -36,21 +41,89 @@ class Submission:
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """TypeError, ValueError: one of them is none, or cannot travel."""
+    """TypeError, ValueError: one of them is none, or cannot travel: index, field, value, and what is allowed. Whether
+    what travels is accepted, its region says (`Receipt.errors`)."""
     for index, message in enumerate(messages):
         if not isinstance(message, Message):
             raise TypeError(f"batch[{index}]: {type(message).__name__}: allowed is a Message")
-        if not isinstance(message.body, bytes):
-            raise TypeError(f"batch[{index}].body: {type(message.body).__name__}: allowed are bytes")
-        if message.stream not in STREAMS:
-            raise ValueError(
-                f"batch[{index}].stream: {message.stream!r}: allowed are {', '.join(map(repr, Stream))}"
-            )
+        try:
+            _check_message(message)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"batch[{index}].{error}") from None
+
+
+def check_key(key: bytes | None) -> None:
+    """TypeError, ValueError: it is no key of a batch, nor None."""
+    if key is None:
+        return
+    if not isinstance(key, bytes):
+        raise TypeError(f"key: {_shown(key)}: allowed are {KEY_BYTES} bytes, or None")
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"key: {_shown(key)}: {len(key)} bytes: allowed are {KEY_BYTES}, or None")
+
+
+def _check_message(message: Message) -> None:
+    _check_text("sender", message.sender)
+    recipients = message.recipients
+    if not isinstance(recipients, tuple | list):
+        raise TypeError(f"recipients: {_shown(recipients)}: allowed is a tuple of addresses")
+    for place, recipient in enumerate(recipients):
+        if not (isinstance(recipient, str) and recipient.isascii()):
+            _check_text(f"recipients[{place}]", recipient)
+    if not isinstance(message.body, bytes):
+        raise TypeError(f"body: {type(message.body).__name__}: allowed are bytes")
+    if not isinstance(message.stream, int) or message.stream not in STREAMS:
+        raise ValueError(f"stream: {message.stream!r}: allowed are {', '.join(map(repr, Stream))}")
+    _check_text("tenant", message.tenant)
+    _check_text("campaign", message.campaign)
+    if not isinstance(message.send_at_ms, int):
+        raise TypeError(f"send_at_ms: {_shown(message.send_at_ms)}: {SEND_AT}")
+    if not MIN_INT <= message.send_at_ms <= MAX_INT:
+        raise ValueError(f"send_at_ms: {message.send_at_ms}: {SEND_AT}")
+    _check_text("key", message.key)
+    _check_options(message.options)
+
+
+def _check_text(field: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{field}: {_shown(value)}: allowed is text (str)")
+    if value.isascii():
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{field}: {_shown(value)}: allowed is text without lone surrogates") from None
+
+
+def _check_options(options: object) -> None:
+    if not isinstance(options, tuple | list):
+        raise TypeError(f"options: {_shown(options)}: allowed is a tuple of Options")
+    for place, one in enumerate(options):
+        if not isinstance(one, Options):
+            raise TypeError(f"options[{place}]: {_shown(one)}: allowed are Options")
+        try:
+            msgpack.packb(one.pack())
+            one.check()
+        except OptionError:  # it can travel, and is refused by itself
+            pass
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"options[{place}]: {_shown(one)}: {error}") from None
+
+
+def _shown(value: object) -> str:
+    """The value, shortened, as it is written in Python."""
+    text = ascii(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def encode_submission(messages: Sequence[Message], batch_key: bytes) -> tuple[bytes, bytes]:
     """Return (header, blob). TypeError, ValueError: as `check_messages`."""
     check_messages(messages)
+    return encode_checked(messages, batch_key)
+
+
+def encode_checked(messages: Sequence[Message], batch_key: bytes) -> tuple[bytes, bytes]:
+    """The same of messages that `check_messages` has let pass."""
     items = [
         (
             m.sender,
@@ -74,7 +147,7 @@ def decode_submission(header: bytes, blob_size: int) -> Submission:
         version, batch_key, items = msgpack.unpackb(header)
         if version not in READABLE:
             raise MalformedBatch(f"batch version {version!r}: this region reads versions 1 and 2")
-        if not isinstance(batch_key, bytes) or len(batch_key) != 16:
+        if not isinstance(batch_key, bytes) or len(batch_key) != KEY_BYTES:
             raise MalformedBatch("batch key: expected 16 bytes")
         offsets: list[int] = []
         position = 0

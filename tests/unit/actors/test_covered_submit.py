@@ -15,6 +15,7 @@ from engine.config.load import parse_fleet
 from engine.region.ports import RegionAway, RegionDraining
 from engine.spool.errors import SpoolError, SpoolFailed, SpoolFull
 from engine.values.message import Message, Receipt
+from engine.values.options import Options
 from engine.values.submission import MalformedBatch, batch_key_of, encode_receipt
 from tests.support.fleets import fleet_data
 
@@ -228,6 +229,51 @@ def test_when_a_part_of_a_batch_is_accepted_the_others_do_not_say_that_nothing_w
             await client.submit([MAIL[0], replace(MAIL[0], key="order 7")])
         with pytest.raises(SpoolFull):
             await client.submit([replace(MAIL[0], key="order 7")] * 2)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sender": "\ud800@example.com"}, r"sender: '\\ud800@example.com': allowed is text without lone"),
+        ({"recipients": "b@example.org"}, r"recipients: 'b@example.org': allowed is a tuple of addresses"),
+        ({"recipients": ("b@example.org", 5)}, r"recipients\[1\]: 5: allowed is text"),
+        ({"stream": [0]}, r"stream: \[0\]: allowed are <Stream"),
+        ({"tenant": None}, r"tenant: None: allowed is text"),
+        ({"campaign": b"x" * 99}, r"campaign: b'x{78}\.\.\.: allowed is text"),
+        ({"send_at_ms": 1 << 70}, r"send_at_ms: 1180591620717411303424: allowed are unix milliseconds"),
+        ({"send_at_ms": "now"}, r"send_at_ms: 'now': allowed are unix milliseconds"),
+        ({"key": 5}, r"key: 5: allowed is text"),
+        ({"options": None}, r"options: None: allowed is a tuple of Options"),
+        ({"options": ("never",)}, r"options\[0\]: 'never': allowed are Options"),
+        ({"options": (Options(flags=1 << 70),)}, r"options\[0\]: Options\(flags=1180"),
+    ],
+)
+def test_of_a_batch_of_which_a_part_cannot_travel_nothing_is_accepted(
+    change: dict[str, Any], words: str
+) -> None:
+    """Who mends it and submits it again would have the others sent twice: they have no key."""
+
+    async def go() -> None:
+        regions = {name: Region("accepts") for name in REGIONS}
+        batch = [MAIL[0], replace(MAIL[0], **({"key": "k"} | change))]
+        with pytest.raises((TypeError, ValueError), match=r"batch\[1\]\." + words):
+            await client_of(**regions).submit(batch)
+        assert [region.again for region in regions.values()] == [[], [], []]
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("key", ["text", b"", b"short", 7, bytes(17)])
+def test_a_batch_key_is_16_bytes(key: Any) -> None:
+    """An empty one would stand for another batch with every call."""
+
+    async def go() -> None:
+        regions = {name: Region("accepts") for name in REGIONS}
+        with pytest.raises((TypeError, ValueError), match=r"key: .*: allowed are 16"):
+            await client_of(**regions).submit(MAIL, key=key)
+        assert [region.again for region in regions.values()] == [[], [], []]
 
     asyncio.run(go())
 
