@@ -89,7 +89,10 @@ async def _measure(
         await load.stop()
         if load.skipped:
             fault.notes.append(f"{load.skipped} batches were not sent: too many were without an answer")
-    record = record_of(scenario, fleet=fleet.config.fleet.name, is_live=fleet.is_live, target=fault.target)
+    at_s = time.time() - time.monotonic() + fault.made_s
+    name = fleet.config.fleet.name
+    record = record_of(scenario, fleet=name, is_live=fleet.is_live, target=fault.target, at_s=at_s)
+    record.replicas = fleet.config.fleet.replicas
     record.rate = 0.0 if fleet.is_live else options.rate
     record.caveat = caveat(scenario, fleet.config)
     watch = Watch(

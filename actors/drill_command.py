@@ -22,6 +22,13 @@ from engine.ops.own_module import own_module
 console = Console(stderr=True, highlight=False)
 
 
+def _kept(directory: Path) -> str:
+    """Says so, for the history, too."""
+    text = f"the fleet's files are kept in {directory}"
+    console.print(text)
+    return text
+
+
 class Runner:
     """See the module docstring."""
 
@@ -37,10 +44,13 @@ class Runner:
         except DrillRefused:
             shutil.rmtree(directory, ignore_errors=True)
             raise
+        except Exception as error:
+            error.add_note(_kept(directory))
+            raise
         if record.is_passed:
             shutil.rmtree(directory, ignore_errors=True)
         else:
-            console.print(f"the fleet's files are kept in {directory}")
+            record.notes.append(_kept(directory))
         return record
 
     def live(

@@ -113,10 +113,10 @@ def _of(record: DrillRecord) -> dict[str, Any]:
         "at": record.at,
         "commit": commit(),
         "verdict": record.verdict,
-        "reason": record.not_run,
+        "reason": record.reason,
         "not_met": [f"{check.name} ({check.text})" for check in record.checks if check.is_met is False],
         "not_measured": [check.name for check in record.checks if check.is_met is None],
-        **{name: figures[name] for name in FIGURES if not record.not_run},
+        **{name: figures[name] for name in FIGURES if not record.reason},
         "errors": figures["errors"],
         "notes": record.notes,
     }

@@ -4,8 +4,10 @@ How a fleet is run is known to whoever builds the command (actors/command.py).
 """
 
 import tempfile
+import time
 import webbrowser
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -14,7 +16,7 @@ from click.core import ParameterSource
 from rich.text import Text
 
 from engine.cli.drill_output import show_history, show_record, show_scenarios
-from engine.cli.terminal import Failure, NumberRange, fleet_option, notes, output, read_fleet
+from engine.cli.terminal import EXPECTED, Failure, NumberRange, fleet_option, notes, output, read_fleet, words
 from engine.config.schema import FleetConfig
 from engine.drill.record import DrillRecord, record_of, write_record
 from engine.drill.report import html
@@ -56,7 +58,7 @@ class NotRun(Failure):
 
 
 class DrillRunner(Protocol):
-    """Runs drills. Both raise DrillRefused."""
+    """Runs drills. Both raise DrillRefused, and what befalls a fleet; the notes of an exception go into the history."""
 
     def temporary(self, scenario: Scenario, options: DrillOptions) -> DrillRecord: ...
 
@@ -162,8 +164,7 @@ def build_drill(runner: DrillRunner) -> click.Command:
             _allow(given, _LIVE, "not allowed with --on-live", reasons)
             if len(names) != 1:
                 raise click.UsageError("--on-live needs exactly one --scenario")
-            record = _live(runner, SCENARIOS[names[0]], fleet_path, directory, options, confirmed)
-            _keep(record, directory, is_open=is_open)
+            _live(runner, SCENARIOS[names[0]], fleet_path, directory, options, confirmed, is_open=is_open)
         else:
             reasons = {
                 "--yes": _WITH_LIVE,
@@ -176,7 +177,9 @@ def build_drill(runner: DrillRunner) -> click.Command:
             _check_region(region, names)
             _check_directory(directory)
             if len(names) == 1:
-                _keep(_temporary(runner, SCENARIOS[names[0]], options), directory, is_open=is_open)
+                blank = _blank(SCENARIOS[names[0]], "drill", is_live=False)
+                run = partial(runner.temporary, SCENARIOS[names[0]], options)
+                _keep_whatever(run, blank, directory, is_open=is_open)
             else:
                 _run_all(runner, names, options, directory)
 
@@ -226,11 +229,32 @@ def _check_directory(directory: Path) -> None:
         ) from None
 
 
-def _temporary(runner: DrillRunner, scenario: Scenario, options: DrillOptions) -> DrillRecord:
+def _blank(scenario: Scenario, fleet: str, *, is_live: bool) -> DrillRecord:
+    return record_of(scenario, fleet=fleet, is_live=is_live, target="", at_s=time.time())
+
+
+def _keep_whatever(
+    run: Callable[[], DrillRecord], blank: DrillRecord, directory: Path, *, is_open: bool
+) -> None:
+    """Run the drill, and keep what becomes of it: a fleet that does not start, or breaks, is its worst outcome.
+
+    `blank` is kept if there is no other record. A bug is kept, too, and raised again, for its traceback.
+    """
     try:
-        return runner.temporary(scenario, options)
+        record = run()
+    except (click.ClickException, click.Abort):
+        raise  # it was not confirmed
     except DrillRefused as error:
-        return _refused(scenario, "drill", error, is_live=False)
+        record = blank
+        record.not_run, record.is_lacking = str(error), isinstance(error, CannotRunHere)
+    except Exception as error:
+        record = blank
+        record.failure = words(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
+        record.notes += getattr(error, "__notes__", [])
+        if not isinstance(error, EXPECTED):
+            _write(record, directory)
+            raise
+    _keep(record, directory, is_open=is_open)
 
 
 def _live(
@@ -240,36 +264,35 @@ def _live(
     directory: Path,
     options: DrillOptions,
     confirmed: str | None,
-) -> DrillRecord:
+    *,
+    is_open: bool,
+) -> None:
     if options.region is not None and not scenario.picks_region:
         _check_region(options.region, [scenario.name])
     config = read_fleet(fleet_path)
     name = config.fleet.name
-    reason = refusal(scenario, config, options.region)
-    if reason:
-        raise Failure(f"{scenario.name}: {reason}")
-    if confirmed is not None:
-        _check_name(confirmed, name)
     _check_directory(directory)
-    is_confirmed = False
+    blank = _blank(scenario, name, is_live=True)
 
     def confirm(target: str) -> None:
         """The fleet's name, typed or given; nothing else will do."""
-        nonlocal is_confirmed
         notes().print(
             f"[red]This does to the live fleet [b]{name}[/b]: {scenario.title}. It hits [b]{target}[/b].[/red] "
             f"{caveat(scenario, config)}"
         )
         if confirmed is None:
             _check_name(click.prompt("Type the fleet's name to go on", err=True), name)
-        is_confirmed = True
+        blank.target = target
 
-    try:
+    def run() -> DrillRecord:
+        reason = refusal(scenario, config, options.region)
+        if reason:
+            raise DrillRefused(reason)
+        if confirmed is not None:
+            _check_name(confirmed, name)
         return runner.live(scenario, config, options, confirm)
-    except DrillRefused as error:
-        if not is_confirmed:
-            raise Failure(f"{scenario.name}: {error}") from None
-        return _refused(scenario, name, error, is_live=True)
+
+    _keep_whatever(run, blank, directory, is_open=is_open)
 
 
 def _check_name(answer: str, name: str) -> None:
@@ -277,29 +300,28 @@ def _check_name(answer: str, name: str) -> None:
         raise Failure(f"{answer!r} is not the name of the fleet: nothing was done")
 
 
-def _refused(scenario: Scenario, fleet: str, error: DrillRefused, *, is_live: bool) -> DrillRecord:
-    record = record_of(scenario, fleet=fleet, is_live=is_live, target="", not_run=str(error))
-    record.is_lacking = isinstance(error, CannotRunHere)
-    return record
-
-
 def _keep(record: DrillRecord, directory: Path, *, is_open: bool) -> None:
     """Show it, keep it in the history, and end the command with its verdict."""
-    if not record.not_run:
+    if not record.reason:
         show_record(record)
-    path = write_record(record, directory)
-    report = path.with_suffix(".html")
-    report.write_text(html(record), encoding="utf-8")
-    output().print(f"report: {report}")
+    report = _write(record, directory)
     if is_open:
         webbrowser.open(report.resolve().as_uri())
     if record.is_lacking:
         raise NotRun(f"drill {record.scenario} not run: {record.not_run}")
-    if record.not_run:
-        raise Failure(f"drill {record.scenario} refused: {record.not_run}")
+    if record.reason:
+        raise Failure(f"drill {record.scenario} {record.verdict}: {record.reason}")
     if not record.is_passed:
         failed = [check.name for check in record.checks if check.is_met is False] or ["nothing was measured"]
         raise Failure(f"drill {record.scenario} not passed: {', '.join(failed)}")
+
+
+def _write(record: DrillRecord, directory: Path) -> Path:
+    """Into the history; returns the report's path."""
+    report = write_record(record, directory).with_suffix(".html")
+    report.write_text(html(record), encoding="utf-8")
+    output().print(f"report: {report}")
+    return report
 
 
 def _run_all(runner: DrillRunner, names: Sequence[str], options: DrillOptions, directory: Path) -> None:

@@ -54,19 +54,18 @@ def show_history(directory: Path, names: Sequence[str]) -> None:
         table.add_column(heading)
     for heading in ("detection", "reroute", "drain", "lost", "twice"):
         table.add_column(heading, justify="right")
-    before: dict[tuple[str, str], DrillRecord] = {}
+    before: dict[tuple[object, ...], DrillRecord] = {}
     for record in shown:
-        key = record.scenario, record.fleet
         table.add_row(
             f"{record.at[:4]}-{record.at[4:6]}-{record.at[6:8]}",
             f"{record.scenario}, {record.fleet}" if record.is_live else record.scenario,
             Text(record.verdict, style=VERDICTS[record.verdict]),
-            *([] if record.not_run else _figures(record, before.get(key))),
+            *([] if record.reason else _figures(record, before.get(record.kind))),
         )
-        if not record.not_run:
-            before[key] = record
+        if not record.reason:
+            before[record.kind] = record
     output().print(table)
-    for reason in dict.fromkeys(f"{r.scenario} {r.verdict}: {r.not_run}" for r in shown if r.not_run):
+    for reason in dict.fromkeys(f"{r.scenario} {r.verdict}: {r.reason}" for r in shown if r.reason):
         output().print(Text(reason))
 
 
@@ -82,7 +81,7 @@ def _figures(record: DrillRecord, last: DrillRecord | None) -> list[str]:
 
 
 def _trend(value: float | None, before: float | None) -> str:
-    """Seconds, and whether they grew since the drill before of the same kind on the same fleet."""
+    """Seconds, and whether they grew since the drill before of the same kind."""
     if value is None:
         return "-"
     if before is None:

@@ -103,10 +103,10 @@ class CommandGroup(click.Group):
         except click.ClickException as error:
             raise Failure(error.message) from error
         except EXPECTED as error:
-            raise Failure(_words(error)) from error
+            raise Failure(words(error)) from error
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """What a user is told; of files: which one, and why."""
     if isinstance(error, PermissionError) and error.filename:
         return f"{error.filename}: {error.strerror}: commands of a fleet run as the user who owns its files"

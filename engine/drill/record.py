@@ -34,7 +34,9 @@ class Check:
 class DrillRecord:
     """`at` is UTC as 20260131T120000Z. `marks` are (seconds, text); series count deliveries per tenth of a second.
 
-    `not_run`: why the scenario was not run, "" if it was; `is_lacking`: this machine lacks what it needs.
+    `at` is of the fault, or of the beginning if it came to none. `not_run`: why the scenario was not run, "" if it was;
+    `is_lacking`: this machine lacks what it needs. `failure`: why it was begun and has no figures, "" if it has.
+    `replicas`: the fleet's; None in older records.
     """
 
     scenario: str
@@ -56,11 +58,24 @@ class DrillRecord:
     machine: str = ""
     not_run: str = ""
     is_lacking: bool = False
+    failure: str = ""
+    replicas: int | None = None
 
     @property
     def is_passed(self) -> bool:
         states = [check.is_met for check in self.checks]
-        return not self.not_run and True in states and False not in states
+        return not self.reason and True in states and False not in states
+
+    @property
+    def reason(self) -> str:
+        """Why there are no figures, "" if there are."""
+        return self.not_run or self.failure
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Figures of drills of the same kind can be compared: another rate or machine has other ones."""
+        machine = self.machine.partition(", Linux ")[0]
+        return self.scenario, self.fleet, self.is_live, self.rate, self.replicas, machine
 
     @property
     def verdict(self) -> str:
@@ -70,14 +85,14 @@ class DrillRecord:
 
 
 def record_of(
-    scenario: Scenario, *, fleet: str, is_live: bool, target: str, not_run: str = ""
+    scenario: Scenario, *, fleet: str, is_live: bool, target: str, at_s: float, not_run: str = ""
 ) -> DrillRecord:
-    """Of now, without figures."""
+    """Without figures. `at_s`: unix seconds."""
     return DrillRecord(
         scenario=scenario.name,
         title=scenario.title,
         expects=scenario.expects,
-        at=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
+        at=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_s)),
         fleet=fleet,
         is_live=is_live,
         target=target,

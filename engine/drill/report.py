@@ -31,9 +31,7 @@ def html(record: DrillRecord) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in record.notes)
     caveat = f'<p class="note">Not rehearsed: {escape(record.caveat)}.</p>' if record.caveat else ""
     not_run = (
-        f'<p class="not">{record.verdict.capitalize()}: {escape(record.not_run)}.</p>'
-        if record.not_run
-        else ""
+        f'<p class="not">{record.verdict.capitalize()}: {escape(record.reason)}.</p>' if record.reason else ""
     )
     kind = "live" if record.is_live else "temporary"
     return (
@@ -42,16 +40,16 @@ def html(record: DrillRecord) -> str:
         f"<h1>Drill {escape(record.scenario)}: {record.verdict}</h1>"
         f"<p>{escape(record.title)} ({escape(record.target)}), {kind} fleet <b>{escape(record.fleet)}</b>, "
         f"{escape(record.at)}. Expected: {escape(record.expects)}.</p>{caveat}{not_run}"
-        f"{'' if record.not_run else measured}"
+        f"{'' if record.reason else measured}"
         f"{f'<h2>Notes</h2><ul>{notes}</ul>' if notes else ''}"
         f'<p class="note">{escape(record.machine)}</p></body></html>\n'
     )
 
 
 def rows(record: DrillRecord) -> list[tuple[str, str]]:
-    """The figures in words, for the report and the terminal; "-": not measured. None of a drill that was not run."""
+    """The figures in words, for the report and the terminal; "-": not measured. None of a drill that has none."""
     found = record.figures
-    if record.not_run:
+    if record.reason:
         return []
     twice = _count(found.duplicated)
     return [

@@ -23,7 +23,9 @@ class FakeRunner:
         self.done: list[Any] = []
         self.detection_s = 1.0
         self.is_met = True
-        self.refuses: DrillRefused | None = None
+        self.refuses: Exception | None = None
+        self.fails_to_find: Exception | None = None
+        self.rate, self.machine = 1.0, ""
         self.unable: set[str] = set()
         self.statuses: list[int] = []
 
@@ -38,7 +40,8 @@ class FakeRunner:
             fleet=name,
             is_live=False,
             target="x",
-            rate=1.0,
+            rate=self.rate,
+            machine=self.machine,
             figures=Figures(detection_s=self.detection_s),
             checks=[Check("nothing lost", self.is_met, "0 lost")],
         )
@@ -56,6 +59,8 @@ class FakeRunner:
         options: DrillOptions,
         confirm: Callable[[str], None],
     ) -> DrillRecord:
+        if self.fails_to_find is not None:
+            raise self.fails_to_find
         confirm(f"region {options.region}, process 4711")
         self.done.append(("live", scenario.name, config.fleet.name))
         return replace(self._record(scenario, config.fleet.name), is_live=True)
@@ -165,6 +170,49 @@ def test_a_live_drill_that_is_refused_after_it_was_confirmed_is_kept(
     assert (record.verdict, record.fleet, record.is_live) == ("refused", "demo", True)
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionError("no node started"), "no node started"),
+        (TimeoutError(), "TimeoutError"),
+        (RuntimeError("a bug"), "RuntimeError: a bug"),
+    ],
+)
+def test_a_fleet_that_breaks_is_in_the_history(
+    runner: FakeRunner, tmp_path: Path, error: Exception, reason: str
+) -> None:
+    error.add_note("the fleet's files are kept in /tmp/x")
+    runner.refuses = error
+    result = run(runner, "--scenario", "pool-kill", "--directory", tmp_path)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, RuntimeError) == isinstance(error, RuntimeError), "a traceback"
+    (record,), problems = read_records(tmp_path)
+    assert (record.verdict, record.reason, problems) == ("not passed", reason, [])
+    assert record.notes == ["the fleet's files are kept in /tmp/x"]
+    history = run(runner, "--history", "--directory", tmp_path)
+    assert f"pool-kill not passed: {reason}" in history.output
+    (report,) = tmp_path.glob("*.html")
+    assert f"Not passed: {reason}" in report.read_text()
+
+
+def test_a_live_drill_that_did_not_come_to_its_question_is_kept(runner: FakeRunner, tmp_path: Path) -> None:
+    verdicts = []
+    for error in (TimeoutError("the region does not say"), DrillRefused("no fleet demo runs here")):
+        runner.fails_to_find = error
+        directory = tmp_path / type(error).__name__
+        result = live(runner, directory, "--scenario", "pool-kill", "--yes", "demo")
+        assert result.exit_code == 1
+        (record,), _ = read_records(directory)
+        verdicts.append((record.verdict, record.reason, record.is_live))
+    assert verdicts == [
+        ("not passed", "the region does not say", True),
+        ("refused", "no fleet demo runs here", True),
+    ]
+    assert live(runner, tmp_path, "--scenario", "disk-full", "--yes", "demo").exit_code == 1
+    (record,), _ = read_records(tmp_path)
+    assert (record.verdict, "a live disk is not filled" in record.reason) == ("refused", True)
+
+
 def test_a_region_is_chosen(runner: FakeRunner, tmp_path: Path) -> None:
     where = ("--directory", tmp_path)
     for arguments, said in (
@@ -261,6 +309,22 @@ def test_the_history_shows_how_figures_move(runner: FakeRunner, tmp_path: Path) 
     assert "0.75 s ↓" in result.output
     assert "not a drill's record" in result.output
     assert run(runner, "--history", "--scenario", "dns", "--directory", tmp_path).exit_code == 1
+
+
+def test_only_drills_of_the_same_rate_on_the_same_machine_are_compared(
+    runner: FakeRunner, tmp_path: Path
+) -> None:
+    for detection_s, rate, machine in (
+        (1.0, 100.0, "a, 2 cores, x86_64, Linux 6.1"),
+        (2.0, 200.0, "a, 2 cores, x86_64, Linux 6.1"),
+        (3.0, 100.0, "b, 8 cores, x86_64, Linux 6.1"),
+        (0.5, 100.0, "a, 2 cores, x86_64, Linux 6.2"),
+    ):
+        runner.detection_s, runner.rate, runner.machine = detection_s, rate, machine
+        run(runner, "--scenario", "pool-kill", "--directory", tmp_path)
+    shown = run(runner, "--history", "--directory", tmp_path).output
+    assert "0.50 s ↓" in shown
+    assert not any(f"{value} s ↑" in shown for value in ("2.00", "3.00"))
 
 
 def test_the_list(runner: FakeRunner) -> None:
