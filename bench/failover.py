@@ -20,8 +20,8 @@ that had a receipt when the fault was made has arrived. `receipts_late` of `rece
 waited for more than half a second. `in_flight`: at the pools of the region when it was hit; for region-kill batches
 of which, by its lost disk, not all was settled. `oldest_twice_s`: how long before the fault what came twice had
 arrived. A message with a receipt that does not arrive fails the bench, and so does one that arrives twice without the
-mark, or a second after it had arrived, or of which the disk of a killed region does not say that it was in flight; so
-does a round that does not get to its end.
+mark, or of which the first had come more than half a second before the fault; so does a round that does not get to its
+end.
 
 Machines with few cores may not carry the rate beside three Ray nodes and a sink: what was accepted is in the result.
 """
