@@ -411,7 +411,7 @@ def stop_fleet(config: FleetConfig) -> None:
     regions = [region_actor(region.name) for region in config.regions]
     _in_order(regions, "pause")
     _in_order(_pools_of(config), "stop", DRAIN_S)
-    _in_order(regions, "stop")
+    _in_order(regions, "stop", time.time_ns())
     deadline = time.monotonic() + ENDING_S
     while left := _names_before(deadline):
         if time.monotonic() > deadline:

@@ -276,14 +276,23 @@ class RegionActor:
         """Hand nothing more to pools; returns when nothing is on its way to one."""
         await (await self._engine()).pause()
 
-    async def stop(self) -> None:
-        """Stop sending and close the spool; everything unsent stays on disk."""
+    async def rest_number(self) -> int:
+        return (await self._engine()).rest_number()
+
+    async def drop_copies(self) -> None:
+        await (await self._engine()).drop_copies()
+
+    async def begin_alone(self) -> None:
+        await (await self._engine()).begin_alone()
+
+    async def stop(self, rest: int = 0) -> None:
+        """Stop sending and close the spool; everything unsent stays on disk. `rest`: as of the engine's Region."""
         self._stopping = True
         await self._services.launch_no_more()
         region = await self._engine()
         if self._reporting is not None:
             self._reporting.cancel()
-        await region.stop()
+        await region.stop(rest)
         if self._events is not None:
             await self._events.stop()
         if self._spool is not None:

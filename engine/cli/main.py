@@ -17,6 +17,7 @@ from engine.cli.config import config_group
 from engine.cli.doctor import doctor_command
 from engine.cli.drain import build_drain
 from engine.cli.events import events_command
+from engine.cli.forget_copies import forget_copies_command
 from engine.cli.port import PortFactory
 from engine.cli.send import build_send
 from engine.cli.shaping import build_shaping
@@ -51,6 +52,7 @@ def build_cli(port_factory: PortFactory, *, read: Callable[[Path], FleetConfig] 
         build_top(port_factory),
         build_alerts(port_factory),
         audit_command,
+        forget_copies_command,
         events_command,
         bounces_group,
         build_suppression(port_factory),

@@ -144,6 +144,16 @@ class RegionMachine:
         """Nothing may be dispatched from then on."""
         return self.own.lease.until() if self.own.is_live() else -1
 
+    def is_at_rest(self) -> bool:
+        """Whether every region is live, as far as this one was told: each message has one owner, who knows it."""
+        own = self.own
+        standings = own.standings()
+        return (
+            own.is_live()
+            and not own.standby.is_adopting()
+            and all(p in standings and standings[p].standing not in AWAY for p in own.peers)
+        )
+
     def is_covered(self, now: int) -> bool:
         """Whether a copy that is sent now may be expected to be safe soon."""
         return self.own.is_covered(now)

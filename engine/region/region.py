@@ -84,6 +84,8 @@ class Region:
     async def start(self) -> None:
         """Recover from the spool, attach the pools that outlived us, and begin to send."""
         parts, spawn = self.parts, self._background.spawn
+        if parts.cover is not None:
+            await awaited(self._spool.end_rest())  # before anybody can call this region dead
         for number, domain, stream, tenant, campaign, first_due_ms in self._spool.waiting_queues():
             parts.windows.learn(number, domain, stream, tenant, campaign, first_due_ms)
         parts.enforcement.restore()
@@ -127,15 +129,35 @@ class Region:
         """Hand nothing more to pools; returns when nothing is on its way to one. Their outcomes are still settled."""
         await self.parts.dispatcher.pause()
 
-    async def stop(self) -> None:
-        """Stop sending and leave everything on disk. The spool is closed by whoever opened it."""
+    async def stop(self, rest: int = 0) -> None:
+        """Stop sending and leave everything on disk. The spool is closed by whoever opened it.
+
+        `rest`: the number of a stop of the whole fleet, whose Fleet has ended: what the regions are told then holds
+        until the next start (engine/spool/rest.py). 0: others go on.
+        """
         self.parts.dispatcher.paused = True
         await self._background.stop()
-        if self.parts.cover is not None:
-            self.parts.cover.close()
+        cover = self.parts.cover
+        if cover is not None:
+            cover.close()
+            if rest and cover.machine.is_at_rest():
+                await awaited(self._spool.save_rest(rest))
         self._keep_unknown_replies()
         self.parts.tenants.save(now=True)
         self.tls.save(now=True)
+
+    def rest_number(self) -> int:
+        """Of the stop after which this region waits, with copies on its disk and none to be kept; 0: it does not."""
+        return 0 if self.parts.resting is None else self.parts.resting.number
+
+    async def drop_copies(self) -> None:
+        """The first step out of that waiting, to be done by all before any takes the second, `begin_alone`."""
+        if self.parts.resting is not None:
+            await self.parts.resting.drop_copies()
+
+    async def begin_alone(self) -> None:
+        if self.parts.resting is not None:
+            await self.parts.resting.begin_alone()
 
     def check(self) -> None:
         """Raise RegionFailed if a background task has failed."""

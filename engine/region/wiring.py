@@ -34,6 +34,7 @@ from engine.region.notices import Notices
 from engine.region.outcomes import Outcomes
 from engine.region.outgoing import PeerLink
 from engine.region.ports import AddressQuestions, PoolLauncher, SourcePort
+from engine.region.resting import Resting
 from engine.region.retry import schedule_of
 from engine.region.routing import Routing
 from engine.region.settling import Settling
@@ -126,6 +127,15 @@ class Parts:
                 ready=self._offer,
                 forget=self._forget,
                 leased=self._wake_pools,
+            )
+        self.resting: Resting | None = None
+        if self.cover is None:
+            self.resting = Resting(
+                name=name,
+                numbers={region.name: region.number for region in config.regions},
+                spool=spool,
+                offer=self._offer,
+                wake=self._wake_pools,
             )
         self.windows = Windows(
             index=spool,
@@ -285,7 +295,7 @@ class Parts:
 
     def term(self) -> int | None:
         """The epoch under which mail may be handed to pools; 0 in a fleet without copies. None: not now."""
-        if self.handing.holds_dispatch():
+        if self.handing.holds_dispatch() or (self.resting is not None and self.resting.number):
             return None
         if self.cover is None:
             return 0

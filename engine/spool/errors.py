@@ -43,3 +43,20 @@ class CampaignConflict(SpoolError):
 
 class CampaignUnknown(SpoolError):
     """There is no campaign of this number, or it is another one: this disk is not the one that gave the number."""
+
+
+class CopiesInDoubt(SpoolError):
+    """`replicas: 0`, and this region's messages may be another region's as well."""
+
+    def __init__(self, region: str) -> None:
+        super().__init__(region)
+        self.region = region
+
+    def __str__(self) -> str:
+        return (
+            f"fleet.replicas: 0: region {self.region} has covered for others with `replicas: 1`, and was not stopped "
+            "in order while every region was live: another region may own the same messages, and both would send them. "
+            "Until all have returned only 1 is allowed: set it, `sendfleet up`, wait until `sendfleet status` shows "
+            "every region live, `sendfleet down`, then set 0. If a region does not come back at all: "
+            "`sendfleet forget-copies` (docs/failover.md)"
+        )

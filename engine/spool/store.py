@@ -54,6 +54,7 @@ from engine.spool.options import SpoolOptions
 from engine.spool.queue_names import QueueName, QueueNames
 from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, DamagedRecord, Record, decode_record, due_key
+from engine.spool.rest import begin_alone, end_rest, read_rest, save_rest
 from engine.spool.room import Room
 from engine.spool.sent import Sent
 from engine.spool.standby import read_durable
@@ -203,6 +204,23 @@ class Spool:
         """What the protocol needs when it starts."""
         with self._env.read() as txn:
             return read_durable(self._env, txn, numbers)
+
+    def rest(self) -> int | None:
+        """Whether it may go on without copies: see engine/spool/rest.py, read_rest."""
+        with self._env.read() as txn:
+            return read_rest(self._env, txn)
+
+    def save_rest(self, number: int) -> "Future[None]":
+        """It is stopped, and every region is live as far as it knows."""
+        return self._writer.submit(lambda draft: save_rest(draft, number))
+
+    def end_rest(self) -> "Future[None]":
+        """From now on others may adopt what is here."""
+        return self._writer.submit(end_rest)
+
+    def begin_alone(self) -> "Future[None]":
+        """What is here is this region's alone."""
+        return self._writer.submit(begin_alone)
 
     def exporter(self) -> Exporter:
         return Exporter(self._env, self.reader(), self._names.row)

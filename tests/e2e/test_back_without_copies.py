@@ -1,0 +1,189 @@
+"""From `replicas: 1` back to 0: no message that two disks hold is sent by both."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from engine.cli.forget_copies import forget_copies_command
+from engine.config.schema import FleetConfig
+from engine.failover.messages import Standing
+from engine.sink.process import SinkProcess
+from engine.spool.errors import CopiesInDoubt
+from engine.spool.records import MAYBE_SENT
+from engine.spool.store import Spool
+from engine.values.clock import SteadyClock
+from tests.e2e.test_regions_cover import KEY, NOWHERE, mail, recipients
+from tests.support.covered import CoveredFleet
+from tests.support.ray_fleet import two_regions
+from tests.support.region import start_region, until
+from tests.support.sinks import accepting_sink
+
+
+@pytest.fixture
+def sink(tmp_path: Path):
+    with accepting_sink(tmp_path) as process:
+        yield process
+
+
+def covered(tmp_path: Path) -> FleetConfig:
+    return two_regions(tmp_path, NOWHERE, fleet={"replicas": 1})
+
+
+async def until_at_rest(fleet: CoveredFleet) -> None:
+    """The regions hear that all are live with the beat after Fleet has seen it."""
+    covers = [region.parts.cover for region in fleet.regions.values()]
+    await until(lambda: all(cover is not None and cover.machine.is_at_rest() for cover in covers))
+
+
+async def stop(fleet: CoveredFleet, number: int) -> None:
+    """As `sendfleet down`: Fleet first."""
+    fleet._beating.cancel()
+    for name in list(fleet.regions):
+        region, spool, node = fleet.regions.pop(name), fleet.spools.pop(name), fleet.nodes.pop(name)
+        await region.pause()
+        await node.stop()
+        await region.stop(number)
+        spool.close()
+
+
+async def with_queue(config: FleetConfig, *, number: int) -> None:
+    """Fifty messages wait in eu, all is live, and stopped in order."""
+    fleet = CoveredFleet(config)
+    async with fleet:
+        await fleet.submit("eu", mail(50), KEY)
+        await until_at_rest(fleet)
+        await stop(fleet, number)
+
+
+async def adopted(config: FleetConfig, *, number: int) -> None:
+    """Fifty messages wait in eu, which is killed; us adopts them and is stopped in order."""
+    fleet = CoveredFleet(config)
+    async with fleet:
+        await fleet.submit("eu", mail(50), KEY)
+        await fleet.kill("eu")
+        await until(lambda: fleet.standing("eu") is Standing.DEAD)
+        await until(lambda: fleet.spools["us"].counts()["queued"] == 50)
+        await stop(fleet, number)
+
+
+async def send_alone(config: FleetConfig, *names: str) -> None:
+    """As Fleet lets regions go on; returns when all is sent."""
+    started = {}
+    for name in names:
+        started[name] = await start_region(config, name)
+    assert {region.rest_number() for region, _, _ in started.values()} <= {0, 7}
+    for region, _, _ in started.values():
+        await region.drop_copies()
+    for region, _, _ in started.values():
+        await region.begin_alone()
+    await until(lambda: all(spool.counts()["queued"] == 0 for _, spool, _ in started.values()))
+    for region, spool, node in started.values():
+        await node.stop()
+        await region.stop()
+        spool.close()
+
+
+def queued(config: FleetConfig, name: str) -> Spool:
+    number = next(region.number for region in config.regions if region.name == name)
+    return Spool.open(config.spool.directory / name, region_number=number, clock=SteadyClock())
+
+
+def test_nobody_starts_without_copies_while_what_was_adopted_is_on_two_disks(tmp_path: Path) -> None:
+    asyncio.run(adopted(covered(tmp_path), number=7))
+    without = two_regions(tmp_path, NOWHERE)
+    for name in ("eu", "us"):
+        with pytest.raises(
+            CopiesInDoubt, match=rf"replicas: 0: region {name} .* `replicas: 1`.*only 1 is allowed"
+        ):
+            asyncio.run(start_region(without, name))
+
+
+def test_who_was_stopped_in_order_sends_what_it_has_once_all_have_dropped_copies(
+    tmp_path: Path, sink: SinkProcess
+) -> None:
+    asyncio.run(with_queue(covered(tmp_path), number=7))
+    without = two_regions(tmp_path, sink.addresses["accept"][1])
+
+    async def hold() -> None:
+        region, spool, node = await start_region(without, "eu")
+        assert region.rest_number() == 7
+        assert region.parts.term() is None  # it sends nothing before the others are known to be at rest
+        await region.stop()
+        spool.close()
+        await node.stop()
+
+    asyncio.run(hold())
+    asyncio.run(send_alone(without, "eu", "us"))
+    arrived = Counter(sink.log().recipients())
+    assert set(arrived) == recipients(50)
+    assert set(arrived.values()) == {1}
+    for name in ("eu", "us"):
+        spool = queued(without, name)
+        assert spool.rest() is None
+        with spool._env.read() as txn:
+            assert txn.stat(spool._env.db["copies"])["entries"] == 0
+        spool.close()
+
+
+def test_a_mark_of_rest_ends_when_copies_are_kept_again(tmp_path: Path) -> None:
+    """us alone starts with copies, as when eu does not come up: it may have adopted what eu has."""
+    config = covered(tmp_path)
+    asyncio.run(with_queue(config, number=7))
+
+    async def again() -> None:
+        fleet = CoveredFleet(config)
+        await fleet.start("us")
+        await fleet.kill("us")
+
+    asyncio.run(again())
+    with pytest.raises(CopiesInDoubt, match="region us"):
+        asyncio.run(start_region(two_regions(tmp_path, NOWHERE), "us"))
+
+
+def test_from_0_to_1_and_back_what_was_queued_stays_with_its_region(
+    tmp_path: Path, sink: SinkProcess
+) -> None:
+    without = two_regions(tmp_path, NOWHERE)
+
+    async def queue() -> None:
+        fleet = CoveredFleet(without)
+        await fleet.start("eu")
+        await fleet.submit("eu", mail(20), KEY)
+        await fleet.kill("eu")
+
+    async def copied(number: int) -> None:
+        fleet = CoveredFleet(covered(tmp_path))
+        async with fleet:
+            with fleet.spools["us"]._env.read() as txn:
+                assert txn.stat(fleet.spools["us"]._env.db["copies"])["entries"] == 20
+            await until_at_rest(fleet)
+            await stop(fleet, number)
+
+    asyncio.run(queue())
+    asyncio.run(copied(7))
+    asyncio.run(send_alone(two_regions(tmp_path, sink.addresses["accept"][1]), "eu", "us"))
+    assert Counter(sink.log().recipients()) == Counter(recipients(20))
+
+
+def test_told_to_forget_copies_both_send_and_all_is_marked(tmp_path: Path) -> None:
+    asyncio.run(adopted(covered(tmp_path), number=7))
+    without = two_regions(tmp_path, NOWHERE)
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump(without.model_dump(mode="json", exclude_defaults=True)))
+    result = CliRunner().invoke(forget_copies_command, ["--fleet", str(path), "--yes"])
+    assert result.exit_code == 0, result.output
+    assert "region eu: goes on without copies" in result.output
+    for name in ("eu", "us"):
+        spool = queued(without, name)
+        assert spool.rest() is None
+        due = [row[0] for row in spool.due_rows(b"", 1000)]
+        assert len(due) == 50
+        for key in due:
+            record = spool.message(int.from_bytes(key[10:], "big"))
+            assert record is not None
+            assert record.flags & MAYBE_SENT
+        spool.close()
