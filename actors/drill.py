@@ -26,8 +26,9 @@ def run_temporary(
     fault: Fault = FAULTS[scenario.name](fleet, scenario, options.region)
     record, watch = asyncio.run(_measure(fault, options, say))
     say("waiting until everything is sent")
-    if not asyncio.run(wait_drained(fleet.running, DRAIN_S)):
-        record.notes.append(f"not everything was sent within {DRAIN_S:.0f} s")
+    fault.extra[f"everything was sent within {DRAIN_S:.0f} s"] = asyncio.run(
+        wait_drained(fleet.running, DRAIN_S)
+    )
     fleet.stop_actors()  # the last events are in the log then
     return _conclude(record, fault, watch)
 
@@ -102,6 +103,7 @@ async def _measure(
         end_s=end_s - began_s,
         detected_s=None if detected_s is None else detected_s - began_s,
         affected=fault.affected(),
+        may_refuse=(fault.region,) if scenario.may_refuse else (),
     )
     record.marks = [(at_s - began_s, text) for at_s, text in sorted(fault.marks)]
     return record, watch

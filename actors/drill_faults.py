@@ -70,6 +70,41 @@ class Fault(ABC):
     async def heal(self) -> None:  # noqa: B027 - many faults need none
         """Undo it, if it does not pass by itself."""
 
+    async def find_whether_it_goes_on(self) -> None:
+        """Whether the fleet calls the region something else than down again, and it accepts a batch after that.
+
+        Whether it accepts is not measured without a load of the drill's own. Without copies, or with them, `down` is
+        what the watch says of a region that does not answer.
+        """
+
+        async def is_up() -> bool:
+            try:
+                return (await self.running.health()).get(self.region, "down") != "down"
+            except (ConnectionError, TimeoutError):
+                return False
+
+        up_s = await until(is_up, deadline_s=RETURN_S)
+        self.extra["the fleet sees it again"] = up_s is not None
+        await self.find_whether_it_accepts(up_s or time.monotonic())
+
+    async def find_whether_it_accepts(self, since_s: float) -> None:
+        """Whether a batch that was submitted to the region since then has a receipt; the load has to run."""
+
+        async def accepts() -> bool:
+            return True in self.answers(since_s)
+
+        found = None if self.load is None else await until(accepts, deadline_s=RETURN_S) is not None
+        self.extra["it accepts again"] = found
+
+    def answers(self, since_s: float) -> list[bool]:
+        """Whether the region took anything, by batch of those that were submitted to it since then."""
+        assert self.load is not None
+        return [
+            bool(submission.recipients)
+            for submission in self.load.submissions
+            if submission.region == self.region and submission.sent_s > since_s - self.load.began_s
+        ]
+
     def mark(self, text: str) -> None:
         self.marks.append((time.monotonic(), text))
 
@@ -159,6 +194,9 @@ class RegionKill(Fault):
             return True
         return int((await self.running.region(self.region))["pid"]) != self._pid
 
+    async def heal(self) -> None:
+        await self.find_whether_it_goes_on()
+
 
 class RegionFreeze(Fault):
     """Noticed when the watch calls the region down. It ends with this command, and by itself (actors/freeze.py)."""
@@ -184,6 +222,7 @@ class RegionFreeze(Fault):
     async def heal(self) -> None:
         await asyncio.sleep(max(0.0, self.made_s + self.scenario.hold_s - time.monotonic()))
         self.resume()
+        await self.find_whether_it_goes_on()
 
     def resume(self) -> None:
         assert self._freeze is not None
@@ -237,6 +276,7 @@ class Dns(RegionFreeze):
         self.extra["they come back"] = back_s is not None
         if back_s is not None:
             self.mark("back in the DNS")
+        await self.find_whether_it_goes_on()
 
 
 class DiskFull(Fault):
@@ -264,16 +304,8 @@ class DiskFull(Fault):
                 file.write(bytes(min(room, BALLAST_PIECE)))
                 file.flush()
 
-    def _answers(self, since_s: float) -> list[bool]:
-        assert self.load is not None
-        return [
-            bool(submission.recipients)
-            for submission in self.load.submissions
-            if submission.region == self.region and submission.sent_s > since_s - self.load.began_s
-        ]
-
     async def is_detected(self) -> bool:
-        return False in self._answers(self.made_s)
+        return False in self.answers(self.made_s)
 
     async def heal(self) -> None:
         assert isinstance(self.fleet, TemporaryFleet)
@@ -281,12 +313,7 @@ class DiskFull(Fault):
         self.extra["the region refuses what it cannot keep"] = await self.is_detected()
         self.fleet.ballast().unlink()
         self.mark("room again")
-        room_s = time.monotonic()
-
-        async def accepts() -> bool:
-            return True in self._answers(room_s)
-
-        self.extra["it accepts again"] = await until(accepts, deadline_s=RETURN_S) is not None
+        await self.find_whether_it_accepts(time.monotonic())
 
 
 class Cut(Fault):
@@ -337,6 +364,7 @@ class Cut(Fault):
             self.notes.append(f"Fleet did not say when it called the region dead: {error}")
         self.extra["it returns"] = await until(self._is_live, deadline_s=RETURN_S) is not None
         self.mark("live again")
+        await self.find_whether_it_accepts(time.monotonic())
 
     def _is_silent(self, dead_s: float | None, end_s: float) -> bool | None:
         """Whether it sent nothing between; None if it had sent nothing before either."""

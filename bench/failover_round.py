@@ -130,7 +130,7 @@ async def round_of(kind: str, fleet: Fleet, *, rate: float, after_s: float) -> d
 
 
 def _figures(load: Load, fleet: Fleet, made_s: float, end_s: float, detected_s: float) -> dict[str, Any]:
-    """`drain_s`: from the fault until all that had a receipt by then had arrived. `oldest_twice_s`: so long before the
+    """`oldest_twice_s`: so long before the
     fault had arrived what came twice, at most (0: nothing, or all after it)."""
     homes = {r: s.region for s in load.submissions for r in s.recipients}
     arrivals = [
@@ -144,14 +144,13 @@ def _figures(load: Load, fleet: Fleet, made_s: float, end_s: float, detected_s: 
         if arrival.recipient in first:
             twice.add(arrival.recipient)
         first[arrival.recipient] = min(first.get(arrival.recipient, arrival.at_s), arrival.at_s)
-    before = load.accepted(until_s=made_s)
     began_s = min(s.sent_s for s in load.submissions)
     return {
         "detection_s": found.detection_s,
         "gap_s": found.gap_s,
         "share_gap_s": found.share_gap_s,
         "share_gap_before_s": _gap_before(arrivals, made_s),
-        "drain_s": max(0.0, max((first[r] for r in before if r in first), default=made_s) - made_s),
+        "drain_s": found.drain_s,
         "receipt_p99_ms": found.receipt_p99_ms,
         "receipt_p99_before_ms": found.receipt_p99_before_ms,
         "accepted": found.accepted,

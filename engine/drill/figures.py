@@ -1,7 +1,8 @@
 """From what was seen to the figures of a drill. Pure: times are seconds on one clock, 0 at the start of the drill.
 
 The reroute time is the longest gap between two deliveries from the fault on, the one that it falls into included. A gap
-that never ends counts to the end of the watch.
+that never ends counts to the end of the watch. The drain time runs from the fault until all that had a receipt by then
+has arrived.
 """
 
 import itertools
@@ -38,7 +39,8 @@ class Watch:
     """What was seen. `fault_s`: when it was made; `end_s`: the last moment at which there was load.
 
     `submissions`: None if the load is not the drill's own, as on a live fleet: what was accepted is not known then, and
-    an arrival is an event, of which there is one for each message, however often it was sent.
+    an arrival is an event, of which there is one for each message, however often it was sent. `may_refuse`: the regions
+    that the fault allows to refuse mail.
     """
 
     arrivals: Sequence[Arrival]
@@ -49,6 +51,7 @@ class Watch:
     affected: Collection[str] = ()
     marked: Collection[str] = ()
     settled_otherwise: Collection[str] = ()
+    may_refuse: Collection[str] = ()
 
 
 @dataclass(slots=True)
@@ -62,6 +65,7 @@ class Figures:
     drain_s: float | None = None
     accepted: int | None = None
     refused: int | None = None
+    refused_elsewhere: int | None = None
     delivered: int = 0
     lost: int | None = None
     duplicated: int | None = None
@@ -76,6 +80,7 @@ OF_THE_LOAD = (
     "drain_s",
     "accepted",
     "refused",
+    "refused_elsewhere",
     "lost",
     "duplicated",
     "unmarked",
@@ -102,8 +107,19 @@ def figures_of(watch: Watch) -> Figures:
         found.share_gap_s = longest_gap(share, watch.fault_s, watch.end_s)
     if watch.submissions is not None:
         _add_load(found, watch, watch.submissions, counts)
-        found.drain_s = max(0.0, max(times, default=watch.end_s) - watch.end_s)
+        found.drain_s = _drain_s(arrivals, watch.submissions, watch.fault_s)
     return found
+
+
+def _drain_s(arrivals: Sequence[Arrival], submissions: Sequence[Submission], fault_s: float) -> float:
+    """`arrivals` ascending. What never arrives is lost, and counted as that."""
+    left = {r for s in submissions if s.answered_s <= fault_s for r in s.recipients}
+    last_s = fault_s
+    for arrival in arrivals:
+        if arrival.recipient in left:
+            left.remove(arrival.recipient)
+            last_s = max(last_s, arrival.at_s)
+    return last_s - fault_s
 
 
 def _add_load(
@@ -115,6 +131,7 @@ def _add_load(
     waits = [(s.sent_s, (s.answered_s - s.sent_s) * 1e3) for s in submissions if s.recipients]
     found.accepted = len(accepted)
     found.refused = sum(submission.refused for submission in submissions)
+    found.refused_elsewhere = sum(s.refused for s in submissions if s.region not in watch.may_refuse)
     found.lost = len(set(accepted) - counts.keys() - set(watch.settled_otherwise))
     found.duplicated = len(twice)
     found.unmarked = len(twice - set(watch.marked))

@@ -12,7 +12,7 @@ from pathlib import Path
 from engine.drill.figures import OF_THE_LOAD, Figures
 from engine.drill.scenarios import Scenario
 
-VERSION = 2
+VERSION = 3
 NOT_MEASURED = "not measured"
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[a-z-]+(?:-[0-9]+)?\.json")
 
@@ -111,9 +111,14 @@ def judge(scenario: Scenario, figures: Figures, *, extra: Mapping[str, bool | No
     if figures.unmarked is not None:
         unmarked = f"{figures.duplicated} sent twice, {figures.unmarked} of them without the mark"
     is_loaded = figures.delivered > 0 and figures.accepted != 0
+    elsewhere = figures.refused_elsewhere
+    refused = NOT_MEASURED if elsewhere is None else f"{elsewhere} messages"
     checks = [
         Check("nothing lost", figures.lost == 0 if figures.accepted else None, lost),
         Check("duplicates are marked", None if figures.unmarked is None else figures.unmarked == 0, unmarked),
+        Check(
+            "nothing refused where nothing was hit", None if elsewhere is None else elsewhere == 0, refused
+        ),
         Check("there was load", is_loaded, f"{figures.delivered} messages delivered"),
     ]
     if bounds.detection_s is not None:
@@ -173,10 +178,12 @@ def _order(path: Path) -> tuple[str, int, str]:
 
 def _parse(text: str) -> DrillRecord:
     data = json.loads(text)
-    if data["version"] not in (1, VERSION):
-        raise ValueError(f"version {data['version']}: allowed are 1 and {VERSION}")
+    if data["version"] not in range(1, VERSION + 1):
+        raise ValueError(f"version {data['version']}: allowed are 1 to {VERSION}")
     if data["version"] == 1 and data["is_live"]:  # it has zeros for what was not measured
         data["figures"] |= dict.fromkeys(OF_THE_LOAD)
+    if data["version"] < 3:  # from the end of the load, and so about zero
+        data["figures"]["drain_s"] = None
     known = {f.name for f in fields(DrillRecord)}
     values = {key: value for key, value in data.items() if key in known}
     values["figures"] = Figures(**data["figures"])

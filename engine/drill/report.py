@@ -57,7 +57,7 @@ def rows(record: DrillRecord) -> list[tuple[str, str]]:
         ("reroute: longest gap at the sink", _seconds(found.gap_s)),
         ("the same for what was hit", _seconds(found.share_gap_s)),
         ("longest gap before the fault", _seconds(found.gap_before_s)),
-        ("drain after the load", _seconds(found.drain_s)),
+        ("drain of what had a receipt at the fault", _seconds(found.drain_s)),
         ("accepted", _count(found.accepted)),
         ("refused", _count(found.refused)),
         ("delivered", f"{found.delivered:,}"),

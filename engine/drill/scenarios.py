@@ -23,7 +23,7 @@ class Bounds:
 class Scenario:
     """`title` says what is done, `expects` what has to go on. `hold_s`: so long the fault lasts, then it is healed.
 
-    `picks_region`: it can be made in any region that one names.
+    `picks_region`: it can be made in any region that one names. `may_refuse`: the region that is hit may refuse mail.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Scenario:
     needs_temporary: str = ""
     needs_copies: bool = False
     picks_region: bool = True
+    may_refuse: bool = False
 
 
 class DrillRefused(ValueError):
@@ -79,6 +80,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "SIGKILL of a region's process",
             "the region goes on from its spool; other regions do not notice",
             Bounds(5.0, 2.0, 30.0),
+            may_refuse=True,
         ),
         Scenario(
             "region-freeze",
@@ -86,6 +88,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "the fleet sees it; other regions go on; it goes on itself when it is continued",
             Bounds(10.0, 2.0, None),
             hold_s=5.0,
+            may_refuse=True,
         ),
         *(
             Scenario(
@@ -95,6 +98,7 @@ SCENARIOS: Mapping[str, Scenario] = {
                 Bounds(5.0, 2.0, None),
                 hold_s=5.0,
                 needs_copies=True,
+                may_refuse=True,
             )
             for name, title in (
                 ("partition", "a region and its fleet do not hear each other for a while"),
@@ -117,6 +121,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             hold_s=5.0,
             needs_temporary="a live disk is not filled on purpose",
             picks_region=False,
+            may_refuse=True,
         ),
         Scenario(
             "dns",
@@ -124,6 +129,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "the region's addresses leave the records at every authoritative server, and come back",
             Bounds(None, 2.0, None),
             hold_s=60.0,
+            may_refuse=True,
         ),
     )
 }

@@ -16,7 +16,7 @@ from actors.drill import MIN_LIVE_ARRIVALS, _check_traffic, run_live
 from actors.drill_faults import FAULTS, Cut
 from actors.drill_fleet import RunningFleet
 from actors.environment import TOKEN_FILE, run_directory
-from engine.drill.figures import Arrival
+from engine.drill.figures import Arrival, Submission
 from engine.drill.scenarios import SCENARIOS, DrillOptions, DrillRefused
 from tests.support.fleets import fleet as configured
 
@@ -144,7 +144,11 @@ def test_what_sends_nothing_is_part_of_the_verdict() -> None:
 
     fault.running.transitions, fault.running.snapshot = transitions, snapshot
     asyncio.run(fault.heal())
-    assert fault.extra == {"a region that is called dead sends nothing": False, "it returns": True}
+    assert fault.extra == {
+        "a region that is called dead sends nothing": False,
+        "it returns": True,
+        "it accepts again": None,
+    }
 
 
 def test_what_fleet_does_not_say_is_not_measured_and_the_drill_goes_on() -> None:
@@ -161,8 +165,39 @@ def test_what_fleet_does_not_say_is_not_measured_and_the_drill_goes_on() -> None
 
     fault.running.transitions, fault._is_live = transitions, is_live
     asyncio.run(fault.heal())
-    assert fault.extra == {"a region that is called dead sends nothing": None, "it returns": True}
+    assert fault.extra == {
+        "a region that is called dead sends nothing": None,
+        "it returns": True,
+        "it accepts again": None,
+    }
     assert fault.notes == ["Fleet did not say when it called the region dead: Fleet is away"]
+
+
+@pytest.mark.parametrize(
+    ("health", "is_answered", "found"),
+    [("up", True, (True, True)), ("down", False, (False, False)), ("up", False, (True, False))],
+)
+def test_a_region_that_was_hit_has_to_come_back(
+    monkeypatch: pytest.MonkeyPatch, health: str, is_answered: bool, found: tuple[bool, bool]
+) -> None:
+    monkeypatch.setattr("actors.drill_faults.RETURN_S", 0.0)
+    later_s = 1e9
+    taken = [Submission(later_s, later_s, "us", ("a",))] if is_answered else []
+    others = [Submission(later_s, later_s, "eu", ("b",)), Submission(0.0, 1.0, "us", ("c",))]
+
+    async def answer() -> dict[str, str]:
+        return {"eu": "up", "us": health}
+
+    for scenario in ("region-freeze", "region-kill"):
+        fault: Any = FAULTS[scenario](some_fleet(), SCENARIOS[scenario])
+        fault.made_s, fault.resume = time.monotonic() - 60.0, lambda: None
+        fault.running.health = answer
+        fault.load = SimpleNamespace(began_s=0.0, submissions=taken + others)
+        asyncio.run(fault.heal())
+        assert (fault.extra["the fleet sees it again"], fault.extra["it accepts again"]) == found
+        fault.load = None
+        asyncio.run(fault.heal())
+        assert fault.extra["it accepts again"] is None, "the load is not the drill's own"
 
 
 def test_a_process_that_is_none_of_the_fleets_is_not_hit(tmp_path: Path) -> None:

@@ -62,11 +62,35 @@ def test_lost_and_sent_twice() -> None:
     assert checks == {
         "nothing lost": False,
         "duplicates are marked": False,
+        "nothing refused where nothing was hit": False,
         "there was load": True,
         "detected in time": True,
         "deliveries go on": False,
         "what was hit is rerouted": None,
     }
+
+
+def test_the_drain_is_of_what_had_a_receipt_at_the_fault() -> None:
+    submissions = [
+        Submission(1.0, 1.1, "eu", ("a", "b")),
+        Submission(2.9, 3.1, "eu", ("on its way",)),
+        Submission(4.0, 4.1, "eu", ("later",)),
+    ]
+    seen = [("a", 1.2), ("b", 4.5), ("b", 7.0), ("on its way", 6.0), ("later", 20.0)]
+    arrived = [Arrival(at_s, name, "eu-1") for name, at_s in seen]
+    found = figures_of(Watch(arrived, submissions, 3.0, 18.0, None))
+    assert found.drain_s == pytest.approx(1.5), "its first arrival, not that of what came later or twice"
+    assert figures_of(Watch(arrived[:1], submissions, 3.0, 18.0, None)).drain_s == 0.0
+
+
+def test_who_was_not_hit_refuses_nothing() -> None:
+    submissions = [Submission(4.0, 4.1, "us", (), 10, "SpoolFull: full"), Submission(4.0, 4.1, "eu", ("a",))]
+    for may_refuse, refused in ((("us",), 0), (("eu",), 10), ((), 10)):
+        watch = Watch(arrivals(4.2), submissions, 3.0, 9.0, 3.5, may_refuse=may_refuse)
+        found = figures_of(watch)
+        assert (found.refused, found.refused_elsewhere) == (10, refused)
+        checks = {check.name: check.is_met for check in judge(SCENARIOS["disk-full"], found, extra={})}
+        assert checks["nothing refused where nothing was hit"] is (refused == 0)
 
 
 def test_the_share_of_what_was_hit() -> None:
@@ -91,6 +115,7 @@ def test_what_a_live_fleet_does_not_show_is_not_measured(tmp_path: Path) -> None
     assert {check.name: check.state for check in ours.checks} == {
         "nothing lost": "not measured",
         "duplicates are marked": "not measured",
+        "nothing refused where nothing was hit": "not measured",
         "there was load": "met",
         "detected in time": "met",
         "deliveries go on": "met",
@@ -99,7 +124,14 @@ def test_what_a_live_fleet_does_not_show_is_not_measured(tmp_path: Path) -> None
     }
     assert ours.is_passed
     shown = dict(rows(ours))
-    for name in ("drain after the load", "accepted", "refused", "lost", "sent twice", "receipts p50"):
+    for name in (
+        "drain of what had a receipt at the fault",
+        "accepted",
+        "refused",
+        "lost",
+        "sent twice",
+        "receipts p50",
+    ):
         assert shown[name] == "-", name
     assert html(ours).count("not measured</td>") >= 4
     data = json.loads(write_record(ours, tmp_path).read_text())
@@ -116,7 +148,7 @@ def test_zeros_that_older_records_have_of_live_drills_are_read_as_not_measured(t
     (live, temporary), problems = read_records(tmp_path)
     assert problems == []
     assert (live.figures.lost, live.figures.drain_s, live.figures.gap_s) == (None, None, 0.5)
-    assert (temporary.figures.lost, temporary.figures.drain_s) == (0, 0.97)
+    assert (temporary.figures.lost, temporary.figures.drain_s) == (0, None), "it was another figure"
 
 
 def test_nothing_measured_is_not_passed_and_not_run_is_neither() -> None:
