@@ -321,7 +321,10 @@ class Acceptance:
         enquiry = self._enquiries.get(claim.key)
         if enquiry is None:
             return None
-        if self._own.name < sender and not claim.recovering:
+        # of two that ask each other the first by name goes on, unless it has had to ask again: somebody does not hear
+        # it, and who asks now may be heard by all
+        is_overdue = enquiry.pause > self._own.timing.resend
+        if self._own.name < sender and not claim.recovering and not is_overdue:
             return Known.PENDING
         enquiry.known = Known.PENDING
         return None

@@ -5,7 +5,19 @@ from typing import Any
 
 from engine.failover.effects import Answer, Effect, Write
 from engine.failover.fleet import FleetMachine, number_above
-from engine.failover.messages import Ask, Beat, BeatReply, Behind, Copy, Data, Message, Standby, Told
+from engine.failover.messages import (
+    Ask,
+    Beat,
+    BeatReply,
+    Behind,
+    Claim,
+    Copy,
+    Data,
+    Known,
+    Message,
+    Standby,
+    Told,
+)
 from engine.failover.region import RegionMachine
 from engine.failover.returning import Round
 from engine.failover.spans import Spans
@@ -66,6 +78,21 @@ class ReceiptBeforeCopy(RegionMachine):
         if not result.known and pending is not None:
             effects += [Answer(token, result.spans) for token in pending.tokens]
         return effects
+
+
+class NeverGivesWay(RegionMachine):
+    """Has a batch in hand as long as somebody does not answer, also when another could accept it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        in_hand = self.acceptance._in_hand
+
+        def insist(sender: str, claim: Claim) -> Known | None:
+            if claim.key in self.acceptance._enquiries and self.name < sender and not claim.recovering:
+                return Known.PENDING
+            return in_hand(sender, claim)
+
+        self.acceptance._in_hand = insist  # type: ignore[method-assign]
 
 
 class _Hasty(StandbyRole):
@@ -324,6 +351,7 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "leaves-an-adoption": {"machine": LeavesAnAdoption},
     "changes-its-standby-at-once": {"machine": ChangesItsStandbyAtOnce},
     "trusts-a-new-disk": {"machine": TrustsANewDisk},
+    "never-gives-way": {"machine": NeverGivesWay},
     "keeps-an-old-slot": {"machine": KeepsAnOldSlot},
     "moves-with-mail": {"machine": MovesWithMail, "shards": True},
     "counts-by-its-clock": {"machine": CountsByItsClock, "clocks": True},

@@ -53,6 +53,34 @@ def all_accept(world: World) -> None:
             raise Violation(f"in peace {name} accepts without a copy")
 
 
+def a_third_accepts(world: World, one: str, other: str) -> None:
+    """While these two cannot hear each other, and everybody else hears all, what has not been given to a region yet is
+    accepted, whichever region is asked first."""
+    world.run(
+        world.now + world.timing.late + 500 * MS
+    )  # as long as one that has returned asks for every batch
+    world.network.cuts |= {(one, other), (other, one)}
+    for number, name in enumerate(
+        (one, other), 950
+    ):  # with them, each notices that its standby does not hear it
+        world.submit(b"%016d" % number, 1, only=name)
+    world.run(world.now + 1000 * MS)
+    keys = [b"%016d" % number for number in range(960, 966)]
+    for number, key in enumerate(keys):
+        world.submit(key, 1, to=(one, other)[number % 2])
+    end = world.now + SETTLING * MS
+    while not world.acked.keys() >= set(keys):
+        if world.now > end:
+            raise Violation(f"{one} and {other} cannot hear each other, and nobody accepts")
+        world.run(world.now + 100 * MS)
+    world.network.cuts.clear()
+    end = world.now + SETTLING * MS
+    while not world.done():
+        if world.now > end:
+            raise Violation(f"in peace {world.why_not_done()}")
+        world.run(world.now + 100 * MS)
+
+
 def keys_are_on_two_disks(world: World) -> None:
     """Soon in peace all are live, every standby has everything, and a receipt survives the loss of any one disk."""
     end = world.now + SETTLING * MS

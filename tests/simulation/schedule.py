@@ -13,7 +13,13 @@ from engine.failover.region import RegionMachine
 from engine.failover.timing import MS
 from tests.simulation.census import ORDERS
 from tests.simulation.network import FLEET
-from tests.simulation.peace import all_accept, copies_come_home, end_faults, keys_are_on_two_disks
+from tests.simulation.peace import (
+    a_third_accepts,
+    all_accept,
+    copies_come_home,
+    end_faults,
+    keys_are_on_two_disks,
+)
 from tests.simulation.plots import draw_plot, play
 from tests.simulation.world import Violation, World
 
@@ -22,6 +28,7 @@ FAULTS_UNTIL = 4000
 PEACE = 12_000
 PLOTS = 0x94A1
 CLOCKS = 0xC10C
+LINKS = 0x117C
 KINDS = ("crash", "freeze", "fleet", "cut", "loss", "slow", "stall", "clock", "disk")
 
 
@@ -120,6 +127,10 @@ def run(
         keys_are_on_two_disks(world)
         all_accept(world)
         keys_are_on_two_disks(world)
+        links = random.Random(seed ^ LINKS)
+        if links.random() < 0.25 and len(world.left()) > 2 and not world.accept_local:
+            a_third_accepts(world, *links.sample([node.name for node in world.left()], 2))
+            keys_are_on_two_disks(world)
     except Violation as error:
         violation = str(error)
     return Result(

@@ -36,6 +36,7 @@ FOUND_WITHIN: dict[str, tuple[int, tuple[str, ...]]] = {
     "counts-by-its-clock": (45, ()),
     "timed-fleet": (10, ()),
     "outbidding-fleet": (20, ()),
+    "never-gives-way": (60, ()),
 }
 # these take a minute or more until they are found: `make soak` sets SENDFLEET_SOAK
 FOUND_LATE: dict[str, tuple[int, tuple[str, ...]]] = {
