@@ -158,7 +158,11 @@ class Acceptance:
             if pending.alone:
                 self._own.link.owe_keys()  # the copy comes without its keys
             degraded = pending.alone or pending.uncertain
-            answers = [Answer(token, pending.spans, degraded=degraded) for token in pending.tokens]
+            # who was first has it; the others have joined, and may have other recipients under the same key
+            answers = [
+                Answer(token, pending.spans, repeated=bool(number), degraded=degraded)
+                for number, token in enumerate(pending.tokens)
+            ]
             return [*answers, Ready(operation.spans)]
         if operation.key in self._unsafe:  # superseded meanwhile: it is asked for before it is sent
             return [Forget(operation.spans)]

@@ -7,6 +7,7 @@ those has it too, or the receipt says that none does.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Protocol
 
 import msgpack
@@ -158,6 +159,8 @@ class Intake:
         assert self._cover is not None
         done = await self._cover.accept(key, batch, again=again)
         if done.result is not None:
+            if done.repeated and not done.result.repeated:  # another call was first, and counts what is new
+                return replace(done.result, due_keys=(), repeated=True), done.degraded
             return done.result, done.degraded
         # another region has accepted it, or another call for the same batch, whose caller has gone
         known = await awaited(self._cover.look_up(key))

@@ -196,3 +196,26 @@ def test_a_receipt_that_is_asked_for_again_names_what_is_suppressed(tmp_path: Pa
 
     fleet = CoveredFleet(fleet_of(REGIONS, tmp_path, NOWHERE, fleet={"replicas": 1}))
     asyncio.run(go())
+
+
+def test_of_two_processes_that_use_a_key_at_once_one_gets_the_receipt_and_the_other_is_refused(
+    tmp_path: Path,
+) -> None:
+    """For other recipients; for the same ones both get the same ids, and it counts once."""
+
+    async def go() -> None:
+        async with fleet:
+            one, two = process_of(fleet), process_of(fleet)
+            first, second = await asyncio.gather(
+                one.submit([message("k", "ann@example.org")]), two.submit([message("k", "bob@example.org")])
+            )
+            refused, taken = sorted((first, second), key=lambda receipt: len(receipt.errors), reverse=True)
+            assert [(error.index, error.field, error.value) for error in refused.errors] == [(0, "key", "k")]
+            assert (refused.ids, taken.errors, len(taken.ids[0])) == (((),), (), 1)
+            both = await asyncio.gather(one.submit([message("n")]), two.submit([message("n")]))
+            assert both[0].ids == both[1].ids != ((),)
+            assert sorted(receipt.repeated for receipt in both) == [False, True]
+            assert sum(spool.counts()["accepted"] for spool in fleet.spools.values()) == 2
+
+    fleet = CoveredFleet(fleet_of(REGIONS, tmp_path, NOWHERE, fleet={"replicas": 1}))
+    asyncio.run(go())

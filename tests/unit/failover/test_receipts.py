@@ -247,7 +247,7 @@ def test_what_is_accepted_alone_has_its_receipt_when_it_is_due_on_disk() -> None
     release = Release(KEY, SPANS)
     assert region.committed(accept, Accepted(SPANS), 2710 * MS) == [Write(release)]
     assert region.submit(3, KEY, "batch", 2715 * MS) == []
-    receipts = [Answer(token, SPANS, degraded=True) for token in (2, 3)]
+    receipts = [Answer(2, SPANS, degraded=True), Answer(3, SPANS, repeated=True, degraded=True)]
     assert region.committed(release, None, 2720 * MS) == [*receipts, Ready(SPANS)]
     assert region.counters.degraded == 1
 
