@@ -18,7 +18,7 @@ from actors.partition import BOTH, IN, OUT
 from engine.drill.events import EventLogs
 from engine.drill.load import Load, until
 from engine.drill.scenarios import DrillRefused, Scenario
-from engine.failover.dns_plan import Records
+from engine.failover.dns_plan import Records, why_it_stays
 from engine.failover.dns_zone import DnsZone
 from engine.routing.resolver import build_resolver
 
@@ -243,6 +243,9 @@ class Dns(RegionFreeze):
     async def make(self) -> None:
         section = self.fleet.config.dns_failover
         assert section is not None
+        reason = why_it_stays(section, self.region)
+        if reason:
+            raise DrillRefused(f"dns: the region would not leave {section.name}: {reason}")
         self._zone = DnsZone(section, build_resolver(self.fleet.config.resolver))
         self._own = set(section.addresses[self.region])
         if await until(self._has_all, deadline_s=RETURN_S) is None:

@@ -106,6 +106,20 @@ def find_gaps(config: FleetConfig) -> list[Problem]:
 
 def _dns_gaps(config: FleetConfig) -> Iterator[Problem]:
     section = config.dns_failover
+    if section is not None and len(section.addresses) > 1:
+        for version in (4, 6):
+            having = [
+                name
+                for name, own in section.addresses.items()
+                if any(ipaddress.ip_address(address).version == version for address in own)
+            ]
+            if len(having) == 1:
+                yield Problem(
+                    "dns_failover.addresses",
+                    having[0],
+                    f"it alone has IPv{version} addresses: they stay in the records while it is down, and clients that "
+                    f"prefer IPv{version} go there; give another region one as well, or leave them out",
+                )
     if section is not None and section.min_regions == len(section.addresses):
         yield Problem(
             "dns_failover.min_regions",

@@ -219,5 +219,18 @@ class DnsPlan:
         self._look_wait_s = min(self._look_wait_s * 2, self._config.check)
 
 
+def why_it_stays(config: DnsFailoverConfig, region: str) -> str:
+    """Why the addresses of a region that is down never all leave the records; "" if they do."""
+    if config.min_regions >= len(config.addresses):
+        return (
+            f"dns_failover.min_regions is {config.min_regions}, and there are {len(config.addresses)} regions"
+        )
+    others = {
+        ipaddress.ip_address(a).version for n, own in config.addresses.items() if n != region for a in own
+    }
+    alone = {ipaddress.ip_address(a).version for a in config.addresses[region]} - others
+    return "".join(f"region {region} alone has IPv{version} addresses" for version in sorted(alone)[:1])
+
+
 def _shown(records: Records) -> str:
     return f"{', '.join(sorted(records.addresses)) or 'no address'} with a TTL of {records.ttl_s} s"

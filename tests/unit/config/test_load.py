@@ -382,3 +382,21 @@ def test_sizes_of_a_spool_that_cannot_work_are_refused() -> None:
         parse_fleet(fleet_data(spool={"map_size": "1KiB", "segment_size": "1TiB"}))
     assert "spool.map_size: '1KiB': allowed is from 16MiB to 16TiB" in str(caught.value)
     assert "spool.segment_size: '1TiB': allowed is from 1MiB to 64GiB" in str(caught.value)
+
+
+@pytest.mark.parametrize(("own", "warned"), [([], ["dns_failover.addresses"]), (["2001:db8:2::20"], [])])
+def test_an_address_family_of_one_region_alone_is_warned_of(own: list[str], warned: list[str]) -> None:
+    addresses = {
+        "eu-1": ["198.51.100.10", "2001:db8:1::10"],
+        "eu-2": ["198.51.100.20", *own],
+        "us": ["203.0.113.10"],
+    }
+    section = {
+        "zone": "example.com",
+        "name": "submit.example.com",
+        "servers": ["192.0.2.53"],
+        "key_file": "tsig.key",
+        "addresses": addresses,
+    }
+    gaps = find_gaps(parse_fleet(shards_data(dns_failover=section)))
+    assert [gap.path for gap in gaps if "IPv6" in gap.message] == warned

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from engine.config.dns_failover import DnsFailoverConfig
 from engine.config.load import ConfigError, parse_fleet
-from engine.failover.dns_plan import DnsPlan, Published, Records, Step
+from engine.failover.dns_plan import DnsPlan, Published, Records, Step, why_it_stays
 from tests.support.fleets import fleet, fleet_data
 
 EU, US, AP = "192.0.2.1", "192.0.2.2", "192.0.2.3"
@@ -333,3 +333,18 @@ def test_the_section_in_a_fleet() -> None:
         parse_fleet(fleet_data(dns_failover=section | {"addresses": {"mars": [EU]}}))
     assert "'mars': allowed are the regions eu" in str(error.value)
     assert "'eu': the region's addresses are missing" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "min_regions", "reason"),
+    [
+        ({"eu": ["192.0.2.1"], "us": ["192.0.2.2"]}, 1, ""),
+        ({"eu": ["192.0.2.1"], "us": ["192.0.2.2"]}, 2, "min_regions is 2"),
+        ({"eu": ["192.0.2.1", "2001:db8::1"], "us": ["192.0.2.2"]}, 1, "region eu alone has IPv6"),
+        ({"eu": ["192.0.2.1"], "us": ["192.0.2.2", "2001:db8::1"]}, 1, ""),
+    ],
+)
+def test_why_a_region_never_leaves(addresses: dict[str, list[str]], min_regions: int, reason: str) -> None:
+    config = DnsFailoverConfig.model_construct(addresses=addresses, min_regions=min_regions)
+    found = why_it_stays(config, "eu")
+    assert reason in found if reason else found == ""
