@@ -27,7 +27,7 @@ from actors.environment import prepare
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, POOLS, region_actor, source_actor
 from actors.ray_calls import NamedActor, ask_head
-from actors.region_calls import ANSWER_TIMEOUT_S, RegionCalls
+from actors.region_calls import ANSWER_TIMEOUT_S, ANY_TIMEOUT_S, RegionCalls
 from actors.submitting import Submitting
 from engine.campaign.record import parts_of
 from engine.config.load import load_fleet
@@ -150,16 +150,30 @@ class AsyncClient:
         self, message_id: int, *, recipient: str = "", stream: int = 0, tenant: str = ""
     ) -> dict[str, Any] | None:
         """Where a message stands and which sources may carry it now. A message that is not queued any more is traced
-        by what its events say; None if its region never accepted it."""
+        by what its events say; None if its region never accepted it. ConnectionError: who knows it does not answer."""
         region = self._numbers.get(region_of(message_id))
         if region is None:
             return None
+        timeout_s = ANY_TIMEOUT_S if self.config.fleet.replicas else ANSWER_TIMEOUT_S
         found: dict[str, Any] | None = None
-        for name in [region, *(other for other in self._regions.actors if other != region)]:
-            answer = await self._regions.actors[name].ask("trace", message_id, recipient, stream, tenant)
+        failure: Exception | None = None
+        for name in self._regions.from_first(region):
+            try:
+                answer = await self._regions.actors[name].ask(
+                    "trace", message_id, recipient, stream, tenant, timeout_s=timeout_s
+                )
+            except (ConnectionError, TimeoutError) as error:
+                failure = error
+                continue
             found = answer or found
-            if found is None or found["status"]["state"] != "moved":
+            if found is not None and found["status"]["state"] != "moved":
                 return found
+            if found is None and name == region and not self.config.fleet.replicas:
+                return None
+        if found is None and failure is not None:
+            raise ConnectionError(
+                f"message {message_id:016x}: the regions that know it do not answer: {failure}"
+            ) from failure
         return found
 
     async def source(self, name: str) -> dict[str, Any]:
@@ -188,19 +202,35 @@ class AsyncClient:
         return self._sources[name]
 
     async def cancel(self, ids: Sequence[int]) -> int:
-        """Cancel queued messages that are not on the wire; returns how many were."""
+        """Cancel queued messages that are not on the wire; returns how many were.
+
+        ConnectionError: of some that are not cancelled no region could say whether they wait there; it can be repeated.
+        """
         by_region: dict[str, list[int]] = {}
         for id_ in ids:
             region = self._numbers.get(region_of(id_))
             if region is not None:  # nobody of this fleet has accepted the others
                 by_region.setdefault(region, []).append(id_)
         count = 0
+        unknown = 0
+        failure: Exception | None = None
+        timeout_s = ANY_TIMEOUT_S if self.config.fleet.replicas else ANSWER_TIMEOUT_S
         for region, group in by_region.items():
             left = len(group)
-            for name in [region, *(other for other in self._regions.actors if other != region)]:
-                if left:  # the others may have taken them over
-                    left -= int(await self._regions.actors[name].call("cancel", group))
+            is_unknown = False
+            for name in self._regions.from_first(region):
+                if not left:  # otherwise the others may have taken them over
+                    break
+                try:
+                    left -= int(await self._regions.actors[name].call("cancel", group, timeout_s=timeout_s))
+                except (ConnectionError, TimeoutError) as error:
+                    failure, is_unknown = error, True
             count += len(group) - left
+            unknown += left if is_unknown else 0
+        if unknown:
+            raise ConnectionError(
+                f"{count} messages are cancelled; {unknown} may wait in a region that does not answer: {failure}"
+            ) from failure
         return count
 
     async def drain(self, region: str, *, end: bool = False) -> bool:
@@ -218,42 +248,44 @@ class AsyncClient:
         """Put addresses on suppression lists, or off them, in every region; how many rows changed something.
 
         One region has them on disk before this returns and passes them on; the others are told at once if they answer,
-        and by that region otherwise.
+        and by that region otherwise. ConnectionError: no region answers; it can be repeated.
         """
-        first = self._regions.choose()
+        silent: set[str] = set()
         pages = [rows[start : start + PAGE] for start in range(0, len(rows), PAGE)]
-        return sum([await self._suppress_page(first, page) for page in pages])
+        return sum([await self._suppress_page(page, silent) for page in pages])
 
-    async def _suppress_page(self, first: str, rows: Sequence[Suppression]) -> int:
+    async def _suppress_page(self, rows: Sequence[Suppression], silent: set[str]) -> int:
+        """Regions that do not answer join the `silent`, which are not told."""
         data = encode_rows(rows)
-        changed = int(await self._regions.persist(first, "suppress", data, True))
-        others = [region for region in self._regions.actors if region != first]
+        first, changed = await self._regions.persist_in_any("suppress", data, True)
+        others = [region for region in self._regions.actors if region != first and region not in silent]
         answers = await asyncio.gather(
-            *(
-                self._regions.actors[r].call("suppress", data, False, timeout_s=ANSWER_TIMEOUT_S)
-                for r in others
-            ),
+            *(self._regions.actors[r].call("suppress", data, False, timeout_s=ANY_TIMEOUT_S) for r in others),
             return_exceptions=True,
         )
         for region, answer in zip(others, answers, strict=True):
             if isinstance(answer, ConnectionError | TimeoutError | SpoolError):
+                silent.add(region)
                 log.warning(
                     "region %s hears of suppressions later, from region %s: %s", region, first, answer
                 )
             elif isinstance(answer, BaseException):
                 raise answer
-        return changed
+        return int(changed)
 
     async def suppressions(self, address: str = "") -> AsyncIterator[Suppression]:
         """The rows of the suppression list, all or those of one address, with those that were taken off."""
-        region = self._regions.choose()
         if address:
-            for row in decode_rows(await self._regions.persist(region, "suppressions_of", address)):
+            _, data = await self._regions.persist_in_any("suppressions_of", address)
+            for row in decode_rows(data):
                 yield row
             return
+        region = ""
         after = b""
         while True:
-            after, data = await self._regions.persist(region, "suppressions", after, PAGE)
+            region, (after, data) = await self._regions.persist_in_any(
+                "suppressions", after, PAGE, first=region
+            )
             for row in decode_rows(data):
                 yield row
             if not after:

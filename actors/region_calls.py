@@ -12,8 +12,10 @@ from actors.fleet import DRAINED_DOWN
 from engine.config.schema import FleetConfig
 from engine.failover.rendezvous import keep_together, rank
 from engine.region.ports import RegionDraining
+from engine.spool.errors import SpoolError
 
 ANSWER_TIMEOUT_S = 30.0
+ANY_TIMEOUT_S = 5.0  # of what another region can do as well
 GIVE_UP_S = 120.0
 AVOID_S = 2.0
 BUSY_TIMES = 2
@@ -44,9 +46,6 @@ class RegionCalls:
         self._quiet_since: dict[str, float] = {}  # since when a region has answered none of them
         self._next = int.from_bytes(os.urandom(4), "big")
 
-    def choose(self) -> str:
-        return self.order(None, ())[0]
-
     def order(self, key: bytes | None, first: Sequence[str]) -> list[str]:
         """The regions as they are to be asked, `first` before the others. A key has always the same order."""
         names = list(self._names)
@@ -57,6 +56,10 @@ class RegionCalls:
         turn = self._next % len(names)
         near = keep_together(names[turn:] + names[:turn], self._region_of, first)
         return self.silent_last(near)
+
+    def from_first(self, first: str) -> list[str]:
+        """All regions, this one before the others."""
+        return [first, *(name for name in self.actors if name != first)]
 
     def ranked(self, key: bytes, first: Sequence[str], shares: Mapping[str, int] | None = None) -> list[str]:
         """The regions in the order in which they are asked for a key, in a fleet with copies."""
@@ -127,6 +130,35 @@ class RegionCalls:
                     ) from error
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, MAX_DELAY_S)
+
+    async def persist_in_any(self, method: str, *args: Any, first: str = "") -> tuple[str, Any]:
+        """Call one region after the other, `first` before the others, until one answers; which one, and its answer. For
+        what any region can do, and two of them may.
+
+        ConnectionError: none has for GIVE_UP_S. SpoolError: each says that.
+        """
+        deadline = time.monotonic() + GIVE_UP_S
+        delay_s = FIRST_DELAY_S
+        timeout_s = ANY_TIMEOUT_S if len(self.actors) > 1 else ANSWER_TIMEOUT_S
+        while True:
+            errors: list[Exception] = []
+            for region in self.order(None, (first,) if first else ()):
+                try:
+                    answer = await self.actors[region].call(method, *args, timeout_s=timeout_s)
+                except (ConnectionError, TimeoutError, SpoolError) as error:
+                    self.avoid(region)
+                    errors.append(error)
+                else:
+                    self.heard(region)
+                    return region, answer
+            if all(isinstance(error, SpoolError) for error in errors):
+                raise errors[0]
+            if time.monotonic() > deadline:
+                raise ConnectionError(
+                    f"no region gave an answer for {GIVE_UP_S:.0f} s; the outcome of {method} is unknown"
+                ) from errors[-1]
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, MAX_DELAY_S)
 
     async def _is_drained_and_down(self, region: str) -> bool:
         """Whether a region does not answer that was drained before: the others know what it has accepted."""

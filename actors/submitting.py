@@ -10,6 +10,7 @@ A message with a key of its own is a batch of its own there, under that key.
 
 import asyncio
 import itertools
+import math
 import os
 import random
 import time
@@ -121,6 +122,7 @@ class Submitting:
         self, batch: Sequence[Message], key: bytes | None, first: Sequence[str]
     ) -> Receipt:
         """In a fleet with copies."""
+        deadline_s = time.monotonic() + GIVE_UP_S  # for all parts
         without, keyed = by_key(batch)
         room = asyncio.Semaphore(KEYED_AT_ONCE)
         found: list[tuple[list[int], Receipt]] = []
@@ -131,14 +133,14 @@ class Submitting:
                 message = batch[position]
                 async with room:
                     own = batch_key_of("key", message.tenant, message.key)
-                    receipt = await self._submit_batch([message], own, first, is_lasting=True)
+                    receipt = await self._submit_batch([message], own, first, deadline_s, is_lasting=True)
                 found.append(([position], receipt))
 
         async def submit_others() -> None:
             whole = os.urandom(KEY_BYTES) if key is None else key
             part = batch_key_of("part", whole, "", "0") if keyed else whole
             messages = [batch[position] for position in without]
-            receipt = await self._submit_batch(messages, part, first, is_lasting=key is not None)
+            receipt = await self._submit_batch(messages, part, first, deadline_s, is_lasting=key is not None)
             found.append((without, receipt))
 
         calls = [submit_keyed(positions) for positions in keyed]
@@ -153,23 +155,38 @@ class Submitting:
     async def submit_new(self, batch: Sequence[Message], key: bytes) -> Receipt:
         """As `submit` without a key, in a fleet with copies; `key` has been made for this call (benches)."""
         check_messages(batch)
-        return await self._submit_batch(batch, key, (), is_lasting=False)
+        return await self._submit_batch(batch, key, (), time.monotonic() + GIVE_UP_S, is_lasting=False)
 
     async def _submit_batch(
-        self, batch: Sequence[Message], key: bytes, first: Sequence[str], *, is_lasting: bool
+        self,
+        batch: Sequence[Message],
+        key: bytes,
+        first: Sequence[str],
+        deadline_s: float,
+        *,
+        is_lasting: bool,
     ) -> Receipt:
         header, blob = encode_checked(batch, key)
-        return decode_receipt(await self._submit_covered(key, header, blob, first, is_lasting=is_lasting))
+        receipt = await self._submit_covered(
+            key, header, blob, first, deadline_s=deadline_s, is_lasting=is_lasting
+        )
+        return decode_receipt(receipt)
 
     async def _submit_covered(
-        self, key: bytes, header: bytes, blob: bytes, first: Sequence[str], *, is_lasting: bool = False
+        self,
+        key: bytes,
+        header: bytes,
+        blob: bytes,
+        first: Sequence[str],
+        *,
+        deadline_s: float = math.inf,
+        is_lasting: bool = False,
     ) -> bytes:
         """Ask one region after the other until one gives the receipt; the earlier ones may still do it meanwhile.
 
         Regions find out among themselves who has the batch: it is accepted once, whoever answers. `is_lasting`: the
-        key was not made for this call.
+        key was not made for this call. `deadline_s`: until when, on the monotonic clock.
         """
-        began = time.monotonic()
         # who asks for a region gets it unless it is silent, and not only slow
         quiet_s = self._silence_s() if first else max(QUIET_S, self._usual_s * QUIET_TIMES)
         names = self._regions.ranked(key, first, self._shares.now())
@@ -206,7 +223,7 @@ class Submitting:
                     self._regions.avoid(name)
                 if (full := calls.full(names)) is not None:
                     raise full
-                if time.monotonic() - began > GIVE_UP_S:
+                if time.monotonic() > deadline_s:
                     raise ConnectionError(
                         f"no region gave a receipt for {GIVE_UP_S:.0f} s; the outcome is unknown: {calls.error}"
                     ) from calls.error

@@ -1,6 +1,7 @@
 """Where a client turns when regions are silent or refuse: how often, and to whom."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -274,6 +275,25 @@ def test_a_batch_key_is_16_bytes(key: Any) -> None:
         with pytest.raises((TypeError, ValueError), match=r"key: .*: allowed are 16"):
             await client_of(**regions).submit(MAIL, key=key)
         assert [region.again for region in regions.values()] == [[], [], []]
+
+    asyncio.run(go())
+
+
+def test_all_parts_of_a_call_have_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The messages that wait until others have been given up are asked for once more, not for as long again."""
+    monkeypatch.setattr(submitting, "GIVE_UP_S", 0.2)
+    asked = Counter[bytes]()
+
+    class Away(Region):
+        async def call(self, method: str, header: bytes, *args: Any, timeout_s: float) -> bytes:
+            asked[header] += 1
+            return await super().call(method, header, *args, timeout_s=timeout_s)
+
+    async def go() -> None:
+        batch = [replace(MAIL[0], key=f"order {n}") for n in range(2 * submitting.KEYED_AT_ONCE)]
+        with pytest.raises(ConnectionError):
+            await client_of(**{name: Away("away") for name in REGIONS}).submit(batch)
+        assert list(asked.values())[submitting.KEYED_AT_ONCE :] == [1] * submitting.KEYED_AT_ONCE
 
     asyncio.run(go())
 
