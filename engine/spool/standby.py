@@ -389,6 +389,8 @@ class Keeper:
                 self._txn.put(id_.to_bytes(8, "big"), stored, db=self._db["messages"])
                 continue
             self._draft.due.remove(due_key(record.queue, record.due_ms, id_))
+            if keeper and record.last is not None:  # as in _mark
+                stored = record._replace(flags=record.flags | MAYBE_SENT).encode()
             if not (keeper and self._copies.keep(keeper, id_, stored)):
                 self._copies.body_gone(record)
             self._draft.finish(id_, word)
@@ -407,10 +409,12 @@ class Keeper:
         return self._draft.word(id_) not in NOT_HERE
 
     def _mark(self, spans: Spans) -> None:
+        """What an adopter may have sent. It may have had a copy from before the last attempt here, which was due sooner;
+        what was never tried is due when it always was."""
         for id_ in ids_of(spans):
             record = self._message(id_)
             if record is None or record.flags & MAYBE_SENT:
                 continue
-            if record.due_ms <= self._now_ms + CLOCKS_DIFFER_MS:
+            if record.due_ms <= self._now_ms + CLOCKS_DIFFER_MS or record.last is not None:
                 marked = record._replace(flags=record.flags | MAYBE_SENT)
                 self._txn.put(id_.to_bytes(8, "big"), marked.encode(), db=self._db["messages"])

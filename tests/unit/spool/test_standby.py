@@ -19,6 +19,7 @@ from engine.failover.store import (
     Inspect,
     IsEmpty,
     LookUp,
+    Mark,
     OpenSession,
     Operation,
     Queued,
@@ -266,6 +267,63 @@ def test_what_is_given_up_to_one_that_has_its_standby_here_is_kept_as_its_copy(p
     assert record is not None
     assert pair.spools["a"].reader().body(record.content) == b"Subject: x\r\n\r\nhello\r\n"
     pair.assert_clean()
+
+
+HOUR_MS = 3_600_000
+
+
+def settle(pair: Pair, name: str, id_: int, kind: OutcomeKind, next_due_ms: int | None = None) -> None:
+    spool = pair.spools[name]
+    key = spool.due_key_of(id_)
+    assert key is not None
+    outcome = Outcome(id_, kind, Scope.MESSAGE, Reply(451, "4.7.1", "later"), 0, "mx", pair.clock.wall_ms())
+    assert spool.settle([Settlement(key, outcome, 0, next_due_ms=next_due_ms)]).result(10).stale == 0
+
+
+def deferred_where_it_was_adopted_from(pair: Pair) -> int:
+    """a is called dead with a message on the wire; b adopts and delivers it; a's transaction ends with 451."""
+    spans = pair.accept()
+    pair.copy(spans)
+    pair.do("a", Release(KEY, spans))
+    id_ = spans[0][0]
+    pair.do("b", Adopt("a", 2, 3))
+    settle(pair, "b", id_, OutcomeKind.DELIVERED)
+    settle(pair, "a", id_, OutcomeKind.DEFERRED, pair.clock.wall_ms() + HOUR_MS)
+    pair.do("a", SaveEpoch(2))
+    return id_
+
+
+def is_marked(pair: Pair, name: str, id_: int) -> bool:
+    record = pair.spools[name].message(id_)
+    assert record is not None
+    return bool(record.flags & MAYBE_SENT)
+
+
+def test_what_was_deferred_is_marked_if_its_adopter_cannot_be_asked(pair: Pair) -> None:
+    id_ = deferred_where_it_was_adopted_from(pair)
+    pair.do("a", Mark(pair.do("a", TakeQueued(unsafe=True, tag=0)).spans))
+    pair.do("a", SaveClean(2, 0, (("b", 4),)))
+    assert is_marked(pair, "a", id_)
+
+
+def test_what_was_deferred_is_marked_when_its_adopter_dies_after_the_return(pair: Pair) -> None:
+    id_ = deferred_where_it_was_adopted_from(pair)
+    inspected = pair.do("b", Inspect("a", 2, 0, pair.do("a", TakeQueued(unsafe=True, tag=0)).spans))
+    pair.do("a", GiveUp(inspected.mine, "b", is_standby=True))
+    pair.do("a", SaveClean(2, 0))
+    pair.do("a", Adopt("b", 4, 2))  # before b's next session has dropped it here
+    assert is_marked(pair, "a", id_)
+
+
+def test_what_is_scheduled_and_was_never_tried_is_not_marked(pair: Pair) -> None:
+    spans = pair.accept(is_safe=True, due_ms=pair.clock.wall_ms() + HOUR_MS)
+    pair.do("a", SaveEpoch(2))
+    pair.do("a", Mark(spans))
+    assert not is_marked(pair, "a", spans[0][0])
+    pair.do("a", GiveUp(spans, "b", is_standby=True))
+    pair.do("a", SaveClean(2, 0))
+    pair.do("a", Adopt("b", 4, 2))
+    assert not is_marked(pair, "a", spans[0][0])
 
 
 def test_after_a_return_the_same_fence_adopts_nothing(pair: Pair) -> None:
