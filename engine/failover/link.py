@@ -19,6 +19,7 @@ from engine.failover.timing import Timing
 WINDOW = 32
 PIECE = 256  # messages per entry when a standby catches up
 STALE_LIMIT = 100_000
+EMPTY_AT_ONCE = 32  # exports of what was settled meanwhile, some 1 ms each; the next tick goes on
 
 
 class State(IntEnum):
@@ -86,6 +87,7 @@ class Link:
         self._backlog = Backlog(keys=False)
         self._keys_owed = False  # all keys are to be told once more, when the standby answers
         self._reading = 0  # exports that are handed out
+        self._empty = 0  # exports without anything, one after another
         self._told_upto = -1  # the entry with which the backlog was first empty, -1: it has not been since
         self._keys_upto = -1  # the entry before which all keys had gone out first, -1: they have not
         # batches whose copy is safe and whose release is not on disk, with the number of their entry, the lowest first
@@ -348,6 +350,10 @@ class Link:
             self._send(Copy(spans, payload, export.key), export.key, now, effects)
         if export.keys and not self._backlog.keys and self._keys_upto < 0:
             self._keys_upto = self._base + len(self._window)
+        self._empty = 0 if effects or export.keys else self._empty + 1
+        if self._empty == EMPTY_AT_ONCE:
+            self._empty = 0
+            return []
         return [*effects, *self.pump(now)]
 
     def _send(self, entry: Entry, key: bytes, now: int, effects: list[Effect]) -> None:

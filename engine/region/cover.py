@@ -6,6 +6,7 @@ answers to the waiting clients, and its lease to the pools. Without `replicas` a
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -102,6 +103,10 @@ class Cover:
     def may_dispatch(self) -> bool:
         return self.machine.may_dispatch(self._clock.monotonic_ns())
 
+    def is_live(self) -> bool:
+        """Whether what is queued here is this region's own, as far as it knows (it may have been called dead)."""
+        return self.machine.own.is_live()
+
     @property
     def term(self) -> int:
         """The epoch under which batches are handed to pools now."""
@@ -165,19 +170,18 @@ class Cover:
         return self.may_dispatch()
 
     def is_copied(self, key: bytes, spans: Spans) -> bool:
-        """Whether these, which were taken over, are on the standby's disk as well; if not, they are on their way."""
+        """Whether these, which were taken over, are on the standby's disk as well, or need not be; they are on their
+        way also if it says nothing at the moment: who gave them does not ask again, perhaps."""
         link = self.machine.link
-        if not self.machine.is_covered(self._clock.monotonic_ns()):
-            return self._accept_local
-        if self._followed.get(key) == link.session:
-            return not link.is_waiting(key)
-        self._followed.pop(key, None)
-        self._followed[key] = link.session
-        if len(self._followed) > MAX_FOLLOWED:
-            del self._followed[next(iter(self._followed))]
-        link.copy(spans, key)
-        self._soon()
-        return False
+        is_covered = self.machine.is_covered(self._clock.monotonic_ns())
+        if link.state is State.OPEN and self._followed.get(key) != link.session:
+            self._followed.pop(key, None)
+            self._followed[key] = link.session
+            if len(self._followed) > MAX_FOLLOWED:
+                del self._followed[next(iter(self._followed))]
+            link.copy(spans, key)
+            self._soon()
+        return not link.is_waiting(key) if is_covered else self._accept_local
 
     # -- outcomes
 
@@ -230,7 +234,9 @@ class Cover:
     def _do(self, effects: list[Effect]) -> None:
         if self._is_closed:
             return
-        for effect in effects:
+        todo = deque(effects)
+        while todo:
+            effect = todo.popleft()
             match effect:
                 case Send(to="", message=BeatReply() | Behind() as reply):
                     self._reply = reply
@@ -239,7 +245,7 @@ class Cover:
                 case Write():
                     self._write(effect.operation)
                 case Export():
-                    self._export(effect)
+                    todo.extendleft(reversed(self._export(effect)))  # before anything else happens
                 case Answer():
                     waiter = self._tokens.get(effect.token)
                     if waiter is not None and not waiter.done():
@@ -255,7 +261,7 @@ class Cover:
             self._leased()
         self._had_lease = has_lease
 
-    def _export(self, export: Export) -> None:
+    def _export(self, export: Export) -> list[Effect]:
         if export.keys:
             payload, cursor = self._exporter.keys(export.cursor)
             spans: Spans = ()
@@ -264,7 +270,7 @@ class Cover:
         else:
             keys = [export.key, *self._digests.get(export.key, ())] if export.key else []
             (spans, payload), cursor = self._exporter.messages(export.spans, keys, self._templates()), b""
-        self._do(self.machine.exported(export, spans, payload, cursor, self._clock.monotonic_ns()))
+        return self.machine.exported(export, spans, payload, cursor, self._clock.monotonic_ns())
 
     def _templates(self) -> dict[int, bytes] | None:
         """Those that the standby has been sent in this session."""

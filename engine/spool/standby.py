@@ -409,8 +409,8 @@ class Keeper:
         return self._draft.word(id_) not in NOT_HERE
 
     def _mark(self, spans: Spans) -> None:
-        """What an adopter may have sent. It may have had a copy from before the last attempt here, which was due sooner;
-        what was never tried is due when it always was."""
+        """What an adopter may have sent. It may have had a copy from before the last attempt here, due sooner; what
+        was never tried is due when it always was."""
         for id_ in ids_of(spans):
             record = self._message(id_)
             if record is None or record.flags & MAYBE_SENT:
