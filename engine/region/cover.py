@@ -103,10 +103,6 @@ class Cover:
     def may_dispatch(self) -> bool:
         return self.machine.may_dispatch(self._clock.monotonic_ns())
 
-    def is_live(self) -> bool:
-        """Whether what is queued here is this region's own, as far as it knows (it may have been called dead)."""
-        return self.machine.own.is_live()
-
     @property
     def term(self) -> int:
         """The epoch under which batches are handed to pools now."""

@@ -24,7 +24,7 @@ from engine.failover.messages import Message as PeerMessage
 from engine.metrics.catalogue import Point
 from engine.region.awaiting import awaited
 from engine.region.background import Background
-from engine.region.ports import PoolName
+from engine.region.ports import PoolName, RegionAway
 from engine.region.wiring import Parts, RegionPorts
 from engine.routing.route import Failure
 from engine.routing.router import Router
@@ -171,9 +171,13 @@ class Region:
         while True:
             self.parts.sites.new_day(self._clock.wall_ms())
             self.parts.windows.tick()
-            self.parts.expiry.tick(self._clock.wall_ms(), self._clock.monotonic_ns())
+            if self._has_lease():  # otherwise a peer may own what waits here, and have sent it
+                self.parts.expiry.tick(self._clock.wall_ms(), self._clock.monotonic_ns())
             self._sweep()
             await asyncio.sleep(TICK_S)
+
+    def _has_lease(self) -> bool:
+        return self.parts.cover is None or self.parts.cover.may_dispatch()
 
     def _sweep(self) -> None:
         """Forget what has nothing waiting and nothing on the wire: a region lives for years and meets every domain."""
@@ -333,7 +337,12 @@ class Region:
         return {**found, "site": route.site, "provider": route.provider, "paths": paths}
 
     async def cancel(self, ids: Sequence[int]) -> int:
-        """Cancel queued messages that are not on the wire; returns how many were."""
+        """Cancel queued messages that are not on the wire; returns how many were.
+
+        RegionAway: none is; another region may own them now.
+        """
+        if not self._has_lease():
+            raise RegionAway(f"region {self.name}: no lease: another may own these messages")
         return await self.parts.cancelling.cancel(ids)
 
     def review(self, source: str, site: str) -> None:

@@ -16,10 +16,11 @@ from engine.routing.router import Router
 from engine.values.outcome import OutcomeKind, Scope
 
 UNROUTABLE_BATCH = 500
+AWAY_S = 0.5  # between two looks at a lease that is over
 
 
 class Routing:
-    """See the module docstring."""
+    """See the module docstring. `has_lease`: without it a peer may own what waits here, so nothing is settled."""
 
     def __init__(
         self,
@@ -28,12 +29,14 @@ class Routing:
         windows: Windows,
         enforcement: Enforcement,
         outcomes: Outcomes,
+        has_lease: Callable[[], bool],
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
     ) -> None:
         self._router = router
         self._windows = windows
         self._enforcement = enforcement
         self._outcomes = outcomes
+        self._has_lease = has_lease
         self._spawn = spawn
 
     def want(self, domain: str) -> None:
@@ -57,5 +60,10 @@ class Routing:
 
     async def _settle_unroutable(self, domain: str, failure: Failure) -> None:
         kind = OutcomeKind.BOUNCED if failure.kind == "bounced" else OutcomeKind.DEFERRED
-        while keys := self._windows.take_unroutable(domain, failure, UNROUTABLE_BATCH):
+        while True:
+            while not self._has_lease():
+                await asyncio.sleep(AWAY_S)
+            keys = self._windows.take_unroutable(domain, failure, UNROUTABLE_BATCH)
+            if not keys:
+                return
             await self._outcomes.settle_keys(keys, kind, Scope.DOMAIN, failure.reply)

@@ -227,6 +227,7 @@ class Parts:
             windows=self.windows,
             enforcement=self.enforcement,
             outcomes=self.outcomes,
+            has_lease=lambda: self.cover is None or self.cover.may_dispatch(),
             spawn=spawn,
         )
         self.depth = Depth(
