@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from actors.drill_faults import FAULTS, Fault
 from actors.drill_fleet import DOMAIN, LiveFleet, TemporaryFleet, wait_drained
-from engine.drill.figures import Watch, binned, figures_of
+from engine.drill.figures import Watch, binned, figures_of, share_of
 from engine.drill.load import Load, until
 from engine.drill.record import DrillRecord, judge, record_of
 from engine.drill.scenarios import DrillOptions, DrillRefused, Scenario, caveat
@@ -103,6 +103,7 @@ async def _measure(
         end_s=end_s - began_s,
         detected_s=None if detected_s is None else detected_s - began_s,
         affected=fault.affected(),
+        hit=fault.region if fault.has_share else "",
         may_refuse=(fault.region,) if scenario.may_refuse else (),
     )
     record.marks = [(at_s - began_s, text) for at_s, text in sorted(fault.marks)]
@@ -167,7 +168,7 @@ def _conclude(record: DrillRecord, fault: Fault, watch: Watch) -> DrillRecord:
     record.figures = figures
     record.checks = judge(fault.scenario, figures, extra=extra)
     record.delivered = binned([arrival.at_s for arrival in arrivals], end_s)
-    record.delivered_share = binned([a.at_s for a in arrivals if a.source in watch.affected], end_s)
+    record.delivered_share = binned(share_of(watch, arrivals), end_s)
     record.accepted = binned([s.answered_s for s in watch.submissions or () for _ in s.recipients], end_s)
     record.notes += fault.notes + [f"{count} batches: {text}" for text, count in figures.errors.items()]
     return record

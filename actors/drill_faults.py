@@ -31,6 +31,8 @@ ON_THE_WIRE_S = 1.0  # what was begun before the lease ended
 class Fault(ABC):
     """What is common: the fleet, the load, and marks on the timeline. `region`: None is the last one."""
 
+    has_share = False  # mail of one region waits, or is sent by another
+
     def __init__(
         self, fleet: TemporaryFleet | LiveFleet, scenario: Scenario, region: str | None = None
     ) -> None:
@@ -70,14 +72,36 @@ class Fault(ABC):
     async def heal(self) -> None:  # noqa: B027 - many faults need none
         """Undo it, if it does not pass by itself."""
 
-    async def find_whether_it_goes_on(self) -> None:
-        """Whether the fleet calls the region something else than down again, and it accepts a batch after that.
+    async def _is_live(self) -> bool:
+        try:
+            snapshot = await self.running.snapshot()
+        except (ConnectionError, TimeoutError):
+            return False
+        cover = snapshot["regions"].get(self.region, {}).get("failover", {})
+        is_live = snapshot["standing"][self.region]["standing"] == "live"
+        return is_live and bool(cover.get("standby_complete"))
 
-        Whether it accepts is not measured without a load of the drill's own. Without copies, or with them, `down` is
-        what the watch says of a region that does not answer.
-        """
+    async def _dead_s(self) -> float | None:
+        """When Fleet called it dead after the fault, or has it return from a death; its clock is this machine's."""
+        for at_s, region, standing in await self.running.transitions():
+            if region == self.region and standing in ("dead", "returning") and at_s >= self.made_s:
+                return at_s
+        return None
+
+    def has_copies(self) -> bool:
+        return bool(self.fleet.config.fleet.replicas)
+
+    async def until_covered(self) -> None:
+        """DrillRefused: it is not live, with its copies complete, to begin with."""
+        if self.has_copies() and await until(self._is_live, deadline_s=RETURN_S) is None:
+            raise DrillRefused(f"{self.scenario.name}: region {self.region} is not covered to begin with")
+
+    async def find_whether_it_goes_on(self) -> None:
+        """Whether the fleet sees the region again, with copies live and covered, and it accepts a batch after that."""
 
         async def is_up() -> bool:
+            if self.has_copies() and not await self._is_live():
+                return False
             try:
                 return (await self.running.health()).get(self.region, "down") != "down"
             except (ConnectionError, TimeoutError):
@@ -88,7 +112,10 @@ class Fault(ABC):
         await self.find_whether_it_accepts(up_s or time.monotonic())
 
     async def find_whether_it_accepts(self, since_s: float) -> None:
-        """Whether a batch that was submitted to the region since then has a receipt; the load has to run."""
+        """Whether a batch that was submitted to the region since then has its receipt; the load has to run.
+
+        Not measured without a load of the drill's own.
+        """
 
         async def accepts() -> bool:
             return True in self.answers(since_s)
@@ -97,10 +124,10 @@ class Fault(ABC):
         self.extra["it accepts again"] = found
 
     def answers(self, since_s: float) -> list[bool]:
-        """Whether the region took anything, by batch of those that were submitted to it since then."""
+        """Whether the region itself took anything, by batch of those that were submitted to it since then."""
         assert self.load is not None
         return [
-            bool(submission.recipients)
+            bool(submission.recipients) and submission.taken_by in ("", self.region)
             for submission in self.load.submissions
             if submission.region == self.region and submission.sent_s > since_s - self.load.began_s
         ]
@@ -120,6 +147,8 @@ class Fault(ABC):
 
 class PoolKill(Fault):
     """Noticed when another pool process of that name answers."""
+
+    has_share = True
 
     async def find(self) -> None:
         pools = await self.running.pools(self.region)
@@ -180,44 +209,62 @@ class SourceBlock(Fault):
 
 
 class RegionKill(Fault):
-    """Noticed when the watch calls the region down, or a new process of it answers."""
+    """Noticed when Fleet calls the region dead; without copies when the watch calls it down, or a new process
+    answers."""
+
+    has_share = True
+    _seen_s: float | None = None
 
     async def find(self) -> None:
         self._pid = await self.region_pid()
 
     async def make(self) -> None:
+        await self.until_covered()
         self.made_s = time.monotonic()
         self.kill(self._pid)
 
     async def is_detected(self) -> bool:
+        if self.has_copies():
+            self._seen_s = await self._dead_s()
+            return self._seen_s is not None
         if (await self.running.health()).get(self.region) == "down":
             return True
         return int((await self.running.region(self.region))["pid"]) != self._pid
+
+    def noticed_s(self, seen_s: float) -> float:
+        return seen_s if self._seen_s is None else self._seen_s
 
     async def heal(self) -> None:
         await self.find_whether_it_goes_on()
 
 
 class RegionFreeze(Fault):
-    """Noticed when the watch calls the region down. It ends with this command, and by itself (actors/freeze.py)."""
+    """Noticed when Fleet calls the region dead; without copies when the watch calls it down. It ends with this command,
+    and by itself (actors/freeze.py)."""
 
+    has_share = True
     _freeze: Freeze | None = None
+    _seen_s: float | None = None
 
     async def find(self) -> None:
         self._pid = await self.region_pid()
 
     async def make(self) -> None:
+        await self.until_covered()
         pid = self.running.own_pid(self._pid)
         longest_s = max(self.scenario.hold_s, self.scenario.bounds.detection_s or 0.0) + LATE_S
         self._freeze = await asyncio.to_thread(Freeze, pid, longest_s)
         self.made_s = time.monotonic()
         self._freeze.begin()
 
-    def affected(self) -> list[str]:
-        return []
-
     async def is_detected(self) -> bool:
+        if self.has_copies():
+            self._seen_s = await self._dead_s()
+            return self._seen_s is not None
         return (await self.running.health()).get(self.region) == "down"
+
+    def noticed_s(self, seen_s: float) -> float:
+        return seen_s if self._seen_s is None else self._seen_s
 
     async def heal(self) -> None:
         await asyncio.sleep(max(0.0, self.made_s + self.scenario.hold_s - time.monotonic()))
@@ -322,38 +369,24 @@ class DiskFull(Fault):
 class Cut(Fault):
     """Noticed when Fleet calls the region dead. It lasts as long as the region itself lets it (actors/partition.py)."""
 
+    has_share = True
     way = BOTH
+    _seen_s: float | None = None
 
     async def find(self) -> None:
         await self.region_pid()
 
     async def make(self) -> None:
-        if await until(self._is_live, deadline_s=RETURN_S) is None:
-            raise DrillRefused(f"{self.scenario.name}: region {self.region} is not covered to begin with")
+        await self.until_covered()
         self.made_s = time.monotonic()
         await self.running.cut(self.region, self.scenario.hold_s, self.way)
 
-    async def _is_live(self) -> bool:
-        try:
-            snapshot = await self.running.snapshot()
-        except (ConnectionError, TimeoutError):
-            return False
-        cover = snapshot["regions"].get(self.region, {}).get("failover", {})
-        is_live = snapshot["standing"][self.region]["standing"] == "live"
-        return is_live and bool(cover.get("standby_complete"))
-
     async def is_detected(self) -> bool:
-        return await self._dead_s() is not None
+        self._seen_s = await self._dead_s()
+        return self._seen_s is not None
 
-    async def _dead_s(self) -> float | None:
-        """When Fleet called it dead; its clock is this machine's."""
-        for at_s, region, standing in await self.running.transitions():
-            if (region, standing) == (self.region, "dead") and at_s >= self.made_s:
-                return at_s
-        return None
-
-    def affected(self) -> list[str]:
-        return []
+    def noticed_s(self, seen_s: float) -> float:
+        return seen_s if self._seen_s is None else self._seen_s
 
     async def heal(self) -> None:
         end_s = self.made_s + self.scenario.hold_s

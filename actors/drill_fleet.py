@@ -67,6 +67,10 @@ class RunningFleet:
         self._fleet = self._calls.NamedActor(FLEET)
 
     async def submit_to(self, region: str, batch: list[Message]) -> Receipt:
+        """As clients do: with copies another region takes it if this one is silent."""
+        if self.config.fleet.replicas:
+            covered: Receipt = await self._client.submit(batch, region=region)
+            return covered
         receipt: Receipt = await self._client.submit_encoded(
             region, *encode_submission(batch, os.urandom(16))
         )
@@ -177,7 +181,8 @@ class TemporaryFleet:
             addresses = {"eu": ["192.0.2.1"], "us": ["192.0.2.2"]}
             self._nameserver = Nameserver(self._directory / "knot", addresses)
             extra["dns_failover"] = self._nameserver.start()
-        if SCENARIOS[self._scenario].needs_copies:
+        scenario = SCENARIOS[self._scenario]
+        if scenario.needs_copies or scenario.gets_copies:
             extra["fleet"] = {"name": "drill", "replicas": 1, "degraded": "accept_local"}
         self.config = temporary_config(self._directory, self._sink.addresses["drill"][1], extra)
         if len(str(self._directory)) <= LONGEST_RAY_DIRECTORY:

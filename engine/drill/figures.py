@@ -24,7 +24,8 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One batch: accepted recipients, or why there is no receipt."""
+    """One batch: accepted recipients, or why there is no receipt. `region`: to which it was submitted; `taken_by`:
+    whose receipt it is, with copies perhaps another's."""
 
     sent_s: float
     answered_s: float
@@ -32,6 +33,7 @@ class Submission:
     recipients: tuple[str, ...]
     refused: int = 0
     error: str = ""
+    taken_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Watch:
 
     `submissions`: None if the load is not the drill's own, as on a live fleet: what was accepted is not known then, and
     an arrival is an event, of which there is one for each message, however often it was sent. `may_refuse`: the regions
-    that the fault allows to refuse mail.
+    that the fault allows to refuse mail. The share of what was hit is what was submitted to the region `hit`, whoever
+    sends it; where the load is not the drill's own, or `hit` is "", what came over the sources in `affected`.
     """
 
     arrivals: Sequence[Arrival]
@@ -52,6 +55,7 @@ class Watch:
     marked: Collection[str] = ()
     settled_otherwise: Collection[str] = ()
     may_refuse: Collection[str] = ()
+    hit: str = ""
 
 
 @dataclass(slots=True)
@@ -95,7 +99,7 @@ def figures_of(watch: Watch) -> Figures:
     arrivals = sorted(watch.arrivals, key=lambda arrival: arrival.at_s)
     times = [arrival.at_s for arrival in arrivals]
     before = [time for time in times if time <= watch.fault_s]
-    share = [arrival.at_s for arrival in arrivals if arrival.source in watch.affected]
+    share = share_of(watch, arrivals)
     counts = Counter(arrival.recipient for arrival in arrivals)
     found = Figures(
         detection_s=None if watch.detected_s is None else watch.detected_s - watch.fault_s,
@@ -109,6 +113,14 @@ def figures_of(watch: Watch) -> Figures:
         _add_load(found, watch, watch.submissions, counts)
         found.drain_s = _drain_s(arrivals, watch.submissions, watch.fault_s)
     return found
+
+
+def share_of(watch: Watch, arrivals: Sequence[Arrival]) -> list[float]:
+    """When what was hit arrived, in the order of `arrivals`."""
+    if watch.hit and watch.submissions is not None:
+        theirs = {r for s in watch.submissions if s.region == watch.hit for r in s.recipients}
+        return [arrival.at_s for arrival in arrivals if arrival.recipient in theirs]
+    return [arrival.at_s for arrival in arrivals if arrival.source in watch.affected]
 
 
 def _drain_s(arrivals: Sequence[Arrival], submissions: Sequence[Submission], fault_s: float) -> float:

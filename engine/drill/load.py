@@ -25,7 +25,7 @@ _TEXT = "A line of a drill, which nobody reads.\r\n" * 40
 
 
 class SubmitPort(Protocol):
-    """Submits a batch to a region of the caller's choice."""
+    """Submits a batch to a region of the caller's choice; with copies to another if that one is silent."""
 
     async def submit_to(self, region: str, batch: list[Message]) -> Receipt: ...
 
@@ -80,7 +80,9 @@ class Load:
         answered_s = self._now_s() - self.began_s
         refused = {error.index for error in receipt.errors}
         taken = tuple(m.recipients[0] for index, m in enumerate(batch) if index not in refused)
-        self.submissions.append(Submission(sent_s, answered_s, region, taken, len(refused)))
+        self.submissions.append(
+            Submission(sent_s, answered_s, region, taken, len(refused), taken_by=receipt.region)
+        )
 
     def _message(self, number: int) -> Message:
         recipient = f"drill-{self._run}-{number}@{self._domain}"

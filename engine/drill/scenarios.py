@@ -23,6 +23,7 @@ class Bounds:
 class Scenario:
     """`title` says what is done, `expects` what has to go on. `hold_s`: so long the fault lasts, then it is healed.
 
+    `needs_copies`: a live fleet without them is refused. `gets_copies`: a temporary one has them, a live one need not.
     `picks_region`: it can be made in any region that one names. `may_refuse`: the region that is hit may refuse mail.
     """
 
@@ -33,6 +34,7 @@ class Scenario:
     hold_s: float = 0.0
     needs_temporary: str = ""
     needs_copies: bool = False
+    gets_copies: bool = False
     picks_region: bool = True
     may_refuse: bool = False
 
@@ -78,16 +80,18 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "region-kill",
             "SIGKILL of a region's process",
-            "the region goes on from its spool; other regions do not notice",
+            "with copies its peer sends its mail meanwhile; it goes on from its spool; other regions do not notice",
             Bounds(5.0, 2.0, 30.0),
+            gets_copies=True,
             may_refuse=True,
         ),
         Scenario(
             "region-freeze",
             "SIGSTOP of a region's process for a while",
-            "the fleet sees it; other regions go on; it goes on itself when it is continued",
-            Bounds(10.0, 2.0, None),
+            "with copies its peer sends its mail meanwhile; other regions go on; it goes on when it is continued",
+            Bounds(10.0, 2.0, 30.0),
             hold_s=5.0,
+            gets_copies=True,
             may_refuse=True,
         ),
         *(

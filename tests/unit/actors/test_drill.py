@@ -173,6 +173,22 @@ def test_what_fleet_does_not_say_is_not_measured_and_the_drill_goes_on() -> None
     assert fault.notes == ["Fleet did not say when it called the region dead: Fleet is away"]
 
 
+@pytest.mark.parametrize("scenario", ["region-kill", "region-freeze", "partition"])
+def test_with_copies_it_is_detected_when_fleet_calls_the_region_dead(scenario: str) -> None:
+    rows = [(90.0, "us", "dead"), (101.0, "eu", "dead"), (101.0, "us", "suspect"), (102.0, "us", "dead")]
+    fault: Any = FAULTS[scenario](some_fleet(), SCENARIOS[scenario])
+    fault.made_s = 100.0
+
+    async def transitions() -> list[tuple[float, str, str]]:
+        return rows
+
+    fault.running.transitions = transitions
+    assert asyncio.run(fault.is_detected())
+    assert fault.noticed_s(105.0) == 102.0, "not when the drill saw it"
+    rows.pop()
+    assert not asyncio.run(fault.is_detected())
+
+
 @pytest.mark.parametrize(
     ("health", "is_answered", "found"),
     [("up", True, (True, True)), ("down", False, (False, False)), ("up", False, (True, False))],
@@ -191,6 +207,7 @@ def test_a_region_that_was_hit_has_to_come_back(
     for scenario in ("region-freeze", "region-kill"):
         fault: Any = FAULTS[scenario](some_fleet(), SCENARIOS[scenario])
         fault.made_s, fault.resume = time.monotonic() - 60.0, lambda: None
+        fault.fleet.config.fleet.replicas = 0
         fault.running.health = answer
         fault.load = SimpleNamespace(began_s=0.0, submissions=taken + others)
         asyncio.run(fault.heal())
@@ -243,5 +260,6 @@ def test_every_signal_goes_through_that_check(scenario: str) -> None:
         return {"pid": 1, "regions": {}}
 
     fleet.running.snapshot = snapshot
+    fleet.config.fleet.replicas = 0
     with pytest.raises(DrillRefused, match="none of this fleet's"):
         asyncio.run(make())

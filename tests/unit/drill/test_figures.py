@@ -101,6 +101,21 @@ def test_the_share_of_what_was_hit() -> None:
     assert found.detection_s is None
 
 
+def test_the_share_is_what_was_submitted_to_the_region_that_was_hit_whoever_sent_it() -> None:
+    submissions = [Submission(n, n, "us", (f"eu-1-{float(n)}",)) for n in (1, 2, 7)]
+    seen = arrivals(*(float(n) for n in range(10)))
+    watch = Watch(seen, submissions, 3.0, 9.0, None, affected={"us-1"}, hit="us")
+    assert figures_of(watch).share_gap_s == pytest.approx(5.0)
+    assert figures_of(replace(watch, hit="")).share_gap_s is None
+    assert figures_of(replace(watch, submissions=None, affected={"eu-1"})).share_gap_s == pytest.approx(1.0)
+
+
+def test_a_temporary_fleet_has_copies_where_failover_is_rehearsed_and_a_live_one_need_not() -> None:
+    for name in ("region-kill", "region-freeze"):
+        assert SCENARIOS[name].gets_copies
+        assert refusal(SCENARIOS[name], fleet()) == ""
+
+
 def test_what_a_live_fleet_does_not_show_is_not_measured(tmp_path: Path) -> None:
     seen = arrivals(*(n / 10 for n in range(100)))
     found = figures_of(Watch(seen, None, 3.0, 8.0, 3.5, affected={"us-1"}, marked={"eu-1-1.0"}))
