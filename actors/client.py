@@ -14,7 +14,7 @@ others.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 PAGE = 2000
 STATUS_TIMEOUT_S = 2.0
 USAGE_TIMEOUT_S = 2.0
+CANCELLED_AT_ONCE = 2000  # a region writes so many well within ANY_TIMEOUT_S
 DRAIN_TIMEOUT_S = 300.0  # at its end a region fetches the keys of the others
 
 
@@ -215,18 +216,21 @@ class AsyncClient:
         unknown = 0
         failure: Exception | None = None
         timeout_s = ANY_TIMEOUT_S if self.config.fleet.replicas else ANSWER_TIMEOUT_S
-        for region, group in by_region.items():
-            left = len(group)
-            is_unknown = False
+        silent: set[str] = set()
+        for region, page in _pages(by_region, CANCELLED_AT_ONCE):
+            left = len(page)
             for name in self._regions.from_first(region):
                 if not left:  # otherwise the others may have taken them over
                     break
+                if name in silent:
+                    continue
                 try:
-                    left -= int(await self._regions.actors[name].call("cancel", group, timeout_s=timeout_s))
+                    left -= int(await self._regions.actors[name].call("cancel", page, timeout_s=timeout_s))
                 except (ConnectionError, TimeoutError) as error:
-                    failure, is_unknown = error, True
-            count += len(group) - left
-            unknown += left if is_unknown else 0
+                    failure = error
+                    silent.add(name)
+            count += len(page) - left
+            unknown += left if silent else 0
         if unknown:
             raise ConnectionError(
                 f"{count} messages are cancelled; {unknown} may wait in a region that does not answer: {failure}"
@@ -413,3 +417,9 @@ def connect(fleet: str | Path | FleetConfig, address: str | None = None) -> Clie
         )
     connect_ray(address or cluster.address())
     return Client(config)
+
+
+def _pages(groups: Mapping[str, list[int]], size: int) -> Iterator[tuple[str, list[int]]]:
+    for name, group in groups.items():
+        for first in range(0, len(group), size):
+            yield name, group[first : first + size]

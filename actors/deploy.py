@@ -454,7 +454,11 @@ def _in_order(names: Sequence[str], method: str, *args: Any) -> None:
     calls: dict[str, Any] = {}
     for name in names:
         try:
-            calls[name] = getattr(ray.get_actor(name, namespace=NAMESPACE), method).remote(*args)
+            call = getattr(ray.get_actor(name, namespace=NAMESPACE), method).remote
+            try:
+                calls[name] = call(*args)
+            except TypeError:  # an actor of an earlier release, which knows none of these arguments
+                calls[name] = call()
         except (ValueError, RayError) as error:
             log.warning("%s: not stopped in order: %s", name, error)
     deadline = time.monotonic() + STOP_DEADLINE_S

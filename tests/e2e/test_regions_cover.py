@@ -155,6 +155,28 @@ def test_a_region_that_returns_gives_up_what_was_adopted(tmp_path: Path) -> None
     assert sum(r.counts["queued"] for r in map(audit, Path(fleet.config.spool.directory).iterdir())) <= 51
 
 
+def test_a_region_that_starts_says_nothing_of_what_its_peer_has_given_up(tmp_path: Path) -> None:
+    async def run(fleet: CoveredFleet) -> None:
+        async with fleet:
+            await fleet.submit("eu", mail(50), KEY)
+            await fleet.kill("eu")
+            await until(lambda: fleet.spools["us"].counts()["expired"] == 50)
+            fleet.cut = {("", "eu")}
+            await fleet.start("eu")  # where all of it is queued, and its time is over
+            await asyncio.sleep(2)  # long enough to look at it, without a lease
+            assert fleet.spools["eu"].counts()["queued"] == 50
+            fleet.cut.clear()
+            await until(fleet.all_live)
+            await until(lambda: fleet.spools["eu"].counts()["queued"] == 0)
+            assert fleet.spools["eu"].counts()["moved"] == 50
+            assert fleet.spools["eu"].counts()["expired"] == 0
+
+    config = two_regions(
+        tmp_path, NOWHERE, fleet={"replicas": 1}, retry={"marketing": {"first": "500ms", "expire": "2s"}}
+    )
+    asyncio.run(run(CoveredFleet(config)))
+
+
 def test_without_a_peer_it_may_accept_and_says_so_and_catches_up(tmp_path: Path) -> None:
     async def run(fleet: CoveredFleet) -> None:
         async with fleet:

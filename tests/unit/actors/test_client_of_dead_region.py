@@ -72,6 +72,12 @@ def test_messages_of_other_regions_are_cancelled_all_the_same() -> None:
     assert regions["us"].calls == ["cancel", "cancel"]
 
 
+def test_many_are_cancelled_in_parts_and_who_is_silent_is_asked_once() -> None:
+    regions = {"eu": Region(), "us": Region(cancel=1000), "asia": Region(cancel=1000)}
+    assert asyncio.run(client_of(**regions).cancel(range(ID, ID + 6000))) == 6000
+    assert [len(region.calls) for region in regions.values()] == [1, 3, 3]
+
+
 @pytest.mark.parametrize("own", [Region(), Region(trace=None)], ids=["dead", "on an empty disk"])
 def test_what_another_region_has_adopted_is_traced_there(own: Region) -> None:
     there = {"status": {"state": "queued"}, "region": "asia"}
