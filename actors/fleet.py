@@ -23,6 +23,7 @@ from engine.config.schema import FleetConfig
 from engine.failover.dns_keeper import DnsKeeper
 from engine.failover.dns_zone import DnsZone
 from engine.failover.fleet import FleetMachine, first_epoch_at
+from engine.failover.leaving import Leaving
 from engine.failover.messages import Beat, Standing
 from engine.failover.region_health import RegionHealth, region_health
 from engine.failover.timing import Timing
@@ -64,6 +65,7 @@ class FleetActor:
         self._unmade: set[str] = set()  # missing, and not made again yet
         self._silence = Silence()
         self._watch = asyncio.get_running_loop().create_task(self._run())
+        self._leaving = Leaving([region.name for region in self._config.regions], self._call_region)
         self._failover: FleetMachine | None = None
         if self._config.fleet.replicas:
             self._failover = FleetMachine(
@@ -124,24 +126,7 @@ class FleetActor:
 
         await self._until_live()
         if self._failover is None:
-            await self._leave_copies()
-
-    async def _leave_copies(self) -> None:
-        """Regions that have covered for each other before go on without: if all were stopped at the same moment, when
-        every one was live. All have dropped their copies before one of them sends (engine/spool/rest.py).
-
-        RuntimeError: they were not; those that wait for each other send nothing.
-        """
-        numbers = {r.name: await self._call_region(r.name, "rest_number") for r in self._config.regions}
-        waiting = [region for region, number in numbers.items() if number]
-        if len({numbers[region] for region in waiting}) > 1:
-            raise RuntimeError(
-                f"fleet.replicas: 0: the regions {', '.join(waiting)} have covered for each other, and were not "
-                "stopped together: they send nothing. Set it to 1, `sendfleet down` and `up`, wait until "
-                "`sendfleet status` shows every region live, `sendfleet down`, then set 0 (docs/failover.md)"
-            )
-        for method in ("drop_copies", "begin_alone"):
-            await asyncio.gather(*(self._call_region(region, method) for region in waiting))
+            await self._leaving.attempt()
 
     async def _call_region(self, region: str, method: str) -> Any:
         return await self._services.call(region_actor(region), method, timeout_s=START_TIMEOUT_S)

@@ -21,6 +21,7 @@ from actors.ports import NodeServices, RunningPool
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
 from engine.failover.handover import Reply, Request
+from engine.failover.leaving import Rest
 from engine.failover.messages import Beat, BeatReply, Behind
 from engine.metrics.catalogue import Point
 from engine.metrics.process import ProcessFigures, machine_points
@@ -276,8 +277,8 @@ class RegionActor:
         """Hand nothing more to pools; returns when nothing is on its way to one."""
         await (await self._engine()).pause()
 
-    async def rest_number(self) -> int:
-        return (await self._engine()).rest_number()
+    async def rest(self) -> Rest:
+        return (await self._engine()).rest()
 
     async def drop_copies(self) -> None:
         await (await self._engine()).drop_copies()

@@ -19,6 +19,7 @@ from engine.config.schema import FleetConfig
 from engine.delivery.wire import decode_resume
 from engine.failover.handover import Reply as HandoverReply
 from engine.failover.handover import Request as HandoverRequest
+from engine.failover.leaving import Rest
 from engine.failover.messages import Beat, BeatReply, Behind
 from engine.failover.messages import Message as PeerMessage
 from engine.metrics.catalogue import Point
@@ -146,9 +147,9 @@ class Region:
         self.parts.tenants.save(now=True)
         self.tls.save(now=True)
 
-    def rest_number(self) -> int:
-        """Of the stop after which this region waits, with copies on its disk and none to be kept; 0: it does not."""
-        return 0 if self.parts.resting is None else self.parts.resting.number
+    def rest(self) -> Rest:
+        """Whether this region waits, with copies on its disk and none to be kept."""
+        return Rest() if self.parts.resting is None else self.parts.resting.rest()
 
     async def drop_copies(self) -> None:
         """The first step out of that waiting, to be done by all before any takes the second, `begin_alone`."""

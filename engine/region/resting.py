@@ -4,10 +4,12 @@ Where that is written down, and what it rests on: engine/spool/rest.py. What it 
 messages, which nobody is to adopt once their owners send without telling, and batches that wait for a copy.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from engine.failover.leaving import Rest
 from engine.failover.spans import Spans, pieces
 from engine.failover.store import DropCopies, Mark, Queued, Release, TakeQueued
 from engine.region.awaiting import awaited
@@ -37,21 +39,33 @@ class Resting:
         if rest == 0:
             raise CopiesInDoubt(name)
         self.number = rest or 0  # of the stop in order, 0: it waits for nobody
+        self._copies: tuple[tuple[str, int], ...] | None = None  # not counted
+        self._going = asyncio.Lock()  # Fleet asks again if the answer is late
+
+    def rest(self) -> Rest:
+        """What Fleet judges by."""
+        if self.number and self._copies is None:  # nobody sends any more of them
+            self._copies = tuple(sorted(self._spool.copies(self._numbers).items()))
+        return Rest(self.number, self._spool.has_kept_copies(), self._copies or ())
 
     async def drop_copies(self) -> None:
         """Before any region goes on alone: so nothing that one of them sends can be adopted by another."""
-        if self.number:
+        async with self._going:
+            if not self.number:
+                return
+            self._copies = None
             for future in drop_copies(self._spool, self._numbers):
                 await awaited(future)
 
     async def begin_alone(self) -> None:
         """Every region has dropped its copies: what is here is this region's, and goes out."""
-        if not self.number:
-            return
-        for future in release_all(self._spool, self._numbers):
-            self._offer(await awaited(future) or ())
-        await awaited(self._spool.begin_alone())
-        self.number = 0
+        async with self._going:
+            if not self.number:
+                return
+            for future in release_all(self._spool, self._numbers):
+                self._offer(await awaited(future) or ())
+            await awaited(self._spool.begin_alone())
+            self.number = 0
         self._wake()
 
 

@@ -12,6 +12,7 @@ number here.
 import hashlib
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -44,6 +45,12 @@ def has_copies(env: Environment, txn: Any, number: int) -> bool:
     with txn.cursor(db=env.db["copies"]) as cursor:
         prefix = number.to_bytes(2, "big")
         return bool(cursor.set_range(prefix)) and bytes(cursor.key())[:2] == prefix
+
+
+def count_copies(env: Environment, txn: Any) -> dict[int, int]:
+    """How many there are, by the owner's number; about a second for a million."""
+    with txn.cursor(db=env.db["copies"]) as cursor:
+        return Counter(int.from_bytes(key[:2], "big") for key in cursor.iternext(keys=True, values=False))
 
 
 class Copies:

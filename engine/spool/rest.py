@@ -30,6 +30,11 @@ def read_rest(env: Environment, txn: Any) -> int | None:
     return int(msgpack.unpackb(stored)) if stored else 0
 
 
+def has_kept(env: Environment, txn: Any) -> bool:
+    """Whether it ever kept copies, or had its own elsewhere, on this disk."""
+    return any(txn.get(key, db=env.db["failover"]) is not None for key in (SELF, ALONE))
+
+
 def save_rest(draft: Draft, number: int) -> None:
     """It is stopped, and every region is live as far as it knows."""
     draft.txn.put(REST, pack(number), db=draft.env.db["failover"])

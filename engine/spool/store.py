@@ -32,6 +32,7 @@ from engine.spool.batches import (
     SettleResult,
 )
 from engine.spool.bodies import SegmentWriter, make_directory, sync_directory
+from engine.spool.copies import count_copies
 from engine.spool.draft import LAST_WORDS, PAGE_BYTES, Draft, QueueNumbers, page_of, word_of
 from engine.spool.due_index import DueIndex
 from engine.spool.environment import Environment, Error
@@ -54,7 +55,7 @@ from engine.spool.options import SpoolOptions
 from engine.spool.queue_names import QueueName, QueueNames
 from engine.spool.reader import SpoolReader
 from engine.spool.records import DUE_KEY_SIZE, DamagedRecord, Record, decode_record, due_key
-from engine.spool.rest import begin_alone, end_rest, read_rest, save_rest
+from engine.spool.rest import begin_alone, end_rest, has_kept, read_rest, save_rest
 from engine.spool.room import Room
 from engine.spool.sent import Sent
 from engine.spool.standby import read_durable
@@ -209,6 +210,25 @@ class Spool:
         """Whether it may go on without copies: see engine/spool/rest.py, read_rest."""
         with self._env.read() as txn:
             return read_rest(self._env, txn)
+
+    def has_kept_copies(self) -> bool:
+        """Whether it ever took part in failover on this disk."""
+        with self._env.read() as txn:
+            return has_kept(self._env, txn)
+
+    def copies(self, numbers: Mapping[str, int]) -> dict[str, int]:
+        """How many copies of others' messages there are, by owner; `number 3` is one that has no name any more."""
+        names = {number: name for name, number in numbers.items()}
+        with self._env.read() as txn:
+            counted = count_copies(self._env, txn)
+        return {names.get(number, f"number {number}"): count for number, count in counted.items()}
+
+    def copy_owners(self, numbers: Mapping[str, int]) -> dict[str, int]:
+        """`numbers`, and those of owners of copies that have no name any more, as above."""
+        with self._env.read() as txn:
+            counted = count_copies(self._env, txn)
+        unnamed = set(counted).difference(numbers.values())
+        return {**numbers, **{f"number {number}": number for number in unnamed}}
 
     def save_rest(self, number: int) -> "Future[None]":
         """It is stopped, and every region is live as far as it knows."""

@@ -1,8 +1,11 @@
 """From `replicas: 1` back to 0: no message that two disks hold is sent by both."""
 
 import asyncio
+import inspect
+import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,7 +13,9 @@ from click.testing import CliRunner
 
 from engine.cli.forget_copies import forget_copies_command
 from engine.config.schema import FleetConfig
+from engine.failover.leaving import Leaving
 from engine.failover.messages import Standing
+from engine.region.region import Region
 from engine.sink.process import SinkProcess
 from engine.spool.errors import CopiesInDoubt
 from engine.spool.records import MAYBE_SENT
@@ -19,7 +24,7 @@ from engine.values.clock import SteadyClock
 from tests.e2e.test_regions_cover import KEY, NOWHERE, mail, recipients
 from tests.support.covered import CoveredFleet
 from tests.support.ray_fleet import two_regions
-from tests.support.region import start_region, until
+from tests.support.region import LocalNode, start_region, until
 from tests.support.sinks import accepting_sink
 
 
@@ -70,26 +75,46 @@ async def adopted(config: FleetConfig, *, number: int) -> None:
         await stop(fleet, number)
 
 
-async def send_alone(config: FleetConfig, *names: str) -> None:
-    """As Fleet lets regions go on; returns when all is sent."""
-    started = {}
-    for name in names:
-        started[name] = await start_region(config, name)
-    assert {region.rest_number() for region, _, _ in started.values()} <= {0, 7}
-    for region, _, _ in started.values():
-        await region.drop_copies()
-    for region, _, _ in started.values():
-        await region.begin_alone()
-    await until(lambda: all(spool.counts()["queued"] == 0 for _, spool, _ in started.values()))
+Started = dict[str, tuple[Region, Spool, LocalNode]]
+
+
+def leaving(started: Started) -> Leaving:
+    """What Fleet has, joined directly."""
+
+    async def ask(name: str, method: str) -> Any:
+        found = getattr(started[name][0], method)()
+        return await found if inspect.isawaitable(found) else found
+
+    return Leaving(list(started), ask)
+
+
+async def end(started: Started) -> None:
     for region, spool, node in started.values():
         await node.stop()
         await region.stop()
         spool.close()
 
 
+async def send_alone(config: FleetConfig, *names: str) -> None:
+    """As Fleet lets regions go on; returns when all is sent."""
+    started = {}
+    for name in names:
+        started[name] = await start_region(config, name)
+    await leaving(started).attempt()
+    await until(lambda: all(spool.counts()["queued"] == 0 for _, spool, _ in started.values()))
+    await end(started)
+
+
 def queued(config: FleetConfig, name: str) -> Spool:
     number = next(region.number for region in config.regions if region.name == name)
     return Spool.open(config.spool.directory / name, region_number=number, clock=SteadyClock())
+
+
+def copies(config: FleetConfig, name: str) -> dict[str, int]:
+    spool = queued(config, name)
+    found = spool.copies({region.name: region.number for region in config.regions})
+    spool.close()
+    return found
 
 
 def test_nobody_starts_without_copies_while_what_was_adopted_is_on_two_disks(tmp_path: Path) -> None:
@@ -110,7 +135,7 @@ def test_who_was_stopped_in_order_sends_what_it_has_once_all_have_dropped_copies
 
     async def hold() -> None:
         region, spool, node = await start_region(without, "eu")
-        assert region.rest_number() == 7
+        assert region.rest().number == 7
         assert region.parts.term() is None  # it sends nothing before the others are known to be at rest
         await region.stop()
         spool.close()
@@ -127,6 +152,62 @@ def test_who_was_stopped_in_order_sends_what_it_has_once_all_have_dropped_copies
         with spool._env.read() as txn:
             assert txn.stat(spool._env.db["copies"])["entries"] == 0
         spool.close()
+
+
+def test_copies_of_a_region_whose_disk_is_lost_are_kept_until_they_are_sent(
+    tmp_path: Path, sink: SinkProcess
+) -> None:
+    asyncio.run(with_queue(covered(tmp_path), number=7))
+    shutil.rmtree(covered(tmp_path).spool.directory / "eu")
+    without = two_regions(tmp_path, NOWHERE)
+
+    async def refused() -> None:
+        started = {name: await start_region(without, name) for name in ("eu", "us")}
+        with pytest.raises(
+            RuntimeError, match=r"region eu begins on an empty disk, and us holds copies of 50 .*set 1"
+        ):
+            await leaving(started).attempt()
+        assert started["us"][0].rest().number == 7
+        await end(started)
+
+    asyncio.run(refused())
+
+    async def covers_again() -> None:
+        fleet = CoveredFleet(two_regions(tmp_path, sink.addresses["accept"][1], fleet={"replicas": 1}))
+        async with fleet:
+            await until(lambda: len(set(sink.log().recipients())) == 50)
+
+    asyncio.run(covers_again())
+    assert set(sink.log().recipients()) == recipients(50)
+
+
+def test_copies_of_a_region_that_is_not_in_fleet_yaml_are_kept(tmp_path: Path) -> None:
+    asyncio.run(with_queue(covered(tmp_path), number=7))
+    without = two_regions(tmp_path, NOWHERE)
+    config = without.model_copy(
+        update={
+            "regions": tuple(region for region in without.regions if region.name == "us"),
+            "sources": tuple(source for source in without.sources if source.region == "us"),
+        }
+    )
+
+    async def refused() -> None:
+        started = {"us": await start_region(config, "us")}
+        with pytest.raises(RuntimeError, match=r"number 1 is not in fleet\.yaml, and us holds copies of 50"):
+            await leaving(started).attempt()
+        await end(started)
+
+    asyncio.run(refused())
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True)))
+    told = CliRunner().invoke(forget_copies_command, ["--fleet", str(path)], input="n\n")
+    assert told.exit_code == 1
+    whose = "copies of 50 messages of region number 1, which is not in fleet.yaml, are dropped"
+    assert whose in " ".join(told.output.split())
+    assert copies(config, "us") == {"number 1": 50}
+    told = CliRunner().invoke(forget_copies_command, ["--fleet", str(path)], input="y\n")
+    assert told.exit_code == 0, told.output
+    assert copies(config, "us") == {}
 
 
 def test_a_mark_of_rest_ends_when_copies_are_kept_again(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""From `replicas: 1` back to 0, seen from Fleet: regions that have kept copies go on without, all or none of them.
+
+What each of them has on its disk: engine/spool/rest.py. What it does when it is told to: engine/region/resting.py.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# asks a region by one of its methods: `rest`, `drop_copies`, `begin_alone`
+Ask = Callable[[str, str], Awaitable[Any]]
+
+DO_INSTEAD = (
+    "set 1, `sendfleet down` and `up`, wait until `sendfleet status` shows every region live, "
+    "`sendfleet down`, then set 0"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """How a region stands to the copies that it has kept.
+
+    `number`: of the stop in order after which it waits to go on without; 0: it does not wait. `has_kept`: whether it
+    ever kept copies on this disk. `copies`: of messages of others that it holds, by owner; of one that waits only.
+    """
+
+    number: int = 0
+    has_kept: bool = False
+    copies: tuple[tuple[str, int], ...] = ()
+
+
+def obstacle(rests: Mapping[str, Rest]) -> str:
+    """Why the regions that wait may not go on; "" if they may."""
+    waiting = {region: rest for region, rest in rests.items() if rest.number}
+    if len({rest.number for rest in waiting.values()}) > 1:
+        return (
+            f"fleet.replicas: 0: the regions {', '.join(waiting)} have covered for each other, and were not "
+            f"stopped together: they send nothing. To mend it, {DO_INSTEAD} (docs/failover.md)"
+        )
+    held: dict[str, list[str]] = defaultdict(list)
+    for region, rest in waiting.items():
+        for owner, count in rest.copies:
+            if owner not in rests or not rests[owner].has_kept:
+                held[owner].append(f"{region} holds copies of {count} of its messages")
+    if not held:
+        return ""
+    reasons = {
+        owner: "begins on an empty disk" if owner in rests else "is not in fleet.yaml" for owner in held
+    }
+    lost = "; ".join(
+        f"{owner} {reasons[owner]}, and {' and '.join(holders)}" for owner, holders in sorted(held.items())
+    )
+    return (
+        f"fleet.replicas: 0: region {lost}: there may be no others of these. The regions {', '.join(waiting)} send "
+        f"nothing. To have them sent, with every region of before in fleet.yaml, {DO_INSTEAD}. "
+        "To drop these copies: `sendfleet forget-copies` (docs/failover.md)"
+    )
+
+
+class Leaving:
+    """See the module docstring."""
+
+    def __init__(self, regions: Sequence[str], ask: Ask) -> None:
+        self._regions = tuple(regions)
+        self._ask = ask
+        self._lock = asyncio.Lock()
+
+    async def attempt(self) -> None:
+        """Returns when no region waits. All have dropped their copies before one of them sends.
+
+        RuntimeError: they may not go on; those that wait send nothing. What `ask` raises: a region does not answer.
+        """
+        async with self._lock:
+            rests: dict[str, Rest] = {region: await self._ask(region, "rest") for region in self._regions}
+            if why := obstacle(rests):
+                raise RuntimeError(why)
+            waiting = [region for region, rest in rests.items() if rest.number]
+            for method in ("drop_copies", "begin_alone"):
+                await asyncio.gather(*(self._ask(region, method) for region in waiting))
