@@ -83,7 +83,10 @@ class NoHandover:
 
 
 class Handing:
-    """See the module docstring. All methods run on the region's loop."""
+    """See the module docstring. All methods run on the region's loop.
+
+    `is_waiting`: until every region may go on without copies; another may own what is here, so nothing is moved.
+    """
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class Handing:
         clock: Clock,
         port: HandoverPort,
         cover: Cover | None,
+        is_waiting: Callable[[], bool],
         scheduler: Scheduler,
         windows: Windows,
         paths: Paths,
@@ -109,6 +113,7 @@ class Handing:
         self._clock = clock
         self._port = port
         self._cover = cover
+        self._is_waiting = is_waiting
         self._windows = windows
         self._offer = offer
         self._wake = wake
@@ -184,6 +189,8 @@ class Handing:
         elif self.is_draining:
             relief.rest()
         elif not relief.look():
+            to = ()
+        if self._is_waiting():
             to = ()
         giver.paths, giver.overloaded = relief.blocked, relief.overloaded
         giver.give(to, now)
@@ -283,6 +290,8 @@ class Handing:
             return Kept(self._disk)
         if isinstance(request, AskKeys):
             return KeysPage(*self._exporter.keys(request.cursor))
+        if self._is_waiting():
+            return None
         if self._cover is not None and not self._cover.may_judge(getattr(request, "dead", None)):
             return None
         try:
@@ -311,6 +320,8 @@ class Handing:
         """Why nothing is taken over now; "" if it is."""
         if self.is_draining:
             return "it is being drained itself"
+        if self._is_waiting():
+            return "it waits until every region may go on without copies"
         if self._cover is not None and not self._cover.may_take():
             return "it has no lease, or no standby within reach"
         return ""

@@ -178,7 +178,7 @@ class Region:
             await asyncio.sleep(TICK_S)
 
     def _has_lease(self) -> bool:
-        return self.parts.cover is None or self.parts.cover.may_dispatch()
+        return self.parts.has_lease()
 
     def _sweep(self) -> None:
         """Forget what has nothing waiting and nothing on the wire: a region lives for years and meets every domain."""

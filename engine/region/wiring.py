@@ -154,6 +154,7 @@ class Parts:
             clock=clock,
             port=ports.handover,
             cover=self.cover,
+            is_waiting=self.is_waiting,
             scheduler=self.scheduler,
             windows=self.windows,
             paths=self.enforcement.paths,
@@ -227,7 +228,7 @@ class Parts:
             windows=self.windows,
             enforcement=self.enforcement,
             outcomes=self.outcomes,
-            has_lease=lambda: self.cover is None or self.cover.may_dispatch(),
+            has_lease=self.has_lease,
             spawn=spawn,
         )
         self.depth = Depth(
@@ -294,9 +295,17 @@ class Parts:
         if self.cover is not None:
             self.cover.settled(ids)
 
+    def is_waiting(self) -> bool:
+        """It has kept copies, keeps none any more, and Fleet has not said that all may go on."""
+        return self.resting is not None and bool(self.resting.number)
+
+    def has_lease(self) -> bool:
+        """Whether what waits here is this region's to settle. False: another may own it, and have sent it."""
+        return not self.is_waiting() if self.cover is None else self.cover.may_dispatch()
+
     def term(self) -> int | None:
         """The epoch under which mail may be handed to pools; 0 in a fleet without copies. None: not now."""
-        if self.handing.holds_dispatch() or (self.resting is not None and self.resting.number):
+        if self.handing.holds_dispatch() or self.is_waiting():
             return None
         if self.cover is None:
             return 0

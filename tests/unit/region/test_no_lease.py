@@ -41,7 +41,11 @@ def region_with(cover: Cover | None, expiry: Expiry | None = None) -> Any:
     region.name = "eu"
     idle = SimpleNamespace(new_day=lambda now_ms: None, tick=lambda: None)
     region.parts = SimpleNamespace(
-        cover=cover, cancelling=Cancelling(), expiry=expiry, sites=idle, windows=idle
+        has_lease=lambda: cover is None or cover.may_dispatch(),
+        cancelling=Cancelling(),
+        expiry=expiry,
+        sites=idle,
+        windows=idle,
     )
     region._clock = SimpleNamespace(wall_ms=lambda: 1, monotonic_ns=lambda: 1)
     region._sweep = lambda: None
