@@ -23,12 +23,12 @@ from engine.config.schema import FleetConfig
 from engine.failover.dns_keeper import DnsKeeper
 from engine.failover.dns_zone import DnsZone
 from engine.failover.fleet import FleetMachine, first_epoch_at
-from engine.failover.leaving import Leaving
 from engine.failover.messages import Beat, Standing
 from engine.failover.region_health import RegionHealth, region_health
 from engine.failover.timing import Timing
 from engine.ingress.gateway import has_gateway, has_ingress
 from engine.ops.process import ProcessUsage, process_usage
+from engine.region.leaving import Leaving
 from engine.routing.resolver import build_resolver
 from engine.spool.errors import SpoolError
 from engine.values.clock import SystemClock
@@ -67,7 +67,9 @@ class FleetActor:
         self._watch = asyncio.get_running_loop().create_task(self._run())
         self._leaving = Leaving([region.name for region in self._config.regions], self._call_region)
         self._failover: FleetMachine | None = None
-        if self._config.fleet.replicas:
+        if not self._config.fleet.replicas:
+            self._leave = asyncio.get_running_loop().create_task(self._leaving.run())
+        else:
             self._failover = FleetMachine(
                 tuple(region.name for region in self._config.regions),
                 incarnation=time.time_ns(),
@@ -268,7 +270,8 @@ class FleetActor:
         }
 
     async def health(self) -> dict[str, str]:
-        """The regions as the watch sees them: up, draining, drained, returning, refusing, down, or drained and down.
+        """The regions as the watch sees them: up, draining, drained, returning, refusing, waiting, down, or
+        drained and down.
         Answered without asking anybody."""
         return dict(self._health)
 
@@ -341,6 +344,7 @@ class FleetActor:
             "health": dict(self._health),
             "shard_of": {r.name: r.shard_of for r in self._config.regions if r.shard_of is not None},
             "standing": self._standings(),
+            "without_copies": self._leaving.why,
             "dns": None if self._dns is None else self._dns.status(),
             "alerts": self._alerts(),
             "regions": regions,

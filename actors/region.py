@@ -21,7 +21,6 @@ from actors.ports import NodeServices, RunningPool
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
 from engine.failover.handover import Reply, Request
-from engine.failover.leaving import Rest
 from engine.failover.messages import Beat, BeatReply, Behind
 from engine.metrics.catalogue import Point
 from engine.metrics.process import ProcessFigures, machine_points
@@ -29,6 +28,7 @@ from engine.ops.garbage import collect_seldom
 from engine.ops.process import ProcessUsage, process_usage
 from engine.providers.profiles import load_profiles
 from engine.region.awaiting import deliver_on
+from engine.region.leaving import Rest
 from engine.region.outbox import EventLog
 from engine.region.region import Region
 from engine.region.wiring import RegionPorts

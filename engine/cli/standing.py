@@ -6,6 +6,7 @@ A fleet without copies has no standings, and nothing is said.
 from collections.abc import Iterator
 from typing import Any
 
+WAITS = "waits until every region may go on without copies"
 COLOURS = {"unknown": "yellow", "suspect": "yellow", "returning": "yellow", "dead": "red"}
 
 
@@ -26,9 +27,16 @@ def cover_lines(snapshot: dict[str, Any]) -> list[str]:
     return [f"{name}: {'; '.join(parts)}" for name, parts in found if parts]
 
 
+def waiting_lines(snapshot: dict[str, Any]) -> list[str]:
+    """A line for each region that has kept copies and is to go on without, and why it does not."""
+    waiting = _waiting(snapshot)
+    why = snapshot.get("without_copies")
+    return [f"{name}: {WAITS}" for name in waiting] + ([why] if waiting and why else [])
+
+
 def idle_regions(snapshot: dict[str, Any]) -> list[str]:
     """Regions that answer, and do not do their work: they send nothing, or accept nothing."""
-    idle = []
+    idle = [f"{name} {WAITS}" for name in _waiting(snapshot)]
     for name, status in _statuses(snapshot):
         standing = snapshot.get("standing", {}).get(name, {}).get("standing", "live")
         if standing in ("dead", "returning"):
@@ -38,6 +46,10 @@ def idle_regions(snapshot: dict[str, Any]) -> list[str]:
         elif status.get("refusal"):
             idle.append(f"{name} refuses new mail: {status['refusal']}")
     return idle
+
+
+def _waiting(snapshot: dict[str, Any]) -> list[str]:
+    return [name for name, region in snapshot.get("regions", {}).items() if region.get("waits_for_all")]
 
 
 def _statuses(snapshot: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

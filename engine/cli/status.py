@@ -11,7 +11,7 @@ from rich.table import Table
 
 from engine.cli.drain import drain_line, need_line
 from engine.cli.port import PortFactory
-from engine.cli.standing import cover_lines, has_standings, idle_regions, standing_of
+from engine.cli.standing import cover_lines, has_standings, idle_regions, standing_of, waiting_lines
 from engine.cli.terminal import Failure, fleet_option, output
 from engine.values.ids import parse_id
 
@@ -34,8 +34,8 @@ def build_status(port_factory: PortFactory) -> click.Command:
 
         MESSAGE_ID is the 16 hex digits that `send` and the events show.
 
-        Exit status 1 if a region does not answer, is dead or returning, has no lease, or refuses new mail for want of a
-        standby.
+        Exit status 1 if a region does not answer, is dead or returning, has no lease, refuses new mail for want of a
+        standby, or waits until every region may go on without copies.
         """
         if message_id is not None:
             _show_message(message_id, fleet_path, port_factory, as_json)
@@ -48,6 +48,7 @@ def build_status(port_factory: PortFactory) -> click.Command:
             lines = (
                 *_alerts(snapshot),
                 *cover_lines(snapshot),
+                *waiting_lines(snapshot),
                 *_draining(snapshot),
                 *_gateways(snapshot),
                 *_backlog(snapshot),

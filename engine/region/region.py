@@ -19,12 +19,12 @@ from engine.config.schema import FleetConfig
 from engine.delivery.wire import decode_resume
 from engine.failover.handover import Reply as HandoverReply
 from engine.failover.handover import Request as HandoverRequest
-from engine.failover.leaving import Rest
 from engine.failover.messages import Beat, BeatReply, Behind
 from engine.failover.messages import Message as PeerMessage
 from engine.metrics.catalogue import Point
 from engine.region.awaiting import awaited
 from engine.region.background import Background
+from engine.region.leaving import Rest
 from engine.region.ports import PoolName, RegionAway
 from engine.region.wiring import Parts, RegionPorts
 from engine.routing.route import Failure
@@ -240,9 +240,12 @@ class Region:
     @property
     def condition(self) -> str:
         """`up`, `draining`, `drained` or `returning`; `refusing`: up, but there is no standby for what it would accept,
-        or it was called dead and has not returned."""
+        or it was called dead and has not returned. `waiting`: up, and it sends nothing before all may go on without
+        copies."""
         condition = str(self.parts.handing.status()["condition"])
         cover = self.parts.cover
+        if condition == "up" and self.parts.is_waiting():
+            return "waiting"
         return "refusing" if condition == "up" and cover is not None and cover.refusal() else condition
 
     def beat(self, beat: Beat) -> BeatReply | Behind | None:
@@ -377,6 +380,7 @@ class Region:
         return {
             **cover,
             "hand_over": parts.handing.status(),
+            "waits_for_all": parts.is_waiting(),
             "region": self.name,
             "epoch": self._spool.epoch,
             "tls": self.tls.listing(),

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from engine.failover.leaving import Rest
 from engine.failover.spans import Spans, pieces
 from engine.failover.store import DropCopies, Mark, Queued, Release, TakeQueued
 from engine.region.awaiting import awaited
+from engine.region.leaving import Rest
 from engine.spool.errors import CopiesInDoubt
 from engine.spool.store import Spool
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from engine.cli.forget_copies import forget_copies_command
 from engine.config.schema import FleetConfig
-from engine.failover.leaving import Leaving
 from engine.failover.messages import Standing
+from engine.region.leaving import CopiesNeeded, Leaving
 from engine.region.region import Region
 from engine.sink.process import SinkProcess
 from engine.spool.errors import CopiesInDoubt
@@ -164,7 +164,7 @@ def test_copies_of_a_region_whose_disk_is_lost_are_kept_until_they_are_sent(
     async def refused() -> None:
         started = {name: await start_region(without, name) for name in ("eu", "us")}
         with pytest.raises(
-            RuntimeError, match=r"region eu begins on an empty disk, and us holds copies of 50 .*set 1"
+            CopiesNeeded, match=r"region eu begins on an empty disk, and us holds copies of 50 .*set 1"
         ):
             await leaving(started).attempt()
         assert started["us"][0].rest().number == 7
@@ -193,7 +193,7 @@ def test_copies_of_a_region_that_is_not_in_fleet_yaml_are_kept(tmp_path: Path) -
 
     async def refused() -> None:
         started = {"us": await start_region(config, "us")}
-        with pytest.raises(RuntimeError, match=r"number 1 is not in fleet\.yaml, and us holds copies of 50"):
+        with pytest.raises(CopiesNeeded, match=r"number 1 is not in fleet\.yaml, and us holds copies of 50"):
             await leaving(started).attempt()
         await end(started)
 

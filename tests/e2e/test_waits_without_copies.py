@@ -58,6 +58,17 @@ def ids(spool: Spool) -> list[int]:
     return [int.from_bytes(key[10:], "big") for key, _ in spool.due_rows(b"", 100)]
 
 
+def test_it_says_so(tmp_path: Path) -> None:
+    async def scenario(region: Region, spool: Spool, _: Peers, go_on: Callable[[], Awaitable[None]]) -> None:
+        assert region.condition == "waiting"
+        assert region.snapshot()["waits_for_all"]
+        await go_on()
+        assert region.condition == "up"
+        assert not region.snapshot()["waits_for_all"]
+
+    waiting(tmp_path, scenario)
+
+
 def test_it_cancels_nothing(tmp_path: Path) -> None:
     async def scenario(region: Region, spool: Spool, _: Peers, go_on: Callable[[], Awaitable[None]]) -> None:
         with pytest.raises(RegionAway):

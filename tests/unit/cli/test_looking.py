@@ -69,6 +69,22 @@ def test_a_region_without_an_answer_is_status_1() -> None:
     assert (result.exit_code, result.stderr) == (1, "error: no actor fleet\n")
 
 
+def test_status_says_which_regions_wait_to_go_on_without_copies() -> None:
+    fleet = MemoryFleet()
+    fleet.state = {
+        "fleet": "demo",
+        "without_copies": "fleet.replicas: 0: were not stopped together",
+        "regions": {"eu": {"counts": COUNTS, "waits_for_all": True}, "us": {"counts": COUNTS}},
+    }
+    result = invoke("status", fleet=fleet)
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert "eu: waits until every region may go on without copies" in lines
+    assert "fleet.replicas: 0: were not stopped together" in lines
+    assert "eu waits until every region may go on without copies" in " ".join(result.stderr.split())
+    assert "us" not in result.stderr
+
+
 def test_status_of_a_message() -> None:
     result = invoke("status", "0001000000000001")
     assert result.exit_code == 0

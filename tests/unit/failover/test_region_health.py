@@ -19,6 +19,7 @@ GONE, IDLE, HEALTHY = RegionHealth
         ("refusing", Standing.LIVE, IDLE),
         ("draining", None, IDLE),
         ("drained", Standing.LIVE, IDLE),
+        ("waiting", None, IDLE),
         ("returning", None, IDLE),
         ("down", None, GONE),
         ("drained, down", Standing.DEAD, GONE),

@@ -4,10 +4,17 @@ What each of them has on its disk: engine/spool/rest.py. What it does when it is
 """
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from engine.spool.errors import SpoolError
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 1.0
 
 # asks a region by one of its methods: `rest`, `drop_copies`, `begin_alone`
 Ask = Callable[[str, str], Awaitable[Any]]
@@ -59,6 +66,10 @@ def obstacle(rests: Mapping[str, Rest]) -> str:
     )
 
 
+class CopiesNeeded(RuntimeError):
+    """The regions that wait may not go on without copies."""
+
+
 class Leaving:
     """See the module docstring."""
 
@@ -66,16 +77,40 @@ class Leaving:
         self._regions = tuple(regions)
         self._ask = ask
         self._lock = asyncio.Lock()
+        self.why = ""  # regions wait, as of the last attempt
 
     async def attempt(self) -> None:
         """Returns when no region waits. All have dropped their copies before one of them sends.
 
-        RuntimeError: they may not go on; those that wait send nothing. What `ask` raises: a region does not answer.
+        CopiesNeeded: they may not go on; those that wait send nothing. What `ask` raises: a region does not answer.
         """
         async with self._lock:
-            rests: dict[str, Rest] = {region: await self._ask(region, "rest") for region in self._regions}
+            answers: list[Rest] = await asyncio.gather(
+                *(self._ask(region, "rest") for region in self._regions)
+            )
+            rests = dict(zip(self._regions, answers, strict=True))
             if why := obstacle(rests):
-                raise RuntimeError(why)
+                raise CopiesNeeded(why)
             waiting = [region for region, rest in rests.items() if rest.number]
             for method in ("drop_copies", "begin_alone"):
                 await asyncio.gather(*(self._ask(region, method) for region in waiting))
+
+    async def run(self) -> None:
+        """Attempt it until no region waits: one may recover slowly, and Fleet may have died in the middle."""
+        while True:
+            before = self.why
+            try:
+                await self.attempt()
+            except CopiesNeeded as error:
+                self.why = str(error)
+                if self.why != before:
+                    log.error("%s", error)
+            except (OSError, RuntimeError, ValueError, SpoolError) as error:
+                self.why = str(error)
+                log.info("not every region says whether it may go on without copies: %s", error)
+            except Exception:  # a fault of one region's: the others wait for it
+                log.exception("not every region says whether it may go on without copies")
+            else:
+                self.why = ""
+                return
+            await asyncio.sleep(RETRY_S)

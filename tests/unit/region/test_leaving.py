@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.failover.leaving import Rest, obstacle
+from engine.region.leaving import Rest, obstacle
 
 
 def test_regions_that_were_stopped_together_may_go_on() -> None:
