@@ -56,7 +56,9 @@ class CopiesInDoubt(SpoolError):
         return (
             f"fleet.replicas: 0: region {self.region} has covered for others with `replicas: 1`, and was not stopped "
             "in order while every region was live: another region may own the same messages, and both would send them. "
-            "Until all have returned only 1 is allowed: set it, `sendfleet up`, wait until `sendfleet status` shows "
-            "every region live, `sendfleet down`, then set 0. If a region does not come back at all: "
-            "`sendfleet forget-copies` (docs/failover.md)"
+            "If it has run with 1 until now, only 1 is allowed until all have returned: set it, `sendfleet up`, wait "
+            "until `sendfleet status` shows every region live, `sendfleet down`, then set 0; if a region does not come "
+            "back at all: `sendfleet forget-copies`. If it has run with 0 since, under an earlier release, do not set "
+            "1: old copies of what was sent since could be sent again. `sendfleet forget-copies`, on each machine "
+            "(docs/failover.md)"
         )

@@ -127,6 +127,16 @@ def test_nobody_starts_without_copies_while_what_was_adopted_is_on_two_disks(tmp
             asyncio.run(start_region(without, name))
 
 
+def test_what_is_to_be_done_depends_on_how_it_has_run_since() -> None:
+    """Copies of before a time with 0 are of mail that was sent since: with 1 they could be adopted, and sent again."""
+    told = str(CopiesInDoubt("us"))
+    with_1, with_0 = told.split("If it has run with 0 since, under an earlier release")
+    assert "If it has run with 1 until now" in with_1
+    assert "set it, `sendfleet up`" in with_1
+    assert "do not set 1" in with_0
+    assert "`sendfleet forget-copies`" in with_0
+
+
 def test_who_was_stopped_in_order_sends_what_it_has_once_all_have_dropped_copies(
     tmp_path: Path, sink: SinkProcess
 ) -> None:
