@@ -108,7 +108,8 @@ class Leaving:
             except (OSError, RuntimeError, ValueError, SpoolError) as error:
                 self.why = str(error)
                 log.info("not every region says whether it may go on without copies: %s", error)
-            except Exception:  # a fault of one region's: the others wait for it
+            except Exception as error:  # a fault of one region's: the others wait for it
+                self.why = repr(error)
                 log.exception("not every region says whether it may go on without copies")
             else:
                 self.why = ""
