@@ -13,6 +13,7 @@ from engine.config.load import parse_fleet
 from engine.config.schema import FleetConfig
 from engine.failover.messages import Beat, BeatReply
 from engine.failover.region_health import RegionHealth
+from engine.region.leaving import Rest
 from tests.support.fleets import fleet_data
 
 GONE, IDLE, HEALTHY = RegionHealth
@@ -44,6 +45,8 @@ class Services:
             return self.conditions.get(actor, "up")
         if method == "beat":
             return None if actor in self.stalled else beaten(args[0])
+        if method == "rest":
+            return Rest()
         return {} if method == "snapshot" else 1
 
 
