@@ -30,7 +30,7 @@ class Busy:
     def hold(self, holder: str, ids: Sequence[int]) -> None:
         self._holders.setdefault(holder, []).extend(ids)
         for id_ in ids:
-            self._held[id_] = None
+            self._held.setdefault(id_, None)
 
     def is_held(self, id_: int) -> bool:
         return id_ in self._held

@@ -12,6 +12,7 @@ index at once, marked as possibly sent, because its last words are unknown.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from engine.config.schema import LimitsConfig
@@ -30,6 +31,10 @@ log = logging.getLogger(__name__)
 RESEND_DELAY_S = 0.05
 LAUNCH_DELAY_S = 0.2
 PAUSE_S = 0.01
+
+
+# engine/region/attaching.py
+Attach = Callable[[PoolName, PoolPort, Callable[[], bool]], Awaitable[object]]
 
 
 class DispatchLog(Protocol):
@@ -55,6 +60,7 @@ class Dispatcher:
         epoch: int,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         lost: Callable[[PoolName, list[int]], Awaitable[None]],
+        attach: Attach,
         cores: int,
         term: Callable[[], int | None],
     ) -> None:
@@ -68,9 +74,11 @@ class Dispatcher:
         self._epoch = epoch
         self._spawn = spawn
         self._lost = lost
+        self._attach = attach
         self._term = term  # the lease's epoch, None without a lease
         self._feeds: dict[int, PoolFeed] = {}
         self._claims: dict[int, dict[int, frozenset[int]]] = {}
+        self._has_adopted = False
         self._batch_no = 0
         self._handing_over = 0
         # so many credits must be back before a full process is fed again
@@ -89,7 +97,7 @@ class Dispatcher:
     def wake(self, pool: int) -> None:
         """Something changed for this pool: messages became ready, or room was made."""
         feed = self._feed(pool)
-        if feed.task is None:
+        if feed.task is None and self._has_adopted:
             feed.task = self._spawn(self._run(feed))
             self._resizer.watch(feed)
         feed.wake.set()
@@ -124,11 +132,16 @@ class Dispatcher:
         feed.shards[name.shard].port = port
 
     def adopt(self) -> None:
-        """All that outlived the former incarnation are attached: go on from what they carry."""
+        """All that outlived the former incarnation are attached: go on from what they carry.
+
+        Before that no process is started or fed: it may be one that is just being attached.
+        """
+        self._has_adopted = True
         for pool, claims in self._claims.items():
             self._resizer.adopt(self._feeds[pool], claims)
-            self.wake(pool)
         self._claims.clear()
+        for pool in list(self._feeds):
+            self.wake(pool)
 
     # -- what goes on
 
@@ -203,7 +216,7 @@ class Dispatcher:
             deaths = shard.deaths
             try:
                 port = await self._launcher.launch(shard.name, self.pool_died)
-                await port.resume(self._epoch)
+                await self._attach(shard.name, port, partial(shard.has_died_since, deaths))
                 if await self._resizer.tell(feed, shard, port) and shard.deaths == deaths:
                     break
             except (ConnectionError, TimeoutError) as error:

@@ -51,6 +51,10 @@ class Shard:
         self.cpu: tuple[int, int] | None = None
         self.busy = 0.0
 
+    def has_died_since(self, deaths: int) -> bool:
+        """Whether a process of it has died since there were so many deaths."""
+        return self.deaths != deaths
+
     def ended(self) -> None:
         """Its process is gone, and with it its sessions."""
         self.port = None

@@ -16,7 +16,6 @@ from typing import Any
 from engine.bounces.signal import decode_signal
 from engine.bounces.unknown import STATE_KEY as UNKNOWN_REPLIES
 from engine.config.schema import FleetConfig
-from engine.delivery.wire import decode_resume
 from engine.failover.handover import Reply as HandoverReply
 from engine.failover.handover import Request as HandoverRequest
 from engine.failover.messages import Beat, BeatReply, Behind
@@ -115,15 +114,17 @@ class Region:
         """Settle what a pool that outlived us has done meanwhile, and leave it what it has on the wire."""
         died = asyncio.Event()
         port = await self._ports.launcher.launch(name, lambda name: self._survivor_died(name, died))
-        state = decode_resume(await port.resume(self._spool.epoch))
-        await self.parts.outcomes.settle_outcomes(state.outcomes, state.batch_numbers)
-        await port.acknowledge(state.sequence)
+        try:
+            state = await self.parts.attaching.attach(name, port, died.is_set)
+        except ConnectionError:
+            self.parts.windows.release_all(str(name))
+            raise
         if not died.is_set():
             self.parts.dispatcher.attach(name, port, state.sources)
-            self.parts.windows.hold(str(name), state.in_progress)
 
     def _survivor_died(self, name: PoolName, died: asyncio.Event) -> None:
         died.set()
+        self.parts.windows.release_all(str(name))
         self.parts.dispatcher.pool_died(name)
 
     async def pause(self) -> None:

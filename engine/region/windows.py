@@ -223,8 +223,14 @@ class Windows:
         return bool(queue.campaign) and self._refills.has_line(queue.flow)
 
     def hold(self, holder: str, ids: Sequence[int]) -> None:
-        """These are on the wire in a process that outlived the former incarnation: not to be loaded until released."""
-        self._busy.hold(holder, ids)
+        """These are on the wire in a process that outlived the former incarnation: not to be loaded until released.
+
+        What has been loaded already and waits is taken out of memory; what another process has by now stays its.
+        """
+        loaded = [key for id_ in ids if (key := self._scheduler.key_of(id_)) is not None]
+        self._scheduler.remove(b"".join(id_.to_bytes(8, "little") for id_ in ids))
+        self._busy.hold(holder, [id_ for id_ in ids if not self._scheduler.contains(id_)])
+        self._busy.free(loaded)  # they are passed over
 
     def is_held(self, id_: int) -> bool:
         return self._busy.is_held(id_)

@@ -16,6 +16,7 @@ from engine.bounces.unknown import STATE_KEY as UNKNOWN_REPLIES
 from engine.bounces.unknown import UnknownReplies
 from engine.config.schema import FleetConfig
 from engine.providers.profiles import load_profiles
+from engine.region.attaching import Attaching
 from engine.region.awaiting import AwaitedDispatch, awaited
 from engine.region.cancelling import Cancelling
 from engine.region.cover import Cover
@@ -188,6 +189,7 @@ class Parts:
             epoch=spool.epoch,
             spawn=spawn,
             lost=lambda name, ids: self.outcomes.lost(name, ids),
+            attach=lambda name, port, has_died: self.attaching.attach(name, port, has_died),
             cores=cores,
             term=self.term,
         )
@@ -223,6 +225,7 @@ class Parts:
             finished=self.dispatcher.finished,
             spawn=spawn,
         )
+        self.attaching = Attaching(epoch=spool.epoch, windows=self.windows, outcomes=self.outcomes)
         self.routing = Routing(
             router=router,
             windows=self.windows,

@@ -35,3 +35,11 @@ def test_what_is_held_comes_with_its_release() -> None:
     assert busy.release_all("a") == [key(2)]
     assert busy.release_all("a") == []
     assert busy.is_held(3)
+
+
+def test_what_is_held_twice_is_not_forgotten() -> None:
+    busy = Busy()
+    busy.hold("a", [1])
+    assert busy.free([key(1)]) == []
+    busy.hold("a", [1])
+    assert busy.release_all("a") == [key(1)]

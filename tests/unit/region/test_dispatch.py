@@ -64,9 +64,11 @@ class World:
             epoch=3,
             spawn=self._spawn,
             lost=self._lost,
+            attach=lambda name, port, has_died: port.resume(3),
             cores=1,
             term=lambda: self.term,
         )
+        self.dispatcher.adopt()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)

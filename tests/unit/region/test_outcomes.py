@@ -25,15 +25,29 @@ from tests.support.spools import batch, open_spool
 POOL = PoolName("default")
 
 
+def row_of(id_: int, kind: OutcomeKind, at_ms: int = 1) -> Any:
+    return (id_, int(kind), str(Scope.MESSAGE), 250, "2.0.0", "ok", "mx", 0, at_ms, 0, 0)
+
+
 class Pool:
-    """A process that takes what it gets and says nothing by itself. `has`: what it had before this region began."""
+    """A process that takes what it gets and says nothing by itself. `has`: what it had before this region began.
+
+    `unreported`: what became of messages and is told when a region attaches it, once. `after_resume` is called when it
+    has answered that.
+    """
 
     def __init__(self, has: list[int]) -> None:
         self.has = has
+        self.unreported: list[Any] = []
+        self.after_resume: Callable[[], None] = lambda: None
         self.got: list[int] = []
+        self.errors: list[Exception] = []
 
     async def resume(self, epoch: int) -> bytes:
-        return encode_resume(0, [], self.has, [0, 1])
+        state = encode_resume(0, self.unreported, self.has, [0, 1])
+        self.unreported = []
+        self.after_resume()
+        return state
 
     async def assign(self, assignment: bytes) -> bytes:
         return encode_holding(Holding())
@@ -45,7 +59,8 @@ class Pool:
         self.got += [entry[0] for entry in ENTRY.iter_unpack(entries)]
 
     async def acknowledge(self, sequence: int) -> None:
-        pass
+        if self.errors:
+            raise self.errors.pop(0)
 
     async def stop(self, deadline_s: float) -> None:
         pass
@@ -90,19 +105,7 @@ class Scene:
         self.region = await region_on(self.node, self.spool)
 
     async def says(self, id_: int, kind: OutcomeKind) -> None:
-        row = (
-            id_,
-            int(kind),
-            str(Scope.MESSAGE),
-            250,
-            "2.0.0",
-            "ok",
-            "mx",
-            0,
-            self.node.clock.wall_ms(),
-            0,
-            0,
-        )
+        row = row_of(id_, kind, self.node.clock.wall_ms())
         await self.region.settle(encode_report(1, self.spool.epoch, [row]))
 
     async def got(self, id_: int) -> None:
@@ -135,8 +138,7 @@ def test_a_report_for_the_former_incarnation_settles_nothing(tmp_path: Path) -> 
             id_ = await made.accept()
             await made.start()
             await made.got(id_)
-            row = (id_, int(OutcomeKind.DELIVERED), "message", 250, "2.0.0", "ok", "mx", 0, 1, 0, 0)
-            former = encode_report(5, made.spool.epoch - 1, [row])
+            former = encode_report(5, made.spool.epoch - 1, [row_of(id_, OutcomeKind.DELIVERED)])
             assert await made.region.settle(former) == 5, "so that its pool forgets it"
             assert made.spool.counts()["delivered"] == 0
             await made.says(id_, OutcomeKind.DELIVERED)
@@ -155,6 +157,71 @@ def test_what_a_survivor_gives_back_is_sent_by_another_way(tmp_path: Path) -> No
             assert old not in it.node.pool.got
             await it.says(old, OutcomeKind.RETURNED)
             await it.got(old)
+
+    asyncio.run(run())
+
+
+def test_a_survivor_is_attached_once_though_its_pool_has_something_to_send_meanwhile(tmp_path: Path) -> None:
+    """What it gives back is due at once; on that account its pool was started, and attached, once more, and nobody
+    listened to what it told then."""
+
+    async def run() -> None:
+        async with scene(tmp_path) as it:
+            held, returned = await it.accept(), await it.accept()
+            pool = it.node.pool = Pool([held])
+            pool.unreported = [row_of(returned, OutcomeKind.RETURNED)]
+            attached = 0
+
+            def deliver() -> None:
+                nonlocal attached
+                attached += 1
+                pool.has = []
+                pool.unreported = [row_of(held, OutcomeKind.DELIVERED)]
+
+            async def slow(sequence: int) -> None:
+                await asyncio.sleep(0.2)  # so that a second attachment would come in between
+
+            pool.after_resume = deliver
+            pool.acknowledge = slow  # type: ignore[method-assign]
+            await it.start()
+            await it.got(returned)
+            assert attached == 1
+
+    asyncio.run(run())
+
+
+def test_what_a_survivor_says_that_does_not_answer_at_first_is_heard_when_it_does(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with scene(tmp_path) as it:
+            delivered, held = await it.accept(), await it.accept()
+            pool = it.node.pool = Pool([delivered, held])
+            pool.errors = [ConnectionError("lost")]
+
+            def deliver() -> None:
+                pool.after_resume = lambda: None
+                pool.has = [held]
+                pool.unreported = [row_of(delivered, OutcomeKind.DELIVERED)]
+
+            pool.after_resume = deliver
+            await it.start()
+            await it.got(await it.accept())
+            assert it.spool.counts()["delivered"] == 1
+            assert pool.got == [pool.got[-1]], "what it still has is not given to it again"
+            await it.says(held, OutcomeKind.RETURNED)
+            await it.got(held)
+
+    asyncio.run(run())
+
+
+def test_what_a_survivor_had_that_dies_while_it_is_attached_is_sent_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with scene(tmp_path) as it:
+            held = await it.accept()
+            pool = it.node.pool = Pool([held])
+            pool.after_resume = it.node.kill
+            await it.start()
+            await it.got(held)
+            assert it.node.pool is not pool
 
     asyncio.run(run())
 
