@@ -119,12 +119,13 @@ class Region:
         except ConnectionError:
             self.parts.windows.release_all(str(name))
             raise
-        if not died.is_set():
+        if died.is_set():
+            self.parts.windows.release_all(str(name))
+        else:
             self.parts.dispatcher.attach(name, port, state.sources)
 
     def _survivor_died(self, name: PoolName, died: asyncio.Event) -> None:
         died.set()
-        self.parts.windows.release_all(str(name))
         self.parts.dispatcher.pool_died(name)
 
     async def pause(self) -> None:

@@ -213,12 +213,22 @@ def test_what_a_survivor_says_that_does_not_answer_at_first_is_heard_when_it_doe
     asyncio.run(run())
 
 
-def test_what_a_survivor_had_that_dies_while_it_is_attached_is_sent_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["before its answer", "after its answer"])
+def test_what_a_survivor_had_that_dies_while_it_is_attached_is_sent_again(
+    moment: str, tmp_path: Path
+) -> None:
     async def run() -> None:
         async with scene(tmp_path) as it:
             held = await it.accept()
             pool = it.node.pool = Pool([held])
-            pool.after_resume = it.node.kill
+
+            async def die(sequence: int) -> None:
+                it.node.kill()
+
+            if moment == "before its answer":
+                pool.after_resume = it.node.kill
+            else:
+                pool.acknowledge = die  # type: ignore[method-assign]
             await it.start()
             await it.got(held)
             assert it.node.pool is not pool
