@@ -225,6 +225,9 @@ def _region(look: Look, entry: Any) -> Iterator[Found]:
     yield _flag("", look.value("sendfleet.region.up") == 0, "the region does not answer")
     for _, value in look.rows("sendfleet.lease.held"):
         yield _flag("lease", value == 0, "the region has no lease and sends nothing")
+    for _, value in look.rows("sendfleet.region.waiting"):
+        text = "the region sends nothing: not every region may go on without copies"
+        yield _flag("waiting", value == 1, text)
 
 
 def _replication(look: Look, entry: Any) -> Iterator[Found]:
@@ -280,8 +283,8 @@ RULES = (
     Rule("warmup", "A warm-up does not get on.", ("sendfleet.warmup.held",), _warmup),
     Rule(
         "region",
-        "A region does not answer, or has no lease.",
-        ("sendfleet.region.up", "sendfleet.lease.held"),
+        "A region does not answer, or has no lease, or waits to go on without copies.",
+        ("sendfleet.region.up", "sendfleet.lease.held", "sendfleet.region.waiting"),
         _region,
     ),
     Rule("replication", "No other region takes copies.", ("sendfleet.replication.covered",), _replication),

@@ -137,7 +137,10 @@ class AlertsConfig(Section):
     )
     floor: FloorAlert = Field(FloorAlert(), description="A stream has no source in the rotation somewhere.")
     warmup: WarmupAlert = Field(WarmupAlert(), description="A warm-up does not get on.")
-    region: RegionAlert = Field(RegionAlert(), description="A region does not answer, or has no lease.")
+    region: RegionAlert = Field(
+        RegionAlert(),
+        description="A region does not answer, or has no lease, or waits to go on without copies.",
+    )
     replication: ReplicationAlert = Field(
         ReplicationAlert(), description="No other region takes copies. Only with `fleet.replicas`."
     )

@@ -215,6 +215,14 @@ _TABLE = (
     # -- failover
     Metric("sendfleet.region.up", G, "{flag}", (), "1 if the region's actor answers, else 0.", Merge.MIN),
     Metric(
+        "sendfleet.region.waiting",
+        G,
+        "{flag}",
+        (),
+        "1 while it sends nothing because not every region may go on without copies, else 0. Only without `replicas`.",
+        Merge.MAX,
+    ),
+    Metric(
         "sendfleet.lease.held",
         G,
         "{flag}",

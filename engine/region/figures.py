@@ -5,7 +5,7 @@ the background (engine/region/depth.py) or by the sources' owners (engine/reputa
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from engine.metrics.bounding import ALL
 from engine.metrics.catalogue import Point
@@ -43,6 +43,7 @@ class RegionFigures:
         tls: TlsLedger,
         allowances: Allowances,
         cover: Cover | None,
+        is_waiting: Callable[[], bool],
         clock: Clock,
         machine: Clock | None = None,
     ) -> None:
@@ -53,6 +54,7 @@ class RegionFigures:
         self._tls = tls
         self._allowances = allowances
         self._cover = cover
+        self._is_waiting = is_waiting
         self._clock = clock
         self._machine = machine or SystemClock()
 
@@ -94,7 +96,7 @@ class RegionFigures:
 
     def _failover(self) -> list[Point]:
         if self._cover is None:
-            return []
+            return [Point("sendfleet.region.waiting", (), int(self._is_waiting()))]
         status = self._cover.figures()
         return [
             Point("sendfleet.lease.held", (), status["has_lease"]),

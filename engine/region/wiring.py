@@ -257,6 +257,7 @@ class Parts:
             tls=self.tls,
             allowances=self.enforcement.allowances,
             cover=self.cover,
+            is_waiting=self.is_waiting,
             clock=clock,
         )
         self.late = LateReports(

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from engine.cli.forget_copies import forget_copies_command
 from engine.config.schema import FleetConfig
 from engine.failover.messages import Standing
+from engine.metrics.catalogue import Point
 from engine.region.leaving import CopiesNeeded, Leaving
 from engine.region.region import Region
 from engine.sink.process import SinkProcess
@@ -75,6 +76,7 @@ async def adopted(config: FleetConfig, *, number: int) -> None:
         await stop(fleet, number)
 
 
+WAITING = Point("sendfleet.region.waiting", (), 1)
 Started = dict[str, tuple[Region, Spool, LocalNode]]
 
 
@@ -101,6 +103,7 @@ async def send_alone(config: FleetConfig, *names: str) -> None:
     for name in names:
         started[name] = await start_region(config, name)
     await leaving(started).attempt()
+    assert all(WAITING._replace(value=0) in region.figures() for region, _, _ in started.values())
     await until(lambda: all(spool.counts()["queued"] == 0 for _, spool, _ in started.values()))
     await end(started)
 
@@ -146,6 +149,7 @@ def test_who_was_stopped_in_order_sends_what_it_has_once_all_have_dropped_copies
     async def hold() -> None:
         region, spool, node = await start_region(without, "eu")
         assert region.rest().number == 7
+        assert WAITING in region.figures()
         assert region.parts.term() is None  # it sends nothing before the others are known to be at rest
         await region.stop()
         spool.close()

@@ -250,6 +250,15 @@ CASES: dict[str, tuple[list[list[Point]], list[list[Point]], str]] = {
 }
 
 
+def test_a_region_that_waits_to_go_on_without_copies_is_an_alert() -> None:
+    it = Watched(region={"after": "15s"})
+    for _ in range(10):
+        it.look(Point("sendfleet.region.waiting", (), 1))
+    assert [(alert.name, alert.text) for alert in it.watch.firing()] == [
+        ("region", "the region sends nothing: not every region may go on without copies")
+    ]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_at_both_sides_of_its_limit(name: str) -> None:
     good, bad, word = CASES[name]
