@@ -77,9 +77,18 @@ def connect_port(path: Path) -> Any:
     is_flag=True,
     help="Stay, and stop the fleet at SIGTERM or Ctrl-C; for systemd. Only without ray.address.",
 )
-def up(fleet_path: Path, foreground: bool) -> None:
+@click.option(
+    "--without",
+    "missing",
+    metavar="REGION",
+    multiple=True,
+    help="Do not wait for this region, whose machine is away: it is started as soon as it has a node. May be repeated. "
+    "Only with ray.address.",
+)
+def up(fleet_path: Path, foreground: bool, missing: tuple[str, ...]) -> None:
     """Start the fleet: on the cluster at ray.address, or on Ray nodes of this machine."""
     config = _prepared(fleet_path)
+    _check_missing(config, missing)
     tell_gaps(fleet_path, config)
     deploy = _library("actors.deploy")
     if foreground:
@@ -96,13 +105,31 @@ def up(fleet_path: Path, foreground: bool) -> None:
         is_as_told = deploy.start_fleet(config, cluster.start(), cluster.check_nodes)
         console.print(f"logs: {cluster.logs()}")
     else:
-        is_as_told = deploy.start_fleet(config, config.ray.address)
+        is_as_told = deploy.start_fleet(config, config.ray.address, missing=missing)
     if not is_as_told:
         raise click.ClickException(
             f"the fleet ran already, with a configuration that is not that of {fleet_path} any more, and goes on "
             "with it: `sendfleet down`, then `up`, to change it"
         )
-    console.print(f"fleet [b]{config.fleet.name}[/b] is up: {', '.join(r.name for r in config.regions)}")
+    names = [region.name for region in config.regions if region.name not in missing]
+    console.print(f"fleet [b]{config.fleet.name}[/b] is up: {', '.join(names)}")
+    if missing:
+        console.print(f"[yellow]without {', '.join(missing)}: started when there is a node for it[/yellow]")
+
+
+def _check_missing(config: FleetConfig, missing: tuple[str, ...]) -> None:
+    if missing and config.ray.address is None:
+        raise click.UsageError(
+            "--without is for a fleet on a cluster: this one has all of its nodes on this machine"
+        )
+    names = [region.name for region in config.regions]
+    for name in missing:
+        if name not in names:
+            raise click.UsageError(f"--without {name}: allowed are {', '.join(names)}")
+    if set(missing) == set(names):
+        raise click.UsageError(
+            f"--without {', '.join(missing)}: allowed is to leave out some of the regions, not all"
+        )
 
 
 @click.command()

@@ -31,7 +31,7 @@ from actors.names import (
     source_actor,
 )
 from actors.peer_messages import packed
-from actors.placing import describe, find_faults, placement
+from actors.placing import describe, find_faults, placement, without_node
 from actors.pool_processes import PoolProcesses
 from actors.ports import ActorDied, RunningPool
 from actors.ray_calls import CALL_DEADLINE_S, NamedActor, ask_head, call
@@ -353,23 +353,31 @@ def leave_ray() -> None:
     ray.shutdown()
 
 
-def start_fleet(config: FleetConfig, address: str, check: Callable[[], None] = lambda: None) -> bool:
+def start_fleet(
+    config: FleetConfig,
+    address: str,
+    check: Callable[[], None] = lambda: None,
+    *,
+    missing: Sequence[str] = (),
+) -> bool:
     """Start the Fleet actor on the cluster, or find it running; returns when every region answers. False: it ran
     already, with another configuration.
 
+    `missing`: regions that have no node, and are not waited for; Fleet starts each as soon as it has one.
     ConnectionError: a region has no node of its own, within 60 s or as soon as `check` raises it because that node has
     ended.
     """
     connect_ray(address)
     config_json = config.model_dump_json()
-    _wait_for_nodes(config, address, check)
+    _wait_for_nodes(config, address, check, missing)
     fleet: Any = (
         ray.remote(FleetActor)
         .options(**_options(FLEET, (HEAD,), restarts=-1))
         .remote(config_json, RayFleetServices(config), Witness())
     )
     try:
-        ray.get(fleet.start.remote(), timeout=START_DEADLINE_S)
+        # one of an earlier release, which runs already, knows nothing of `missing`
+        ray.get(fleet.start.remote(*([tuple(missing)] if missing else [])), timeout=START_DEADLINE_S)
     except GetTimeoutError:
         raise ConnectionError(
             f"not every region and source answers after {START_DEADLINE_S} s; they go on trying: see `sendfleet status`"
@@ -379,11 +387,13 @@ def start_fleet(config: FleetConfig, address: str, check: Callable[[], None] = l
     return bool(ray.get(fleet.configuration.remote(), timeout=CALL_DEADLINE_S) == config_json)
 
 
-def _wait_for_nodes(config: FleetConfig, address: str, check: Callable[[], None]) -> None:
+def _wait_for_nodes(
+    config: FleetConfig, address: str, check: Callable[[], None], missing: Sequence[str]
+) -> None:
     deadline = time.monotonic() + NODE_START_TIMEOUT_S
     while True:
-        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        faults = find_faults(config, nodes)
+        nodes = _live_nodes()
+        faults = find_faults(config, nodes, missing=missing)
         if not faults:
             return
         check()
@@ -393,6 +403,14 @@ def _wait_for_nodes(config: FleetConfig, address: str, check: Callable[[], None]
                 f"{'; '.join(faults)}. Nodes: {describe(nodes)}"
             )
         time.sleep(0.1)
+
+
+def _live_nodes() -> list[dict[str, Any]]:
+    """ConnectionError: Ray's head does not say."""
+    try:
+        return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    except RayError as error:
+        raise ConnectionError(f"the head of Ray does not tell which nodes live: {error}") from error
 
 
 def stop_fleet(config: FleetConfig) -> None:
@@ -405,12 +423,14 @@ def stop_fleet(config: FleetConfig) -> None:
     head does not say in time which there are.
     """
     _end_actor(FLEET)
-    _in_order(
-        [gateway_actor(region.name) for region in config.regions if has_gateway(config, region.name)], "stop"
-    )
-    regions = [region_actor(region.name) for region in config.regions]
+    away = without_node(config, _live_nodes())
+    if away:
+        log.warning("not stopped in order, because they have no node: %s", ", ".join(away))
+    names = [region.name for region in config.regions if region.name not in away]
+    _in_order([gateway_actor(name) for name in names if has_gateway(config, name)], "stop")
+    regions = [region_actor(name) for name in names]
     _in_order(regions, "pause")
-    _in_order(_pools_of(config), "stop", DRAIN_S)
+    _in_order(_pools_of(names), "stop", DRAIN_S)
     _in_order(regions, "stop", time.time_ns())
     deadline = time.monotonic() + ENDING_S
     while left := _names_before(deadline):
@@ -421,19 +441,19 @@ def stop_fleet(config: FleetConfig) -> None:
         time.sleep(0.1)
 
 
-def _pools_of(config: FleetConfig) -> list[str]:
+def _pools_of(regions: Sequence[str]) -> list[str]:
     """The actors that are pools by what their regions say (spares have nothing to finish); of a region that does not
     answer all, spares too."""
     found = []
-    for region in config.regions:
+    for region in regions:
         try:
-            actor = ray.get_actor(region_actor(region.name), namespace=NAMESPACE)
+            actor = ray.get_actor(region_actor(region), namespace=NAMESPACE)
             pools: list[RunningPool] = ray.get(actor.pools.remote(), timeout=OBSERVE_DEADLINE_S)
             found += [pool.actor for pool in pools if pool.name is not None]
         except (ValueError, RayError) as error:
-            log.warning("region %s does not say which processes its pools are: %s", region.name, error)
+            log.warning("region %s does not say which processes its pools are: %s", region, error)
             names = _names_before(time.monotonic() + ENDING_S)
-            found += [name for name in names if parse_pool(name, region.name) is not None]
+            found += [name for name in names if parse_pool(name, region) is not None]
     return found
 
 

@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import Any
 
 from actors.figures import ActorFigures
@@ -92,42 +92,44 @@ class FleetActor:
             self._dns = DnsKeeper(self._config.dns_failover, zone, SystemClock())
             self._dns_task = asyncio.get_running_loop().create_task(self._dns.run(self))
 
-    async def start(self) -> None:
+    async def start(self, missing: Collection[str] = ()) -> None:
         """Return when every region has recovered from its spool and answers, and every source does.
 
+        `missing`: regions that have no node; the watch makes them as soon as they have one.
         The first time, nothing is known of anybody's health until then: what is not there yet is not down.
         """
         self._is_starting, self._has_started = not self._has_started, True
         try:
-            await self._start()
+            await self._start(missing)
             await asyncio.gather(*(self._watch_region(r.name) for r in self._config.regions))
-            self._gateway_answers = dict.fromkeys(self._gateways, True)
+            for region in self._gateways:
+                self._gateway_answers[region] = region not in missing
         finally:
             self._is_starting = False
 
-    async def _start(self) -> None:
+    async def _start(self, missing: Collection[str]) -> None:
+        regions = [r.name for r in self._config.regions if r.name not in missing]
+        sources = [s for s in self._config.sources if s.region not in missing]
+        gateways = [region for region in self._gateways if region not in missing]
         await asyncio.gather(
-            *(self._services.ensure_region(r.name) for r in self._config.regions),
-            *(self._services.ensure_source(s.name, s.region) for s in self._config.sources),
-            *(self._services.ensure_gateway(region) for region in self._gateways),
+            *(self._services.ensure_region(region) for region in regions),
+            *(self._services.ensure_source(s.name, s.region) for s in sources),
+            *(self._services.ensure_gateway(region) for region in gateways),
         )
         await asyncio.gather(
             *(
-                self._services.call(region_actor(r.name), "ping", timeout_s=START_TIMEOUT_S)
-                for r in self._config.regions
+                self._services.call(region_actor(region), "ping", timeout_s=START_TIMEOUT_S)
+                for region in regions
             ),
-            *(
-                self._services.call(source_actor(s.name), "ping", timeout_s=START_TIMEOUT_S)
-                for s in self._config.sources
-            ),
+            *(self._services.call(source_actor(s.name), "ping", timeout_s=START_TIMEOUT_S) for s in sources),
             *(
                 self._services.call(gateway_actor(region), "ping", timeout_s=START_TIMEOUT_S)
-                for region in self._gateways
+                for region in gateways
             ),
         )
 
-        await self._until_live()
-        if self._failover is None:
+        await self._until_live(regions)
+        if self._failover is None and not missing:  # else they are asked when all are there
             await self._leaving.attempt()
 
     async def _call_region(self, region: str, method: str) -> Any:
@@ -164,12 +166,16 @@ class FleetActor:
         if reply is not None:
             self._failover.receive(region, reply, time.monotonic_ns())
 
-    async def _until_live(self) -> None:
-        """Return when every region has its lease."""
+    async def _until_live(self, regions: Collection[str]) -> None:
+        """Return when each of these regions has its lease."""
         if self._failover is None:
             return
         async with asyncio.timeout(START_TIMEOUT_S):
-            while any(v.standing is not Standing.LIVE for v in self._failover.view(time.monotonic_ns())):
+            while any(
+                view.standing is not Standing.LIVE
+                for view in self._failover.view(time.monotonic_ns())
+                if view.name in regions
+            ):
                 await asyncio.sleep(BEAT_TICK_S)
 
     # -- the watch

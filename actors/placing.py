@@ -5,7 +5,7 @@ Ray.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -19,18 +19,31 @@ def placement(region: RegionConfig) -> tuple[str, ...]:
     return (f"region:{region.shard_of}", f"shard:{region.name}")
 
 
-def find_faults(config: FleetConfig, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Why a fleet cannot start on these nodes, which live (entries of `ray.nodes()`); none if it can."""
+def find_faults(
+    config: FleetConfig, nodes: Sequence[Mapping[str, Any]], *, missing: Collection[str] = ()
+) -> list[str]:
+    """Why a fleet cannot start on these nodes, which live (entries of `ray.nodes()`); none if it can.
+
+    `missing`: regions that are to have none.
+    """
     faults = []
     shards_at: dict[str, list[str]] = {}
     for region in config.regions:
         wanted = placement(region)
         own = [node for node in nodes if set(wanted) <= set(node["Resources"])]
         kind = "region" if region.shard_of is None else "shard"
+        if region.name in missing:
+            if own:
+                faults.append(
+                    f"--without {region.name}: {own[0]['NodeManagerAddress']} carries {' and '.join(wanted)}: stop "
+                    f"that node, or start the fleet with {kind} {region.name}"
+                )
+            continue
         if not own:
             start = f"ray start --address=HEAD --resources='{json.dumps(dict.fromkeys(wanted, 1))}'"
             faults.append(
-                f"no node carries {' and '.join(wanted)}: on the machine of {kind} {region.name}: {start}"
+                f"no node carries {' and '.join(wanted)}: on the machine of {kind} {region.name}: {start} "
+                f"(or, while that machine is away: `sendfleet up --without {region.name}`)"
             )
         if len(own) > 1:
             addresses = " and ".join(sorted(node["NodeManagerAddress"] for node in own))
@@ -48,6 +61,15 @@ def find_faults(config: FleetConfig, nodes: Sequence[Mapping[str, Any]]) -> list
                 "together"
             )
     return faults
+
+
+def without_node(config: FleetConfig, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Regions that have no node among these, which live."""
+    return [
+        region.name
+        for region in config.regions
+        if not any(set(placement(region)) <= set(node["Resources"]) for node in nodes)
+    ]
 
 
 def _is_loopback(address: str) -> bool:

@@ -202,25 +202,35 @@ class ClusterFleet:
 
         from actors.client import AsyncClient
         from actors.deploy import start_fleet
-        from actors.placing import placement
 
         os.environ.update(HEAD_STORAGE)
         os.environ[HEAD_STORAGE_PATH] = str(run_directory(self.config) / "head")
         self._cluster: Any = Cluster()
         try:
             for region in self.config.regions:
-                self.nodes[region.name] = self._cluster.add_node(
-                    num_cpus=1,
-                    resources=dict.fromkeys(placement(region), 1),
-                    object_store_memory=80 << 20,
-                    include_dashboard=False,
-                )
+                self.add_node(region.name)
             start_fleet(self.config, self._cluster.address)
         except BaseException:
             self._end()  # or it would go on beside all tests that follow
             raise
         self.client = AsyncClient(self.config)
         return self
+
+    def add_node(self, name: str) -> None:
+        """The node of a region."""
+        from actors.placing import placement
+
+        region = next(region for region in self.config.regions if region.name == name)
+        self.nodes[name] = self._cluster.add_node(
+            num_cpus=1,
+            resources=dict.fromkeys(placement(region), 1),
+            object_store_memory=80 << 20,
+            include_dashboard=False,
+        )
+
+    def remove_node(self, name: str) -> None:
+        """Its processes end, not in order; not of the first region, which has the head."""
+        self._cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
 
     def kill_head(self) -> float:
         """SIGKILL of the head's process; nobody starts it again but `return_head`. Monotonic seconds."""

@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from actors import command
+from engine.config.load import load_fleet
 from engine.ops.free_port import free_port
 from tests.support.fleets import fleet_data
 
@@ -61,6 +62,22 @@ def test_nobody_answers_at_the_address_of_the_cluster(fleet_path: Path) -> None:
     result = CliRunner().invoke(command.up, ["--foreground", "--fleet", str(fleet_path)])
     assert result.exit_code == 2
     assert "--foreground is for a fleet of one machine" in result.output
+
+
+def test_what_a_fleet_cannot_be_started_without(fleet_path: Path) -> None:
+    names = [region.name for region in load_fleet(fleet_path).regions]
+
+    def said(*missing: str) -> str:
+        arguments = [part for name in missing for part in ("--without", name)]
+        result = CliRunner().invoke(command.up, ["--fleet", str(fleet_path), *arguments])
+        assert result.exit_code == 2, result.output
+        return " ".join(result.output.split())
+
+    assert "--without is for a fleet on a cluster" in said(names[0])
+    text = fleet_path.read_text() + f"ray: {{address: '127.0.0.1:{free_port()}'}}\n"
+    fleet_path.write_text(text)
+    assert f"--without ap: allowed are {', '.join(names)}" in said("ap")
+    assert "allowed is to leave out some of the regions, not all" in said(*names)
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "10.0.0.1:0", "head:", "[::1]", "auto"])

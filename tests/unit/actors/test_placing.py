@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from actors.placing import describe, find_faults, placement
+from actors.placing import describe, find_faults, placement, without_node
 from engine.config.load import parse_fleet
 from tests.support.fleets import shards_data
 
@@ -69,6 +69,20 @@ def test_a_shards_node_carries_its_region_and_itself() -> None:
 )
 def test_what_is_wrong_with_the_nodes_is_said(nodes: list[dict[str, Any]], said: str) -> None:
     assert any(said in fault for fault in find_faults(CONFIG, nodes)), find_faults(CONFIG, nodes)
+
+
+def test_a_region_whose_machine_is_away_is_not_missed_if_that_is_said() -> None:
+    assert find_faults(CONFIG, NODES[:3], missing=["us"]) == []
+    assert find_faults(CONFIG, [NODES[0], *NODES[2:]], missing=["eu-1"]) == []
+    (fault,) = find_faults(CONFIG, NODES, missing=["us"])
+    assert fault == (
+        "--without us: 10.0.0.21 carries region:us: stop that node, or start the fleet with region us"
+    )
+
+
+def test_who_has_no_node_is_known() -> None:
+    assert without_node(CONFIG, NODES) == []
+    assert without_node(CONFIG, NODES[:2]) == ["eu-2", "us"]
 
 
 def test_one_machine_may_carry_a_whole_fleet_for_a_trial() -> None:

@@ -1,0 +1,67 @@
+"""A fleet is started again while the machine of one of its regions is away, and that comes back on an empty disk."""
+
+import asyncio
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.ray_fleet import ClusterFleet, messages, prepare_ray, two_regions, until
+from tests.support.sinks import accepting_sink
+
+COUNT = 200
+
+
+def test_the_others_send_what_they_have_copies_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with accepting_sink(tmp_path) as sink:
+        config = two_regions(
+            tmp_path, sink.addresses["accept"][1], fleet={"replicas": 1, "degraded": "accept_local"}
+        )
+        prepare_ray(config)
+        with ClusterFleet(config) as fleet:
+            from actors import deploy
+            from actors.client import AsyncClient
+
+            sink.kill()  # so that everything waits
+
+            async def submit() -> Counter[str]:
+                taken: Counter[str] = Counter()
+                for first in range(0, COUNT, 10):
+                    taken[(await fleet.client.submit(messages(10, first=first))).region] += 10
+                return taken
+
+            async def all_live() -> bool:
+                standings = (await fleet.client.snapshot())["standing"]
+                return all(row["standing"] == "live" for row in standings.values())
+
+            async def all_arrived() -> bool:
+                return len(set(sink.log().recipients())) == COUNT
+
+            async def covered() -> bool:
+                regions: dict[str, Any] = (await fleet.client.snapshot())["regions"]
+                return all(region["failover"]["standby_complete"] for region in regions.values())
+
+            taken = asyncio.run(submit())
+            assert taken["us"], "the other region has accepted nothing"
+            asyncio.run(until(covered))
+            fleet.remove_node("us")
+            deploy.stop_fleet(config)
+            shutil.rmtree(Path(config.spool.directory) / "us")
+            monkeypatch.setattr(deploy, "NODE_START_TIMEOUT_S", 1.0)
+            with pytest.raises(ConnectionError, match=r"no node carries region:us.*up --without us"):
+                deploy.start_fleet(config, "")
+            with pytest.raises(ConnectionError, match=r"--without eu: .* carries region:eu: stop that node"):
+                deploy.start_fleet(config, "", missing=["eu", "us"])
+            sink.restart()
+            assert deploy.start_fleet(config, "", missing=["us"])
+            fleet.client = AsyncClient(config)
+            asyncio.run(until(all_arrived, "what the other has copies of does not arrive"))
+            monkeypatch.undo()
+            fleet.add_node("us")
+            asyncio.run(until(all_live, "the region that has a node again is not live"))
+            assert deploy.start_fleet(config, "")
+            asyncio.run(fleet.client.submit(messages(10, first=COUNT)))
+            asyncio.run(until(covered))
+        assert max(Counter(sink.log().recipients()).values()) == 1, "nobody was sent to twice"
