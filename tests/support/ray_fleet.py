@@ -32,6 +32,9 @@ BODY = (
 )
 
 
+NODE_GONE_S = 90.0
+
+
 def two_regions(directory: Path, port: int, **sections: Any) -> FleetConfig:
     """Two regions with two sources each, everything routed to one port of this machine."""
     return fleet_of(REGIONS, directory, port, **sections)
@@ -229,8 +232,15 @@ class ClusterFleet:
         )
 
     def remove_node(self, name: str) -> None:
-        """Its processes end, not in order; not of the first region, which has the head."""
-        self._cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
+        """Its processes end, not in order; not of the first region, which has the head. Returns when Ray knows."""
+        import ray
+
+        node = self.nodes.pop(name)
+        self._cluster.remove_node(node, allow_graceful=False)
+        deadline_s = time.monotonic() + NODE_GONE_S
+        while any(row["Alive"] and row["NodeID"] == node.node_id for row in ray.nodes()):  # type: ignore[no-untyped-call]
+            assert time.monotonic() < deadline_s, f"Ray takes the node of {name} for alive"
+            time.sleep(0.1)
 
     def kill_head(self) -> float:
         """SIGKILL of the head's process; nobody starts it again but `return_head`. Monotonic seconds."""
