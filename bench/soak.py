@@ -31,10 +31,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from actors.undertaker import Undertaker
 from bench.failover_faults import LOOK_S, REGIONS, Fleet, send
 from bench.failover_round import Load, three_regions
 from bench.harness import RESULTS, commit, machine
+from engine.ops.garbage import collect_seldom
 from engine.spool.audit import AuditReport
 from engine.spool.audit_moved import audit_moved
 from tests.support.ray_fleet import ClusterFleet, audits
@@ -52,8 +55,13 @@ class Course:
     """What has happened so far."""
 
     faults: Counter[str] = field(default_factory=Counter)
-    called: Counter[str] = field(default_factory=Counter)
-    """Transitions of regions by what they became."""
+    transitions: list[tuple[float, str, str]] = field(default_factory=list)
+    """Seconds since the load began, region, and what Fleet has called it from then on."""
+
+    @property
+    def called(self) -> dict[str, int]:
+        """Transitions of regions by what they became."""
+        return dict(Counter(standing for _, _, standing in self.transitions))
 
 
 class Faults:
@@ -124,15 +132,15 @@ class Faults:
         return True
 
 
-async def watch(fleet: Fleet, course: Course) -> None:
-    """Count what Fleet says of the regions. A new Fleet begins anew."""
+async def watch(fleet: Fleet, course: Course, since_s: float) -> None:
+    """Note what Fleet says of the regions from then on. A new Fleet begins anew."""
     seen: set[tuple[int, str, str]] = set()
     while True:
         with suppress(ConnectionError, TimeoutError):
             for at, region, standing, _ in await fleet.transitions():
-                if (at, region, standing) not in seen:
+                if at / 1e9 >= since_s and (at, region, standing) not in seen:
                     seen.add((at, region, standing))
-                    course.called[standing] += 1
+                    course.transitions.append((round(at / 1e9 - since_s, 3), region, standing))
         await asyncio.sleep(1.0)
 
 
@@ -140,10 +148,12 @@ async def soak(fleet: Fleet, options: argparse.Namespace, seed: int) -> dict[str
     """The figures, without the audit: it wants the fleet to be down."""
     course = Course()
     await fleet.until_covered()
-    load = Load(fleet.cluster.client, options.rate)
-    await fleet.until_flowing()
-    watching = asyncio.create_task(watch(fleet, course))
+    collect_seldom()
     began_s = time.monotonic()
+    load = Load(fleet.cluster.client, options.rate)
+    watching = asyncio.create_task(watch(fleet, course, began_s))
+    await fleet.until_flowing()
+    psutil.cpu_percent()
     until_s = began_s + options.minutes * 60
     saying = asyncio.create_task(_say(fleet, load, course, began_s))
     if options.calm:
@@ -152,7 +162,8 @@ async def soak(fleet: Fleet, options: argparse.Namespace, seed: int) -> dict[str
         await Faults(fleet, course, random.Random(seed)).run(until_s, options.every)
     await load.stop()
     seconds = time.monotonic() - began_s
-    called = dict(course.called)
+    busy = psutil.cpu_percent() / 100
+    called, transitions = course.called, list(course.transitions)
     await fleet.until_covered()
     accepted = load.accepted()
     is_whole = await fleet.until_arrived(load.accepted, all_of_them=True)
@@ -168,6 +179,8 @@ async def soak(fleet: Fleet, options: argparse.Namespace, seed: int) -> dict[str
         "seconds": seconds,
         "faults": dict(course.faults),
         "called": called,
+        "transitions": transitions,
+        "processors_busy": busy,
         "accepted": len(accepted),
         "accepted_per_s": len(accepted) / seconds,
         "refused": sum(s.refused for s in load.submissions),
@@ -197,14 +210,16 @@ async def _until_nothing_is_queued(fleet: Fleet) -> None:
 
 
 async def _say(fleet: Fleet, load: Load, course: Course, began_s: float) -> None:
+    accepted = counted = 0
     while True:
         await asyncio.sleep(SAID_S)
         fleet.refresh()
-        accepted = load.accepted()
+        new = load.submissions[counted:]
+        counted += len(new)
+        accepted += sum(len(submission.recipients) for submission in new)
         print(
-            f"{(time.monotonic() - began_s) / 60:.0f} min: {len(accepted):,} accepted, "
-            f"{len(accepted - fleet.arrived):,} not there yet, faults {dict(course.faults)}, "
-            f"regions became {dict(course.called)}",
+            f"{(time.monotonic() - began_s) / 60:.0f} min: {accepted:,} accepted, {len(fleet.arrived):,} arrived, "
+            f"faults {dict(course.faults)}, regions became {course.called}",
             flush=True,
         )
 
