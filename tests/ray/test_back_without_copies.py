@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
-from engine.sink.process import SinkProcess
 from tests.support.ray_fleet import (
     ClusterFleet,
     audits,
@@ -13,46 +12,33 @@ from tests.support.ray_fleet import (
     two_regions,
     until,
 )
+from tests.support.sinks import slow_sink
 
 COUNT = 600  # at a second each over forty connections it is far from done when it is stopped
 MORE = 100
 
 
 def test_a_fleet_that_was_stopped_in_order_goes_on_without_copies(tmp_path: Path) -> None:
-    personalities = tmp_path / "personalities.yaml"
-    personalities.write_text("personalities:\n  slow: {delay: {final: 1s}}\n")
-    with SinkProcess(personalities, tmp_path / "sink.log") as sink:
+    with slow_sink(tmp_path) as sink:
         config = two_regions(tmp_path, sink.addresses["slow"][1], fleet={"replicas": 1})
         alone = config.model_copy(update={"fleet": config.fleet.model_copy(update={"replicas": 0})})
         with ClusterFleet(config) as fleet:
             from actors.client import AsyncClient
             from actors.deploy import start_fleet, stop_fleet
 
-            async def is_covered() -> bool:
-                snapshot = await fleet.client.snapshot()
-                return all(
-                    snapshot["standing"].get(name, {}).get("standing") == "live"
-                    and region.get("failover", {}).get("standby_complete")
-                    for name, region in snapshot["regions"].items()
-                )
-
             async def some_have_arrived() -> bool:
                 return len(sink.log().recipients()) >= 20
 
-            async def all_are_settled() -> bool:
-                regions = (await fleet.client.snapshot())["regions"].values()
-                return all(region["counts"]["queued"] == 0 for region in regions)
-
             async def begin() -> None:
-                await until(is_covered)
+                await fleet.until_covered()
                 for first in range(0, COUNT, 50):
                     await fleet.client.submit(messages(50, first=first))
                 await until(some_have_arrived)
-                await until(is_covered)
+                await fleet.until_covered()
 
             async def go_on() -> None:
                 await fleet.client.submit(messages(MORE, first=COUNT))
-                await until(all_are_settled, seconds=180.0)
+                await fleet.until_settled()
 
             asyncio.run(begin())
             stop_fleet(config)

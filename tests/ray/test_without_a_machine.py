@@ -4,7 +4,6 @@ import asyncio
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,20 +31,12 @@ def test_the_others_send_what_they_have_copies_of(tmp_path: Path, monkeypatch: p
                     taken[(await fleet.client.submit(messages(10, first=first))).region] += 10
                 return taken
 
-            async def all_live() -> bool:
-                standings = (await fleet.client.snapshot())["standing"]
-                return all(row["standing"] == "live" for row in standings.values())
-
             async def all_arrived() -> bool:
                 return len(set(sink.log().recipients())) == COUNT
 
-            async def covered() -> bool:
-                regions: dict[str, Any] = (await fleet.client.snapshot())["regions"]
-                return all(region["failover"]["standby_complete"] for region in regions.values())
-
             taken = asyncio.run(submit())
             assert taken["us"], "the other region has accepted nothing"
-            asyncio.run(until(covered))
+            asyncio.run(fleet.until_covered())
             fleet.remove_node("us")
             deploy.stop_fleet(config)
             shutil.rmtree(Path(config.spool.directory) / "us")
@@ -60,8 +51,8 @@ def test_the_others_send_what_they_have_copies_of(tmp_path: Path, monkeypatch: p
             asyncio.run(until(all_arrived, "what the other has copies of does not arrive"))
             monkeypatch.undo()
             fleet.add_node("us")
-            asyncio.run(until(all_live, "the region that has a node again is not live"))
+            asyncio.run(fleet.until_covered())
             assert deploy.start_fleet(config, "")
             asyncio.run(fleet.client.submit(messages(10, first=COUNT)))
-            asyncio.run(until(covered))
+            asyncio.run(fleet.until_settled())
         assert max(Counter(sink.log().recipients()).values()) == 1, "nobody was sent to twice"

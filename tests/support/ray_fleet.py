@@ -242,6 +242,28 @@ class ClusterFleet:
             assert time.monotonic() < deadline_s, f"Ray takes the node of {name} for alive"
             time.sleep(0.1)
 
+    async def until_covered(self) -> None:
+        """Every region is live and has a standby that lacks nothing."""
+
+        async def is_covered() -> bool:
+            snapshot = await self.client.snapshot()
+            return all(
+                snapshot["standing"].get(name, {}).get("standing") == "live"
+                and region.get("failover", {}).get("standby_complete")
+                for name, region in snapshot["regions"].items()
+            )
+
+        await until(is_covered, "not every region is live and covered")
+
+    async def until_settled(self) -> None:
+        """Nothing is queued."""
+
+        async def is_settled() -> bool:
+            regions = (await self.client.snapshot())["regions"].values()
+            return all(region["counts"]["queued"] == 0 for region in regions)
+
+        await until(is_settled, "something is queued still", seconds=180.0)
+
     def kill_head(self) -> float:
         """SIGKILL of the head's process; nobody starts it again but `return_head`. Monotonic seconds."""
         process = self._cluster.head_node.all_processes[GCS][0].process
