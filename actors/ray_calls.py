@@ -14,6 +14,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from actors.head_calls import HeadCalls
 from actors.names import NAMESPACE
 from actors.ports import ActorDied
+from actors.refused import unwrapped
 
 CALL_DEADLINE_S = 30.0
 HEAD_DEADLINE_S = 60.0
@@ -28,7 +29,7 @@ async def call(handle: Any, method: str, *args: Any, timeout_s: float = CALL_DEA
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await getattr(handle, method).remote(*args)
+            answer = await getattr(handle, method).remote(*args)
     except ActorDiedError as error:
         raise ActorDied(f"{method}: {error}") from error
     except RayActorError as error:
@@ -39,6 +40,7 @@ async def call(handle: Any, method: str, *args: Any, timeout_s: float = CALL_DEA
         raise TimeoutError(f"{method}: no answer within {timeout_s} s") from None
     except RayError as error:
         raise ConnectionError(f"{method}: {error}") from error
+    return unwrapped(answer)
 
 
 async def ask_head(name: str, ask: Callable[[], Any], *, timeout_s: float = HEAD_DEADLINE_S) -> Any:

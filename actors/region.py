@@ -18,6 +18,7 @@ from typing import Any
 from actors.partition import IN, OUT, PartedLink, Partition
 from actors.peer_messages import unpacked
 from actors.ports import NodeServices, RunningPool
+from actors.refused import refusing
 from engine.bounces.tokens import TokenKeys
 from engine.config.schema import FleetConfig
 from engine.failover.handover import Reply, Request
@@ -49,7 +50,8 @@ SWITCH_INTERVAL_S = 0.0005  # the spool's writer thread and the loop share one i
 
 
 class RegionActor:
-    """See the module docstring. Every method is a call of the same name on the engine's Region."""
+    """See the module docstring. Every method is a call of the same name on the engine's Region; to be called through
+    actors/ray_calls.py."""
 
     def __init__(self, config_json: str, name: str, services: NodeServices) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -154,6 +156,7 @@ class RegionActor:
         (await self._engine()).check()
         return os.getpid()
 
+    @refusing
     async def accept(self, header: bytes, blob: bytes, again: bool = False) -> bytes:
         return await (await self._engine()).accept(header, blob, again=again)
 
@@ -185,6 +188,7 @@ class RegionActor:
     async def drain(self, on: bool) -> bool:
         return await (await self._engine()).drain(on)
 
+    @refusing
     async def hand_over(self, request: Request) -> Reply | None:
         engine = await self._engine()
         self._partition.check(IN)
@@ -192,15 +196,19 @@ class RegionActor:
         self._partition.check(OUT)
         return reply
 
+    @refusing
     async def put_campaign(self, record: bytes) -> int:
         return await (await self._engine()).put_campaign(record)
 
+    @refusing
     async def progress(self, tenant: str, campaign: str) -> dict[int, bytes]:
         return (await self._engine()).progress(tenant, campaign)
 
+    @refusing
     async def accept_chunk(self, data: bytes, again: bool = False) -> bytes:
         return await (await self._engine()).accept_chunk(data, again=again)
 
+    @refusing
     async def settle(self, report: bytes) -> int:
         return await (await self._engine()).settle(report)
 
@@ -222,6 +230,7 @@ class RegionActor:
     async def suppressions_of(self, address: str) -> bytes:
         return (await self._engine()).suppressions_of(address)
 
+    @refusing
     async def cancel(self, ids: Sequence[int]) -> int:
         return await (await self._engine()).cancel(ids)
 
