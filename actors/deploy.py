@@ -301,6 +301,9 @@ class RayFleetServices:
         resources = self._placements[region]
 
         def make() -> None:
+            # calls of an actor that waits for a node are kept for it, and all made once it has one
+            if not any(set(resources) <= set(node["Resources"]) for node in _live_nodes()):
+                raise ConnectionError(f"{actor}: no node carries {' and '.join(resources)}")
             ray.remote(kind).options(**_options(actor, resources, restarts=-1)).remote(
                 self._config_json, name, RayNodeServices(self._config_json, region, resources)
             )
@@ -422,8 +425,8 @@ def stop_fleet(config: FleetConfig) -> None:
     this returns only when the names are free for another `up`; ConnectionError if they do not become so, or if Ray's
     head does not say in time which there are.
     """
-    _end_actor(FLEET)
     away = without_node(config, _live_nodes())
+    _end_actor(FLEET)
     if away:
         log.warning("not stopped in order, because they have no node: %s", ", ".join(away))
     names = [region.name for region in config.regions if region.name not in away]

@@ -129,8 +129,8 @@ class FleetActor:
         )
 
         await self._until_live(regions)
-        if self._failover is None and not missing:  # else they are asked when all are there
-            await self._leaving.attempt()
+        if self._failover is None:
+            await self._leaving.attempt(missing)
 
     async def _call_region(self, region: str, method: str) -> Any:
         return await self._services.call(region_actor(region), method, timeout_s=START_TIMEOUT_S)
@@ -170,13 +170,18 @@ class FleetActor:
         """Return when each of these regions has its lease."""
         if self._failover is None:
             return
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while any(
-                view.standing is not Standing.LIVE
-                for view in self._failover.view(time.monotonic_ns())
-                if view.name in regions
-            ):
-                await asyncio.sleep(BEAT_TICK_S)
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while waiting := [
+            view.name
+            for view in self._failover.view(time.monotonic_ns())
+            if view.name in regions and view.standing is not Standing.LIVE
+        ]:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(
+                    f"after {START_TIMEOUT_S:.0f} s these regions are not live yet: {', '.join(waiting)}; they go on: "
+                    "see `sendfleet status`"
+                )
+            await asyncio.sleep(BEAT_TICK_S)
 
     # -- the watch
 
@@ -215,14 +220,14 @@ class FleetActor:
             await self._make_again(gateway_actor(region), self._services.ensure_gateway(region))
 
     async def _make_again(self, actor: str, making: Awaitable[None]) -> None:
-        """Without Ray's head this has to wait, and the watch over the others has not."""
+        """Without Ray's head, or a node, this has to wait, and the watch over the others has not."""
         try:
             async with asyncio.timeout(ENSURE_TIMEOUT_S):
                 await making
             self._unmade.discard(actor)
         except (ConnectionError, TimeoutError) as error:
             if actor not in self._unmade:
-                log.warning("%s is not made again yet, Ray's head does not answer: %s", actor, error)
+                log.warning("%s is not made again yet: %s", actor, error)
             self._unmade.add(actor)
 
     async def _answers(self, actor: str, region: str) -> bool:

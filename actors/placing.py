@@ -41,10 +41,10 @@ def find_faults(
             continue
         if not own:
             start = f"ray start --address=HEAD --resources='{json.dumps(dict.fromkeys(wanted, 1))}'"
-            faults.append(
-                f"no node carries {' and '.join(wanted)}: on the machine of {kind} {region.name}: {start} "
-                f"(or, while that machine is away: `sendfleet up --without {region.name}`)"
-            )
+            fault = f"no node carries {' and '.join(wanted)}: on the machine of {kind} {region.name}: {start}"
+            if config.ray.address is not None:
+                fault += f" (or, if that machine is lost for long: `sendfleet up --without {region.name}`)"
+            faults.append(fault)
         if len(own) > 1:
             addresses = " and ".join(sorted(node["NodeManagerAddress"] for node in own))
             faults.append(

@@ -153,15 +153,16 @@ async def soak(fleet: Fleet, options: argparse.Namespace, seed: int) -> dict[str
     load = Load(fleet.cluster.client, options.rate)
     watching = asyncio.create_task(watch(fleet, course, began_s))
     await fleet.until_flowing()
+    flowing_s = time.monotonic()
     psutil.cpu_percent()
-    until_s = began_s + options.minutes * 60
+    until_s = flowing_s + options.minutes * 60
     saying = asyncio.create_task(_say(fleet, load, course, began_s))
     if options.calm:
         await asyncio.sleep(until_s - time.monotonic())
     else:
         await Faults(fleet, course, random.Random(seed)).run(until_s, options.every)
     await load.stop()
-    seconds = time.monotonic() - began_s
+    seconds = time.monotonic() - flowing_s
     busy = psutil.cpu_percent() / 100
     called, transitions = course.called, list(course.transitions)
     await fleet.until_covered()

@@ -10,6 +10,7 @@ from engine.delivery.wire import ResumeState, decode_resume
 from engine.region.outcomes import Outcomes
 from engine.region.ports import PoolName, PoolPort
 from engine.region.windows import Windows
+from engine.values.outcome import Outcome, OutcomeKind
 
 
 class Attaching:
@@ -29,6 +30,14 @@ class Attaching:
         state = decode_resume(await port.resume(self._epoch))
         if not has_died():
             self._windows.hold(str(name), state.in_progress)
-        await self._outcomes.settle_outcomes(state.outcomes, state.batch_numbers)
+        told = _not_given_again(state)
+        await self._outcomes.settle_outcomes([row for row, _ in told], [number for _, number in told])
         await port.acknowledge(state.sequence)
         return state
+
+
+def _not_given_again(state: ResumeState) -> list[tuple[Outcome, int]]:
+    """Outcomes with their batches, without what it gave back and has been given again since."""
+    held = set(state.in_progress)
+    rows = zip(state.outcomes, state.batch_numbers, strict=True)
+    return [row for row in rows if not (row[0].kind is OutcomeKind.RETURNED and row[0].id in held)]

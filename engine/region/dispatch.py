@@ -344,7 +344,10 @@ class Dispatcher:
         """A process of a pool is gone. What it had may have been sent, up to this moment."""
         feed = self._feeds.get(self._sites.pools.number(name.provider))
         shard = None if feed is None else feed.shard(name.shard)
-        if feed is None or shard is None or shard.is_ending:
+        if feed is None or shard is None:
+            return
+        if shard.is_ending:  # what the former incarnation had given it may be held for it still
+            self._spawn(self._end(shard))
             return
         outstanding = self._scheduler.shard_outstanding(feed.number, shard.index)
         log.warning("pool %s died with %d messages in flight", name, outstanding)
@@ -355,6 +358,9 @@ class Dispatcher:
         self._spawn(self._requeue(feed, shard))
         if feed.task is not None:
             feed.wake.set()  # another takes its place meanwhile; it is not fed before `_requeue` has read what is lost
+
+    async def _end(self, shard: Shard) -> None:
+        await self._lost(shard.name, [])
 
     async def _requeue(self, feed: PoolFeed, shard: Shard) -> None:
         # read here, not at the death: its last reports may have been settled meanwhile

@@ -6,7 +6,7 @@ What each of them has on its disk: engine/spool/rest.py. What it does when it is
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ DO_INSTEAD = (
     "set 1, `sendfleet down` and `up`, wait until `sendfleet status` shows every region live, "
     "`sendfleet down`, then set 0"
 )
+
+
+DO_INSTEAD_WITHOUT = "set 1, `sendfleet down`, and `up --without` again (docs/operations.md)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +82,21 @@ class Leaving:
         self._lock = asyncio.Lock()
         self.why = ""  # regions wait, as of the last attempt
 
-    async def attempt(self) -> None:
+    async def attempt(self, missing: Collection[str] = ()) -> None:
         """Returns when no region waits. All have dropped their copies before one of them sends.
 
+        `missing`: regions that cannot be asked now: if one of the others waits, it waits for them.
         CopiesNeeded: they may not go on; those that wait send nothing. What `ask` raises: a region does not answer.
         """
         async with self._lock:
-            answers: list[Rest] = await asyncio.gather(
-                *(self._ask(region, "rest") for region in self._regions)
-            )
-            rests = dict(zip(self._regions, answers, strict=True))
+            asked = [region for region in self._regions if region not in missing]
+            answers: list[Rest] = await asyncio.gather(*(self._ask(region, "rest") for region in asked))
+            rests = dict(zip(asked, answers, strict=True))
+            if missing and (waiting := [region for region, rest in rests.items() if rest.number]):
+                raise CopiesNeeded(
+                    f"fleet.replicas: 0: the regions {', '.join(waiting)} have covered for {', '.join(missing)}, and "
+                    f"send nothing before that is there, too. To have it sent without: {DO_INSTEAD_WITHOUT}"
+                )
             if why := obstacle(rests):
                 raise CopiesNeeded(why)
             waiting = [region for region, rest in rests.items() if rest.number]

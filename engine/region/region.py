@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 BOOKS_S = 5.0
+ATTACH_AGAIN_S = 0.2
 SWEEP = 500  # queues, flows and sites that are looked at in one tick
 
 
@@ -93,11 +94,7 @@ class Region:
             parts.listings.restore()
             spawn(parts.listings.run())
         for name in await self._ports.launcher.survivors():
-            try:
-                await self._attach(name)
-            except ConnectionError as error:
-                # it has died since; what it held is on disk, marked by the spool's recovery
-                log.warning("region %s: pool %s did not survive: %s", self.name, name, error)
+            await self._attach(name)
         parts.dispatcher.adopt()
         spawn(self._tick())
         spawn(parts.observer.run())
@@ -111,18 +108,25 @@ class Region:
         spawn(parts.handing.run())
 
     async def _attach(self, name: PoolName) -> None:
-        """Settle what a pool that outlived us has done meanwhile, and leave it what it has on the wire."""
+        """Settle what a pool that outlived us has done meanwhile, and leave it what it has on the wire.
+
+        As long as it lives it is asked: what it says to somebody else, or later, is not listened to.
+        """
         died = asyncio.Event()
         port = await self._ports.launcher.launch(name, lambda name: self._survivor_died(name, died))
-        try:
-            state = await self.parts.attaching.attach(name, port, died.is_set)
-        except ConnectionError:
-            self.parts.windows.release_all(str(name))
-            raise
-        if died.is_set():
-            self.parts.windows.release_all(str(name))
-        else:
-            self.parts.dispatcher.attach(name, port, state.sources)
+        while not died.is_set():
+            try:
+                state = await self.parts.attaching.attach(name, port, died.is_set)
+            except (ConnectionError, TimeoutError) as error:
+                log.warning("region %s: pool %s is not attached: %s", self.name, name, error)
+                await asyncio.sleep(ATTACH_AGAIN_S)
+                continue
+            if not died.is_set():
+                self.parts.dispatcher.attach(name, port, state.sources)
+                return
+        # what it held is on disk, marked by the spool's recovery
+        log.warning("region %s: pool %s did not survive", self.name, name)
+        self.parts.windows.release_all(str(name))
 
     def _survivor_died(self, name: PoolName, died: asyncio.Event) -> None:
         died.set()

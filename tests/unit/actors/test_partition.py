@@ -7,6 +7,7 @@ import pytest
 
 from actors.partition import BOTH, IN, LONGEST_S, OUT, Lost, PartedLink, Partition
 from actors.peer_messages import packed
+from actors.refused import unwrapped
 from actors.region import RegionActor
 
 
@@ -61,7 +62,7 @@ async def hears(region: Region) -> tuple[list[str], int]:
     beat: Any = None
     for call in (region.beat(beat), region.hear("eu", packed([])), region.hand_over(beat)):
         try:
-            await call
+            unwrapped(await call)
             answers += 1
         except Lost:
             continue

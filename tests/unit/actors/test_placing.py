@@ -74,6 +74,9 @@ def test_what_is_wrong_with_the_nodes_is_said(nodes: list[dict[str, Any]], said:
 def test_a_region_whose_machine_is_away_is_not_missed_if_that_is_said() -> None:
     assert find_faults(CONFIG, NODES[:3], missing=["us"]) == []
     assert find_faults(CONFIG, [NODES[0], *NODES[2:]], missing=["eu-1"]) == []
+    on_a_cluster = parse_fleet({**shards_data(), "ray": {"address": "10.0.0.1:6379"}})
+    (fault,) = find_faults(on_a_cluster, NODES[:3])
+    assert fault.endswith("(or, if that machine is lost for long: `sendfleet up --without us`)")
     (fault,) = find_faults(CONFIG, NODES, missing=["us"])
     assert fault == (
         "--without us: 10.0.0.21 carries region:us: stop that node, or start the fleet with region us"

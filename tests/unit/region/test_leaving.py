@@ -1,8 +1,10 @@
 """Which regions may go on without the copies that they have kept."""
 
+import asyncio
+
 import pytest
 
-from engine.region.leaving import Rest, obstacle
+from engine.region.leaving import CopiesNeeded, Leaving, Rest, obstacle
 
 
 def test_regions_that_were_stopped_together_may_go_on() -> None:
@@ -36,3 +38,16 @@ def test_the_last_copies_of_a_region_are_not_dropped(owner: str, reason: str) ->
     holders = "eu holds copies of 3 of its messages and us holds copies of 3 of its messages"
     assert f"region {owner} {reason}, and {holders}" in why
     assert "set 1" in why
+
+
+def test_who_waits_does_not_go_on_while_one_cannot_be_asked() -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def ask(region: str, method: str) -> Rest:
+        asked.append((region, method))
+        return Rest(7, True) if region == "eu" else Rest()
+
+    with pytest.raises(CopiesNeeded, match=r"eu have covered for us, and send nothing.*up --without"):
+        asyncio.run(Leaving(["eu", "us", "asia"], ask).attempt(["us"]))
+    assert asked == [("eu", "rest"), ("asia", "rest")]
+    asyncio.run(Leaving(["us", "asia"], ask).attempt(["us"]))

@@ -213,6 +213,66 @@ def test_what_a_survivor_says_that_does_not_answer_at_first_is_heard_when_it_doe
     asyncio.run(run())
 
 
+def test_a_survivor_that_is_out_of_reach_at_first_is_not_thought_dead(tmp_path: Path) -> None:
+    """Somebody else's report would be acknowledged meanwhile without being read: it is of the former incarnation."""
+
+    async def run() -> None:
+        async with scene(tmp_path) as it:
+            delivered, held = await it.accept(), await it.accept()
+            pool = it.node.pool = Pool([held])
+            pool.unreported = [row_of(delivered, OutcomeKind.DELIVERED)]
+            resume, errors = pool.resume, [ConnectionError("lost"), TimeoutError("late")]
+
+            async def late(epoch: int) -> bytes:
+                if errors:
+                    raise errors.pop()
+                return await resume(epoch)
+
+            pool.resume = late  # type: ignore[method-assign]
+            await it.start()
+            await it.got(await it.accept())
+            assert it.spool.counts()["delivered"] == 1
+            assert not {delivered, held}.intersection(pool.got)
+
+    asyncio.run(run())
+
+
+def test_what_a_survivor_has_given_back_and_got_again_stays_its(tmp_path: Path) -> None:
+    """The former incarnation died before it could acknowledge that it was given back."""
+
+    async def run() -> None:
+        async with scene(tmp_path) as it:
+            held = await it.accept()
+            pool = it.node.pool = Pool([held])
+            pool.unreported = [row_of(held, OutcomeKind.RETURNED)]
+            await it.start()
+            await it.got(await it.accept())
+            assert held not in pool.got
+            await it.says(held, OutcomeKind.DELIVERED)
+            assert it.spool.counts()["delivered"] == 1
+
+    asyncio.run(run())
+
+
+def test_what_is_held_for_a_process_that_is_being_ended_is_sent_when_it_dies(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with scene(tmp_path) as it:
+            held = await it.accept()
+            it.node.pool = Pool([held])
+            await it.start()
+            await it.got(await it.accept())  # and the one that is held has been passed over
+            (feed,) = it.region.parts.dispatcher._feeds.values()
+            shard = feed.shards[0]
+            shard.is_ending = True
+            it.node.kill()
+            shard.is_ending = False
+            shard.ended()
+            feed.wake.set()
+            await it.got(held)
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("moment", ["before its answer", "after its answer"])
 def test_what_a_survivor_had_that_dies_while_it_is_attached_is_sent_again(
     moment: str, tmp_path: Path
