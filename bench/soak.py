@@ -2,6 +2,7 @@
 
     python -m bench.soak [--minutes 30] [--rate 300] [--every 5] [--seed N] [--directory DIR]
     python -m bench.soak --calm --rate 1500 --minutes 60     # nothing is broken: is a region called dead?
+    python -m bench.soak --stall 2 --rate 1500 --minutes 3   # all stand still once: does the fleet find back?
 
 Regions cover for each other (`replicas: 1`), each a node of a real Ray cluster on this machine, one sink in a process
 of its own. Faults are drawn at random, also while the former one is not over: the process of a region, a pool, a source
@@ -10,9 +11,13 @@ some seconds later. Once faults and load have stopped, every region has to be li
 arrive, what arrived twice has to be marked `possible_duplicate`, and the audit of the three spools has to be clean with
 nothing queued.
 
-The result, in bench/results/soak.json (or soak-calm.json), has the number of faults by kind, what was called dead, how
-long receipts took, and what was lost or came twice. Exit status 0 only if nothing was lost, nothing unmarked came
-twice, and the audit is clean; with `--calm`, only if no region was called dead either.
+With `--stall S` the processes of all regions are stopped together for S seconds, half a minute after the load began:
+all leases end. A fleet that is loaded has to find back to its pace, and to call no region dead any more.
+
+The result, in bench/results/soak.json (soak-calm.json, soak-stall.json), has the number of faults by kind, what was
+called dead, how long receipts took, and what was lost or came twice. Exit status 0 only if nothing was lost, nothing
+unmarked came twice, and the audit is clean; with `--calm`, only if no region was called dead either, with `--stall`,
+not later than half a minute after it.
 """
 
 import argparse
@@ -48,6 +53,8 @@ HEAD_AWAY_S = 1.0, 6.0
 SETTLED_S = 300.0
 EVENTS_S = 2.0
 SAID_S = 60.0
+STALL_AFTER_S = 30.0
+BACK_S = 30.0  # after a stall
 
 
 @dataclass(slots=True)
@@ -132,6 +139,16 @@ class Faults:
         return True
 
 
+async def stall(fleet: Fleet, seconds: float) -> None:
+    """All regions stand still, as when the machine does other things."""
+    victims = [process for region in REGIONS for process in fleet.actors("RegionActor", region)]
+    send(victims, signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        send(victims, signal.SIGCONT)
+
+
 async def watch(fleet: Fleet, course: Course, since_s: float) -> None:
     """Note what Fleet says of the regions from then on. A new Fleet begins anew."""
     seen: set[tuple[int, str, str]] = set()
@@ -157,7 +174,10 @@ async def soak(fleet: Fleet, options: argparse.Namespace, seed: int) -> dict[str
     psutil.cpu_percent()
     until_s = flowing_s + options.minutes * 60
     saying = asyncio.create_task(_say(fleet, load, course, began_s))
-    if options.calm:
+    if options.stall:
+        await asyncio.sleep(STALL_AFTER_S)
+        await stall(fleet, options.stall)
+    if options.stall or options.calm:
         await asyncio.sleep(until_s - time.monotonic())
     else:
         await Faults(fleet, course, random.Random(seed)).run(until_s, options.every)
@@ -253,11 +273,15 @@ def run(options: argparse.Namespace, seed: int) -> dict[str, Any]:
             return {**figures, "audit": problems_of(audits(config))}
 
 
-def failures(figures: dict[str, Any], *, is_calm: bool) -> list[str]:
+def failures(figures: dict[str, Any], *, is_calm: bool, stall_s: float = 0.0) -> list[str]:
     found = [f"{figures[key]} {key}" for key in ("lost", "unmarked") if figures[key]]
     found += figures["audit"]
     if is_calm and figures["called"].get("dead"):
         found.append(f"called dead without a fault: {figures['called']}")
+    back_s = STALL_AFTER_S + stall_s + BACK_S
+    late = [row for row in figures["transitions"] if row[0] > back_s and row[2] == "dead"]
+    if stall_s and late:
+        found.append(f"called dead long after the stall: {late}")
     return found
 
 
@@ -269,6 +293,9 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=300.0, help="messages/s")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two faults, on average")
     parser.add_argument("--calm", action="store_true", help="break nothing")
+    parser.add_argument(
+        "--stall", type=float, default=0.0, help="seconds for which all regions stand still, once"
+    )
     parser.add_argument("--seed", type=int, help="of the faults")
     parser.add_argument("--directory", help="where the spools are kept")
     parser.add_argument("--result", type=Path, help="another file than bench/results/soak.json")
@@ -284,16 +311,18 @@ def main() -> int:
         "settings": {
             "rate": options.rate,
             "minutes": options.minutes,
-            "every_s": options.every,
+            "every_s": 0.0 if options.calm or options.stall else options.every,
+            "stall_s": options.stall,
             "seed": seed,
         },
         **figures,
     }
-    path = options.result or RESULTS / ("soak-calm.json" if options.calm else "soak.json")
+    name = "soak-stall.json" if options.stall else "soak-calm.json" if options.calm else "soak.json"
+    path = options.result or RESULTS / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
-    found = failures(figures, is_calm=options.calm)
+    found = failures(figures, is_calm=options.calm, stall_s=options.stall)
     print("\n".join(found) if found else "clean", file=sys.stderr)
     return bool(found)
 
