@@ -33,7 +33,7 @@ def refusing(method: Method) -> Method:
         try:
             return await method(*args, **kwargs)
         except (ConnectionError, SpoolError) as error:
-            return Refused(error.with_traceback(None))
+            return Refused(error)  # its frames are not packed
 
     return answer
 
