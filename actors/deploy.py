@@ -302,7 +302,7 @@ class RayFleetServices:
 
         def make() -> None:
             # calls of an actor that waits for a node are kept for it, and all made once it has one
-            if not any(set(resources) <= set(node["Resources"]) for node in _live_nodes()):
+            if not any(set(resources) <= set(node["Resources"]) for node in live_nodes()):
                 raise ConnectionError(f"{actor}: no node carries {' and '.join(resources)}")
             ray.remote(kind).options(**_options(actor, resources, restarts=-1)).remote(
                 self._config_json, name, RayNodeServices(self._config_json, region, resources)
@@ -395,7 +395,7 @@ def _wait_for_nodes(
 ) -> None:
     deadline = time.monotonic() + NODE_START_TIMEOUT_S
     while True:
-        nodes = _live_nodes()
+        nodes = live_nodes()
         faults = find_faults(config, nodes, missing=missing)
         if not faults:
             return
@@ -408,7 +408,7 @@ def _wait_for_nodes(
         time.sleep(0.1)
 
 
-def _live_nodes() -> list[dict[str, Any]]:
+def live_nodes() -> list[dict[str, Any]]:
     """ConnectionError: Ray's head does not say."""
     try:
         return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
@@ -425,7 +425,7 @@ def stop_fleet(config: FleetConfig) -> None:
     this returns only when the names are free for another `up`; ConnectionError if they do not become so, or if Ray's
     head does not say in time which there are.
     """
-    away = without_node(config, _live_nodes())
+    away = without_node(config, live_nodes())
     _end_actor(FLEET)
     if away:
         log.warning("not stopped in order, because they have no node: %s", ", ".join(away))

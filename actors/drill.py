@@ -11,6 +11,7 @@ from engine.drill.figures import Watch, binned, figures_of, share_of
 from engine.drill.load import Load, until
 from engine.drill.record import DrillRecord, judge, record_of
 from engine.drill.scenarios import DrillOptions, DrillRefused, Scenario, caveat
+from engine.spool.audit import AuditReport
 
 DETECTION_S = 60.0
 DRAIN_S = 180.0
@@ -44,9 +45,10 @@ def run_live(
     fault: Fault = FAULTS[scenario.name](fleet, scenario, options.region)
     asyncio.run(fault.find())
     confirm(fault.target)
-    fleet.begin()
+    asyncio.run(fleet.begin())
     record, watch = asyncio.run(_measure(fault, options, say))
     time.sleep(SETTLE_S)  # the fleet goes on, and ships its events several times a second
+    asyncio.run(fleet.refresh())
     return _conclude(record, fault, watch)
 
 
@@ -64,6 +66,7 @@ async def _measure(
     say("load runs")
     await asyncio.sleep(options.before_s)
     if fleet.is_live:
+        await fleet.refresh()
         _check_traffic(len(fleet.arrivals()), options.before_s)
         await _check_target(fault)
     else:
@@ -149,6 +152,15 @@ async def _quietly(fault: Fault) -> bool:
         return False
 
 
+def _audits(fault: Fault) -> list[AuditReport]:
+    """None if a machine of the fleet does not answer any more, which is noted."""
+    try:
+        return asyncio.run(fault.fleet.machines.audits())
+    except (ConnectionError, TimeoutError) as error:
+        fault.notes.append(f"not every spool was audited: {error}")
+        return []
+
+
 def _conclude(record: DrillRecord, fault: Fault, watch: Watch) -> DrillRecord:
     fleet = fault.fleet
     began_s = fault.made_s - watch.fault_s
@@ -157,7 +169,7 @@ def _conclude(record: DrillRecord, fault: Fault, watch: Watch) -> DrillRecord:
         for arrival in fleet.arrivals()
     ]
     figures = figures_of(replace(watch, arrivals=arrivals, marked=fleet.marked()))
-    audits = fleet.running.audits()
+    audits = _audits(fault)
     problems = sum(report.problem_count for report in audits)
     extra = dict(fault.extra)
     extra["the audit accounts for every message"] = problems == 0 if audits else None

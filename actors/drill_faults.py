@@ -5,15 +5,14 @@
 
 import asyncio
 import os
-import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from actors.drill_fleet import MIN_FREE_BYTES, LiveFleet, TemporaryFleet
-from actors.freeze import Freeze
 from actors.partition import BOTH, IN, OUT
 from engine.drill.events import EventLogs
 from engine.drill.load import Load, until
@@ -82,10 +81,12 @@ class Fault(ABC):
         return is_live and bool(cover.get("standby_complete"))
 
     async def _dead_s(self) -> float | None:
-        """When Fleet called it dead after the fault, or has it return from a death; its clock is this machine's."""
-        for at_s, region, standing in await self.running.transitions():
-            if region == self.region and standing in ("dead", "returning") and at_s >= self.made_s:
-                return at_s
+        """When Fleet called it dead after the fault, or has it return from a death."""
+        for fleet_s, region, standing in await self.running.transitions():
+            if region == self.region and standing in ("dead", "returning"):
+                at_s = await self.fleet.machines.of_fleet_s(fleet_s)
+                if at_s >= self.made_s:
+                    return at_s
         return None
 
     def has_copies(self) -> bool:
@@ -137,12 +138,30 @@ class Fault(ABC):
 
     async def region_pid(self) -> int:
         """The process of the region that is hit; sets `target`."""
-        pid = self.running.own_pid(int((await self.running.region(self.region))["pid"]))
-        self.target = f"region {self.region}, process {pid}"
+        pid = int((await self.running.region(self.region))["pid"])
+        return await self._aim_at(f"region {self.region}", pid)
+
+    async def _aim_at(self, what: str, pid: int) -> int:
+        """The pid, if it is one of the fleet's there; sets `target`. DrillRefused."""
+        machines = self.fleet.machines
+        await machines.own_pid(self.region, pid)
+        self.target = f"{what}, process {pid}{machines.where(self.region)}"
         return pid
 
-    def kill(self, pid: int) -> None:
-        os.kill(self.running.own_pid(pid), signal.SIGKILL)
+    async def kill(self, pid: int) -> None:
+        """Of the region that is hit; sets `made_s`."""
+        with self.making():
+            self.made_s = await self.fleet.machines.kill(self.region, pid)
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """`made_s` is set, and so the fault is healed, also if the answer is lost; not if it was refused."""
+        self.made_s = time.monotonic()
+        try:
+            yield
+        except DrillRefused:
+            self.made_s = 0.0
+            raise
 
 
 class PoolKill(Fault):
@@ -155,12 +174,10 @@ class PoolKill(Fault):
         if not pools:
             raise DrillRefused(f"pool-kill: region {self.region} has no pool: it sends nothing")
         self._name = min(pools)
-        self._pid = pools[self._name]
-        self.target = f"pool {self._name} of region {self.region}, process {self._pid}"
+        self._pid = await self._aim_at(f"pool {self._name} of region {self.region}", pools[self._name])
 
     async def make(self) -> None:
-        self.made_s = time.monotonic()
-        self.kill(self._pid)
+        await self.kill(self._pid)
 
     async def is_detected(self) -> bool:
         pid = (await self.running.pools(self.region)).get(self._name)
@@ -220,8 +237,7 @@ class RegionKill(Fault):
 
     async def make(self) -> None:
         await self.until_covered()
-        self.made_s = time.monotonic()
-        self.kill(self._pid)
+        await self.kill(self._pid)
 
     async def is_detected(self) -> bool:
         if self.has_copies():
@@ -243,7 +259,6 @@ class RegionFreeze(Fault):
     and by itself (actors/freeze.py)."""
 
     has_share = True
-    _freeze: Freeze | None = None
     _seen_s: float | None = None
 
     async def find(self) -> None:
@@ -251,11 +266,9 @@ class RegionFreeze(Fault):
 
     async def make(self) -> None:
         await self.until_covered()
-        pid = self.running.own_pid(self._pid)
         longest_s = max(self.scenario.hold_s, self.scenario.bounds.detection_s or 0.0) + LATE_S
-        self._freeze = await asyncio.to_thread(Freeze, pid, longest_s)
-        self.made_s = time.monotonic()
-        self._freeze.begin()
+        with self.making():
+            self.made_s = await self.fleet.machines.freeze(self.region, self._pid, longest_s)
 
     async def is_detected(self) -> bool:
         if self.has_copies():
@@ -268,20 +281,14 @@ class RegionFreeze(Fault):
 
     async def heal(self) -> None:
         await asyncio.sleep(max(0.0, self.made_s + self.scenario.hold_s - time.monotonic()))
-        self.resume()
+        await self.resume()
         await self.find_whether_it_goes_on()
 
-    def resume(self) -> None:
-        assert self._freeze is not None
-        if self._freeze.has_ended():
-            self.notes.append(
-                f"it was continued before the drill did, at the latest after {self._freeze.limit_s:g} s"
-            )
-        try:
-            self._freeze.end()
-            self.mark("continued")
-        except ProcessLookupError:
-            self.notes.append("the frozen process was replaced before it was continued")
+    async def resume(self) -> None:
+        told = await self.fleet.machines.resume(self.region)
+        if told:
+            self.notes.append(told)
+        self.mark("continued")
 
 
 class Dns(RegionFreeze):
@@ -319,7 +326,7 @@ class Dns(RegionFreeze):
         held_s = time.monotonic() - self.made_s
         left_s = await until(self._has_none, deadline_s=max(0.0, self.scenario.hold_s - held_s))
         self.extra["the region's addresses leave every authoritative server"] = left_s is not None
-        self.resume()
+        await self.resume()
         section = self.fleet.config.dns_failover
         assert section is not None
         back_s = await until(self._has_all, deadline_s=RETURN_S + section.up_after)
@@ -393,6 +400,7 @@ class Cut(Fault):
         await asyncio.sleep(max(0.0, end_s - time.monotonic()))
         self.marks.append((end_s, "joined again"))
         silent = "a region that is called dead sends nothing"
+        await self.fleet.refresh()
         try:
             self.extra[silent] = self._is_silent(await self._dead_s(), end_s)
         except (ConnectionError, TimeoutError) as error:
@@ -423,7 +431,7 @@ class HeadKill(Fault):
     """Noticed when the head, as another process, answers."""
 
     async def find(self) -> None:
-        head = self.running.head()
+        head = await self.fleet.machines.head()
         if head is None:
             raise DrillRefused("head-kill: the process of Ray's head is not on this machine")
         self._head = head
@@ -431,8 +439,8 @@ class HeadKill(Fault):
 
     async def make(self) -> None:
         self._before = await self._pids()
-        self.made_s = time.monotonic()
-        self.kill(self._head)
+        with self.making():
+            self.made_s = await self.fleet.machines.kill_head(self._head)
 
     async def _pids(self) -> dict[str, object]:
         snapshot = await self.running.snapshot()
@@ -442,7 +450,8 @@ class HeadKill(Fault):
         return []
 
     async def is_detected(self) -> bool:
-        return self.running.head() not in (None, self._head) and await self.running.head_answers()
+        head = await self.fleet.machines.head()
+        return head not in (None, self._head) and await self.running.head_answers()
 
     async def heal(self) -> None:
         async def are_the_same() -> bool:

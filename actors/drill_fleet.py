@@ -1,7 +1,8 @@
 """The fleets of drills: a temporary one on this machine against a sink, or the one that runs.
 
-Both give the same: a client, the process ids of actors, and what arrived where. Times are monotonic seconds. On the
-live fleet the arrivals are the delivered events of its own log; nothing is submitted, its own traffic is the load.
+Both give the same: a client, the machines with their processes, and what arrived where. Times are monotonic seconds of
+this process, unless it is said otherwise. On the live fleet the arrivals are the delivered events of its own logs;
+nothing is submitted, its own traffic is the load.
 """
 
 import asyncio
@@ -15,10 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
-from actors.environment import TOKEN_FILE, prepare, run_directory
-from actors.head_keeper import GCS
+from actors.drill_machine import Settled
+from actors.drill_machines import Machines, machines_of
+from actors.environment import prepare
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor
 from engine.config.load import parse_fleet
@@ -26,9 +26,8 @@ from engine.config.schema import FleetConfig
 from engine.drill.events import EventLogs
 from engine.drill.figures import Arrival
 from engine.drill.nameserver import Nameserver
-from engine.drill.scenarios import SCENARIOS, TEMPORARY_REGIONS, CannotRunHere, DrillRefused
+from engine.drill.scenarios import SCENARIOS, TEMPORARY_REGIONS, CannotRunHere
 from engine.sink.process import SinkProcess
-from engine.spool.audit import AuditReport, audit
 from engine.values.message import Message, Receipt
 from engine.values.submission import encode_submission
 
@@ -47,6 +46,10 @@ class DrillFleet(Protocol):
 
     config: FleetConfig
     is_live: bool
+    machines: Machines
+
+    async def refresh(self) -> None:
+        """Have the others tell all until now."""
 
     def arrivals(self) -> list[Arrival]: ...
 
@@ -56,7 +59,7 @@ class DrillFleet(Protocol):
 
 
 class RunningFleet:
-    """Calls into a fleet that runs on this machine. Ray is imported on first use, when the environment is prepared."""
+    """Calls into a fleet that runs. Ray is imported on first use, when the environment is prepared."""
 
     def __init__(self, config: FleetConfig) -> None:
         self.config = config
@@ -92,7 +95,7 @@ class RunningFleet:
         return {str(pool.name): pool.pid for pool in pools if pool.name is not None}
 
     async def transitions(self) -> list[tuple[float, str, str]]:
-        """When which region got which standing, by Fleet; monotonic seconds of this machine."""
+        """When which region got which standing, by Fleet; monotonic seconds of its own machine."""
         rows = await self._fleet.call("transitions", timeout_s=2.0)
         return [(at_ns / 1e9, region, standing) for at_ns, region, standing, _ in rows]
 
@@ -100,31 +103,9 @@ class RunningFleet:
         """Have a region lose what Fleet and its peers say, or what it says to them (actors/partition.py)."""
         await self._calls.NamedActor(region_actor(region)).call("cut", seconds, way, timeout_s=5.0)
 
-    def head(self) -> int | None:
-        """The process id of Ray's head; None if it does not run on this machine."""
-        return next((pid for pid, name in self.processes().items() if name == GCS), None)
-
     async def head_answers(self) -> bool:
         """Whether the head of Ray does. ConnectionError, TimeoutError: not yet."""
         return bool(await self._calls.ask_head("list actors", self._deploy.actor_names, timeout_s=2.0))
-
-    def own_pid(self, pid: int) -> int:
-        """The pid, if it is a process of this fleet on this machine; DrillRefused."""
-        if pid not in self.processes():
-            raise DrillRefused(f"process {pid} is none of this fleet's on this machine")
-        return pid
-
-    def processes(self) -> dict[int, str]:
-        """All processes of this fleet on this machine: they have its token in their environment."""
-        token = str(run_directory(self.config) / TOKEN_FILE)
-        found = {}
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("RAY_AUTH_TOKEN_PATH") == token and process.pid != os.getpid():
-                    found[process.pid] = process.name()
-            except psutil.Error:
-                continue
-        return found
 
     async def queued(self) -> int | None:
         """Messages that wait in all regions; None if one gives no answer."""
@@ -134,10 +115,6 @@ class RunningFleet:
             return None
         counts = [region.get("counts", {}).get("queued") for region in snapshot["regions"].values()]
         return None if None in counts else sum(counts)
-
-    def audits(self) -> list[AuditReport]:
-        root = Path(self.config.spool.directory)
-        return [audit(root / r.name) for r in self.config.regions if (root / r.name).is_dir()]
 
 
 class TemporaryFleet:
@@ -153,6 +130,7 @@ class TemporaryFleet:
         self._nameserver: Nameserver | None = None
         self.config: FleetConfig
         self.running: RunningFleet
+        self.machines: Machines
 
     def __enter__(self) -> "TemporaryFleet":
         try:
@@ -198,6 +176,7 @@ class TemporaryFleet:
         deploy = importlib.import_module("actors.deploy")
         deploy.start_fleet(self.config, self._cluster.start(), self._cluster.check_nodes)
         self.running = RunningFleet(self.config)
+        self.machines = machines_of(self.config)
 
     def stop_actors(self) -> None:
         """In order where they answer, and then all processes."""
@@ -249,6 +228,9 @@ class TemporaryFleet:
         assert self._mounted is not None
         return self._mounted / "ballast"
 
+    async def refresh(self) -> None:
+        """The sink's log and the events are on this machine."""
+
     def arrivals(self) -> list[Arrival]:
         names = {source.ip: source.name for source in self.config.sources}
         return [
@@ -271,13 +253,17 @@ class LiveFleet:
 
     def __init__(self, config: FleetConfig) -> None:
         self.config = config
-        self._events = EventLogs(Path(config.events.directory))
-        self._offset_s = time.monotonic() - time.time()
+        self._settled: list[Settled] = []
         self.running = RunningFleet(config)
+        self.machines = machines_of(config)
 
-    def begin(self) -> None:
+    async def begin(self) -> None:
         """Events from now on count; those of before are not even read."""
-        self._events.begin(round(time.time() * 1000))
+        await self.machines.begin()
+
+    async def refresh(self) -> None:
+        """Read what the fleet has settled since."""
+        self._settled += await self.machines.settled()
 
     def __enter__(self) -> "LiveFleet":
         return self
@@ -290,13 +276,11 @@ class LiveFleet:
             source.name for source in self.config.sources
         ]  # events of messages have the place in this list
         return [
-            Arrival(event["at_ms"] / 1e3 + self._offset_s, event["id"], names[event["source"]])
-            for event in self._events.of_messages()
-            if event["event"] == "delivered"
+            Arrival(row.at_s, row.message, names[row.source]) for row in self._settled if row.is_delivered
         ]
 
     def marked(self) -> set[str]:
-        return {str(event["id"]) for event in self._events.of_messages() if event["possible_duplicate"]}
+        return {row.message for row in self._settled if row.is_marked}
 
     def refusals_of(self, ip: str) -> list[float]:
         return []

@@ -144,8 +144,11 @@ def refusal(scenario: Scenario, config: FleetConfig, region: str | None = None) 
     names = [one.name for one in config.regions]
     if scenario.needs_temporary:
         return f"only on a temporary fleet: {scenario.needs_temporary}"
-    if config.ray.address is not None:
-        return "only where the fleet's processes are on this machine: this one runs on the cluster at ray.address"
+    if scenario.name == "head-kill" and config.ray.address is not None:
+        return (
+            "on a cluster (ray.address) Ray's head is started again by its own machine, not by the fleet: stop and "
+            "start it there (docs/operations.md, When the head is away)"
+        )
     if region is not None and region not in names:
         return f"--region: {region!r}, allowed are {', '.join(names)}"
     if scenario.needs_copies and not config.fleet.replicas:

@@ -223,6 +223,7 @@ async def cut_off(fleet: ClusterFleet) -> None:
         "it returns": True,
         "it accepts again": None,  # the load is not the drill's
     }
+    await live.refresh()
     own = {source.name for source in fleet.config.sources if source.region == VICTIM}
     assert own & {arrival.source for arrival in live.arrivals()}, "it sent nothing before either"
 

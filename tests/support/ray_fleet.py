@@ -219,6 +219,11 @@ class ClusterFleet:
         self.client = AsyncClient(self.config)
         return self
 
+    @property
+    def address(self) -> str:
+        """Of the head, as `ray.address` has it."""
+        return str(self._cluster.address)
+
     def add_node(self, name: str) -> None:
         """The node of a region."""
         from actors.placing import placement

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,8 +15,10 @@ import pytest
 
 from actors.drill import MIN_LIVE_ARRIVALS, _check_traffic, run_live
 from actors.drill_faults import FAULTS, Cut
-from actors.drill_fleet import RunningFleet
+from actors.drill_machine import DrillMachine
+from actors.drill_machines import Machine, Machines
 from actors.environment import TOKEN_FILE, run_directory
+from actors.freeze import TOKEN_PATH
 from engine.drill.figures import Arrival, Submission
 from engine.drill.scenarios import SCENARIOS, DrillOptions, DrillRefused
 from tests.support.fleets import fleet as configured
@@ -25,11 +28,10 @@ EU, US, HEAD, OTHER = (NO_PROCESS + n for n in (1, 2, 3, 4))
 
 
 class Running:
-    """A fleet whose regions and pools have these process ids; `named` are those that were checked."""
+    """A fleet whose regions and pools have these process ids."""
 
     def __init__(self) -> None:
         self.pids = {"eu": EU, "us": US}
-        self.named: list[int] = []
 
     async def region(self, name: str) -> dict[str, int]:
         return {"pid": self.pids[name]}
@@ -37,12 +39,28 @@ class Running:
     async def pools(self, region: str) -> dict[str, int]:
         return {"default.1": self.pids[region] + 20, "default.0": self.pids[region] + 10}
 
-    def head(self) -> int:
-        return HEAD
 
-    def own_pid(self, pid: int) -> int:
-        self.named.append(pid)
-        return pid
+class Processes:
+    """A machine that says of every process that it is the fleet's; `called` is what it was asked."""
+
+    def __init__(self, where: str = "", *, behind_s: float = 0.0) -> None:
+        self.where = where
+        self.called: list[tuple[Any, ...]] = []
+        self._behind_s = behind_s
+
+    async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
+        self.called.append((method, *args))
+        now_s = time.monotonic() - self._behind_s
+        answers = {
+            "head": HEAD,
+            "clock": now_s,
+            "freeze": now_s,
+            "kill": now_s,
+            "settled": ([], False),
+            "audits": [],
+            "resume": "",
+        }
+        return args[0] if method == "own_pid" else answers.get(method)
 
 
 def some_fleet(**changes: Any) -> Any:
@@ -50,8 +68,21 @@ def some_fleet(**changes: Any) -> Any:
     sources = [SimpleNamespace(name=f"{region.name}-1", region=region.name) for region in regions]
     config = SimpleNamespace(regions=regions, sources=sources, fleet=SimpleNamespace(name="acme", replicas=1))
     arrivals = [Arrival(time.monotonic(), str(number), "us-1") for number in range(MIN_LIVE_ARRIVALS)]
-    plain = {"is_live": True, "config": config, "running": Running(), "arrivals": lambda: arrivals}
-    return SimpleNamespace(**{**plain, "begin": lambda: None, **changes})
+    machine = Machine(Processes())
+
+    async def nothing() -> None:
+        pass
+
+    plain = {
+        "is_live": True,
+        "config": config,
+        "running": Running(),
+        "machines": Machines({"eu": machine, "us": machine}, machine),
+        "arrivals": lambda: arrivals,
+        "begin": nothing,
+        "refresh": nothing,
+    }
+    return SimpleNamespace(**{**plain, **changes})
 
 
 @pytest.mark.parametrize(
@@ -96,10 +127,12 @@ def test_what_is_not_what_was_confirmed_any_more_is_left_alone() -> None:
 def test_a_live_fleet_with_too_little_traffic_is_refused_untouched() -> None:
     _check_traffic(MIN_LIVE_ARRIVALS, 5.0)
     few = [Arrival(0.0, str(number), "us-1") for number in range(MIN_LIVE_ARRIVALS - 1)]
-    fleet = some_fleet(arrivals=lambda: few)
+    processes = Processes()
+    machine = Machine(processes)
+    fleet = some_fleet(arrivals=lambda: few, machines=Machines({"us": machine}, machine))
     with pytest.raises(DrillRefused, match=f"delivered {MIN_LIVE_ARRIVALS - 1} messages in 0 s"):
         run_live(SCENARIOS["region-kill"], fleet, DrillOptions(0.0, 0.0, 0.0), print, lambda _: None)
-    assert fleet.running.named == [US], "looked up once, to be named"
+    assert processes.called == [("own_pid", US)], "looked up once, to be named"
 
 
 DEAD_S, END_S = 110.0, 115.0
@@ -206,7 +239,7 @@ def test_a_region_that_was_hit_has_to_come_back(
 
     for scenario in ("region-freeze", "region-kill"):
         fault: Any = FAULTS[scenario](some_fleet(), SCENARIOS[scenario])
-        fault.made_s, fault.resume = time.monotonic() - 60.0, lambda: None
+        fault.made_s = time.monotonic() - 60.0
         fault.fleet.config.fleet.replicas = 0
         fault.running.health = answer
         fault.load = SimpleNamespace(began_s=0.0, submissions=taken + others)
@@ -218,14 +251,14 @@ def test_a_region_that_was_hit_has_to_come_back(
 
 
 def test_a_process_that_is_none_of_the_fleets_is_not_hit(tmp_path: Path) -> None:
-    running = RunningFleet.__new__(RunningFleet)  # without its client, which needs Ray
-    running.config = configured(spool={"directory": str(tmp_path / "spool")})
-    token = str(run_directory(running.config) / TOKEN_FILE)
+    config = configured(spool={"directory": str(tmp_path / "spool")})
+    token = str(run_directory(config) / TOKEN_FILE)
+    machine = DrillMachine(config.model_dump_json(), ["main"], token)
     program = "import time; print(flush=True); time.sleep(600)"
     started = []
     try:
-        for extra in ({"RAY_AUTH_TOKEN_PATH": token}, {"RAY_AUTH_TOKEN_PATH": f"{token}-of-another"}, {}):
-            environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_TOKEN_PATH"} | extra
+        for extra in ({TOKEN_PATH: token}, {TOKEN_PATH: f"{token}-of-another"}, {}):
+            environment = {k: v for k, v in os.environ.items() if k != TOKEN_PATH} | extra
             process = subprocess.Popen(
                 [sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment
             )
@@ -233,27 +266,40 @@ def test_a_process_that_is_none_of_the_fleets_is_not_hit(tmp_path: Path) -> None
             assert process.stdout is not None
             process.stdout.readline()  # it runs, so its environment can be read
         ours, *others = (process.pid for process in started)
-        assert running.own_pid(ours) == ours
+        assert machine.own_pid(ours) == ours
         for pid in (*others, os.getpid(), psutil.Process().ppid()):
-            with pytest.raises(DrillRefused, match=f"process {pid} is none of this fleet's"):
-                running.own_pid(pid)
+            for hit in (machine.own_pid, machine.kill, lambda pid: machine.freeze(pid, 1.0)):
+                with pytest.raises(DrillRefused, match=f"process {pid} is none of this fleet's"):
+                    hit(pid)
+        assert all(process.poll() is None for process in started)
+        machine.kill(ours)
+        assert started[0].wait(60) == -signal.SIGKILL
     finally:
         for process in started:
             process.kill()
             process.communicate()
 
 
-@pytest.mark.parametrize("scenario", ["pool-kill", "region-kill", "region-freeze", "head-kill"])
-def test_every_signal_goes_through_that_check(scenario: str) -> None:
-    fleet = some_fleet()
+def test_a_machine_whose_fleet_has_no_token_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TOKEN_PATH, raising=False)
+    with pytest.raises(DrillRefused, match=r"the Ray node of eu runs without RAY_AUTH_TOKEN_PATH"):
+        DrillMachine(configured().model_dump_json(), ["eu"])
 
-    def refuse(pid: int) -> int:
-        raise DrillRefused(f"{pid} is none of this fleet's")
+
+@pytest.mark.parametrize("scenario", ["pool-kill", "region-kill", "region-freeze", "head-kill"])
+def test_what_a_machine_refuses_is_not_healed(scenario: str) -> None:
+    class Refusing(Processes):
+        async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
+            if method in ("kill", "freeze"):
+                raise DrillRefused(f"{args[0]} is none of this fleet's")
+            return await super().call(method, *args, timeout_s=timeout_s)
+
+    machine = Machine(Refusing())
+    fleet = some_fleet(machines=Machines({"us": machine}, machine))
+    fault: Any = FAULTS[scenario](fleet, SCENARIOS[scenario])
 
     async def make() -> None:
-        fault: Any = FAULTS[scenario](fleet, SCENARIOS[scenario])
         await fault.find()
-        fleet.running.own_pid = refuse
         await fault.make()
 
     async def snapshot() -> dict[str, Any]:
@@ -263,3 +309,45 @@ def test_every_signal_goes_through_that_check(scenario: str) -> None:
     fleet.config.fleet.replicas = 0
     with pytest.raises(DrillRefused, match="none of this fleet's"):
         asyncio.run(make())
+    assert not fault.made_s
+
+
+@pytest.mark.parametrize("behind_s", [-1000.0, 0.0, 5000.0])
+def test_times_of_another_machine_are_told_by_the_clock_of_this_one(behind_s: float) -> None:
+    """Fleet's machine and the region's have been up for other times."""
+    region = Processes(" on 192.0.2.7", behind_s=behind_s)
+    machines = Machines(
+        {"us": Machine(region)}, Machine(Processes(" on 192.0.2.1", behind_s=behind_s + 100.0))
+    )
+    fault: Any = FAULTS["region-kill"](some_fleet(machines=machines), SCENARIOS["region-kill"])
+
+    async def transitions() -> list[tuple[float, str, str]]:
+        fleet_s = time.monotonic() - behind_s - 100.0
+        return [(fleet_s - 60.0, "us", "dead"), (fleet_s, "us", "dead")]
+
+    async def snapshot() -> dict[str, Any]:
+        cover = {"failover": {"standby_complete": True}}
+        return {"regions": {"us": cover}, "standing": {"us": {"standing": "live"}}}
+
+    fault.running.transitions, fault.running.snapshot = transitions, snapshot
+
+    async def make() -> tuple[float, float, bool]:
+        await fault.find()
+        before_s = time.monotonic()
+        await fault.make()
+        after_s = time.monotonic()
+        return before_s, after_s, await fault.is_detected()
+
+    before_s, after_s, is_detected = asyncio.run(make())
+    assert fault.target == f"region us, process {US} on 192.0.2.7"
+    assert ("kill", US) in region.called
+    assert before_s <= fault.made_s <= after_s
+    assert is_detected
+    assert after_s <= fault.noticed_s(float("inf")) <= time.monotonic(), "not the death of a minute before"
+
+
+def test_a_region_without_a_node_is_refused() -> None:
+    machine = Machine(Processes())
+    fleet = some_fleet(machines=Machines({"eu": machine}, machine))
+    with pytest.raises(DrillRefused, match="region us has no node"):
+        run_live(SCENARIOS["region-kill"], fleet, DrillOptions(0.0, 0.0, 0.0), print, lambda _: None)

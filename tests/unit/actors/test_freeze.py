@@ -13,14 +13,18 @@ import pytest
 
 from actors.freeze import TOKEN_PATH, Freeze
 from actors.undertaker import MARK
+from tests.support.fleets import fleet
 
 PATIENCE_S = 60
+TOKEN = "the-token-of-this-test"
 DRILL = """
 import signal
 import sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a parent may have had it ignored (nohup)
 from types import SimpleNamespace as Some
 from actors.drill import run_live
+from actors.drill_machines import Machine, Machines, Here
+from actors.drill_machine import DrillMachine
 from engine.drill.figures import Arrival
 from engine.drill.scenarios import SCENARIOS, DrillOptions
 
@@ -29,21 +33,24 @@ class Running:
         return {"pid": int(sys.argv[1])}
     async def health(self):
         return {}
-    def own_pid(self, pid):
-        return pid
+
+async def nothing():
+    pass
 
 region = Some(name="us")
 config = Some(regions=[region], sources=[Some(name="us-1", region="us")], fleet=Some(name="acme", replicas=0))
 arrivals = [Arrival(0.0, str(number), "us-1") for number in range(50)]
-fleet = Some(is_live=True, config=config, running=Running(), arrivals=lambda: arrivals)
-fleet.begin = lambda: None
+machine = Machine(Here(DrillMachine(sys.argv[2], ["us"])))
+machines = Machines({"us": machine}, machine)
+fleet = Some(is_live=True, config=config, running=Running(), machines=machines, arrivals=lambda: arrivals)
+fleet.begin = fleet.refresh = nothing
 run_live(SCENARIOS["region-freeze"], fleet, DrillOptions(0.0, 0.0, 600.0), print, print)
 """
 
 
 @pytest.fixture
 def victim() -> Iterator[psutil.Process]:
-    process = subprocess.Popen(["sleep", "600"])
+    process = subprocess.Popen(["sleep", "600"], env={**os.environ, TOKEN_PATH: TOKEN})
     yield psutil.Process(process.pid)
     process.kill()
     process.wait()
@@ -65,8 +72,9 @@ def test_the_region_goes_on_when_the_live_drill_is_ended(
     victim: psutil.Process, number: signal.Signals
 ) -> None:
     drill = subprocess.Popen(
-        [sys.executable, "-c", DRILL, str(victim.pid)],
+        [sys.executable, "-c", DRILL, str(victim.pid), fleet().model_dump_json()],
         stdout=subprocess.DEVNULL,
+        env={**os.environ, TOKEN_PATH: TOKEN},
         cwd=Path(__file__).parents[3],
     )
     try:
@@ -92,7 +100,7 @@ def test_the_watch_is_told_to_end(victim: psutil.Process) -> None:
     freeze = Freeze(victim.pid, 600.0)
     freeze.begin()
     wait_until(lambda: is_stopped(victim))
-    freeze._watch.terminate()
+    os.kill(freeze.watch_pid, signal.SIGTERM)
     wait_until(freeze.has_ended)
     assert not is_stopped(victim)
     freeze.end()
@@ -101,7 +109,7 @@ def test_the_watch_is_told_to_end(victim: psutil.Process) -> None:
 def test_the_watch_is_killed_and_the_command_lets_it_go_on(victim: psutil.Process) -> None:
     freeze = Freeze(victim.pid, 600.0)
     freeze.begin()
-    freeze._watch.kill()
+    os.kill(freeze.watch_pid, signal.SIGKILL)
     freeze.end()
     wait_until(lambda: not is_stopped(victim))
 
@@ -113,8 +121,10 @@ def test_the_watch_is_a_session_of_its_own_and_no_process_of_the_fleet(
     monkeypatch.setenv(TOKEN_PATH, "token")
     freeze = Freeze(victim.pid, 600.0)
     try:
-        assert os.getsid(freeze._watch.pid) == freeze._watch.pid
-        assert not {MARK, TOKEN_PATH} & psutil.Process(freeze._watch.pid).environ().keys()
+        watch = psutil.Process(freeze.watch_pid)
+        assert os.getsid(watch.pid) == watch.pid
+        assert watch not in psutil.Process().children(recursive=True), "Ray's workers kill theirs"
+        assert not {MARK, TOKEN_PATH} & watch.environ().keys()
     finally:
         freeze.end()
 

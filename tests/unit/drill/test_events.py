@@ -65,3 +65,25 @@ def test_from_the_beginning_each_event_once(tmp_path: Path) -> None:
     assert sorted(seqs(logs)) == [1, 1, 2, 2], "numbers are of a region"
     assert logs.left_rotation_ms("eu-1") == 25
     assert logs.left_rotation_ms("eu-2") is None
+
+
+def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
+    logs = EventLogs(tmp_path, "eu")
+    logs.begin(15)
+    log_of(tmp_path, line(9, 90), region="us")
+
+    def more(lines: int) -> tuple[list[int], bool]:
+        events, is_more = logs.more_of_messages(lines)
+        return [int(event["seq"]) for event in events], is_more
+
+    assert more(3) == ([], False), "that was another region's"
+    path = log_of(tmp_path, line(1, 10) + line(2, 20) + line(3, 30))
+    log_of(tmp_path, line(3, 30) + line(4, 40), number=2)
+    assert more(2) == ([2], True), "the first is too old"
+    with path.open("r+") as file:
+        file.write("x" * len(line(1, 10) + line(2, 20)))  # who reads that again fails
+    assert more(2) == ([3], True), "and what is there twice counts once"
+    assert more(2) == ([4], False)
+    log_of(tmp_path, line(5, 50) + '{"event"', number=2)
+    assert more(2) == ([5], False)
+    assert more(2) == ([], False)

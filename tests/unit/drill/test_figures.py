@@ -248,7 +248,8 @@ def test_what_a_fleet_cannot_be_put_to() -> None:
     assert refusal(SCENARIOS["head-kill"], plain) == ""
     assert "no dns_failover" in refusal(SCENARIOS["dns"], plain)
     elsewhere = fleet(ray={"address": "192.0.2.1:6379"})
-    assert "this machine" in refusal(SCENARIOS["pool-kill"], elsewhere)
+    assert refusal(SCENARIOS["pool-kill"], elsewhere) == ""
+    assert "on a cluster" in refusal(SCENARIOS["head-kill"], elsewhere)
 
 
 def two_regions(**sections: Any) -> FleetConfig:
