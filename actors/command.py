@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from actors.drill_command import Runner
+from actors.drill.command import Runner
 from actors.environment import prepare
 from actors.foreground import run_in_foreground
 from actors.local_cluster import LocalCluster

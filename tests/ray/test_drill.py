@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.drill_fleet import temporary_config
+from actors.drill.fleets import temporary_config
 from engine.drill.record import DrillRecord, read_records
 from engine.sink.process import SinkProcess
 from engine.spool.audit import audit

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.drill_fleet import DOMAIN, RunningFleet
+from actors.drill.fleets import DOMAIN, RunningFleet
 from engine.drill.load import Load
 from engine.drill.record import read_records
 from engine.sink.process import SinkProcess

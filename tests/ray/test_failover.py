@@ -208,8 +208,8 @@ async def replaced(
 
 async def cut_off(fleet: ClusterFleet) -> None:
     """As `sendfleet drill --scenario partition --on-live` does it, and judges it."""
-    from actors.drill_faults import Cut
-    from actors.drill_fleet import LiveFleet
+    from actors.drill.cuts import Cut
+    from actors.drill.fleets import LiveFleet
     from engine.drill.scenarios import SCENARIOS
 
     live = LiveFleet(fleet.config)

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from actors.drill_fleet import DOMAIN, RunningFleet
+from actors.drill.fleets import DOMAIN, RunningFleet
 from actors.environment import prepare
 from actors.local_cluster import LocalCluster
 from engine.config.load import load_fleet

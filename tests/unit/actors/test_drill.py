@@ -13,12 +13,13 @@ from typing import Any
 import psutil
 import pytest
 
-from actors.drill import MIN_LIVE_ARRIVALS, _check_traffic, run_live
-from actors.drill_faults import FAULTS, Cut
-from actors.drill_machine import DrillMachine
-from actors.drill_machines import Machine, Machines
+from actors.drill.cuts import Cut
+from actors.drill.faults import FAULTS
+from actors.drill.freeze import TOKEN_PATH
+from actors.drill.machine import DrillMachine
+from actors.drill.machines import Machine, Machines
+from actors.drill.run import MIN_LIVE_ARRIVALS, _check_traffic, run_live
 from actors.environment import TOKEN_FILE, run_directory
-from actors.freeze import TOKEN_PATH
 from engine.drill.figures import Arrival, Submission
 from engine.drill.scenarios import SCENARIOS, DrillOptions, DrillRefused
 from tests.support.fleets import fleet as configured
@@ -229,7 +230,7 @@ def test_with_copies_it_is_detected_when_fleet_calls_the_region_dead(scenario: s
 def test_a_region_that_was_hit_has_to_come_back(
     monkeypatch: pytest.MonkeyPatch, health: str, is_answered: bool, found: tuple[bool, bool]
 ) -> None:
-    monkeypatch.setattr("actors.drill_faults.RETURN_S", 0.0)
+    monkeypatch.setattr("actors.drill.fault.RETURN_S", 0.0)
     later_s = 1e9
     taken = [Submission(later_s, later_s, "us", ("a",))] if is_answered else []
     others = [Submission(later_s, later_s, "eu", ("b",)), Submission(0.0, 1.0, "us", ("c",))]

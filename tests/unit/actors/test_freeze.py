@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.freeze import TOKEN_PATH, Freeze
+from actors.drill.freeze import TOKEN_PATH, Freeze
 from actors.undertaker import MARK
 from tests.support.fleets import fleet
 
@@ -22,9 +22,9 @@ import signal
 import sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a parent may have had it ignored (nohup)
 from types import SimpleNamespace as Some
-from actors.drill import run_live
-from actors.drill_machines import Machine, Machines, Here
-from actors.drill_machine import DrillMachine
+from actors.drill.run import run_live
+from actors.drill.machines import Machine, Machines, Here
+from actors.drill.machine import DrillMachine
 from engine.drill.figures import Arrival
 from engine.drill.scenarios import SCENARIOS, DrillOptions
 

@@ -46,7 +46,7 @@ class Freeze:
     def _start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in (MARK, TOKEN_PATH)}
         launcher = subprocess.Popen(
-            [*own_module("actors.freeze"), str(self._victim), f"{self.limit_s}"],
+            [*own_module("actors.drill.freeze"), str(self._victim), f"{self.limit_s}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(self._victim,),

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from actors.drill_machine import Settled
-from actors.drill_machines import Machines, machines_of
+from actors.drill.machine import Settled
+from actors.drill.machines import Machines, machines_of
 from actors.environment import prepare
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor

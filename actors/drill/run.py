@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from actors.drill_faults import FAULTS, Fault
-from actors.drill_fleet import DOMAIN, LiveFleet, TemporaryFleet, wait_drained
+from actors.drill.fault import Fault
+from actors.drill.faults import FAULTS
+from actors.drill.fleets import DOMAIN, LiveFleet, TemporaryFleet, wait_drained
 from engine.drill.figures import Watch, binned, figures_of, share_of
 from engine.drill.load import Load, until
 from engine.drill.record import DrillRecord, judge, record_of

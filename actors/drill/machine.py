@@ -1,7 +1,7 @@
 """One machine of a fleet, as a drill sees it: its clock, its processes of the fleet, its events and spools.
 
 Of a fleet on one machine the drill has it in its own process; of a fleet on a cluster it is an actor on each node
-(actors/drill_machines.py). Only processes of the fleet are hit: those that have the token of its Ray cluster in their
+(actors/drill/machines.py). Only processes of the fleet are hit: those that have the token of its Ray cluster in their
 environment. Times are this machine's own monotonic seconds. Does not import Ray.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import psutil
 
-from actors.freeze import TOKEN_PATH, Freeze
+from actors.drill.freeze import TOKEN_PATH, Freeze
 from actors.head_keeper import GCS
 from engine.config.schema import FleetConfig
 from engine.drill.events import EventLogs

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors.drill import run_live, run_temporary
-from actors.drill_fleet import LiveFleet, TemporaryFleet
+from actors.drill.fleets import LiveFleet, TemporaryFleet
+from actors.drill.run import run_live, run_temporary
 from actors.environment import prepare
 from actors.local_cluster import LocalCluster
 from actors.undertaker import Undertaker

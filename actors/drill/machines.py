@@ -2,7 +2,7 @@
 
 Times come out as monotonic seconds of this process: those of another machine are converted by the difference of the
 clocks, which the quickest of a few calls tells to within half of its time. The actors end with the command, whatever
-way, and what one has frozen goes on then (actors/freeze.py). Ray is imported on first use.
+way, and what one has frozen goes on then (actors/drill/freeze.py). Ray is imported on first use.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from actors.drill_machine import DrillMachine, Settled
+from actors.drill.machine import DrillMachine, Settled
 from actors.environment import TOKEN_FILE, run_directory
 from actors.placing import placement, without_node
 from engine.config.schema import FleetConfig
