@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from actors.drill.machine import Settled
-from actors.drill.machines import Machines, machines_of
-from actors.environment import prepare
+from actors.drill.machine import DrillMachine, Settled
+from actors.drill.machines import Here, Machine, Machines
+from actors.environment import TOKEN_FILE, prepare, run_directory
 from actors.local_cluster import LocalCluster
 from actors.names import FLEET, region_actor
 from engine.config.load import parse_fleet
@@ -115,6 +115,18 @@ class RunningFleet:
             return None
         counts = [region.get("counts", {}).get("queued") for region in snapshot["regions"].values()]
         return None if None in counts else sum(counts)
+
+
+def machines_of(config: FleetConfig) -> Machines:
+    """Of a fleet that runs, to whose cluster this process belongs. ConnectionError: Ray's head does not answer."""
+    names = [region.name for region in config.regions]
+    config_json = config.model_dump_json()
+    if config.ray.address is None:
+        token = str(run_directory(config) / TOKEN_FILE)
+        machine = Machine(Here(DrillMachine(config_json, names, token)))
+        return Machines(dict.fromkeys(names, machine), machine)
+    found: Machines = importlib.import_module("actors.drill.nodes").machines_on_nodes(config)
+    return found
 
 
 class TemporaryFleet:

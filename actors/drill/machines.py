@@ -2,19 +2,14 @@
 
 Times come out as monotonic seconds of this process: those of another machine are converted by the difference of the
 clocks, which the quickest of a few calls tells to within half of its time. The actors end with the command, whatever
-way, and what one has frozen goes on then (actors/drill/freeze.py). Ray is imported on first use.
+way, and what one has frozen goes on then (actors/drill/freeze.py). Does not import Ray.
 """
 
 import asyncio
-import importlib
 import time
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from actors.drill.machine import DrillMachine, Settled
-from actors.environment import TOKEN_FILE, run_directory
-from actors.placing import placement, without_node
-from engine.config.schema import FleetConfig
 from engine.drill.scenarios import DrillRefused
 from engine.spool.audit import AuditReport
 
@@ -42,26 +37,6 @@ class Here:
 
     async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
         return await asyncio.to_thread(getattr(self._machine, method), *args)
-
-
-class OnNode:
-    """An actor on the node that carries these resources; it ends with this command."""
-
-    def __init__(
-        self, config_json: str, regions: Sequence[str], resources: Sequence[str], address: str
-    ) -> None:
-        ray = importlib.import_module("ray")
-        self._calls = importlib.import_module("actors.ray_calls")
-        share = importlib.import_module("actors.deploy").RESOURCE_SHARE
-        self.where = f" on {address}"
-        self._handle = (
-            ray.remote(DrillMachine)
-            .options(num_cpus=0, max_concurrency=4, resources=dict.fromkeys(resources, share))
-            .remote(config_json, tuple(regions))
-        )
-
-    async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
-        return await self._calls.call(self._handle, method, *args, timeout_s=timeout_s)
 
 
 class Machine:
@@ -169,27 +144,3 @@ class Machines:
     async def audits(self) -> list[AuditReport]:
         calls = [machine.call("audits", timeout_s=AUDIT_S) for machine in self._all()]
         return [report for reports in await asyncio.gather(*calls) for report in reports]
-
-
-def machines_of(config: FleetConfig) -> Machines:
-    """Of a fleet that runs, to whose cluster this process belongs. ConnectionError: Ray's head does not answer."""
-    names = [region.name for region in config.regions]
-    config_json = config.model_dump_json()
-    if config.ray.address is None:
-        token = str(run_directory(config) / TOKEN_FILE)
-        machine = Machine(Here(DrillMachine(config_json, names, token)))
-        return Machines(dict.fromkeys(names, machine), machine)
-    deploy = importlib.import_module("actors.deploy")
-    nodes = deploy.live_nodes()
-    away = without_node(config, nodes)
-
-    def on(resources: Sequence[str], regions: Sequence[str]) -> Machine:
-        node = next(node for node in nodes if set(resources) <= set(node["Resources"]))
-        return Machine(OnNode(config_json, regions, resources, node["NodeManagerAddress"]))
-
-    of_regions = {
-        region.name: on(placement(region), [region.name])
-        for region in config.regions
-        if region.name not in away
-    }
-    return Machines(of_regions, on((deploy.HEAD,), []))

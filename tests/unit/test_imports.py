@@ -21,7 +21,13 @@ EDGES = {
 # Edges that come with later rooms: one module at most, wherever it will be.
 ONE_MODULE = ("fastapi", "aiosmtpd")
 
-RAY_MODULES = {"actors.deploy", "actors.ray_calls", "actors.client", "actors.local_node"}
+RAY_MODULES = {
+    "actors.deploy",
+    "actors.drill.nodes",
+    "actors.ray_calls",
+    "actors.client",
+    "actors.local_node",
+}
 VALUE_CONFIG = (
     "schema|types|units|doctor|dns_failover|tls|signing|bounces|suppression|reputation|warmup"
     "|shaping|unsubscribe|quality|blocklists|metrics|alerts"
