@@ -1,17 +1,20 @@
 """Drills as the command `sendfleet drill` runs them (engine/cli/drill.py, DrillRunner)."""
 
+import fcntl
 import importlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from actors.drill.fleets import LiveFleet, TemporaryFleet
+from actors.drill.machines import ANOTHER
 from actors.drill.run import run_live, run_temporary
-from actors.environment import prepare
+from actors.environment import prepare, run_directory
 from actors.local_cluster import LocalCluster
 from actors.undertaker import Undertaker
 from engine.config.schema import FleetConfig
@@ -27,6 +30,17 @@ def _kept(directory: Path) -> str:
     text = f"the fleet's files are kept in {directory}"
     console.print(text)
     return text
+
+
+@contextmanager
+def _only_drill(config: FleetConfig) -> Iterator[None]:
+    """DrillRefused: another is run from this machine. On a cluster actors/drill/nodes.py sees the others, too."""
+    with (run_directory(config) / "drill.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DrillRefused(ANOTHER) from None
+        yield
 
 
 class Runner:
@@ -66,7 +80,7 @@ class Runner:
             deploy.connect_ray(config.ray.address or LocalCluster(config).address())
         except FileNotFoundError:
             raise DrillRefused(f"no fleet {config.fleet.name} runs here") from None
-        with LiveFleet(config) as fleet:
+        with _only_drill(config), LiveFleet(config) as fleet:
             return run_live(scenario, fleet, options, console.print, confirm)
 
     def again(self, arguments: Sequence[str]) -> int:

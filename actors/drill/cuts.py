@@ -37,12 +37,15 @@ class Cut(Fault):
         await asyncio.sleep(max(0.0, end_s - time.monotonic()))
         self.marks.append((end_s, "joined again"))
         silent = "a region that is called dead sends nothing"
-        await self.fleet.refresh()
+        unread = await self.fleet.refresh()
+        self.notes += unread
         try:
-            self.extra[silent] = self._is_silent(await self._dead_s(), end_s)
+            dead_s = await self._dead_s()
         except (ConnectionError, TimeoutError) as error:
             self.extra[silent] = None
             self.notes.append(f"Fleet did not say when it called the region dead: {error}")
+        else:
+            self.extra[silent] = None if unread else self._is_silent(dead_s, end_s)
         self.extra["it returns"] = await until(self._is_live, deadline_s=RETURN_S) is not None
         self.mark("live again")
         await self.find_whether_it_accepts(time.monotonic())

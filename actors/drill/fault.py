@@ -72,7 +72,7 @@ class Fault(ABC):
         """When Fleet called it dead after the fault, or has it return from a death."""
         for fleet_s, region, standing in await self.running.transitions():
             if region == self.region and standing in ("dead", "returning"):
-                at_s = await self.fleet.machines.of_fleet_s(fleet_s)
+                at_s = self.fleet.machines.of_fleet_s(fleet_s)
                 if at_s >= self.made_s:
                     return at_s
         return None
@@ -133,7 +133,7 @@ class Fault(ABC):
         """The pid, if it is one of the fleet's there; sets `target`. DrillRefused."""
         machines = self.fleet.machines
         await machines.own_pid(self.region, pid)
-        self.target = f"{what}, process {pid}{machines.where(self.region)}"
+        self.target = f"{what}, process {pid}{machines.of(self.region).where}"
         return pid
 
     async def kill(self, pid: int) -> None:
@@ -143,10 +143,10 @@ class Fault(ABC):
 
     @contextmanager
     def making(self) -> Iterator[None]:
-        """`made_s` is set, and so the fault is healed, also if the answer is lost; not if it was refused."""
+        """`made_s` is set, and so the fault is healed, also if the answer is lost; not if nothing was hit."""
         self.made_s = time.monotonic()
         try:
             yield
-        except DrillRefused:
+        except (DrillRefused, ProcessLookupError):
             self.made_s = 0.0
             raise

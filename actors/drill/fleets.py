@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from actors.drill.machine import DrillMachine, Settled
+from actors.drill.machine import DrillMachine
 from actors.drill.machines import Here, Machine, Machines
 from actors.environment import TOKEN_FILE, prepare, run_directory
 from actors.local_cluster import LocalCluster
@@ -48,8 +48,8 @@ class DrillFleet(Protocol):
     is_live: bool
     machines: Machines
 
-    async def refresh(self) -> None:
-        """Have the others tell all until now."""
+    async def refresh(self) -> list[str]:
+        """Have the others tell all until now; what could not be read."""
 
     def arrivals(self) -> list[Arrival]: ...
 
@@ -240,8 +240,9 @@ class TemporaryFleet:
         assert self._mounted is not None
         return self._mounted / "ballast"
 
-    async def refresh(self) -> None:
-        """The sink's log and the events are on this machine."""
+    async def refresh(self) -> list[str]:
+        """The sink's log and the events are on this machine, and read when they are asked for."""
+        return []
 
     def arrivals(self) -> list[Arrival]:
         names = {source.ip: source.name for source in self.config.sources}
@@ -265,7 +266,6 @@ class LiveFleet:
 
     def __init__(self, config: FleetConfig) -> None:
         self.config = config
-        self._settled: list[Settled] = []
         self.running = RunningFleet(config)
         self.machines = machines_of(config)
 
@@ -273,9 +273,9 @@ class LiveFleet:
         """Events from now on count; those of before are not even read."""
         await self.machines.begin()
 
-    async def refresh(self) -> None:
+    async def refresh(self) -> list[str]:
         """Read what the fleet has settled since."""
-        self._settled += await self.machines.settled()
+        return await self.machines.refresh()
 
     def __enter__(self) -> "LiveFleet":
         return self
@@ -288,11 +288,13 @@ class LiveFleet:
             source.name for source in self.config.sources
         ]  # events of messages have the place in this list
         return [
-            Arrival(row.at_s, row.message, names[row.source]) for row in self._settled if row.is_delivered
+            Arrival(row.at_s, row.message, names[row.source])
+            for row in self.machines.settled()
+            if row.is_delivered
         ]
 
     def marked(self) -> set[str]:
-        return {row.message for row in self._settled if row.is_marked}
+        return {row.message for row in self.machines.settled() if row.is_marked}
 
     def refusals_of(self, ip: str) -> list[float]:
         return []

@@ -26,10 +26,13 @@ from engine.ops.own_module import own_module
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"  # who has it is a process of the fleet; the watch is none
 START_S = 60.0
 END_S = 10.0
+BY_ITSELF = b"by itself\n"
 
 
 class Freeze:
-    """Of one process, once. OSError: there is no such process (ProcessLookupError), or the watch does not start.
+    """Of one process, once; `end` it in any case, also if it was not begun.
+
+    ProcessLookupError: there is no such process. ChildProcessError: the watch does not start.
 
     `watch_pid`: the process id of the watch.
     """
@@ -56,7 +59,15 @@ class Freeze:
         assert launcher.stdin is not None
         assert launcher.stdout is not None
         self._to_watch, self._from_watch = launcher.stdin, launcher.stdout
-        status = launcher.wait(START_S)
+        try:
+            status = launcher.wait(START_S)
+        except subprocess.TimeoutExpired:
+            launcher.kill()
+            self._close()
+            launcher.wait()
+            raise ChildProcessError(
+                f"the process that would end the freeze needs over {START_S:g} s"
+            ) from None
         said = self._from_watch.readline().split()  # the end of the pipe, if neither lives
         if said[:1] != [b"ready"]:
             self._close()
@@ -67,26 +78,27 @@ class Freeze:
         """Stop it. ProcessLookupError: it has ended."""
         signal.pidfd_send_signal(self._victim, signal.SIGSTOP)
 
-    def has_ended(self) -> bool:
-        """Whether the watch has ended it: the time was over, or it was told to."""
-        return self._from_watch.closed or self._watch_ends_within(0.0)
-
-    def _watch_ends_within(self, seconds: float) -> bool:
-        """Its end of the pipe closes; it says nothing more before."""
-        readable, _, _ = select.select([self._from_watch], [], [], seconds)
-        return bool(readable)
-
-    def end(self) -> None:
-        """Let it go on. ProcessLookupError: it has ended meanwhile. TimeoutError: the watch does not end."""
+    def end(self) -> str:
+        """Let it go on. Returns what is to be told of it, "" if there is nothing."""
+        told = ""
         try:
             signal.pidfd_send_signal(self._victim, signal.SIGCONT)
-        finally:
-            os.close(self._victim)
-            self._to_watch.close()
-            has_ended = self._watch_ends_within(END_S)
-            self._from_watch.close()
-        if not has_ended:
-            raise TimeoutError(f"the process {self.watch_pid}, which watched the freeze, does not end")
+        except ProcessLookupError:
+            told = "the frozen process has ended before it was continued"
+        os.close(self._victim)
+        self._to_watch.close()
+        return self._what_the_watch_did() or told
+
+    def _what_the_watch_did(self) -> str:
+        """It says so before it lets the process go on by itself, and its end of the pipe closes in any case."""
+        end = select.poll()
+        end.register(self._from_watch, select.POLLIN | select.POLLHUP)
+        has_ended = bool(end.poll(END_S * 1e3))
+        said = self._from_watch.read(len(BY_ITSELF)) if has_ended else b""
+        self._from_watch.close()
+        if said == BY_ITSELF:
+            return f"it was continued before the drill did, at the latest after {self.limit_s:g} s"
+        return "" if has_ended else f"process {self.watch_pid}, which watched the freeze, does not end"
 
     def _close(self) -> None:
         self._to_watch.close()
@@ -97,10 +109,14 @@ def watch(victim: int, limit_s: float) -> None:
     """Until standard input ends, or the time is over, or a signal comes; then SIGCONT."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(1))
+    is_told = False
     try:
         print("ready", os.getpid(), flush=True)
-        select.select([sys.stdin], [], [], limit_s)
+        is_told = bool(select.select([sys.stdin], [], [], limit_s)[0])
     finally:
+        if not is_told:
+            with suppress(OSError):  # nobody may be there to read it
+                os.write(sys.stdout.fileno(), BY_ITSELF)
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(victim, signal.SIGCONT)
 

@@ -12,6 +12,7 @@ from engine.failover.dns_zone import DnsZone
 from engine.routing.resolver import build_resolver
 
 LATE_S = 10.0  # after the end that was meant, a freeze ends by itself
+AGAIN_S = 1.0
 
 
 class RegionFreeze(Fault):
@@ -19,6 +20,7 @@ class RegionFreeze(Fault):
     and by itself (actors/drill/freeze.py)."""
 
     has_share = True
+    _longest_s = 0.0
     _seen_s: float | None = None
 
     async def find(self) -> None:
@@ -26,9 +28,10 @@ class RegionFreeze(Fault):
 
     async def make(self) -> None:
         await self.until_covered()
-        longest_s = max(self.scenario.hold_s, self.scenario.bounds.detection_s or 0.0) + LATE_S
+        self._longest_s = max(self.scenario.hold_s, self.scenario.bounds.detection_s or 0.0) + LATE_S
+        await self.fleet.machines.aim(self.region, self._pid, self._longest_s)
         with self.making():
-            self.made_s = await self.fleet.machines.freeze(self.region, self._pid, longest_s)
+            self.made_s = await self.fleet.machines.freeze(self.region)
 
     async def is_detected(self) -> bool:
         if self.has_copies():
@@ -45,10 +48,23 @@ class RegionFreeze(Fault):
         await self.find_whether_it_goes_on()
 
     async def resume(self) -> None:
-        told = await self.fleet.machines.resume(self.region)
-        if told:
-            self.notes.append(told)
-        self.mark("continued")
+        """Its machine is asked until it answers, or the process goes on by itself."""
+        while True:
+            try:
+                told = await self.fleet.machines.resume(self.region)
+            except (ConnectionError, TimeoutError) as error:
+                if time.monotonic() > self.made_s + self._longest_s:
+                    self.notes.append(
+                        f"{self.target} was to be continued, but its machine does not answer ({error}): it goes on by "
+                        f"itself after {self._longest_s:g} s; see whether it has, or kill -CONT there"
+                    )
+                    return
+                await asyncio.sleep(AGAIN_S)
+                continue
+            if told:
+                self.notes.append(told)
+            self.mark("continued")
+            return
 
 
 class Dns(RegionFreeze):

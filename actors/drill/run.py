@@ -12,13 +12,13 @@ from engine.drill.figures import Watch, binned, figures_of, share_of
 from engine.drill.load import Load, until
 from engine.drill.record import DrillRecord, judge, record_of
 from engine.drill.scenarios import DrillOptions, DrillRefused, Scenario, caveat
-from engine.spool.audit import AuditReport
 
 DETECTION_S = 60.0
 DRAIN_S = 180.0
 FIRST_DELIVERIES_S = 60.0
 MIN_LIVE_ARRIVALS = 20  # in the time before the fault; less traffic measures nothing
 SETTLE_S = 1.0
+MAX_STEP_S = 0.1  # of a unix clock during a drill
 
 
 def run_temporary(
@@ -44,12 +44,15 @@ def run_live(
 ) -> DrillRecord:
     """On the fleet that runs, with its own traffic. `confirm` is told what will be hit, and raises if it may not be."""
     fault: Fault = FAULTS[scenario.name](fleet, scenario, options.region)
-    asyncio.run(fault.find())
+    asyncio.run(_find(fault))
     confirm(fault.target)
     asyncio.run(fleet.begin())
     record, watch = asyncio.run(_measure(fault, options, say))
     time.sleep(SETTLE_S)  # the fleet goes on, and ships its events several times a second
-    asyncio.run(fleet.refresh())
+    unread = asyncio.run(fleet.refresh())
+    fault.notes += fleet.machines.problems + unread
+    fault.extra["the events of all machines were read to the end"] = not unread
+    _look_at_clocks(fault)
     return _conclude(record, fault, watch)
 
 
@@ -67,7 +70,8 @@ async def _measure(
     say("load runs")
     await asyncio.sleep(options.before_s)
     if fleet.is_live:
-        await fleet.refresh()
+        if unread := await fleet.refresh():
+            raise ConnectionError(f"nothing was done, since not every machine answers: {'; '.join(unread)}")
         _check_traffic(len(fleet.arrivals()), options.before_s)
         await _check_target(fault)
     else:
@@ -153,13 +157,21 @@ async def _quietly(fault: Fault) -> bool:
         return False
 
 
-def _audits(fault: Fault) -> list[AuditReport]:
-    """None if a machine of the fleet does not answer any more, which is noted."""
+async def _find(fault: Fault) -> None:
+    """Before anybody is asked: every machine that is needed answers, and there is something to hit."""
+    await fault.fleet.machines.ready(fault.region)
+    await fault.find()
+
+
+def _look_at_clocks(fault: Fault) -> None:
+    """Noted, if one was set: what events say of the time is not right then."""
     try:
-        return asyncio.run(fault.fleet.machines.audits())
+        step_s = asyncio.run(fault.fleet.machines.clock_step_s())
     except (ConnectionError, TimeoutError) as error:
-        fault.notes.append(f"not every spool was audited: {error}")
-        return []
+        fault.notes.append(f"whether clocks were set meanwhile is not known: {error}")
+        return
+    if step_s > MAX_STEP_S:
+        fault.notes.append(f"a clock was set by {step_s:.1f} s meanwhile: times of deliveries are not right")
 
 
 def _conclude(record: DrillRecord, fault: Fault, watch: Watch) -> DrillRecord:
@@ -170,10 +182,11 @@ def _conclude(record: DrillRecord, fault: Fault, watch: Watch) -> DrillRecord:
         for arrival in fleet.arrivals()
     ]
     figures = figures_of(replace(watch, arrivals=arrivals, marked=fleet.marked()))
-    audits = _audits(fault)
+    audits, unaudited = asyncio.run(fleet.machines.audits())
+    fault.notes += [f"not every spool was audited: {text}" for text in unaudited]
     problems = sum(report.problem_count for report in audits)
     extra = dict(fault.extra)
-    extra["the audit accounts for every message"] = problems == 0 if audits else None
+    extra["the audit accounts for every message"] = problems == 0 if audits and not unaudited else None
     bounced = sum(report.counts.get("bounced", 0) for report in audits)
     if not fleet.is_live:
         extra["no recipient bounced"] = bounced == 0

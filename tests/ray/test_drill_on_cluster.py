@@ -17,7 +17,7 @@ from actors.drill.fleets import DOMAIN, RunningFleet
 from engine.drill.load import Load
 from engine.drill.record import read_records
 from engine.sink.process import SinkProcess
-from tests.support.ray_fleet import ClusterFleet, prepare_ray, two_regions, until
+from tests.support.ray_fleet import ClusterFleet, drill_processes, prepare_ray, two_regions, until
 from tests.support.sinks import accepting_sink
 
 pytestmark = [pytest.mark.ray, pytest.mark.crash]
@@ -128,12 +128,21 @@ async def _goes_on_without_the_command(drill: Drill) -> None:
         async def is_stopped() -> bool:
             return victim.status() == psutil.STATUS_STOPPED
 
+        async def no_drill() -> bool:
+            return not drill_processes(os.environ["RAY_TMPDIR"])
+
         async def goes_on() -> bool:
             return not await is_stopped()
 
         await until(is_stopped, "it was not frozen")
+        assert drill_processes(os.environ["RAY_TMPDIR"])
+        another = await drill.start("pool-kill", "eu")
+        _, errors = await another.communicate()
+        assert another.returncode == 1
+        assert b"another drill is run on this fleet" in errors
         process.kill()
         assert await process.wait() == -signal.SIGKILL
+        await until(no_drill, "what the drill had on the nodes goes on without it")
         await until(goes_on, "it is stopped still, and nobody is there who would let it go on")
     finally:
         if process.returncode is None:

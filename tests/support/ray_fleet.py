@@ -104,6 +104,19 @@ def actor_processes(directory: str) -> dict[str, list[int]]:
     return found
 
 
+def drill_processes(directory: str) -> list[int]:
+    """Pids of what drills have on nodes (actors/drill/nodes.py), of clusters below that Ray directory."""
+    found = []
+    for process in ray_processes(directory):
+        try:
+            is_found = process.cmdline()[:1][0].startswith("ray::DrillMachine")
+        except (psutil.Error, IndexError):
+            continue
+        if is_found:
+            found.append(process.pid)
+    return found
+
+
 def ray_processes(directory: str) -> Iterator[psutil.Process]:
     """Every process that was started below that Ray directory, except this one."""
     for process in psutil.process_iter():

@@ -1,6 +1,7 @@
 """What a drill does to a fleet and what it concludes, with a fleet that the test writes. No process is hit here."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -57,9 +58,10 @@ class Processes:
             "clock": now_s,
             "freeze": now_s,
             "kill": now_s,
-            "settled": ([], False),
+            "settled": (args[0] if args else 0, [], False),
             "audits": [],
             "resume": "",
+            "clock_step_s": 0.0,
         }
         return args[0] if method == "own_pid" else answers.get(method)
 
@@ -71,8 +73,8 @@ def some_fleet(**changes: Any) -> Any:
     arrivals = [Arrival(time.monotonic(), str(number), "us-1") for number in range(MIN_LIVE_ARRIVALS)]
     machine = Machine(Processes())
 
-    async def nothing() -> None:
-        pass
+    async def nothing() -> list[str]:
+        return []
 
     plain = {
         "is_live": True,
@@ -80,6 +82,7 @@ def some_fleet(**changes: Any) -> Any:
         "running": Running(),
         "machines": Machines({"eu": machine, "us": machine}, machine),
         "arrivals": lambda: arrivals,
+        "marked": set,
         "begin": nothing,
         "refresh": nothing,
     }
@@ -133,7 +136,7 @@ def test_a_live_fleet_with_too_little_traffic_is_refused_untouched() -> None:
     fleet = some_fleet(arrivals=lambda: few, machines=Machines({"us": machine}, machine))
     with pytest.raises(DrillRefused, match=f"delivered {MIN_LIVE_ARRIVALS - 1} messages in 0 s"):
         run_live(SCENARIOS["region-kill"], fleet, DrillOptions(0.0, 0.0, 0.0), print, lambda _: None)
-    assert processes.called == [("own_pid", US)], "looked up once, to be named"
+    assert processes.called == [("ready",), ("own_pid", US)], "looked up once, to be named"
 
 
 DEAD_S, END_S = 110.0, 115.0
@@ -269,7 +272,7 @@ def test_a_process_that_is_none_of_the_fleets_is_not_hit(tmp_path: Path) -> None
         ours, *others = (process.pid for process in started)
         assert machine.own_pid(ours) == ours
         for pid in (*others, os.getpid(), psutil.Process().ppid()):
-            for hit in (machine.own_pid, machine.kill, lambda pid: machine.freeze(pid, 1.0)):
+            for hit in (machine.own_pid, machine.kill, lambda pid: machine.aim(pid, 1.0)):
                 with pytest.raises(DrillRefused, match=f"process {pid} is none of this fleet's"):
                     hit(pid)
         assert all(process.poll() is None for process in started)
@@ -283,8 +286,10 @@ def test_a_process_that_is_none_of_the_fleets_is_not_hit(tmp_path: Path) -> None
 
 def test_a_machine_whose_fleet_has_no_token_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(TOKEN_PATH, raising=False)
-    with pytest.raises(DrillRefused, match=r"the Ray node of eu runs without RAY_AUTH_TOKEN_PATH"):
-        DrillMachine(configured().model_dump_json(), ["eu"])
+    machine = DrillMachine(configured().model_dump_json(), ["eu"])
+    for ask in (machine.ready, lambda: machine.own_pid(1), machine.head):
+        with pytest.raises(DrillRefused, match="runs without RAY_AUTH_TOKEN_PATH"):
+            ask()
 
 
 @pytest.mark.parametrize("scenario", ["pool-kill", "region-kill", "region-freeze", "head-kill"])
@@ -292,7 +297,7 @@ def test_what_a_machine_refuses_is_not_healed(scenario: str) -> None:
     class Refusing(Processes):
         async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
             if method in ("kill", "freeze"):
-                raise DrillRefused(f"{args[0]} is none of this fleet's")
+                raise DrillRefused("it is none of this fleet's")
             return await super().call(method, *args, timeout_s=timeout_s)
 
     machine = Machine(Refusing())
@@ -333,6 +338,7 @@ def test_times_of_another_machine_are_told_by_the_clock_of_this_one(behind_s: fl
     fault.running.transitions, fault.running.snapshot = transitions, snapshot
 
     async def make() -> tuple[float, float, bool]:
+        await machines.ready("us")
         await fault.find()
         before_s = time.monotonic()
         await fault.make()
@@ -347,8 +353,154 @@ def test_times_of_another_machine_are_told_by_the_clock_of_this_one(behind_s: fl
     assert after_s <= fault.noticed_s(float("inf")) <= time.monotonic(), "not the death of a minute before"
 
 
+class Away(Running):
+    async def region(self, name: str) -> dict[str, int]:
+        raise ConnectionError(f"no actor region:{name}")
+
+
 def test_a_region_without_a_node_is_refused() -> None:
     machine = Machine(Processes())
-    fleet = some_fleet(machines=Machines({"eu": machine}, machine))
+    fleet = some_fleet(machines=Machines({"eu": machine}, machine), running=Away())
     with pytest.raises(DrillRefused, match="region us has no node"):
         run_live(SCENARIOS["region-kill"], fleet, DrillOptions(0.0, 0.0, 0.0), print, lambda _: None)
+
+
+class Silent(Processes):
+    """Answers nothing of this kind; `errors` is what it says instead, one after the other."""
+
+    def __init__(self, method: str, *errors: Exception, **more: Any) -> None:
+        super().__init__(" on 192.0.2.8", **more)
+        self._method = method
+        self._errors = list(errors)
+
+    async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
+        if method == self._method and self._errors:
+            raise self._errors.pop(0)
+        return await super().call(method, *args, timeout_s=timeout_s)
+
+
+def test_a_machine_that_is_not_needed_and_does_not_answer_is_left_out() -> None:
+    def machines() -> Machines:
+        return Machines(
+            {"eu": Machine(Silent("ready", TimeoutError("no answer"))), "us": Machine(Processes())},
+            Machine(Processes()),
+        )
+
+    found = machines()
+    asyncio.run(found.ready("us"))
+    assert found.problems == ["what goes over a machine that does not answer is not seen: no answer"]
+    with pytest.raises(DrillRefused, match="region eu has no node"):
+        found.of("eu")
+    with pytest.raises(TimeoutError):
+        asyncio.run(machines().ready("eu"))
+    unfit = Machines({"us": Machine(Silent("ready", DrillRefused("without a token")))}, Machine(Processes()))
+    with pytest.raises(DrillRefused, match=r"without a token on 192\.0\.2\.8"):
+        asyncio.run(unfit.ready("us"))
+
+
+class Telling(Processes):
+    """Tells of events by its own clock, in two answers, one of which is lost at first."""
+
+    def __init__(self, machine: DrillMachine, behind_s: float) -> None:
+        super().__init__(" on 192.0.2.7", behind_s=behind_s)
+        self._machine = machine
+        self._is_lost = True
+        self._behind = behind_s
+
+    async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
+        if method != "settled":
+            return await super().call(method, *args, timeout_s=timeout_s)
+        number, rows, is_more = self._machine.settled(*args)
+        if number == 2 and self._is_lost:
+            self._is_lost = False
+            raise ConnectionError("the answer was lost")
+        return number, [row._replace(at_s=row.at_s - self._behind) for row in rows], is_more
+
+
+def test_events_of_another_machine_are_told_by_the_clock_of_this_one_and_none_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.drill.machine.EVENT_LINES", 2)
+    config = configured(events={"directory": str(tmp_path)})
+    machine = DrillMachine(config.model_dump_json(), ["us"], "token")
+    machine.begin()
+    began_s = time.monotonic()
+    ids = [f"{number:x}" for number in range(3)]
+    (tmp_path / "us").mkdir()
+    with (tmp_path / "us" / "events-000001.jsonl").open("w") as log:
+        for seq, message in enumerate(ids):
+            event = {"event": "delivered", "seq": seq, "id": message, "recipient": "a@example.com"}
+            more = {"at_ms": time.time() * 1000, "source": 0, "possible_duplicate": seq == 1}
+            log.write(json.dumps(event | more) + "\n")
+    machines = Machines({"us": Machine(Telling(machine, 5000.0))}, Machine(Processes()))
+
+    async def read() -> None:
+        await machines.ready("us")
+        assert await machines.refresh() == ["the answer was lost"]
+        assert await machines.refresh() == []
+
+    asyncio.run(read())
+    rows = machines.settled()
+    assert [row.message for row in rows] == ids
+    assert [row.is_marked for row in rows] == [False, True, False]
+    slack_s = 0.1  # of two clocks, and of the conversion by calls
+    assert all(began_s - slack_s <= row.at_s <= time.monotonic() + slack_s for row in rows)
+    assert machine.clock_step_s() < slack_s
+
+
+def test_a_frozen_region_is_continued_though_an_answer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.drill.freezes.AGAIN_S", 0.0)
+
+    def fault_of(machine: Processes) -> Any:
+        fleet = some_fleet(machines=Machines({"us": Machine(machine)}, Machine(Processes())))
+        fault: Any = FAULTS["region-freeze"](fleet, SCENARIOS["region-freeze"])
+        fault.target, fault.made_s, fault._longest_s = "region us", time.monotonic(), 60.0
+        return fault
+
+    fault = fault_of(Silent("resume", TimeoutError("no answer"), ConnectionError("away")))
+    asyncio.run(fault.resume())
+    assert (fault.notes, [text for _, text in fault.marks]) == ([], ["continued"])
+    fault = fault_of(Silent("resume", TimeoutError("no answer")))
+    fault.made_s -= 60.0
+    asyncio.run(fault.resume())
+    assert fault.marks == []
+    assert "region us was to be continued, but its machine does not answer (no answer)" in fault.notes[0]
+
+
+def test_a_machine_that_is_lost_during_a_drill_does_not_cost_its_record() -> None:
+    away = Silent("settled", *(ConnectionError("away") for _ in range(9)))
+    audit = Silent("audits", ConnectionError("away, too"))
+    fleet = some_fleet(machines=Machines({"us": Machine(away), "eu": Machine(audit)}, Machine(Processes())))
+    real = fleet.machines.refresh
+
+    async def after_the_fault() -> list[str]:
+        return await real() if fault_was_made else []
+
+    fault_was_made = False
+
+    async def is_seen() -> None:
+        nonlocal fault_was_made
+        fault_was_made = True
+
+    async def snapshot() -> dict[str, Any]:
+        cover = {"failover": {"standby_complete": True}}
+        return {"regions": {"us": cover}, "standing": {"us": {"standing": "live"}}}
+
+    async def transitions() -> list[tuple[float, str, str]]:
+        await is_seen()
+        return [(time.monotonic(), "us", "dead")]
+
+    async def health() -> dict[str, str]:
+        return {"us": "up"}
+
+    fleet.refresh = after_the_fault
+    running = fleet.running
+    running.snapshot, running.transitions, running.health = snapshot, transitions, health
+    options = DrillOptions(0.0, 0.0, 0.0)
+    record = run_live(SCENARIOS["region-kill"], fleet, options, print, lambda _: None)
+    checks = {check.name: check.is_met for check in record.checks}
+    assert [text for _, text in record.marks] == ["region-kill", "detected"]
+    assert checks["the events of all machines were read to the end"] is False
+    assert checks["the audit accounts for every message"] is None
+    assert record.notes == ["away", "not every spool was audited: away, too"]
+    assert not record.is_passed

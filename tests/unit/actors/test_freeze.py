@@ -12,12 +12,15 @@ import psutil
 import pytest
 
 from actors.drill.freeze import TOKEN_PATH, Freeze
+from actors.drill.machine import DrillMachine
 from actors.undertaker import MARK
+from engine.drill.scenarios import DrillRefused
 from tests.support.fleets import fleet
 
 PATIENCE_S = 60
 TOKEN = "the-token-of-this-test"
 DRILL = """
+import dataclasses
 import signal
 import sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a parent may have had it ignored (nohup)
@@ -35,7 +38,7 @@ class Running:
         return {}
 
 async def nothing():
-    pass
+    return []
 
 region = Some(name="us")
 config = Some(regions=[region], sources=[Some(name="us-1", region="us")], fleet=Some(name="acme", replicas=0))
@@ -44,7 +47,8 @@ machine = Machine(Here(DrillMachine(sys.argv[2], ["us"])))
 machines = Machines({"us": machine}, machine)
 fleet = Some(is_live=True, config=config, running=Running(), machines=machines, arrivals=lambda: arrivals)
 fleet.begin = fleet.refresh = nothing
-run_live(SCENARIOS["region-freeze"], fleet, DrillOptions(0.0, 0.0, 600.0), print, print)
+long = dataclasses.replace(SCENARIOS["region-freeze"], hold_s=600.0)  # so that it does not go on by itself
+run_live(long, fleet, DrillOptions(0.0, 0.0, 600.0), print, print)
 """
 
 
@@ -91,9 +95,9 @@ def test_the_region_goes_on_when_the_live_drill_is_ended(
 def test_it_goes_on_after_the_time_also_if_the_command_hangs(victim: psutil.Process) -> None:
     freeze = Freeze(victim.pid, 0.5)
     freeze.begin()
-    wait_until(freeze.has_ended)
-    assert not is_stopped(victim)
-    freeze.end()
+    os.waitid(os.P_PID, victim.pid, os.WSTOPPED | os.WNOWAIT)
+    wait_until(lambda: not is_stopped(victim))
+    assert "it was continued before the drill did, at the latest after 0.5 s" in freeze.end()
 
 
 def test_the_watch_is_told_to_end(victim: psutil.Process) -> None:
@@ -101,16 +105,16 @@ def test_the_watch_is_told_to_end(victim: psutil.Process) -> None:
     freeze.begin()
     wait_until(lambda: is_stopped(victim))
     os.kill(freeze.watch_pid, signal.SIGTERM)
-    wait_until(freeze.has_ended)
-    assert not is_stopped(victim)
-    freeze.end()
+    wait_until(lambda: not is_stopped(victim))
+    assert "before the drill did" in freeze.end()
 
 
 def test_the_watch_is_killed_and_the_command_lets_it_go_on(victim: psutil.Process) -> None:
     freeze = Freeze(victim.pid, 600.0)
     freeze.begin()
+    wait_until(lambda: is_stopped(victim))
     os.kill(freeze.watch_pid, signal.SIGKILL)
-    freeze.end()
+    assert freeze.end() == ""
     wait_until(lambda: not is_stopped(victim))
 
 
@@ -136,8 +140,35 @@ def test_a_process_that_has_ended_is_told() -> None:
     process.wait()
     with pytest.raises(ProcessLookupError):
         freeze.begin()
-    with pytest.raises(ProcessLookupError):
-        freeze.end()
-    assert freeze.has_ended()
+    assert freeze.end() == "the frozen process has ended before it was continued"
     with pytest.raises(ProcessLookupError):
         Freeze(process.pid, 600.0)
+
+
+def test_a_watch_that_does_not_start_is_told(victim: psutil.Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "actors.drill.freeze.own_module", lambda _: [sys.executable, "-c", "import sys; sys.exit(3)"]
+    )
+    with pytest.raises(ChildProcessError, match=r"does not start \(status 3\)"):
+        Freeze(victim.pid, 600.0)
+    monkeypatch.setattr("actors.drill.freeze.START_S", 0.1)
+    monkeypatch.setattr("actors.drill.freeze.own_module", lambda _: ["sleep", "600"])
+    with pytest.raises(ChildProcessError, match=r"needs over 0\.1 s"):
+        Freeze(victim.pid, 600.0)
+
+
+def test_what_is_resumed_before_it_was_frozen_is_not_frozen(victim: psutil.Process) -> None:
+    """The command had no answer, and gave up."""
+    machine = DrillMachine(fleet().model_dump_json(), [], TOKEN)
+    machine.aim(victim.pid, 600.0)
+    assert machine.resume() == ""
+    with pytest.raises(DrillRefused, match="nothing is aimed at any more"):
+        machine.freeze()
+    assert not is_stopped(victim)
+    machine.aim(victim.pid, 600.0)
+    with pytest.raises(DrillRefused, match="already"):
+        machine.aim(victim.pid, 600.0)
+    machine.freeze()
+    wait_until(lambda: is_stopped(victim))
+    assert machine.resume() == machine.resume() == "", "its answer may be lost"
+    wait_until(lambda: not is_stopped(victim))

@@ -87,3 +87,17 @@ def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
     log_of(tmp_path, line(5, 50) + '{"event"', number=2)
     assert more(2) == ([5], False)
     assert more(2) == ([], False)
+
+
+def test_files_that_are_taken_away_or_replaced_while_they_are_read(tmp_path: Path) -> None:
+    logs = EventLogs(tmp_path, "eu")
+    path = log_of(tmp_path, line(1, 10) + line(2, 20))
+    logs.begin(0)
+    path.rename(tmp_path / "kept-elsewhere")
+    assert logs.more_of_messages(9) == ([], False)
+    log_of(tmp_path, line(3, 30))
+    events, _ = logs.more_of_messages(9)
+    assert [event["seq"] for event in events] == [3], "another file has the name now"
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    assert logs.more_of_messages(9) == ([], False), "it was there a moment ago"
