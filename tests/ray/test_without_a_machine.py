@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.names import region_actor, source_actor
 from tests.support.ray_fleet import ClusterFleet, messages, prepare_ray, two_regions, until
 from tests.support.sinks import accepting_sink
 
@@ -49,6 +50,8 @@ def test_the_others_send_what_they_have_copies_of(tmp_path: Path, monkeypatch: p
                 deploy.start_fleet(config, "", missing=["eu", "us"])
             sink.restart()
             assert deploy.start_fleet(config, "", missing=["us"])
+            of_us = {region_actor("us"), source_actor("us-1"), source_actor("us-2")}
+            assert not of_us & set(deploy.actor_names()), "they would keep every call until they have a node"
             fleet.client = AsyncClient(config)
             asyncio.run(until(all_arrived, "what the other has copies of does not arrive"))
             monkeypatch.undo()
