@@ -235,6 +235,12 @@ def _replication(look: Look, entry: Any) -> Iterator[Found]:
         yield _flag("", value == 0, "no other region takes copies of what is accepted")
 
 
+def _degraded(look: Look, entry: Any) -> Iterator[Found]:
+    count = sum(value for _, value in look.increases("sendfleet.failover.degraded", entry.window))
+    text = f"{count:.0f} receipts were given without a copy, or while more than one region was away"
+    yield _above("", count, entry.above, text)
+
+
 def _clock(look: Look, entry: Any) -> Iterator[Found]:
     offset = look.value("sendfleet.clock.offset")
     text = f"the machine's clock is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the engine's"
@@ -288,6 +294,7 @@ RULES = (
         _region,
     ),
     Rule("replication", "No other region takes copies.", ("sendfleet.replication.covered",), _replication),
+    Rule("degraded", "Mail was accepted without a copy.", ("sendfleet.failover.degraded",), _degraded),
     Rule("clock", "The machine's clock has jumped.", ("sendfleet.clock.offset",), _clock),
 )
 

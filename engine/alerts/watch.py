@@ -76,9 +76,7 @@ class Watch:
         """What the figures of a region change."""
         history = self._histories.get(region)
         if history is None:
-            history = self._histories[region] = History(
-                max(self._config.tls.window, self._config.stall.after)
-            )
+            history = self._histories[region] = History(self._config.looked_back)
         look = history.look(points, now_s)
         answers = look.value("sendfleet.region.up") > 0
         changes: list[Change] = []

@@ -105,6 +105,14 @@ class ReplicationAlert(CriticalAlert):
     pass
 
 
+class DegradedAlert(AlertConfig):
+    after: Duration = Field(10.0, description="It fires when the condition has held for so long.")
+    above: Count = Field(
+        1, description="Receipts, one for a batch, that were given without a copy, at least."
+    )
+    window: Duration = Field(600.0, description="Time over which they are counted.")
+
+
 class ClockAlert(AlertConfig):
     after: Duration = Field(10.0, description="It fires when the condition has held for so long.")
     above: Duration = Field(
@@ -144,14 +152,23 @@ class AlertsConfig(Section):
     replication: ReplicationAlert = Field(
         ReplicationAlert(), description="No other region takes copies. Only with `fleet.replicas`."
     )
+    degraded: DegradedAlert = Field(
+        DegradedAlert(), description="Mail was accepted without a copy. Only with `degraded: accept_local`."
+    )
     clock: ClockAlert = Field(ClockAlert(), description="The machine's clock has jumped.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.interval < 1:
             raise ValueError("interval: allowed is at least 1s")
-        if max(self.tls.window, self.stall.after) > self.interval * MAX_LOOKS:
+        if self.looked_back > self.interval * MAX_LOOKS:
             raise ValueError(
-                f"interval: allowed is at least a {MAX_LOOKS}th of tls.window and of stall.after, which it looks back"
+                f"interval: allowed is at least a {MAX_LOOKS}th of tls.window, degraded.window and stall.after, which "
+                "it looks back"
             )
         return self
+
+    @property
+    def looked_back(self) -> float:
+        """The longest time over which a rule counts, seconds."""
+        return max(self.tls.window, self.degraded.window, self.stall.after)

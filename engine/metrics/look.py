@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from engine.metrics.catalogue import CATALOGUE, Kind, Point
 
 MAX_LOOKS = 1000  # that are remembered for one window
-LOOKED_BACK_AT = frozenset({"sendfleet.outcomes", "sendfleet.tls.sessions"})  # over a window, by rules
+LOOKED_BACK_AT = frozenset(  # over a window, by rules
+    {"sendfleet.outcomes", "sendfleet.tls.sessions", "sendfleet.failover.degraded"}
+)
 
 Labels = tuple[str, ...]
 Counters = dict[tuple[str, Labels], float]

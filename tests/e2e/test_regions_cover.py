@@ -54,7 +54,7 @@ def assert_clean(fleet: CoveredFleet) -> None:
             assert report.is_clean, (region.name, report.problems)
 
 
-AT_ONCE = {"quiet": "1ms", "region": {"after": "1ms"}, "replication": {"after": "1ms"}}
+AT_ONCE = {"quiet": "1ms"} | {key: {"after": "1ms"} for key in ("region", "replication", "degraded")}
 
 
 def covered(tmp_path: Path, port: int, degraded: str = "refuse") -> CoveredFleet:
@@ -182,6 +182,8 @@ def test_without_a_peer_it_may_accept_and_says_so_and_catches_up(tmp_path: Path)
         async with fleet:
             await fleet.kill("us")
             await until(lambda: fleet.standing("us") is Standing.DEAD)
+            monitor = Monitor(fleet.config, fleet)
+            await monitor.look()
             assert (await fleet.submit_anywhere(mail(20), KEY)).degraded
             assert (
                 await fleet.submit("eu", mail(20), KEY)
@@ -195,8 +197,9 @@ def test_without_a_peer_it_may_accept_and_says_so_and_catches_up(tmp_path: Path)
             )
             assert "degraded receipts since its start: 1" in said
             assert Point("sendfleet.failover.degraded", (), 1) in fleet.regions["eu"].figures()
-            monitor = Monitor(fleet.config, fleet)
-            await fleet.until_alerts(monitor, ("region", "us", ""), ("replication", "eu", ""))
+            await fleet.until_alerts(
+                monitor, ("region", "us", ""), ("replication", "eu", ""), ("degraded", "eu", "")
+            )
             told = [event for _, events in fleet.spools["eu"].read_outbox(1000) for event in events]
             assert any(
                 row[1] == "alert" and row[2]["alert"] == "replication" and row[2]["state"] == "firing"

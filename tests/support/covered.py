@@ -155,7 +155,7 @@ class CoveredFleet:
                 await monitor.look()
                 rows = monitor.listing()
                 found = {tuple(str(row[field]) for field in ("alert", "region", "where")) for row in rows}
-                if {row for row in found if row[0] in ("region", "replication")} == set(expected):
+                if {row for row in found if row[0] in ("region", "replication", "degraded")} == set(expected):
                     return
                 await asyncio.sleep(TICK_S)
 

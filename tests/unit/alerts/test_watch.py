@@ -242,6 +242,11 @@ CASES: dict[str, tuple[list[list[Point]], list[list[Point]], str]] = {
         [many("sendfleet.replication.covered", {(): 0})],
         "copies",
     ),
+    "degraded": (
+        [many("sendfleet.failover.degraded", {(): 5})],
+        [many("sendfleet.failover.degraded", {(): 5 + n}) for n in (0, 0, 0, 3)],
+        "3 receipts were given without a copy",
+    ),
     "clock": (
         [many("sendfleet.clock.offset", {(): -4.0})],
         [many("sendfleet.clock.offset", {(): -60.0})],
