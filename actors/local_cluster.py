@@ -87,11 +87,13 @@ class LocalCluster:
             f"--resources={json.dumps(dict.fromkeys(placement(region), 1))}",
             f"--object-store-memory={LOCAL_STORE_BYTES}",
             "--disable-usage-stats",
+            "--include-log-monitor=false",  # it would carry the actors' logs to commands, which do not show them
         ]
         environment = {**os.environ, "RAY_TMPDIR": str(self.ray_directory())}
         if is_head:
             environment |= {**HEAD_STORAGE, HEAD_STORAGE_PATH: str(self._head_state())}
-            command += ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false"]
+            command += ["--head", f"--port={address.rpartition(':')[2]}"]
+            command += ["--include-dashboard=false", "--no-monitor"]  # there is nothing to scale
         else:
             command += [f"--address={address}"]
         with self.log_file(region.name).open("ab") as output:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from actors.drill.fleets import temporary_config
@@ -98,7 +97,7 @@ def drill(fleet: Path, scenario: str, region: str) -> DrillRecord:
     return records[0]
 
 
-def test_a_region_of_a_live_fleet_freezes_and_the_other_does_not_hear(tmp_path: Path) -> None:
+def test_a_region_of_a_live_fleet_does_not_hear(tmp_path: Path) -> None:
     with accepting_sink(tmp_path) as sink, live_fleet(sink) as fleet:
         command = [sys.executable, "-m", "tests.support.drill_load", str(fleet)]
         with subprocess.Popen(
@@ -111,8 +110,6 @@ def test_a_region_of_a_live_fleet_freezes_and_the_other_does_not_hear(tmp_path: 
                 while len({row.client for row in sink.log().acceptances}) < 4:
                     assert time.monotonic() < deadline, "not every source delivers"
                     time.sleep(0.1)
-                frozen = drill(fleet, "region-freeze", "us")
-                assert psutil.Process(int(frozen.target.split()[-1])).status() != psutil.STATUS_STOPPED
                 parted = drill(fleet, "partition-in", "eu")
                 accepted, _ = load.communicate("", timeout=PATIENCE_S)
             finally:
@@ -124,17 +121,14 @@ def test_a_region_of_a_live_fleet_freezes_and_the_other_does_not_hear(tmp_path: 
         reports = [audit(fleet.parent / "spool" / region) for region in ("eu", "us")]
     assert [report.problems for report in reports] == [[], []]
 
-    assert frozen.target.startswith("region us, process ")
-    assert [text for _, text in frozen.marks] == ["region-freeze", "detected", "continued"]
     assert parted.target.startswith("region eu, process ")
     assert [text for _, text in parted.marks][:2] == ["partition-in", "detected"]
-    for record in (frozen, parted):
-        figures = record.figures
-        assert (figures.accepted, figures.lost, figures.duplicated, figures.drain_s) == (None,) * 4
-        assert figures.detection_s is not None
-        assert figures.delivered > 0
-        checks = {check.name: check.is_met for check in record.checks}
-        assert (checks["nothing lost"], checks["duplicates are marked"]) == (None, None)
+    figures = parted.figures
+    assert (figures.accepted, figures.lost, figures.duplicated, figures.drain_s) == (None,) * 4
+    assert figures.detection_s is not None
+    assert figures.delivered > 0
     checks = {check.name: check.is_met for check in parted.checks}
+    assert (checks["nothing lost"], checks["duplicates are marked"]) == (None, None)
+    assert checks["the events of all machines were read to the end"] is True
     assert checks["a region that is called dead sends nothing"] is True
     assert checks["it returns"] is True

@@ -89,7 +89,6 @@ async def _drills(fleet: ClusterFleet, sink: SinkProcess, drill: Drill) -> None:
     async with load_on(fleet, sink):
         await _freezes(fleet, drill)
         await fleet.until_covered()
-        await _loses_its_pool(drill)
         await _goes_on_without_the_command(drill)
 
 
@@ -109,15 +108,6 @@ async def _freezes(fleet: ClusterFleet, drill: Drill) -> None:
     assert checks["the fleet sees it again"], record.notes
     assert checks["the audit accounts for every message"], record.notes
     assert process.returncode == (0 if record.is_passed else 1), errors
-
-
-async def _loses_its_pool(drill: Drill) -> None:
-    process = await drill.start("pool-kill", "eu")
-    victim, _ = await is_hit(process)
-    await process.communicate()
-    records, _ = read_records(drill.history)
-    assert not victim.is_running()
-    assert [text for _, text in records[-1].marks] == ["pool-kill", "detected"], records[-1].notes
 
 
 async def _goes_on_without_the_command(drill: Drill) -> None:

@@ -247,6 +247,8 @@ class ClusterFleet:
             resources=dict.fromkeys(placement(region), 1),
             object_store_memory=80 << 20,
             include_dashboard=False,
+            no_monitor=True,
+            include_log_monitor=False,
         )
 
     def remove_node(self, name: str) -> None:
