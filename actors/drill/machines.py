@@ -81,7 +81,9 @@ class Machine:
         return self.here_s(float(await self.call(method, *args)))
 
     async def refresh(self) -> None:
-        """Read on in its events logs. An answer that is lost is asked for again, here or the next time."""
+        """Read on in its events logs. An answer that is lost is asked for again, here or the next time. Clocks drift
+        apart, if there was much time since the last call."""
+        await self.compare_clocks()
         is_more = True
         while is_more:
             number, rows, is_more = await self.call("settled", self._answers)
