@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from actors.drill.command import _only_drill
 from actors.drill.cuts import Cut
 from actors.drill.faults import FAULTS
 from actors.drill.freeze import TOKEN_PATH
@@ -504,3 +505,12 @@ def test_a_machine_that_is_lost_during_a_drill_does_not_cost_its_record() -> Non
     assert checks["the audit accounts for every message"] is None
     assert record.notes == ["away", "not every spool was audited: away, too"]
     assert not record.is_passed
+
+
+def test_of_two_drills_on_one_machine_the_second_is_refused(tmp_path: Path) -> None:
+    config = configured(spool={"directory": str(tmp_path / "spool")})
+    run_directory(config).mkdir()
+    with _only_drill(config), pytest.raises(DrillRefused, match="another drill is run"), _only_drill(config):
+        pass
+    with _only_drill(config):
+        pass
